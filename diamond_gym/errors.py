@@ -1,0 +1,20 @@
+"""What can go wrong on the user's side, each told in one line that says what helps."""
+
+
+class DiamondGymError(Exception):
+    """Something the user can put right; the message is one clear line.
+
+    The command line prints the message alone and exits with 1; a traceback is kept for our own mistakes.
+    """
+
+
+class BadArgument(DiamondGymError):
+    """An argument that cannot be used as given; the command line exits with 2, as for a misspelt option."""
+
+
+class ModelNotFound(DiamondGymError):
+    """No world model answers to the name or the game that was asked for."""
+
+
+class DamagedModel(DiamondGymError):
+    """A world model's card or files are missing, truncated, or not those that its card describes."""

@@ -1,0 +1,125 @@
+"""Files that are either the old ones or the new ones, whole, whatever interrupts the writing."""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from diamond_gym.errors import DiamondGymError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lends a temporary path beside `path`; when the block ends well, its file takes the place of `path`.
+
+    For libraries that want a path and write the file themselves. The temporary name keeps the suffix, from
+    which some of them pick the format. When the block fails, the temporary file is removed and `path` is
+    as it was.
+
+    Args:
+        path: The file to write or to replace. Its folder is made if there is none.
+
+    Yields:
+        A path in the same folder (so that the final rename stays within one file system).
+
+    Raises:
+        DiamondGymError: The disk is full.
+    """
+    target = Path(os.path.realpath(path))  # replace what a link points to, not the link
+    temporary = target.with_name(f".{target.stem}.tmp-{secrets.token_hex(4)}{target.suffix}")
+    with disk_space_for(path):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, target)
+        except BaseException:  # Ctrl-C too must leave no litter
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    flush_folder(target.parent)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Opens a file for writing that replaces `path` only once it is complete and on the disk.
+
+    Args:
+        path: The file to write or to replace.
+        mode: `"wb"` for bytes, `"w"` for text (UTF-8, with the line ends as written).
+
+    Yields:
+        The open file.
+
+    Raises:
+        DiamondGymError: The disk is full; the old file, if there was one, is intact.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"atomic_write opens in mode 'w' or 'wb', not {mode!r}")
+    text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
+    with atomic_path(path) as temporary, open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+        yield file
+
+
+@contextmanager
+def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns a full disk, in whatever words a library reports it, into one clear line.
+
+    Args:
+        path: What is being written, for the message.
+
+    Raises:
+        DiamondGymError: The disk filled up within the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiamondGymError) or not is_disk_full(error, Path(path).parent):
+            raise
+        raise DiamondGymError(
+            f"the disk is full: could not write {path} (what was there before is intact); free some space and try again"
+        ) from error
+
+
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Whether `error`, raised while writing in `folder`, means that there is no room left.
+
+    NumPy, safetensors and torch report a short write each in their own words, some without an error number,
+    so the words and the space that is left are asked too.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    if "no space left" in str(error).lower() or "os error 28" in str(error):
+        return True
+    short_write = isinstance(error, OSError) or "failed writing" in str(error)
+    with suppress(OSError):
+        return short_write and shutil.disk_usage(folder).free < 1 << 20
+    return False
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, as 64 lower-case hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes a rename within `folder` survive a power cut, where the system can (Windows cannot)."""
+    if os.name == "posix":
+        with suppress(OSError):
+            _flush_to_disk(folder)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
