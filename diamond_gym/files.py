@@ -38,7 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _flush_to_disk(temporary)
+            _flush_to_disk(temporary, os.O_RDWR)  # Windows flushes only what is open for writing
             os.replace(temporary, target)
         except BaseException:  # Ctrl-C too must leave no litter
             with suppress(OSError):
@@ -114,11 +114,11 @@ def flush_folder(folder: Path) -> None:
     """Makes a rename within `folder` survive a power cut, where the system can (Windows cannot)."""
     if os.name == "posix":
         with suppress(OSError):
-            _flush_to_disk(folder)
+            _flush_to_disk(folder, os.O_RDONLY)
 
 
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush_to_disk(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

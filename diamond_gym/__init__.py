@@ -1,0 +1,72 @@
+"""Dreams as Gymnasium environments: importing this package registers their ids, and loads no torch.
+
+>>> import gymnasium as gym, diamond_gym
+>>> env = gym.make("DiamondDream-Breakout-v0")
+>>> envs = gym.make_vec("DiamondDream-Breakout-v0", num_envs=8)  # one batched model
+"""
+
+import warnings
+from typing import Any
+
+import gymnasium
+
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, ModelNotFound
+from diamond_gym.registry.games import games
+from diamond_gym.registry.models import survey
+
+__version__ = "0.1.0"
+__all__ = [
+    "BadArgument",
+    "DamagedModel",
+    "DiamondGymError",
+    "ModelNotFound",
+    "__version__",
+    "load_world_model",
+    "register_ids",
+]
+
+
+def register_ids() -> None:
+    """Registers every id that can be made now; importing the package has called it once.
+
+    - `DiamondDream-<Game>-v0` and `DiamondReal-<Game>-v0` for the 26 games of Atari 100k;
+    - `DiamondDream-<Game>-v0` for any other game of which there is a model;
+    - `DiamondDream-<name>-v0` for each model in the user's own registry;
+    - `DiamondDream-v0`, which takes any `model=`.
+
+    Call it again to make a model by its own id in the process that has just saved it. Ids that are already
+    registered stay as they are. A damaged card is told in a one-line warning and left out.
+    """
+    entries, problems = survey()
+    for problem in problems:
+        warnings.warn(f"diamond-gym: {problem}", stacklevel=2)
+    dreams: dict[str, dict[str, str]] = {"DiamondDream-v0": {}}
+    dreams |= {f"DiamondDream-{entry.name}-v0": {"model": entry.name} for entry in entries if not entry.bundled}
+    dreams |= {f"DiamondDream-{entry.card.game}-v0": {"game": entry.card.game} for entry in entries}
+    dreams |= {f"DiamondDream-{game}-v0": {"game": game} for game in games()}
+    reals = {f"DiamondReal-{game}-v0": {"game": game} for game in games()}
+
+    for id, kwargs in (dreams | reals).items():
+        if id in gymnasium.registry:
+            continue
+        dream = id in dreams
+        gymnasium.register(
+            id=id,
+            entry_point="diamond_gym.envs:DreamEnv" if dream else "diamond_gym.atari:RealEnv",
+            vector_entry_point="diamond_gym.envs:DreamVectorEnv" if dream else "diamond_gym.atari:RealVectorEnv",
+            # The paper's horizon for dreams that are played; -1 dreams on. `gym.make` puts its TimeLimit
+            # around the environment, `gym.make_vec` passes the number on to the batch.
+            max_episode_steps=50 if dream else None,
+            kwargs=dict(kwargs),
+        )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_world_model":  # brings in torch, so only when it is asked for
+        from diamond_gym.registry.loading import load_world_model
+
+        return load_world_model
+    raise AttributeError(f"module 'diamond_gym' has no attribute '{name}'")
+
+
+register_ids()

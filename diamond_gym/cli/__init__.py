@@ -1,0 +1,189 @@
+"""The command line: `diamond-gym COMMAND`, one module per command, loaded only when it is called.
+
+A command is a frozen dataclass whose attributes' docstrings are its help, with a method `run() -> int` that
+returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has one, may rewrite the words typed
+before they are read, for instance to put a preset's flags before the user's own.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.files import is_disk_full
+from diamond_gym.registry.games import did_you_mean
+
+
+class Command(Protocol):
+    """What every command's class has."""
+
+    def run(self) -> int:
+        """Does it, and returns the exit code."""
+        ...
+
+
+# name: (module and class, what the overview says). A command whose module is not there is not offered.
+_COMMANDS = {
+    "list": ("diamond_gym.cli.list_models:ListModels", "the world models at hand, and the games"),
+    "info": ("diamond_gym.cli.info:Info", "all that is known of one model"),
+    "collect": ("diamond_gym.cli.collect:Collect", "real experience, played and stored"),
+    "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
+    "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
+    "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
+}
+
+# What to install for a module that only an extra brings.
+_EXTRAS = {
+    "ale_py": "atari",
+    "cv2": "atari",
+    "huggingface_hub": "hub",
+    "stable_baselines3": "sb3",
+    "tensorboard": "train",
+}
+
+
+def commands() -> dict[str, str]:
+    """The commands that can be called, by name, with the target `module:Class` of each."""
+    targets = {name: target for name, (target, _) in _COMMANDS.items()}
+    return {name: target for name, target in targets.items() if importlib.util.find_spec(target.split(":")[0])}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The words after `diamond-gym`; those of the process if None.
+
+    Returns:
+        The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    with _broken_pipe_is_no_error():
+        try:
+            return _main(words)
+        except BadArgument as error:
+            return _fail(error, 2)
+        except DiamondGymError as error:
+            return _fail(error, 1)
+        except KeyboardInterrupt:
+            return _fail("interrupted", 130)
+        except BrokenPipeError:
+            raise
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            return _fail(f"this needs {error.name}; install it with: pip install 'diamond-gym[{extra}]'", 1)
+        except OSError as error:
+            return _fail(_os_error(error), 1)
+        except Exception as error:
+            line = _library_error(error)
+            if line is None:
+                raise  # our own mistake: the traceback is what a report needs
+            return _fail(line, 1)
+    return 0
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from diamond_gym import __version__
+
+        print(f"diamond-gym {__version__}")
+        return 0
+    name, *rest = words
+    targets = commands()
+    if name not in targets:
+        what = "option" if name.startswith("-") else "command"
+        raise BadArgument(f"unknown {what} '{name}'{did_you_mean(name, targets)} (diamond-gym --help lists the commands)")
+    module, _, class_name = targets[name].partition(":")
+    kind = getattr(importlib.import_module(module), class_name)
+    if hasattr(kind, "arguments"):
+        rest = kind.arguments(rest)
+    return _parse(kind, name, rest).run()
+
+
+def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
+    """Reads a command's options; a wrong one raises BadArgument in one line instead of tyro's box."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=f"diamond-gym {name}", args=words)
+    except SystemExit as stop:
+        if not stop.code:
+            return _Done()
+        raise BadArgument(f"{_one_line(said.getvalue())} (diamond-gym {name} --help)") from None
+    except DiamondGymError as error:  # from the dataclass's own checks
+        raise BadArgument(str(error)) from None
+
+
+class _Done:
+    """`--help` has been printed, and that was all."""
+
+    def run(self) -> int:
+        return 0
+
+
+def _one_line(box: str) -> str:
+    """The first paragraph of tyro's framed message, and the option that it suggests, without the frame."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rules = [at for at, line in enumerate(lines) if line.startswith("─")]
+    message = " ".join(lines[: rules[0] if rules else len(lines)]) or box.strip()
+    if any(line.startswith("Perhaps you meant") for line in lines):
+        options = [line for line in lines if line.startswith("--")]
+        message += f"; did you mean {options[0].split(' ')[0].rstrip(',')}?" if options else ""
+    return message.rstrip(".")
+
+
+def _overview() -> str:
+    lines = ["usage: diamond-gym COMMAND [OPTIONS]", "", "Dreams as Gymnasium environments.", ""]
+    lines += [f"  {name:<12} {_COMMANDS[name][1]}" for name in commands()]
+    lines += ["", "diamond-gym COMMAND --help tells a command's options."]
+    return "\n".join(lines)
+
+
+def _fail(error: object, code: int) -> int:
+    """Prints one line to the standard error, red on a terminal, and returns the exit code."""
+    line = " ".join(str(error).split())
+    red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\033[31m{line}\033[0m" if red else line, file=sys.stderr)
+    return code
+
+
+def _os_error(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    if is_disk_full(error, Path(error.filename or ".").parent):
+        return f"the disk is full: could not write{where}; free some space and try again"
+    return f"{error.strerror or error}:{where}" if where else str(error.strerror or error)
+
+
+def _library_error(error: Exception) -> str | None:
+    """One line for what a library says about the user's wishes or means; None for what it says about us."""
+    import gymnasium
+
+    if isinstance(error, gymnasium.error.Error):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return "not enough memory on the device; try fewer environments or a smaller batch"
+    return None
+
+
+@contextlib.contextmanager
+def _broken_pipe_is_no_error() -> Iterator[None]:
+    """`diamond-gym list | head` ends quietly."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

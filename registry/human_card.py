@@ -1,0 +1,86 @@
+"""The card that people read, written from the card that programs read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from diamond_gym.registry.card import Card, Table
+
+_CITATION = """\
+```bibtex
+@inproceedings{alonso2024diamond,
+  title     = {Diffusion for World Modeling: Visual Details Matter in Atari},
+  author    = {Eloi Alonso and Adam Jelley and Vincent Micheli and Anssi Kanervisto and Amos Storkey
+               and Tim Pearce and Fran{\\c{c}}ois Fleuret},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+}
+
+@software{diamond_gym,
+  title  = {diamond-gym: dreams as Gymnasium environments},
+  author = {{diamond-gym contributors}},
+}
+```"""
+
+_ALWAYS_TRUE = (
+    "It dreams what its data showed: states that the data did not reach are guessed, and look plausible all the same.",
+    "A dream remembers as many frames as the denoiser sees, and drifts the longer it goes on.",
+    "Rewards are signs (-1, 0 or 1), sampled from what the model believes; they are not the game's score.",
+)
+
+
+def human_card(card: Card) -> str:
+    """Renders a card as Markdown: data, training, figures, known failures, licence and citation.
+
+    A list under `known_failures` in the card's `figures` or `training` table is told beside what is true
+    of every such model; a table `data` in `training` becomes the section on data.
+    """
+    training, figures = dict(card.training), dict(card.figures)
+    data = training.pop("data", {})
+    failures = [*training.pop("known_failures", []), *figures.pop("known_failures", [])]
+    height, width, channels = card.obs_shape
+    parts = [name for name in ("denoiser", "reward_end", "actor_critic", "upsampler") if getattr(card, name) is not None]
+    about = {
+        "game": card.game,
+        "created": card.created,
+        "observations": f"uint8 ({height}, {width}, {channels})",
+        "actions": ", ".join(card.action_meanings) or card.num_actions,
+        "parts": ", ".join(parts),
+        "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items()) or "the paper's",
+    }
+    files = {record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()}
+    sections = {
+        "": card.summary,
+        "Model": _table(about),
+        "Data": _table(data) or "Not recorded.",
+        "Training": "\n\n".join(text for text in (card.source and f"`{card.source}`", _table(training)) if text)
+        or "Not recorded.",
+        "Figures": _table(figures) or "None measured yet.",
+        "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),
+        "Files": _table(files) or "None.",
+        "Licence": f"{card.license}. The game that it dreams belongs to its owners; no part of its program is in these files.",
+        "Citation": _CITATION,
+    }
+    text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items() if body)
+    return f"# {card.name}\n\n{text}\n"
+
+
+def _table(table: Mapping[str, Any]) -> str:
+    rows = [f"| {key} | {_value(value).replace('|', '&#124;')} |" for key, value in _flat(table)]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested table's rows, the names of nested keys joined with a dot."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _value(value: Table | Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    return str(value)

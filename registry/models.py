@@ -1,0 +1,154 @@
+"""Which model a name or a game means: the user's own before those that came with the package."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from diamond_gym.errors import DamagedModel, ModelNotFound
+from diamond_gym.registry.card import Card, check_name
+from diamond_gym.registry.games import did_you_mean, games
+from diamond_gym.registry.home import bundled_folder, models_folder
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that is at hand: its card has been read and checked, its files have not been opened yet.
+
+    Attributes:
+        card: What it is.
+        path: The card's own path; the model's files lie beside it.
+        bundled: Whether it came with the package.
+    """
+
+    card: Card
+    path: Path
+    bundled: bool = False
+
+    @property
+    def name(self) -> str:
+        """The model's name in the registry."""
+        return self.card.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files lie."""
+        return self.path.parent
+
+    @property
+    def bytes(self) -> int:
+        """What its files weigh together, as the card says."""
+        return sum(record.bytes for record in self.card.files.values())
+
+    def file(self, kind: str) -> Path | None:
+        """The path of the model's file of that kind, such as `"weights"`; None if the card names none."""
+        record = self.card.files.get(kind)
+        return self.folder / record.name if record else None
+
+
+def survey() -> tuple[list[Entry], list[str]]:
+    """All models at hand, the user's own first, each group by name; and a line for each card that is damaged."""
+    found: list[Entry] = []
+    problems: list[str] = []
+    for card in [*_local_cards(problems), *_bundled_cards()]:
+        try:
+            found.append(read_entry(card))
+        except DamagedModel as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def entries() -> list[Entry]:
+    """All models at hand whose cards can be read, the user's own first."""
+    return survey()[0]
+
+
+def resolve(wanted: str | os.PathLike[str]) -> Entry:
+    """The model that a name, a game or a folder means.
+
+    A folder is taken as such when it is written as a path, or when nothing else answers to the word. A name
+    goes before a game, and the user's own models before the bundled ones. Among a user's models of one game
+    the newest counts.
+
+    Args:
+        wanted: A model's name, a game's name, or the folder of a model.
+
+    Raises:
+        ModelNotFound: Nothing answers; the message suggests the nearest name or the commands that help.
+        DamagedModel: The model was found and its card cannot be used.
+    """
+    word = os.fspath(wanted)
+    if not isinstance(wanted, str) or word.startswith(("~", ".")) or any(mark in word for mark in _SEPARATORS):
+        return read_entry(_card_in(Path(word).expanduser()))
+    own = models_folder() / word
+    if word and own.is_dir():
+        return read_entry(_card_in(own))
+    found = entries()
+    for entry in found:
+        if entry.name == word:
+            return entry
+    of_game = [entry for entry in found if entry.card.game == word]
+    if of_game:
+        return max(of_game, key=lambda entry: (not entry.bundled, entry.card.created_at))
+    if word and Path(word).is_dir():
+        return read_entry(_card_in(Path(word)))
+
+    nearest = did_you_mean(word, [*games(), *(entry.name for entry in found)])
+    if nearest and word not in games():
+        raise ModelNotFound(f"unknown game or model '{word}'{nearest}")
+    raise ModelNotFound(
+        f"no world model for '{word}' yet; "
+        f"train one with `diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
+    )
+
+
+def read_entry(card: Path) -> Entry:
+    """Reads one card from its path.
+
+    Raises:
+        DamagedModel: There is no such file, or its content is not a card.
+    """
+    try:
+        text = card.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DamagedModel(f"{card}: the card is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedModel(f"{card}: the card cannot be read ({error})") from None
+    return Entry(Card.from_toml(text, str(card)), card, bundled=card.parent == bundled_folder())
+
+
+def local_folder(name: str) -> Path:
+    """Where the user's own model of that name lies or would lie; the name cannot lead anywhere else."""
+    return models_folder() / check_name(name)
+
+
+_SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
+
+
+def _local_cards(problems: list[str]) -> list[Path]:
+    try:
+        # Names that begin with a dot are models that are being written or removed just now.
+        folders = [path for path in models_folder().iterdir() if path.is_dir() and path.name[0] != "."]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        problems.append(f"{models_folder()}: cannot be read ({error.strerror})")
+        return []
+    return [folder / f"{folder.name}.toml" for folder in sorted(folders)]
+
+
+def _bundled_cards() -> list[Path]:
+    return sorted(path for path in bundled_folder().glob("*.toml") if path.name != "games.toml")
+
+
+def _card_in(folder: Path) -> Path:
+    """The card of the one model in a folder, whatever the folder is called."""
+    if not folder.is_dir():
+        raise ModelNotFound(f"no folder {folder}")
+    named = folder / f"{folder.resolve().name}.toml"
+    if named.exists():
+        return named
+    cards = sorted(folder.glob("*.toml"))
+    if len(cards) != 1:
+        found = f"{len(cards)} TOML files" if cards else "no card (a .toml file)"
+        raise DamagedModel(f"{folder}: the folder of one model is wanted, and {found} is in it")
+    return cards[0]

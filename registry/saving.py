@@ -1,0 +1,131 @@
+"""Models written whole or not at all, and removed."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diamond_gym.errors import ModelNotFound
+from diamond_gym.files import atomic_path, atomic_write, disk_space_for, flush_folder, sha256_file
+from diamond_gym.registry.card import Card, FileRecord, check_name
+from diamond_gym.registry.human_card import human_card
+from diamond_gym.registry.models import Entry, local_folder, read_entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diamond_gym.starts import Starts
+
+
+def save_model(
+    card: Card,
+    weights: "Mapping[str, Tensor]",
+    starts: "Starts | None" = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Entry:
+    """Writes a model: card, human card, weights and start states.
+
+    In the user's registry (the default) a model of the same name is replaced in one step: whoever reads, and
+    whatever interrupts, finds the old model or the new one, whole. Of two processes that save the same name at
+    once, the last one's model stays.
+
+    Args:
+        card: What the model is; its `files` are filled in here.
+        weights: Tensors by state-dict key, stored in the types they have.
+        starts: The real frames that dreams begin from.
+        folder: Where to write the four files instead, flat, each atomically, the card last.
+
+    Returns:
+        The entry of the model as written.
+
+    Raises:
+        DamagedModel: The card's name or a table of it cannot be written.
+        DiamondGymError: The disk is full; the old model is intact.
+    """
+    check_name(card.name)
+    if folder is not None:
+        return _write(Path(folder), card, weights, starts)
+    target = local_folder(card.name)
+    temporary = target.with_name(f".{card.name}.tmp-{secrets.token_hex(4)}")
+    with disk_space_for(target):
+        try:
+            temporary.mkdir(parents=True)
+            _write(temporary, card, weights, starts)
+            _take_place(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return read_entry(target / f"{card.name}.toml")
+
+
+def remove(name: str) -> None:
+    """Removes a model from the user's registry.
+
+    Raises:
+        ModelNotFound: The user has no model of that name.
+    """
+    target = local_folder(name)
+    aside = target.with_name(f".{name}.old-{secrets.token_hex(4)}")
+    try:
+        os.rename(target, aside)  # in one step, so that no half of it can be found
+    except FileNotFoundError:
+        raise ModelNotFound(f"no model '{name}' of your own in {target.parent}") from None
+    _discard(aside)
+
+
+def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "Starts | None") -> Entry:
+    """Writes the four files of a model flat into a folder; the card, by which it is found, comes last."""
+    from safetensors.torch import save_file
+
+    names = {"weights": f"{card.name}.safetensors"}
+    with atomic_path(folder / names["weights"]) as path:
+        # Keys in order and no metadata: the same tensors give the same bytes, hence the same hash.
+        save_file({key: weights[key].detach().cpu().contiguous().clone() for key in sorted(weights)}, path)
+    if starts is not None:
+        from diamond_gym.starts import save_starts
+
+        names["starts"] = f"{card.name}.starts.npz"
+        with atomic_path(folder / names["starts"]) as path:
+            save_starts(path, starts)
+    card = card.with_files({kind: _record(folder / name) for kind, name in names.items()})
+    for suffix, text in ((".md", human_card(card)), (".toml", card.to_toml())):
+        with atomic_write(folder / f"{card.name}{suffix}", "w") as file:
+            file.write(text)
+    return read_entry(folder / f"{card.name}.toml")
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(path.name, sha256_file(path), path.stat().st_size)
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    """Renames a folder over another. A full folder cannot be renamed over, so the old one steps aside first."""
+    aside: list[Path] = []
+    try:
+        while True:
+            try:
+                os.rename(temporary, target)
+                break
+            except OSError:
+                if not os.path.lexists(target):
+                    raise  # not in the way, so something else is wrong
+            aside.append(target.with_name(f".{target.name}.old-{secrets.token_hex(4)}"))
+            with suppress(FileNotFoundError):  # another process was quicker
+                os.rename(target, aside[-1])
+    except BaseException:
+        if aside and not os.path.lexists(target):
+            with suppress(OSError):
+                os.rename(aside[-1], target)
+        raise
+    flush_folder(target.parent)
+    for old in aside:
+        _discard(old)
+
+
+def _discard(folder: Path) -> None:
+    if folder.is_symlink():  # a model that the user linked in: the link goes, what it points to stays
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
