@@ -84,7 +84,8 @@ def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
         if isinstance(error, DiamondGymError) or not is_disk_full(error, Path(path).parent):
             raise
         raise DiamondGymError(
-            f"the disk is full: could not write {path} (what was there before is intact); free some space and try again"
+            f"the disk is full: could not write {path} (what was there before is intact); "
+            "free some space and try again"
         ) from error
 
 

@@ -10,9 +10,12 @@ from typing import Any, Self
 from diamond_gym.errors import DamagedModel
 
 FORMAT = 1
+_WORDS = ("name", "game", "created", "license", "summary", "source")
+_NETWORKS = ("denoiser", "reward_end", "actor_critic", "upsampler")
+_TABLES = ("spaces", *_NETWORKS, "sampler", "training", "figures", "files")
 Table = dict[str, Any]
 
-# A name becomes a folder, a file and part of an environment id: no separators, no leading dot, no trailing dot.
+# A name becomes a folder, a file and part of an environment id: no separators, no dot at either end.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
 
 
@@ -77,13 +80,18 @@ class Card:
 
     @property
     def num_actions(self) -> int:
-        """How many actions there are, or how many numbers one action has where several are pressed at once."""
+        """How many actions there are, or of how many numbers an action is made up where several are pressed."""
         return int(self.spaces["num_actions"])
 
     @property
     def action_meanings(self) -> tuple[str, ...]:
         """A word for each action; empty if the card has none."""
         return tuple(self.spaces.get("action_meanings", ()))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The parts that the model has: `denoiser` first, then any of the others."""
+        return tuple(name for name in _NETWORKS if getattr(self, name) is not None)
 
     @property
     def created_at(self) -> datetime:
@@ -141,7 +149,7 @@ class Card:
             if value is not None and value != {}:
                 table[key] = _without_none(value)
         _check({"files": {}, **table}, f"card '{self.name}'")
-        # TOML wants a table's plain values before its sub-tables; the writer sees to that within each table only.
+        # TOML wants a table's plain values before its sub-tables.
         plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
         return tomli_w.dumps(plain | {key: value for key, value in table.items() if key not in plain})
 
@@ -154,7 +162,8 @@ def check_name(name: str, what: str = "model name") -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DamagedModel(
-            f"{what} {name!r} cannot be used: letters, digits, '-', '_' and '.', 64 at most, starting with a letter or digit"
+            f"{what} {name!r} cannot be used: up to 64 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit"
         )
     return name
 
@@ -170,10 +179,10 @@ def _check(table: Table, where: str) -> None:
     def wrong(key: str, wanted: str) -> DamagedModel:
         return DamagedModel(f"{where}: key '{key}' must be {wanted}")
 
-    for key in ("name", "game", "created", "license", "summary", "source"):
+    for key in _WORDS:
         if not isinstance(table.get(key, ""), str):
             raise wrong(key, "a string")
-    for key in ("spaces", "denoiser", "reward_end", "actor_critic", "upsampler", "sampler", "training", "figures", "files"):
+    for key in _TABLES:
         if not isinstance(table.get(key, {}), dict):
             raise wrong(key, "a table")
     for key in ("name", "game"):
@@ -199,7 +208,9 @@ def _check(table: Table, where: str) -> None:
         key = f"files.{kind}"
         if not isinstance(record, dict) or set(record) != {"name", "sha256", "bytes"}:
             raise wrong(key, "a table of name, sha256 and bytes")
-        if not isinstance(record["name"], str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", record["name"]):
+        if not isinstance(record["name"], str) or not re.fullmatch(
+            r"[A-Za-z0-9][A-Za-z0-9_.-]*", record["name"]
+        ):
             raise wrong(f"{key}.name", "the plain name of a file beside the card")
         if not isinstance(record["sha256"], str) or not re.fullmatch(r"[0-9a-f]{64}", record["sha256"]):
             raise wrong(f"{key}.sha256", "64 lower-case hexadecimal digits")

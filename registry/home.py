@@ -10,7 +10,7 @@ def bundled_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """This user's folder: `$DIAMOND_GYM_HOME`, else the system's place for a user's data. It may not exist yet."""
+    """This user's folder: `$DIAMOND_GYM_HOME`, else the system's place for data. It may not exist yet."""
     chosen = os.environ.get("DIAMOND_GYM_HOME")
     if chosen:
         return Path(chosen).expanduser()

@@ -22,7 +22,7 @@ _CITATION = """\
 ```"""
 
 _ALWAYS_TRUE = (
-    "It dreams what its data showed: states that the data did not reach are guessed, and look plausible all the same.",
+    "It dreams what its data showed: what the data did not reach is guessed, however plausible it looks.",
     "A dream remembers as many frames as the denoiser sees, and drifts the longer it goes on.",
     "Rewards are signs (-1, 0 or 1), sampled from what the model believes; they are not the game's score.",
 )
@@ -38,26 +38,30 @@ def human_card(card: Card) -> str:
     data = training.pop("data", {})
     failures = [*training.pop("known_failures", []), *figures.pop("known_failures", [])]
     height, width, channels = card.obs_shape
-    parts = [name for name in ("denoiser", "reward_end", "actor_critic", "upsampler") if getattr(card, name) is not None]
     about = {
         "game": card.game,
         "created": card.created,
         "observations": f"uint8 ({height}, {width}, {channels})",
         "actions": ", ".join(card.action_meanings) or card.num_actions,
-        "parts": ", ".join(parts),
-        "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items()) or "the paper's",
+        "parts": ", ".join(card.networks),
+        "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items())
+        or "the paper's",
     }
-    files = {record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()}
+    files = {
+        record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()
+    }
     sections = {
         "": card.summary,
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
-        "Training": "\n\n".join(text for text in (card.source and f"`{card.source}`", _table(training)) if text)
+        "Training": "\n\n".join(
+            text for text in (card.source and f"`{card.source}`", _table(training)) if text
+        )
         or "Not recorded.",
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),
         "Files": _table(files) or "None.",
-        "Licence": f"{card.license}. The game that it dreams belongs to its owners; no part of its program is in these files.",
+        "Licence": f"{card.license}. The game belongs to its owners; these files hold no part of its program.",
         "Citation": _CITATION,
     }
     text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items() if body)
@@ -65,15 +69,15 @@ def human_card(card: Card) -> str:
 
 
 def _table(table: Mapping[str, Any]) -> str:
-    rows = [f"| {key} | {_value(value).replace('|', '&#124;')} |" for key, value in _flat(table)]
+    rows = [f"| {key} | {_value(value).replace('|', '&#124;')} |" for key, value in flat_rows(table)]
     return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
 
 
-def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flat_rows(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """A nested table's rows, the names of nested keys joined with a dot."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
+            yield from flat_rows(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
 

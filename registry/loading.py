@@ -80,10 +80,7 @@ def read_starts(entry: Entry) -> Any:
         return None
     from diamond_gym.starts import load_starts
 
-    try:
-        return load_starts(path)
-    except (ValueError, KeyError, OSError) as error:
-        raise DamagedModel(f"{path}: the start states cannot be read ({_brief(error)})") from None
+    return load_starts(path)
 
 
 def _verify(entry: Entry) -> Entry:
@@ -97,9 +94,13 @@ def _verify(entry: Entry) -> Entry:
         length = path.stat().st_size
         if length != record.bytes:
             state = "is truncated" if length < record.bytes else "is too long"
-            raise DamagedModel(f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}")
+            raise DamagedModel(
+                f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}"
+            )
         if sha256_file(path) != record.sha256:
-            raise DamagedModel(f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}")
+            raise DamagedModel(
+                f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}"
+            )
     return entry
 
 
@@ -107,7 +108,9 @@ def _remedy(entry: Entry) -> str:
     if entry.bundled:
         return "install diamond-gym again"
     game = entry.card.game
-    return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
+    return (
+        f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
+    )
 
 
 def _brief(error: BaseException, longest: int = 200) -> str:

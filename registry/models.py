@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from diamond_gym.errors import DamagedModel, ModelNotFound
@@ -39,6 +40,11 @@ class Entry:
         """What its files weigh together, as the card says."""
         return sum(record.bytes for record in self.card.files.values())
 
+    @property
+    def rank(self) -> tuple[bool, datetime]:
+        """Of several models of one game the greatest counts: the user's own first, then the newest."""
+        return not self.bundled, self.card.created_at
+
     def file(self, kind: str) -> Path | None:
         """The path of the model's file of that kind, such as `"weights"`; None if the card names none."""
         record = self.card.files.get(kind)
@@ -46,7 +52,7 @@ class Entry:
 
 
 def survey() -> tuple[list[Entry], list[str]]:
-    """All models at hand, the user's own first, each group by name; and a line for each card that is damaged."""
+    """All models at hand, the user's own first, each group by name; and a line for each damaged card."""
     found: list[Entry] = []
     problems: list[str] = []
     for card in [*_local_cards(problems), *_bundled_cards()]:
@@ -77,7 +83,11 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         DamagedModel: The model was found and its card cannot be used.
     """
     word = os.fspath(wanted)
-    if not isinstance(wanted, str) or word.startswith(("~", ".")) or any(mark in word for mark in _SEPARATORS):
+    if (
+        not isinstance(wanted, str)
+        or word.startswith(("~", "."))
+        or any(mark in word for mark in _SEPARATORS)
+    ):
         return read_entry(_card_in(Path(word).expanduser()))
     own = models_folder() / word
     if word and own.is_dir():
@@ -88,7 +98,7 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
             return entry
     of_game = [entry for entry in found if entry.card.game == word]
     if of_game:
-        return max(of_game, key=lambda entry: (not entry.bundled, entry.card.created_at))
+        return max(of_game, key=lambda entry: entry.rank)
     if word and Path(word).is_dir():
         return read_entry(_card_in(Path(word)))
 
@@ -117,7 +127,7 @@ def read_entry(card: Path) -> Entry:
 
 
 def local_folder(name: str) -> Path:
-    """Where the user's own model of that name lies or would lie; the name cannot lead anywhere else."""
+    """Where the user's own model of that name lies or would lie; a name cannot lead anywhere else."""
     return models_folder() / check_name(name)
 
 

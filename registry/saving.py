@@ -29,8 +29,8 @@ def save_model(
     """Writes a model: card, human card, weights and start states.
 
     In the user's registry (the default) a model of the same name is replaced in one step: whoever reads, and
-    whatever interrupts, finds the old model or the new one, whole. Of two processes that save the same name at
-    once, the last one's model stays.
+    whatever interrupts, finds the old model or the new one, whole. Of two processes that save the same name
+    at once, the last one's stays.
 
     Args:
         card: What the model is; its `files` are filled in here.
@@ -101,7 +101,7 @@ def _record(path: Path) -> FileRecord:
 
 
 def _take_place(temporary: Path, target: Path) -> None:
-    """Renames a folder over another. A full folder cannot be renamed over, so the old one steps aside first."""
+    """Renames a folder over another: the old one steps aside first, as it cannot be renamed over while full."""
     aside: list[Path] = []
     try:
         while True:

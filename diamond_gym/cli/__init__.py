@@ -1,8 +1,8 @@
 """The command line: `diamond-gym COMMAND`, one module per command, loaded only when it is called.
 
 A command is a frozen dataclass whose attributes' docstrings are its help, with a method `run() -> int` that
-returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has one, may rewrite the words typed
-before they are read, for instance to put a preset's flags before the user's own.
+returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has one, may rewrite the
+words typed before they are read, for instance to put a preset's flags before the user's own.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +51,9 @@ _EXTRAS = {
 def commands() -> dict[str, str]:
     """The commands that can be called, by name, with the target `module:Class` of each."""
     targets = {name: target for name, (target, _) in _COMMANDS.items()}
-    return {name: target for name, target in targets.items() if importlib.util.find_spec(target.split(":")[0])}
+    return {
+        name: target for name, target in targets.items() if importlib.util.find_spec(target.split(":")[0])
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,30 +66,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    with _broken_pipe_is_no_error():
-        try:
-            return _main(words)
-        except BadArgument as error:
-            return _fail(error, 2)
-        except DiamondGymError as error:
-            return _fail(error, 1)
-        except KeyboardInterrupt:
-            return _fail("interrupted", 130)
-        except BrokenPipeError:
+    try:
+        code = _guarded(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `diamond-gym list | head` ends quietly. Python flushes once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    return code
+
+
+def _guarded(words: list[str]) -> int:
+    """Runs a command; what the user can put right is told in one line, our own mistakes keep a traceback."""
+    try:
+        return _main(words)
+    except BadArgument as error:
+        return _fail(error, 2)
+    except DiamondGymError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        raise
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
-                raise
-            return _fail(f"this needs {error.name}; install it with: pip install 'diamond-gym[{extra}]'", 1)
-        except OSError as error:
-            return _fail(_os_error(error), 1)
-        except Exception as error:
-            line = _library_error(error)
-            if line is None:
-                raise  # our own mistake: the traceback is what a report needs
-            return _fail(line, 1)
-    return 0
+        return _fail(f"this needs {error.name}; install it with: pip install 'diamond-gym[{extra}]'", 1)
+    except OSError as error:
+        return _fail(_os_error(error), 1)
+    except Exception as error:
+        line = _library_error(error)
+        if line is None:
+            raise
+        return _fail(line, 1)
 
 
 def _main(words: list[str]) -> int:
@@ -103,7 +115,9 @@ def _main(words: list[str]) -> int:
     targets = commands()
     if name not in targets:
         what = "option" if name.startswith("-") else "command"
-        raise BadArgument(f"unknown {what} '{name}'{did_you_mean(name, targets)} (diamond-gym --help lists the commands)")
+        raise BadArgument(
+            f"unknown {what} '{name}'{did_you_mean(name, targets)} (diamond-gym --help lists the commands)"
+        )
     module, _, class_name = targets[name].partition(":")
     kind = getattr(importlib.import_module(module), class_name)
     if hasattr(kind, "arguments"):
@@ -115,10 +129,11 @@ def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
     """Reads a command's options; a wrong one raises BadArgument in one line instead of tyro's box."""
     import tyro
 
+    no_pairs = (tyro.conf.FlagCreatePairsOff,)  # `--json` alone, without `--no-json`
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"diamond-gym {name}", args=words)
+            return tyro.cli(kind, prog=f"diamond-gym {name}", args=words, config=no_pairs)
     except SystemExit as stop:
         if not stop.code:
             return _Done()
@@ -176,14 +191,3 @@ def _library_error(error: Exception) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":
         return "not enough memory on the device; try fewer environments or a smaller batch"
     return None
-
-
-@contextlib.contextmanager
-def _broken_pipe_is_no_error() -> Iterator[None]:
-    """`diamond-gym list | head` ends quietly."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes standard output once more at exit; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,87 @@
+"""`diamond-gym list`: the models at hand."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from diamond_gym.registry import Entry, games, survey
+
+
+@dataclass(frozen=True)
+class ListModels:
+    """Lists the world models at hand: your own, and those that came with the package."""
+
+    games: bool = False
+    """List the 26 games of Atari 100k instead, with the model that each one's id means."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints the list, and a line to the standard error for each damaged card."""
+        found, problems = survey()
+        rows = _games(found) if self.games else [_model(entry) for entry in found]
+        if self.as_json:
+            print(json.dumps(rows, indent=2))
+        else:
+            _print(rows, self.games)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        return 0
+
+
+def _model(entry: Entry) -> dict[str, object]:
+    card = entry.card
+    return {
+        "name": entry.name,
+        "game": card.game,
+        "from": "package" if entry.bundled else "you",
+        "created": card.created,
+        "bytes": entry.bytes,
+        "summary": card.summary,
+        "path": str(entry.path),
+    }
+
+
+def _games(found: list[Entry]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for game in games().values():
+        entries = [entry for entry in found if entry.card.game == game.name]
+        means = max(entries, key=lambda entry: entry.rank, default=None)
+        rows.append(
+            {
+                "game": game.name,
+                "model": means.name if means else None,
+                "actions": game.num_actions,
+                "random": game.random,
+                "human": game.human,
+                "diamond": game.diamond,
+            }
+        )
+    return rows
+
+
+def _print(rows: list[dict[str, object]], games: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        print("no world models yet; train one with: diamond-gym train-wm --game Breakout")
+        return
+    hidden = () if games else ("path",)
+    table = Table(
+        *(key for key in rows[0] if key not in hidden), box=None, header_style="bold", pad_edge=False
+    )
+    for row in rows:
+        table.add_row(*(_cell(key, value) for key, value in row.items() if key not in hidden))
+    Console(markup=False, highlight=False).print(table)
+
+
+def _cell(key: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if key == "bytes" and isinstance(value, int):
+        return f"{value / 1e6:.1f} MB"
+    return str(value)
