@@ -1,0 +1,68 @@
+"""The agent: a small convolutional encoder, an LSTM cell, a policy head and a value head.
+
+Alonso et al. 2024 (arXiv 2405.12399), section on reinforcement learning in imagination.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from diamond_gym.blocks import SmallResBlock, conv3x3, zero_
+from diamond_gym.reward_end import LstmState, init_lstm_
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Sizes of the agent; the defaults are the paper's for Atari."""
+
+    lstm_dim: int = 512
+    img_channels: int = 3
+    img_size: int = 64
+    channels: list[int] = field(default_factory=lambda: [32, 32, 64, 64])
+    down: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
+    num_actions: int | None = None
+
+
+class FrameEncoder(nn.Module):
+    """A residual block and, where the level asks for it, a 2x2 max-pool, level after level."""
+
+    def __init__(self, config: ActorCriticConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv3x3(config.img_channels, config.channels[0])]
+        for i, (c, down) in enumerate(zip(config.channels, config.down, strict=True)):
+            layers.append(SmallResBlock(config.channels[max(0, i - 1)], c))
+            layers.append(nn.MaxPool2d(2) if down else nn.Identity())
+        self.encoder = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x)  # type: ignore[no-any-return]
+
+
+class ActorCritic(nn.Module):
+    """A recurrent policy and its value over single frames."""
+
+    def __init__(self, config: ActorCriticConfig) -> None:
+        super().__init__()
+        if config.num_actions is None:
+            raise ValueError("the actor-critic needs num_actions")
+        self.config = config
+        self.encoder = FrameEncoder(config)
+        side = config.img_size // 2 ** sum(config.down)
+        self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.lstm_dim)
+        self.critic_linear = nn.Linear(config.lstm_dim, 1)
+        self.actor_linear = nn.Linear(config.lstm_dim, config.num_actions)
+        zero_(self.critic_linear)
+        zero_(self.actor_linear)
+        init_lstm_(self.lstm)
+
+    def initial_state(self, batch: int, device: torch.device | str = "cpu") -> LstmState:
+        """A zero LSTM state: two float32 (batch, lstm_dim)."""
+        zeros = torch.zeros(batch, self.config.lstm_dim, device=device)
+        return zeros, zeros.clone()
+
+    def forward(self, obs: Tensor, state: LstmState) -> tuple[Tensor, Tensor, LstmState]:
+        """One step: obs in [-1, 1] float32 (B, C, H, W) -> action logits (B, A), value (B,), next LSTM state."""
+        x = self.encoder(obs).flatten(1)
+        hx, cx = self.lstm(x, state)
+        return self.actor_linear(hx).float(), self.critic_linear(hx).float().squeeze(-1), (hx, cx)

@@ -1,0 +1,269 @@
+"""The denoiser: EDM preconditioning around a conditioned U-Net, its training loss, and its noise.
+
+Alonso et al. 2024 (arXiv 2405.12399) §3; the preconditioning is Karras et al. 2022 (arXiv 2206.00364),
+table 1, with the offset noise counted in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_gym.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, zero_
+
+
+@dataclass(frozen=True)
+class InnerModelConfig:
+    """Sizes of the network inside the denoiser; the defaults are the paper's for Atari."""
+
+    img_channels: int = 3
+    num_steps_conditioning: int = 4
+    """T, how many past frames and actions the next frame is predicted from."""
+    cond_channels: int = 256
+    depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+    channels: list[int] = field(default_factory=lambda: [64, 64, 64, 64])
+    attn_depths: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    num_actions: int | None = None
+    """Discrete actions, or the length of a multi-hot action; None for a network without actions."""
+    patch_size: int = 1
+    """Pixels per side folded into channels at the network's door (1: the paper's networks)."""
+    num_extra_images: int = 0
+    """Further images in the condition besides the T past frames (1 for the upsampler's low-resolution frame)."""
+    noise_cond: bool = False
+    """Whether the network is told the noise level of its conditioning frames (the CS:GO networks are)."""
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """A denoiser: its network and its preconditioning; the defaults are the paper's for Atari."""
+
+    inner_model: InnerModelConfig = field(default_factory=InnerModelConfig)
+    sigma_data: float = 0.5
+    sigma_offset_noise: float = 0.3
+    noise_previous_obs: bool = False
+    """Noise the conditioning frames in training (CS:GO's dynamics)."""
+    upsampling_factor: int | None = None
+    residual: bool = False
+    """Let the network predict a change of the last frame instead of a frame (a help to small networks)."""
+
+
+@dataclass(frozen=True)
+class SigmaDistribution:
+    """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
+
+    loc: float = -0.4
+    scale: float = 1.2
+    sigma_min: float = 2e-3
+    sigma_max: float = 20.0
+
+    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draws n noise levels, float32 (n,)."""
+        sigma = (torch.randn(n, device=device) * self.scale + self.loc).exp()
+        return sigma.clip(self.sigma_min, self.sigma_max)
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Where a loss takes its random numbers from, so that a test can hand in known ones."""
+
+    sigma: Callable[[int], Tensor]
+    normal: Callable[[tuple[int, ...]], Tensor]
+
+    @classmethod
+    def on(cls, device: torch.device | str, distribution: SigmaDistribution) -> "TrainingNoise":
+        """Fresh noise from torch's global generator of a device."""
+        return cls(lambda n: distribution.sample(n, device), lambda shape: torch.randn(shape, device=device))
+
+
+@dataclass(frozen=True)
+class Conditioners:
+    """EDM's c_in, c_out, c_skip (B, 1, 1, 1) and c_noise (B,) for a batch of noise levels."""
+
+    c_in: Tensor
+    c_out: Tensor
+    c_skip: Tensor
+    c_noise: Tensor
+
+    @classmethod
+    def of(cls, sigma: Tensor, sigma_data: float, sigma_offset_noise: float) -> "Conditioners":
+        """Conditioners of sigma (B,), after EDM table 1 with sigma'^2 = sigma^2 + sigma_offset_noise^2."""
+        sigma = (sigma**2 + sigma_offset_noise**2).sqrt()
+        c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
+        c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
+        c_out = sigma * c_skip.sqrt()
+        c_noise = sigma.log() / 4
+        image = (slice(None), None, None, None)
+        return cls(c_in[image], c_out[image], c_skip[image], c_noise)
+
+
+def quantise(x: Tensor) -> Tensor:
+    """Clamps images in [-1, 1] and truncates them to 8-bit levels, as storing and reloading a frame would."""
+    x = (x.clamp(-1, 1) + 1) / 2 * 255
+    return x.byte().float() / 255 * 2 - 1
+
+
+class InnerModel(nn.Module):
+    """The U-Net with its embeddings of noise level and actions."""
+
+    def __init__(self, config: InnerModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        cond, patch_area = config.cond_channels, config.patch_size**2
+        self.noise_emb = FourierFeatures(cond)
+        self.noise_cond_emb = FourierFeatures(cond) if config.noise_cond else None
+        self.act_emb: nn.Sequential | None = None
+        if config.num_actions is not None:
+            if cond % config.num_steps_conditioning:
+                raise ValueError(
+                    f"cond_channels {cond} must be a multiple of num_steps_conditioning {config.num_steps_conditioning}"
+                )
+            width = cond // config.num_steps_conditioning
+            self.act_emb = nn.Sequential(nn.Embedding(config.num_actions, width), nn.Flatten())
+        self.cond_proj = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
+        num_images = config.num_steps_conditioning + config.num_extra_images + 1
+        self.conv_in = conv3x3(num_images * config.img_channels * patch_area, config.channels[0])
+        self.unet = UNet(cond, config.depths, config.channels, config.attn_depths)
+        self.norm_out = GroupNorm(config.channels[0])
+        self.conv_out = conv3x3(config.channels[0], config.img_channels * patch_area)
+        zero_(self.conv_out, bias=False)
+
+    def embed_actions(self, act: Tensor) -> Tensor:
+        """Discrete actions int64 (B, T) or multi-hot ones (B, T, A) -> (B, cond_channels)."""
+        assert self.act_emb is not None
+        if act.ndim == 2:
+            return self.act_emb(act)  # type: ignore[no-any-return]
+        table = self.act_emb[0].weight  # a multi-hot action is a sum of rows: the table as a linear map
+        return (act.to(table.dtype) @ table).flatten(1)  # type: ignore[no-any-return,operator]
+
+    def forward(
+        self, noisy: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor | None, c_noise_cond: Tensor | None = None
+    ) -> Tensor:
+        """Scaled noisy (B, C, H, W), c_noise (B,), scaled obs (B, T*C, H, W), act -> F, float32 (B, C, H, W)."""
+        cond = self.noise_emb(c_noise)
+        if self.noise_cond_emb is not None:
+            cond = cond + self.noise_cond_emb(torch.zeros_like(c_noise) if c_noise_cond is None else c_noise_cond)
+        if self.act_emb is not None:
+            assert act is not None
+            cond = cond + self.embed_actions(act)
+        cond = self.cond_proj(cond)
+        x = torch.cat((obs, noisy), dim=1)
+        patch = self.config.patch_size
+        x = F.pixel_unshuffle(x, patch) if patch > 1 else x
+        x = self.unet(self.conv_in(x), cond)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        x = F.pixel_shuffle(x, patch) if patch > 1 else x
+        return x.float()
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma, past): the next frame, given a noisy version of it and the T frames and actions before.
+
+    Images are float32 in [-1, 1], (B, C, H, W); histories (B, T, C, H, W) with time oldest first.
+    """
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.inner_model = InnerModel(config.inner_model)
+
+    @property
+    def num_steps_conditioning(self) -> int:
+        """T, the number of past frames in the condition."""
+        return self.config.inner_model.num_steps_conditioning
+
+    def conditioners(self, sigma: Tensor) -> Conditioners:
+        """EDM's scalings for noise levels (B,)."""
+        return Conditioners.of(sigma, self.config.sigma_data, self.config.sigma_offset_noise)
+
+    def model_output(
+        self, noisy: Tensor, cs: Conditioners, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
+    ) -> Tensor:
+        """The raw network output F for noisy (B, C, H, W) given obs (B, T, C, H, W)."""
+        c_noise_cond = None if sigma_cond is None else sigma_cond.log() / 4
+        scaled_obs = obs.flatten(1, 2) / self.config.sigma_data
+        return self.inner_model(noisy * cs.c_in, cs.c_noise, scaled_obs, act, c_noise_cond)  # type: ignore[no-any-return]
+
+    def base(self, noisy: Tensor, cs: Conditioners, obs: Tensor) -> Tensor:
+        """What the network's scaled output is added to: c_skip * noisy, plus the last frame's share if residual."""
+        base = cs.c_skip * noisy
+        if self.config.residual:
+            base = base + (1 - cs.c_skip) * obs[:, self.num_steps_conditioning - 1]
+        return base
+
+    def denoise(
+        self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
+    ) -> Tensor:
+        """Denoises one step: D = c_skip * noisy + c_out * F (EDM eq. 7), clamped and on 8-bit levels.
+
+        Args:
+            noisy: Noisy next frame, float32 (B, C, H, W).
+            sigma: Its noise level, float32 (B,) or a scalar tensor.
+            obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first; an upsampler's obs holds the
+                past full-resolution frame, then the enlarged low-resolution one.
+            act: Past actions int64 (B, T), multi-hot (B, T, A), or None for networks without actions.
+            sigma_cond: Noise level of obs where it was noised, float32 (B,) or a scalar tensor.
+
+        Returns:
+            The denoised frame, float32 (B, C, H, W) in [-1, 1].
+        """
+        sigma = sigma.expand(noisy.shape[0])
+        sigma_cond = None if sigma_cond is None else sigma_cond.expand(noisy.shape[0])
+        cs = self.conditioners(sigma)
+        output = self.model_output(noisy, cs, obs, act, sigma_cond)
+        return quantise(self.base(noisy, cs, obs) + cs.c_out * output)
+
+    def add_noise(self, x: Tensor, sigma: Tensor, noise: TrainingNoise) -> Tensor:
+        """x + offset * eps1 + sigma * eps2 with one eps1 per image channel, drawn before eps2."""
+        b, c = x.shape[:2]
+        offset = self.config.sigma_offset_noise * noise.normal((b, c, 1, 1))
+        return x + offset + sigma[:, None, None, None] * noise.normal(tuple(x.shape))
+
+    def loss(
+        self,
+        obs: Tensor,
+        act: Tensor | None,
+        mask_padding: Tensor,
+        noise: TrainingNoise,
+        low_res: Tensor | None = None,
+        pixel_weight: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Denoising loss of a segment, each later window seeing the model's own (gradient-free) predictions.
+
+        Args:
+            obs: Segment in [-1, 1], float32 (B, T + 1 + k, C, H, W): k + 1 predictions.
+            act: Actions (B, T + 1 + k) or (B, T + 1 + k, A); None for networks without actions.
+            mask_padding: bool (B, T + 1 + k), True where the frame is real. Rows whose target is padding do not count.
+            noise: Source of noise levels and of noise.
+            low_res: For an upsampler, enlarged low-resolution frames aligned with obs, (B, T + 1 + k, C, H, W).
+            pixel_weight: Optional weights (B, 1, H, W) of the squared error as a function of the window (B, T, C, H, W).
+
+        Returns:
+            The mean over predictions of the mean squared error between F and its target.
+        """
+        t = self.num_steps_conditioning
+        frames = list(obs.unbind(1))
+        losses = []
+        for i in range(len(frames) - t):
+            window = torch.stack(frames[i : i + t], dim=1)
+            target, past = frames[i + t], window
+            if low_res is not None:
+                past = torch.cat((window, low_res[:, i + t : i + t + 1]), dim=1)
+            b, n, c, h, w = past.shape
+            sigma_cond = None
+            if self.config.noise_previous_obs:
+                sigma_cond = noise.sigma(b)
+                past = self.add_noise(past.reshape(b, n * c, h, w), sigma_cond, noise).reshape(past.shape)
+            sigma = noise.sigma(b)
+            noisy = self.add_noise(target, sigma, noise)
+            cs = self.conditioners(sigma)
+            output = self.model_output(noisy, cs, past, None if act is None else act[:, i : i + t], sigma_cond)
+            base = self.base(noisy, cs, past)
+            error = (output - (target - base) / cs.c_out) ** 2
+            if pixel_weight is not None:
+                error = error * pixel_weight(window)
+            rows = mask_padding[:, i + t].to(error.dtype)
+            losses.append((error.mean(dim=(1, 2, 3)) * rows).sum() / rows.sum().clamp(min=1))
+            frames[i + t] = quantise((base + cs.c_out * output).detach())
+        return torch.stack(losses).mean()

@@ -1,0 +1,126 @@
+"""Sampling a frame: Karras' noise schedule and the Euler and Heun steps of EDM.
+
+Karras et al. 2022 (arXiv 2206.00364), eq. 5 and algorithm 2, with two habits of the released DIAMOND models kept:
+the start noise has unit variance instead of sigma_max's, and the denoiser is told sigma, not sigma_hat.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a frame is sampled; the defaults are the paper's for Atari (three Euler steps)."""
+
+    num_denoising_steps: int = 3
+    sigma_min: float = 2e-3
+    sigma_max: float = 5.0
+    rho: float = 7.0
+    order: int = 1
+    """1: Euler. 2: Heun, two denoiser calls a step except the last."""
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+    s_cond: float = 0.0
+    """Noise level put on the conditioning frames before each step (CS:GO's dynamics: 0.005)."""
+
+    def __post_init__(self) -> None:
+        if self.num_denoising_steps < 1:
+            raise ValueError(f"num_denoising_steps must be at least 1, got {self.num_denoising_steps}")
+        if self.order not in (1, 2):
+            raise ValueError(f"order must be 1 (Euler) or 2 (Heun), got {self.order}")
+        if not 0 < self.sigma_min <= self.sigma_max:
+            raise ValueError(f"0 < sigma_min <= sigma_max must hold, got {self.sigma_min} and {self.sigma_max}")
+        if min(self.s_churn, self.s_cond, self.s_noise) < 0 or self.rho <= 0:
+            raise ValueError("s_churn, s_cond and s_noise must not be negative, and rho must be positive")
+
+
+QUALITIES: dict[str, SamplerConfig] = {
+    "fast": SamplerConfig(num_denoising_steps=1),
+    "paper": SamplerConfig(),
+    "fine": SamplerConfig(num_denoising_steps=5, order=2),
+}
+
+
+class Denoises(Protocol):
+    """What sample needs of a denoiser."""
+
+    def denoise(
+        self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
+    ) -> Tensor: ...
+
+
+def karras_sigmas(config: SamplerConfig, device: torch.device | str = "cpu") -> Tensor:
+    """The noise levels from sigma_max down to sigma_min and a final 0, float32 (n + 1,) (EDM eq. 5)."""
+    n, inv_rho = config.num_denoising_steps, 1 / config.rho
+    ramp = torch.linspace(0, 1, n, device=device)
+    max_inv_rho, min_inv_rho = config.sigma_max**inv_rho, config.sigma_min**inv_rho
+    sigmas = (max_inv_rho + ramp * (min_inv_rho - max_inv_rho)) ** config.rho
+    return torch.cat((sigmas, sigmas.new_zeros(1)))
+
+
+def gammas(config: SamplerConfig) -> list[float]:
+    """The churn of each step, as Python numbers so that the sampler's control flow asks no device."""
+    churn = min(config.s_churn / config.num_denoising_steps, math.sqrt(2) - 1)
+    sigmas = karras_sigmas(config).tolist()[:-1]
+    return [churn if config.s_tmin <= sigma <= config.s_tmax else 0.0 for sigma in sigmas]
+
+
+def sample(
+    denoiser: Denoises,
+    obs: Tensor,
+    act: Tensor | None,
+    initial_noise: Tensor,
+    config: SamplerConfig,
+    noise: Callable[[tuple[int, ...]], Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Samples the next frame (EDM algorithm 2; order 1 is its Euler half).
+
+    Args:
+        denoiser: Anything with the denoise method of `diamond_gym.denoiser.Denoiser`.
+        obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first.
+        act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
+        initial_noise: Standard normal, float32 (B, C, H, W).
+        config: The schedule and its churn.
+        noise: Gives standard normal noise of a shape; called only where s_churn or s_cond ask for noise, the
+            conditioning frames' (B, T*C, H, W) before the image's (B, C, H, W) of each step.
+
+    Returns:
+        The frame, float32 (B, C, H, W), on 8-bit levels in [-1, 1], and the trajectory of num_denoising_steps + 1
+        images from the initial noise to the frame.
+    """
+    if noise is None and (config.s_cond > 0 or any(gammas(config))):
+        raise ValueError("this sampler has s_churn or s_cond: it needs a source of noise")
+    sigmas = karras_sigmas(config, initial_noise.device)
+    last = config.num_denoising_steps - 1
+    x, trajectory = initial_noise, [initial_noise]
+    b, t, c, h, w = obs.shape
+    for i, gamma in enumerate(gammas(config)):
+        sigma, next_sigma = sigmas[i], sigmas[i + 1]
+        sigma_cond = None
+        if config.s_cond > 0:
+            assert noise is not None
+            # on top of the earlier steps' noise, as the released models are sampled
+            obs = obs + config.s_cond * noise((b, t * c, h, w)).reshape(obs.shape)
+            sigma_cond = torch.full_like(sigma, config.s_cond)
+        sigma_hat = sigma * (gamma + 1)
+        if gamma > 0:
+            assert noise is not None
+            x = x + config.s_noise * noise((b, c, h, w)) * (sigma_hat**2 - sigma**2).sqrt()
+        denoised = denoiser.denoise(x, sigma, obs, act, sigma_cond)
+        d = (x - denoised) / sigma_hat
+        dt = next_sigma - sigma_hat
+        if config.order == 1 or i == last:
+            x = x + d * dt  # Euler
+        else:
+            x_2 = x + d * dt
+            d_2 = (x_2 - denoiser.denoise(x_2, next_sigma, obs, act, sigma_cond)) / next_sigma
+            x = x + (d + d_2) / 2 * dt  # Heun: the mean of the slopes at both ends
+        trajectory.append(x)
+    return x, trajectory
