@@ -1,0 +1,285 @@
+"""The dream on tensors: a batch of rows, each a game that only the world model plays.
+
+Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diamond_gym.dream_state import DreamState, DreamStep
+from diamond_gym.randomness import EXTRA_NOISE, NOISE, OUTCOME, START, RowRandom
+from diamond_gym.reward_end import LstmState, RewardEnd
+from diamond_gym.sampler import Denoises, SamplerConfig, sample
+from diamond_gym.start_bank import StartBank
+from diamond_gym.starts import Starts
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def draw_category(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Samples categoricals (B, K) by inverting their distribution at `uniform` (B,) in [0, 1): int64 (B,)."""
+    cdf = logits.float().softmax(-1).cumsum(-1)
+    return (uniform[:, None] >= cdf[:, :-1]).sum(-1)
+
+
+class Dream:
+    """A batch of dreams, tensors in and tensors out.
+
+    One step writes the action into the last slot of the window, samples the next frame, samples reward and
+    end, and restarts the finished rows. Nothing in it waits for the device once the starts are burnt in:
+    restarts are a `torch.where` over all rows (a CPU, where waiting is free, skips that when no row
+    restarts). Everything random comes from `RowRandom`, so a row depends on its own seed and on nothing else
+    in the batch.
+
+    Example:
+        >>> dream = diamond_gym.load_world_model("breakout-nano").dream(num_envs=64)  # doctest: +SKIP
+        >>> obs = dream.reset(seed=0)  # doctest: +SKIP
+        >>> step = dream.step(torch.randint(4, (64,), device=obs.device))  # doctest: +SKIP
+
+    Attributes:
+        sampler: How frames are sampled; may be replaced between steps.
+        horizon: Steps after which a row is truncated, None for never; may be changed between steps.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoises,
+        reward_end: RewardEnd | None,
+        starts: Starts,
+        num_envs: int,
+        sampler: SamplerConfig | None = None,
+        horizon: int | None = 50,
+        device: str | torch.device = "cpu",
+        precision: str = "float32",
+        *,
+        seed: int | Sequence[int] | None = None,
+        choice: str | int = "any",
+        model: str = "",
+    ) -> None:
+        """Sets up a dream; `reset` starts it.
+
+        Args:
+            denoiser: Samples frames.
+            reward_end: Gives reward and end; without it rewards are 0 and nothing ends but by the horizon.
+            starts: The real frames to begin from.
+            num_envs: Rows of the batch, B.
+            sampler: Default: the paper's three Euler steps.
+            horizon: Steps after which a row is truncated, None for never.
+            device: Where both networks are.
+            precision: "float32", or "bfloat16" to autocast the networks (and nothing else).
+            seed: Seed of a first `reset` that brings none; None for a fresh one.
+            choice: Which starts to draw from: "any", "first" (beginnings of games) or one index.
+            model: What to call the model in a cloned state, so that another model refuses it (a hash is
+                best).
+        """
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.denoiser, self.reward_end = denoiser, reward_end
+        self.num_envs, self.device = num_envs, torch.device(device)
+        self.sampler, self.horizon = sampler or SamplerConfig(), horizon
+        self._dtype = PRECISIONS[precision]
+        self._bank = StartBank(starts, choice, reward_end, self.device, self._dtype)
+        self._rng = RowRandom(num_envs, self.device)
+        self._seed, self._seeded = seed, False
+        _, t, h, w, c = starts.obs.shape
+        self._fingerprint = {"model": model, "num_envs": num_envs, "frames": (t, c, h, w)}
+        self.obs_window: Tensor | None = None
+        self.act_window: Tensor | None = None
+        self._memory: LstmState | None = None
+        self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self.start = torch.full_like(self.steps, -1)
+
+    @torch.no_grad()
+    def reset(
+        self,
+        seed: int | Sequence[int] | None = None,
+        *,
+        mask: Tensor | None = None,
+        obs: Tensor | None = None,
+        act: Tensor | None = None,
+        start: int | Tensor | None = None,
+    ) -> Tensor:
+        """Begins all rows, or those in `mask`, anew.
+
+        Args:
+            seed: Seeds the rows: row i with seed + i, or with its own of a sequence. None: their streams go
+                on.
+            mask: bool (B,), the rows to reset.
+            obs: Real frames to dream on from, uint8 (T, H, W, C) or (B, T, H, W, C), instead of a stored
+                start.
+            act: The actions between them, int64 (T - 1,) or (B, T - 1).
+            start: A stored start, or one per row (B,), instead of a random one.
+
+        Returns:
+            The current frame of every row, float32 (B, C, H, W) in [-1, 1].
+        """
+        if self.obs_window is None and mask is not None and not bool(mask.all()):
+            raise RuntimeError("the first reset has to be of all rows.")
+        if mask is not None or seed is None:
+            self._seed_once()
+        if seed is not None:
+            self._rng.reseed(seed, mask)
+            self._seeded = True
+        everything = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        rows = everything if mask is None else mask.to(self.device)
+        if obs is not None:
+            if act is None:
+                raise ValueError("frames to dream on from need the actions between them: act.")
+            self._enter(rows, torch.full_like(self.start, -1), *self._bank.given(obs, act, self.num_envs))
+        else:
+            self._restart(rows, start)
+        assert self.obs_window is not None
+        return self.obs_window[:, -1].clone()
+
+    def _seed_once(self) -> None:
+        """Seeds the rows if nobody has: with the constructor's seed, or with a fresh one."""
+        if not self._seeded:
+            self._rng.reseed(secrets.randbits(63) if self._seed is None else self._seed)
+        self._seeded = True
+
+    def _restart(self, rows: Tensor, start: int | Tensor | None = None) -> None:
+        """Puts the rows onto a start: the given one, or one that each draws."""
+        pool = self._bank.pool
+        if start is None:
+            index = pool[self._rng.integers(len(pool), START)]
+        else:
+            if isinstance(start, int) and not 0 <= start < len(self._bank):
+                raise ValueError(
+                    f"start {start} does not exist: there are {len(self._bank)}, counted from 0."
+                )
+            index = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(self.num_envs)
+        if self._bank.incomplete:
+            self._bank.prepare(None if self._bank.eager else index[rows])
+        self._enter(rows, index, *self._bank.window(index))
+
+    def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
+        """Replaces the rows' state, and ends the event in their random streams."""
+        self._memory = self._select(rows, memory, self._memory)
+        self.obs_window = obs.clone() if self.obs_window is None else _where(rows, obs, self.obs_window)
+        self.act_window = act.clone() if self.act_window is None else _where(rows, act, self.act_window)
+        self.steps = torch.where(rows, 0, self.steps)
+        self.start = torch.where(rows, index, self.start)
+        self._rng.advance(rows)
+
+    @staticmethod
+    def _select(rows: Tensor, new: LstmState | None, old: LstmState | None) -> LstmState | None:
+        if new is None or old is None:
+            return old if new is None else new
+        return torch.where(rows[None, :, None], new[0], old[0]), torch.where(
+            rows[None, :, None], new[1], old[1]
+        )
+
+    @torch.no_grad()
+    def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
+        """Dreams one step of every row, or of the rows in `mask`; the others stand still.
+
+        Args:
+            act: Actions on the device, int64 (B,), or multi-hot (B, A).
+            restart: Whether finished rows restart within the step; else `reset(mask=...)` is up to the
+                caller.
+            mask: bool (B,); rows outside it keep their state and their place in their random stream.
+
+        Returns:
+            What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False.
+        """
+        if self.obs_window is None or self.act_window is None:
+            raise RuntimeError("the dream has not begun: call reset first.")
+        window = self.obs_window
+        actions = torch.cat((self.act_window[:, :-1], act[:, None].to(self.act_window.dtype)), dim=1)
+        next_obs, trajectory, rew, end, memory = self._imagine(window, actions)
+        steps = self.steps + 1
+        trunc = torch.zeros_like(end) if self.horizon is None else steps >= self.horizon
+        final_start = self.start
+
+        window = torch.cat((window[:, 1:], next_obs[:, None]), dim=1)
+        actions = torch.cat((actions[:, 1:], torch.zeros_like(actions[:, :1])), dim=1)
+        if mask is None:
+            self.obs_window, self.act_window, self._memory, self.steps = window, actions, memory, steps
+        else:
+            rew, end, trunc = rew * mask, end & mask, trunc & mask
+            self.obs_window = _where(mask, window, self.obs_window)
+            self.act_window = _where(mask, actions, self.act_window)
+            self._memory = self._select(mask, memory, self._memory)
+            self.steps = torch.where(mask, steps, self.steps)
+        self._rng.advance(mask)
+        final_obs = self.obs_window[:, -1].clone()
+        done = end | trunc
+        if restart and (self.device.type != "cpu" or bool(done.any())):
+            self._restart(done)
+        obs = self.obs_window[:, -1].clone()
+        return DreamStep(obs, rew, end, trunc, final_obs, self.start, final_start, trajectory)
+
+    def _imagine(
+        self, window: Tensor, actions: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
+        """The next frame with its trajectory, reward, end and LSTM state of all rows.
+
+        A batch too large for the device could be split here: no row needs another.
+        """
+        noise = self._rng.normal(window.shape[2:], NOISE)
+        stream = iter(range(EXTRA_NOISE, 2**31))
+
+        def extra(shape: tuple[int, ...]) -> Tensor:
+            return self._rng.normal(shape[1:], next(stream))
+
+        # Autocast reaches only the networks' convolutions and linears; the sampler's arithmetic stays
+        # float32.
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            next_obs, trajectory = sample(self.denoiser, window, actions, noise, self.sampler, extra)
+            if self.reward_end is None:
+                nothing = torch.zeros(self.num_envs, device=self.device)
+                return next_obs, trajectory, nothing, nothing.bool(), None
+            logits_rew, logits_end, (hx, cx) = self.reward_end(
+                window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
+            )
+        uniform = self._rng.uniform(OUTCOME, 2)
+        rew = (draw_category(logits_rew[:, 0], uniform[:, 0]) - 1).to(torch.float32)
+        end = draw_category(logits_end[:, 0], uniform[:, 1]).bool()
+        return next_obs, trajectory, rew, end, (hx.float(), cx.float())
+
+    def clone_state(self, include_rng: bool = False) -> DreamState:
+        """Copies the dream's state, with the random streams if asked (as ALE's `clone_state`)."""
+        if self.obs_window is None or self.act_window is None:
+            raise RuntimeError("the dream has not begun: call reset first.")
+        memory = None if self._memory is None else (self._memory[0].clone(), self._memory[1].clone())
+        rng = self._rng.state_dict() if include_rng else None
+        return DreamState(
+            dict(self._fingerprint), self.obs_window.clone(), self.act_window.clone(), memory,
+            self.steps.clone(), self.start.clone(), rng,
+        )  # fmt: skip
+
+    def restore_state(self, state: DreamState) -> None:
+        """Goes back to a cloned state; the random streams go on where they are unless it includes them.
+
+        Raises:
+            ValueError: The state is of another model, batch size or frame size.
+        """
+        if not isinstance(state, DreamState):
+            raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
+        for name, mine in self._fingerprint.items():
+            if state.fingerprint.get(name) != mine:
+                raise ValueError(
+                    f"this state is of another dream: its {name} is {state.fingerprint.get(name)!r}, "
+                    f"here it is {mine!r}."
+                )
+        self._seed_once()
+        self.obs_window = state.obs.to(self.device, copy=True)
+        self.act_window = state.act.to(self.device, copy=True)
+        self._memory = None
+        if state.memory is not None:
+            hx, cx = state.memory
+            self._memory = hx.to(self.device, copy=True), cx.to(self.device, copy=True)
+        self.steps = state.steps.to(self.device, copy=True)
+        self.start = state.start.to(self.device, copy=True)
+        if state.rng is not None:
+            self._rng.load_state_dict(state.rng)
+
+
+def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the rows (B,) and `old` elsewhere, for tensors (B, ...)."""
+    return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)

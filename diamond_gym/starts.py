@@ -1,0 +1,87 @@
+"""Starts: the real frames that dreams begin from. A model carries its own: a dream needs no ROM."""
+
+import zipfile
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.errors import DamagedModel, DiamondGymError
+from diamond_gym.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Starts:
+    """N short pieces of real play, of T frames each with the T - 1 actions between them.
+
+    Attributes:
+        obs: Frames, uint8 (N, T, H, W, C), oldest first.
+        act: Actions, int64 (N, T - 1), or multi-hot (N, T - 1, A).
+        first: bool (N,), whether the piece begins a game.
+
+    Raises:
+        DiamondGymError: There is no start, or the three do not fit each other.
+    """
+
+    obs: npt.NDArray[np.uint8]
+    act: npt.NDArray[np.int64]
+    first: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.obs.ndim != 5 or self.obs.dtype != np.uint8 or len(self.obs) == 0:
+            raise DiamondGymError(
+                f"starts need at least one piece of uint8 frames (N, T, H, W, C), "
+                f"got {self.obs.dtype} {self.obs.shape}."
+            )
+        n, t = self.obs.shape[:2]
+        if self.act.shape[:2] != (n, t - 1) or self.first.shape != (n,) or self.first.dtype != np.bool_:
+            raise DiamondGymError(
+                f"starts of {n} pieces of {t} frames need actions ({n}, {t - 1}) and bool flags ({n},), "
+                f"got {self.act.shape} and {self.first.dtype} {self.first.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def pool(self, choice: str | int = "any") -> npt.NDArray[np.int64]:
+        """The indices a dream may begin from.
+
+        Args:
+            choice: "any" for all of them, "first" for the beginnings of games, or one index.
+
+        Raises:
+            DiamondGymError: There is no such start.
+        """
+        if isinstance(choice, str):
+            if choice == "any":
+                return np.arange(len(self))
+            if choice == "first":
+                if not self.first.any():
+                    raise DiamondGymError('none of the starts begins a game: use starts="any" or an index.')
+                return np.flatnonzero(self.first)
+            raise DiamondGymError(f'starts must be "any", "first" or an index, got {choice!r}.')
+        if not 0 <= int(choice) < len(self):
+            raise DiamondGymError(f"start {choice} does not exist: there are {len(self)}, counted from 0.")
+        return np.array([int(choice)])
+
+
+def save_starts(path: str | PathLike[str], starts: Starts) -> None:
+    """Writes starts as one compressed .npz file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, obs=starts.obs, act=starts.act, first=starts.first)
+
+
+def load_starts(path: str | PathLike[str]) -> Starts:
+    """Reads what `save_starts` wrote.
+
+    Raises:
+        DamagedModel: The file is missing, truncated, or not a file of starts.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Starts(file["obs"], file["act"], file["first"])
+    except FileNotFoundError:
+        raise DamagedModel(f"there is no file of starts at {path}.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DiamondGymError) as error:
+        raise DamagedModel(f"{path} is not a readable file of starts: {error}") from error
