@@ -1,0 +1,194 @@
+"""Segments of episodes, drawn and padded as DIAMOND trains on them (Alonso et al. 2024, sampling of section 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.data import EpisodeStore
+from diamond_gym.errors import DiamondGymError
+
+_Int = npt.NDArray[np.int64]
+_Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B segments of L steps.
+
+    Padding is 0 in every array. For frames that is black in uint8, while the method pads *normalised* frames with
+    0.0, mid-grey: `diamond_gym.trainers.batch.to_tensors` puts that there by the mask.
+
+    Attributes:
+        obs: Frames, uint8 (B, L, C, H, W).
+        act: Actions, int64 (B, L).
+        rew: Rewards, float32 (B, L), unclipped.
+        end: bool (B, L).
+        trunc: bool (B, L).
+        mask_padding: bool (B, L), true where the step is real.
+        final_obs: The frame after the episode's last step, uint8 (B, C, H, W), in the rows that hold that step.
+        final_index: Where in the row the episode's last step is, int64 (B,); -1 in the rows without it.
+        episode: The episodes' numbers, int64 (B,).
+        start: The step of its episode with which each segment begins, int64 (B,); negative before the first.
+    """
+
+    obs: npt.NDArray[np.uint8]
+    act: _Int
+    rew: npt.NDArray[np.float32]
+    end: _Bool
+    trunc: _Bool
+    mask_padding: _Bool
+    final_obs: npt.NDArray[np.uint8]
+    final_index: _Int
+    episode: _Int
+    start: _Int
+
+    def __len__(self) -> int:
+        return len(self.act)
+
+    def next_obs(self) -> npt.NDArray[np.uint8]:
+        """The frame after every step, uint8 (B, L-1, C, H, W): the next of the row, or the true final one.
+
+        The row's last step has no next frame in it, so the result is one shorter.
+        """
+        following = self.obs[:, 1:].copy()
+        (rows,) = np.nonzero((self.final_index >= 0) & (self.final_index < following.shape[1]))
+        following[rows, self.final_index[rows]] = self.final_obs[rows]
+        return following
+
+
+def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int) -> Batch:
+    """Takes the steps `start[i]` to `start[i] + length` of `episode[i]`, padded where there are none."""
+    t = start[:, None] + np.arange(length)  # (B, L)
+    steps_of = store.lengths[episode]
+    mask = (t >= 0) & (t < steps_of[:, None])
+    inside = np.clip(t, 0, steps_of[:, None] - 1)
+    rows = np.broadcast_to(episode[:, None], t.shape)
+    obs, steps = store.frames(rows, inside), store.steps(rows, inside)
+    obs[~mask] = 0
+    steps[~mask] = 0
+    last = steps_of - 1 - start
+    has_last = (last >= 0) & (last < length)
+    final_obs = np.zeros((len(start), *obs.shape[2:]), np.uint8)
+    final_obs[has_last] = store.frames(episode[has_last], steps_of[has_last])
+    return Batch(
+        obs,
+        steps["act"].astype(np.int64),
+        steps["rew"].astype(np.float32),
+        steps["end"].astype(np.bool_),
+        steps["trunc"].astype(np.bool_),
+        mask,
+        final_obs,
+        np.where(has_last, last, -1),
+        episode,
+        start,
+    )
+
+
+class SegmentSampler:
+    """Draws training segments: an episode by age, a step in it, and an offset of the segment around that step.
+
+    The episode is drawn with `weights` for the four quarters of episodes by age, oldest first, uniformly within a
+    quarter (in proportion to the length as long as there are fewer than four). Then a uniform step t of it and a
+    uniform offset u in 0..L-1: with `beyond_end` the segment starts at t - u, and may reach over both ends of the
+    episode; without, it stops after min(length, t + 1 + u) steps, and may reach over the beginning only.
+
+    >>> sampler = SegmentSampler(store, length=6, batch_size=32, beyond_end=False, rng=np.random.default_rng(0))
+    >>> sampler.sample().obs.shape
+    (32, 6, 3, 64, 64)
+
+    Args:
+        store: Where the episodes are; what is added to it later (`refresh` for a reader) is drawn from too.
+        length: Steps per segment, L.
+        batch_size: Segments per batch, B.
+        beyond_end: Whether segments may reach over the episode's end (the reward/end model's do).
+        rng: The only source of chance; `state_dict` holds its state.
+        weights: One per age class of episodes, oldest first; they sum to 1.
+        rank: Of `world_size` samplers, this one draws from every `world_size`-th episode, beginning with this.
+        world_size: How many processes share the episodes.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        length: int,
+        batch_size: int,
+        beyond_end: bool,
+        rng: np.random.Generator,
+        weights: Sequence[float] = (0.1, 0.1, 0.1, 0.7),
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if length < 1 or batch_size < 1:
+            raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
+        if min(weights) < 0 or not np.isclose(sum(weights), 1):
+            raise ValueError(f"weights are not negative and sum to 1, unlike {tuple(weights)}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank lies in 0..{world_size - 1}, not {rank}")
+        self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
+        self.weights, self.rank, self.world_size = tuple(weights), rank, world_size
+        self._rng = rng
+        self._version = -1
+
+    def sample(self) -> Batch:
+        """Draws one batch."""
+        episode = self._draw_episodes()
+        steps_of = self.store.lengths[episode]
+        t = self._rng.integers(0, steps_of)
+        u = self._rng.integers(0, self.length, size=self.batch_size)
+        start = t - u if self.beyond_end else np.minimum(steps_of, t + 1 + u) - self.length
+        return cut(self.store, episode, start, self.length)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of chance, as plain data: with the same store, the same batches follow."""
+        return {"rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a state."""
+        self._rng.bit_generator.state = state["rng"]
+
+    def _draw_episodes(self) -> _Int:
+        if self._version != self.store.version:
+            self._share, self._cumulative = self._distribution()
+            self._version = self.store.version
+        place = np.searchsorted(self._cumulative, self._rng.random(self.batch_size), side="right")
+        return self._share[place]
+
+    def _distribution(self) -> tuple[_Int, npt.NDArray[np.float64]]:
+        """The episodes of this rank, and their cumulated probabilities."""
+        n, classes = self.store.num_episodes, len(self.weights)
+        if n == 0:
+            raise DiamondGymError(f"no episodes yet in {self.store.folder}; diamond-gym collect makes some")
+        if n < classes:
+            chance = self.store.lengths / self.store.num_steps
+        else:
+            sizes = [n // classes] * (classes - 1) + [n - n // classes * (classes - 1)]
+            chance = np.repeat(np.array(self.weights) / sizes, sizes)
+        share = np.arange(n)
+        if n >= self.world_size:  # with fewer episodes than ranks, all draw from all
+            share = share[self.rank :: self.world_size]
+        cumulative = np.cumsum(chance[share])
+        if cumulative[-1] == 0:
+            raise DiamondGymError("the weights leave no episode to draw from")
+        return share, cumulative / cumulative[-1]
+
+
+def windows(store: EpisodeStore, n: int, length: int, seed: int) -> Batch:
+    """Draws `n` windows of `length` real steps, without padding, uniformly over all there are: for evaluation.
+
+    They differ from each other as long as there are enough; two may overlap.
+
+    Raises:
+        DiamondGymError: No episode is that long.
+    """
+    per_episode = np.maximum(store.lengths - length + 1, 0)
+    total = int(per_episode.sum())
+    if total == 0:
+        longest = int(store.lengths.max(initial=0))
+        raise DiamondGymError(f"no episode in {store.folder} has {length} steps (the longest has {longest})")
+    place = np.random.default_rng(seed).choice(total, n, replace=n > total)
+    cumulative = np.cumsum(per_episode)
+    episode = np.searchsorted(cumulative, place, side="right")
+    return cut(store, episode, place - (cumulative - per_episode)[episode], length)

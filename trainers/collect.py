@@ -1,0 +1,269 @@
+"""Real experience: a batch of real games, played by a policy, into an episode store."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.atari import SIZE, ale_vector
+from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry.games import game as find_game
+
+_WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
+
+
+class Policy(Protocol):
+    """Chooses actions for a batch of games."""
+
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """From frames (B, H, W, C), and in which rows an episode begins (B,), to actions (B,)."""
+        ...
+
+
+class StickyPolicy:
+    """Uniform actions, each kept for a geometric number of steps.
+
+    Held keys make a paddle travel, so that it meets the ball far more often than under a policy that trembles.
+
+    Args:
+        num_actions: Actions are 0..num_actions-1.
+        repeat: Chance to keep the action for another step, per row (B,); 0 is the uniform random policy.
+        rng: The source of chance.
+    """
+
+    def __init__(self, num_actions: int, repeat: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
+        self._num_actions, self._repeat, self._rng = num_actions, repeat, rng
+        self._act = np.zeros(len(repeat), np.int64)
+
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Chooses without looking."""
+        new = self._rng.integers(self._num_actions, size=len(self._repeat))
+        keep = (self._rng.random(len(self._repeat)) < self._repeat) & ~first
+        self._act = np.where(keep, self._act, new)
+        return self._act
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How to collect.
+
+    Attributes:
+        game: One of the 26 games.
+        num_envs: Games played side by side.
+        policy: Without a policy of your own: "random", "sticky", or "mixed", every other game one of the two.
+        epsilon: Chance of a uniform random action instead of your policy's.
+        sticky_steps: For how many steps the sticky policy keeps an action, on average.
+        seed: Collecting again into the same store with the same seed still plays other games.
+        life_loss_ends: Whether the loss of a life ends an episode, as in the paper's training. The game goes on, and
+            the next episode begins with the frame in which this one ended.
+        noop_max: At most so many no-ops before a game begins.
+    """
+
+    game: str
+    num_envs: int = 16
+    policy: Literal["mixed", "random", "sticky"] = "mixed"
+    epsilon: float = 0.0
+    sticky_steps: float = 4.0
+    seed: int = 0
+    life_loss_ends: bool = True
+    noop_max: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense, in one line."""
+        find_game(self.game)
+        if self.num_envs < 1:
+            raise BadArgument(f"num_envs is at least 1, not {self.num_envs}")
+        if not 0 <= self.epsilon <= 1:
+            raise BadArgument(f"epsilon is a chance, 0 to 1, not {self.epsilon}")
+        if self.sticky_steps < 1:
+            raise BadArgument(f"sticky_steps is at least 1, not {self.sticky_steps}")
+        if self.seed < 0:
+            raise BadArgument(f"seed is not negative, unlike {self.seed}")
+
+
+@dataclass
+class CollectStats:
+    """What a collection brought.
+
+    Attributes:
+        steps: New steps in the store.
+        episodes: Episodes that ended.
+        scores: The score of every game that was played to its end, from its beginning.
+        reward_signs: How many rewards were negative, zero, positive.
+        seconds: How long it took.
+    """
+
+    steps: int = 0
+    episodes: int = 0
+    scores: list[float] = field(default_factory=list)
+    reward_signs: tuple[int, int, int] = (0, 0, 0)
+    seconds: float = 0.0
+
+
+class Collector:
+    """Games that stay open between collections, as the alternation of collecting and training needs it.
+
+    >>> with Collector(store, CollectConfig("Breakout", num_envs=1), policy) as collector:
+    ...     stats = collector.collect(100)
+
+    Args:
+        store: Open for appending.
+        config: See there.
+        policy: Your own; instead of `config.policy`.
+    """
+
+    def __init__(self, store: EpisodeStore, config: CollectConfig, policy: Policy | None = None) -> None:
+        self.store, self.config = store, config
+        n, num_actions = config.num_envs, store.about.num_actions
+        self._rng = np.random.default_rng([config.seed, store.num_episodes])
+        if policy is None:
+            repeat = np.full(n, 0.0 if config.policy == "random" else 1 - 1 / config.sticky_steps)
+            if config.policy == "mixed":
+                repeat[::2] = 0.0
+            policy = StickyPolicy(num_actions, repeat, self._rng)
+        self._policy, self._num_actions = policy, num_actions
+        self._envs = ale_vector(config.game, n, life_loss_ends=config.life_loss_ends, noop_max=config.noop_max)
+        obs, info = self._envs.reset(seed=int(self._rng.integers(2**31 - n)))
+        self._obs: npt.NDArray[np.uint8] = obs[:, 0]
+        self._frame = info["episode_frame_number"].copy()
+        self._ended = np.zeros(n, bool)
+        self._scores = np.zeros(n)
+        self._parts = [_Part(self._obs[i], first=True) for i in range(n)]
+        self._finished: list[tuple[int | None, Episode]] = []
+
+    def collect(self, steps: int, progress: Callable[[int], None] | None = None) -> CollectStats:
+        """Plays until the store has `steps` more steps (up to num_envs - 1 more than that).
+
+        Whatever interrupts it, what was played until then is stored first.
+
+        Args:
+            steps: How many.
+            progress: Called after each step of the batch with the steps so far.
+        """
+        if steps < 1:
+            raise BadArgument(f"steps is at least 1, not {steps}")
+        stats, began, held = CollectStats(), time.monotonic(), 0
+        signs = np.zeros(3, np.int64)
+        try:
+            while stats.steps < steps:
+                new = self._step(stats, signs)
+                stats.steps, held = stats.steps + new, held + new
+                if held >= _WRITE_EVERY:
+                    self._write()
+                    held = 0
+                if progress is not None:
+                    progress(stats.steps)
+        finally:
+            self._write()
+        stats.seconds = time.monotonic() - began
+        stats.reward_signs = (int(signs[0]), int(signs[1]), int(signs[2]))
+        return stats
+
+    def close(self) -> None:
+        """Ends the games."""
+        self._envs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _step(self, stats: CollectStats, signs: npt.NDArray[np.int64]) -> int:
+        """One step of all games; returns how many of them count."""
+        n = self.config.num_envs
+        act = self._policy(self._obs, np.array([not part.act for part in self._parts]))
+        if self.config.epsilon:
+            chance = self._rng.random(n) < self.config.epsilon
+            act = np.where(chance, self._rng.integers(self._num_actions, size=n), act)
+        obs, rew, end, trunc, info = self._envs.step(act)
+        # After the loss of a life the game goes on; after its end, this step was its restart and the action is lost.
+        restarted = self._ended & (info["episode_frame_number"] < self._frame)
+        self._obs, self._frame, self._ended = obs[:, 0], info["episode_frame_number"].copy(), end | trunc
+        for i in range(n):
+            if restarted[i]:
+                stats.scores.append(float(self._scores[i]))
+                self._scores[i] = 0.0
+                self._parts[i] = _Part(self._obs[i], first=True)
+                continue
+            self._scores[i] += rew[i]
+            part = self._parts[i]
+            part.add(act[i], rew[i], self._obs[i])
+            if self._ended[i]:
+                stats.episodes += 1
+                self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i] and not end[i]))))
+                self._parts[i] = _Part(self._obs[i], first=False)
+        signs += np.bincount(np.sign(rew[~restarted]).astype(np.int64) + 1, minlength=3)
+        return n - int(restarted.sum())
+
+    def _write(self) -> None:
+        """Stores all that was played, unfinished episodes too: they are extended later."""
+        open_parts = [part for part in self._parts if part.act]
+        pieces = self._finished + [(part.number, part.episode(False, False)) for part in open_parts]
+        if not pieces:
+            return
+        numbers = self.store.write(pieces)
+        for part, number in zip(open_parts, numbers[len(self._finished) :]):
+            part.go_on(number)
+        self._finished = []
+
+
+class _Part:
+    """The piece of an episode that is not stored yet."""
+
+    def __init__(self, obs: npt.NDArray[np.uint8], first: bool) -> None:
+        self.number: int | None = None
+        self.obs, self.act, self.rew = [obs], list[int](), list[float]()
+        self._first = first
+
+    def add(self, act: int, rew: float, next_obs: npt.NDArray[np.uint8]) -> None:
+        self.act.append(act)
+        self.rew.append(rew)
+        self.obs.append(next_obs)
+
+    def episode(self, end: bool, trunc: bool) -> Episode:
+        n = len(self.act)
+        last = np.arange(n) == n - 1
+        info = {"first": self._first} if self.number is None else {}
+        act, rew = np.array(self.act, np.int64), np.array(self.rew, np.float32)
+        return Episode(np.stack(self.obs), act, rew, last & end, last & trunc, info)
+
+    def go_on(self, number: int) -> None:
+        self.number, self.obs, self.act, self.rew = number, self.obs[-1:], [], []
+
+
+def about_game(game: str) -> About:
+    """What a store of a real game's experience holds."""
+    row = find_game(game)
+    versions = {name: version(name) for name in ("ale-py", "gymnasium", "diamond-gym") if _installed(name)}
+    return About(row.name, (SIZE, SIZE, 3), row.num_actions, row.action_meanings, versions=versions)
+
+
+def collect(
+    store: EpisodeStore,
+    config: CollectConfig,
+    steps: int,
+    policy: Policy | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CollectStats:
+    """Plays new games until the store has `steps` more steps; see `Collector`.
+
+    >>> with EpisodeStore("breakout", "a", about_game("Breakout")) as store:
+    ...     collect(store, CollectConfig("Breakout"), steps=20_000)
+    """
+    with Collector(store, config, policy) as collector:
+        return collector.collect(steps, progress)
+
+
+def _installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
