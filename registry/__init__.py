@@ -9,7 +9,7 @@ from diamond_gym.registry.home import home_folder, models_folder
 from diamond_gym.registry.human_card import human_card
 from diamond_gym.registry.loading import load_world_model, verify
 from diamond_gym.registry.models import Entry, entries, resolve, survey
-from diamond_gym.registry.saving import remove, save_model
+from diamond_gym.registry.saving import remove, save_model, update_card
 
 __all__ = [
     "Card",
@@ -28,5 +28,6 @@ __all__ = [
     "resolve",
     "save_model",
     "survey",
+    "update_card",
     "verify",
 ]

@@ -80,7 +80,7 @@ class Card:
 
     @property
     def num_actions(self) -> int:
-        """How many actions there are, or of how many numbers an action is made up where several are pressed."""
+        """How many actions there are, or the length of an action's vector where several are pressed."""
         return int(self.spaces["num_actions"])
 
     @property

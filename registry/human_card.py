@@ -61,7 +61,7 @@ def human_card(card: Card) -> str:
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),
         "Files": _table(files) or "None.",
-        "Licence": f"{card.license}. The game belongs to its owners; these files hold no part of its program.",
+        "Licence": f"{card.license}. The game belongs to its owners; these files hold none of its program.",
         "Citation": _CITATION,
     }
     text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items() if body)

@@ -5,6 +5,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,23 @@ def save_model(
     return read_entry(target / f"{card.name}.toml")
 
 
+def update_card(entry: Entry, card: Card) -> Entry:
+    """Writes a changed card, and the human card with it, over the same files; for instance with new figures.
+
+    Args:
+        entry: The model whose card changes.
+        card: What the card says from now on; its name and files stay those of the entry.
+
+    Returns:
+        The entry with the new card.
+
+    Raises:
+        DiamondGymError: The disk is full; the old card is intact.
+    """
+    _write_cards(entry.folder, replace(card, name=entry.name, files=entry.card.files))
+    return read_entry(entry.path)
+
+
 def remove(name: str) -> None:
     """Removes a model from the user's registry.
 
@@ -90,10 +108,14 @@ def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "S
         with atomic_path(folder / names["starts"]) as path:
             save_starts(path, starts)
     card = card.with_files({kind: _record(folder / name) for kind, name in names.items()})
+    _write_cards(folder, card)
+    return read_entry(folder / f"{card.name}.toml")
+
+
+def _write_cards(folder: Path, card: Card) -> None:
     for suffix, text in ((".md", human_card(card)), (".toml", card.to_toml())):
         with atomic_write(folder / f"{card.name}{suffix}", "w") as file:
             file.write(text)
-    return read_entry(folder / f"{card.name}.toml")
 
 
 def _record(path: Path) -> FileRecord:
@@ -101,7 +123,7 @@ def _record(path: Path) -> FileRecord:
 
 
 def _take_place(temporary: Path, target: Path) -> None:
-    """Renames a folder over another: the old one steps aside first, as it cannot be renamed over while full."""
+    """Renames a folder over another: the old one has to step aside first."""
     aside: list[Path] = []
     try:
         while True:

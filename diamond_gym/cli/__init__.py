@@ -149,15 +149,24 @@ class _Done:
         return 0
 
 
-def _one_line(box: str) -> str:
-    """The first paragraph of tyro's framed message, and the option that it suggests, without the frame."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rules = [at for at, line in enumerate(lines) if line.startswith("─")]
-    message = " ".join(lines[: rules[0] if rules else len(lines)]) or box.strip()
-    if any(line.startswith("Perhaps you meant") for line in lines):
-        options = [line for line in lines if line.startswith("--")]
-        message += f"; did you mean {options[0].split(' ')[0].rstrip(',')}?" if options else ""
-    return message.rstrip(".")
+def _one_line(framed: str) -> str:
+    """The message of tyro's framed text, and the option that it suggests, without the frame.
+
+    The frame is a box with the title in its border, or, for plain output, the title above a rule.
+    """
+    box = "╭" in framed
+    paragraphs: list[list[str]] = [[]]
+    for line in (line.strip("│ ") for line in framed.splitlines() if line[:1] not in "╭╰"):
+        if len(line) > 2 and set(line) <= {"─", "-"}:
+            paragraphs.append([])
+        elif line:
+            paragraphs[-1].append(line)
+    title, *rest = [[]] * box + paragraphs
+    message = " ".join(rest[0] if rest else title).rstrip(".")
+    if any(line.startswith("Perhaps you meant") for paragraph in rest for line in paragraph):
+        options = [line for paragraph in rest for line in paragraph if line.startswith("--")]
+        message += f"; did you mean {options[0].split()[0].rstrip(',')}?" if options else ""
+    return message
 
 
 def _overview() -> str:

@@ -1,0 +1,32 @@
+"""What every test shares: a home of its own, so that no test sees or touches the user's models."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+# `import diamond_gym` looks into the user's registry, and test modules import it before any fixture runs.
+_EMPTY_HOME = tempfile.TemporaryDirectory(prefix="diamond-gym-tests-")
+os.environ["DIAMOND_GYM_HOME"] = _EMPTY_HOME.name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty DIAMOND_GYM_HOME for each test."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("DIAMOND_GYM_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
