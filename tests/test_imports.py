@@ -22,7 +22,7 @@ RANKS = [
     {"world_model"},
     {"registry"},
     {"atari"},
-    {"envs", "env_arguments", "vector_env"},
+    {"envs", "env_arguments", "env_infos", "vector_env"},
     {"sb3"},
     {"trainers"},
     {"cli"},

@@ -161,8 +161,8 @@ def _one_line(framed: str) -> str:
             paragraphs.append([])
         elif line:
             paragraphs[-1].append(line)
-    title, *rest = [[]] * box + paragraphs
-    message = " ".join(rest[0] if rest else title).rstrip(".")
+    rest = paragraphs if box else paragraphs[1:]
+    message = " ".join(rest[0] if rest else paragraphs[0]).rstrip(".")
     if any(line.startswith("Perhaps you meant") for paragraph in rest for line in paragraph):
         options = [line for paragraph in rest for line in paragraph if line.startswith("--")]
         message += f"; did you mean {options[0].split()[0].rstrip(',')}?" if options else ""
