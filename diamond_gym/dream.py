@@ -42,6 +42,11 @@ class Dream:
     Attributes:
         sampler: How frames are sampled; may be replaced between steps.
         horizon: Steps after which a row is truncated, None for never; may be changed between steps.
+        obs_window: The last T frames of every row, float32 (B, T, C, H, W); None before the first reset.
+        act_window: The actions between them, (B, T), the last slot waiting for the next one.
+        steps: How many steps each row has dreamt since its start, int64 (B,).
+        start: The start each row dreams from, int64 (B,), -1 for frames given to `reset`.
+        fingerprint: What a cloned state has to agree with.
     """
 
     def __init__(
@@ -86,8 +91,9 @@ class Dream:
         self._bank = StartBank(starts, choice, reward_end, self.device, self._dtype)
         self._rng = RowRandom(num_envs, self.device)
         self._seed, self._seeded = seed, False
+        self.num_starts, self.multi_hot = len(starts), starts.act.ndim == 3
         _, t, h, w, c = starts.obs.shape
-        self._fingerprint = {"model": model, "num_envs": num_envs, "frames": (t, c, h, w)}
+        self.fingerprint = {"model": model, "num_envs": num_envs, "frames": (t, c, h, w)}
         self.obs_window: Tensor | None = None
         self.act_window: Tensor | None = None
         self._memory: LstmState | None = None
@@ -97,7 +103,7 @@ class Dream:
     @torch.no_grad()
     def reset(
         self,
-        seed: int | Sequence[int] | None = None,
+        seed: int | Sequence[int | None] | None = None,
         *,
         mask: Tensor | None = None,
         obs: Tensor | None = None,
@@ -120,11 +126,9 @@ class Dream:
         """
         if self.obs_window is None and mask is not None and not bool(mask.all()):
             raise RuntimeError("the first reset has to be of all rows.")
-        if mask is not None or seed is None:
-            self._seed_once()
+        self._seed_once()
         if seed is not None:
             self._rng.reseed(seed, mask)
-            self._seeded = True
         everything = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         rows = everything if mask is None else mask.to(self.device)
         if obs is not None:
@@ -133,7 +137,13 @@ class Dream:
             self._enter(rows, torch.full_like(self.start, -1), *self._bank.given(obs, act, self.num_envs))
         else:
             self._restart(rows, start)
-        assert self.obs_window is not None
+        return self.obs
+
+    @property
+    def obs(self) -> Tensor:
+        """The current frame of every row, float32 (B, C, H, W) in [-1, 1], a copy."""
+        if self.obs_window is None:
+            raise RuntimeError("the dream has not begun: call reset first.")
         return self.obs_window[:, -1].clone()
 
     def _seed_once(self) -> None:
@@ -211,8 +221,7 @@ class Dream:
         done = end | trunc
         if restart and (self.device.type != "cpu" or bool(done.any())):
             self._restart(done)
-        obs = self.obs_window[:, -1].clone()
-        return DreamStep(obs, rew, end, trunc, final_obs, self.start, final_start, trajectory)
+        return DreamStep(self.obs, rew, end, trunc, final_obs, self.start, final_start, trajectory)
 
     def _imagine(
         self, window: Tensor, actions: Tensor
@@ -249,7 +258,7 @@ class Dream:
         memory = None if self._memory is None else (self._memory[0].clone(), self._memory[1].clone())
         rng = self._rng.state_dict() if include_rng else None
         return DreamState(
-            dict(self._fingerprint), self.obs_window.clone(), self.act_window.clone(), memory,
+            dict(self.fingerprint), self.obs_window.clone(), self.act_window.clone(), memory,
             self.steps.clone(), self.start.clone(), rng,
         )  # fmt: skip
 
@@ -261,7 +270,7 @@ class Dream:
         """
         if not isinstance(state, DreamState):
             raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
-        for name, mine in self._fingerprint.items():
+        for name, mine in self.fingerprint.items():
             if state.fingerprint.get(name) != mine:
                 raise ValueError(
                     f"this state is of another dream: its {name} is {state.fingerprint.get(name)!r}, "

@@ -87,18 +87,21 @@ class RowRandom:
         self.draw = torch.zeros(batch, dtype=torch.int64, device=device)
         self.reseed(seed)
 
-    def reseed(self, seed: int | Sequence[int], mask: Tensor | None = None) -> None:
+    def reseed(self, seed: int | Sequence[int | None], mask: Tensor | None = None) -> None:
         """Begins the rows' streams anew.
 
         Args:
-            seed: Any integer s (row i gets s + i), or one integer per row. Taken modulo 2^64.
+            seed: Any integer s (row i gets s + i), or one per row, None for a row that goes on. Modulo 2^64.
             mask: (B,) bool, the rows to seed; None for all.
         """
         batch = len(self.seed)
         seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
         if len(seeds) != batch:
             raise ValueError(f"{batch} rows need {batch} seeds, got {len(seeds)}.")
-        fresh = torch.tensor([_signed(s) for s in seeds], dtype=torch.int64).to(self.seed.device)
+        fresh = torch.tensor([_signed(s or 0) for s in seeds], dtype=torch.int64).to(self.seed.device)
+        if None in seeds:
+            given = torch.tensor([s is not None for s in seeds]).to(self.seed.device)
+            mask = given if mask is None else mask & given
         if mask is None:
             self.seed, self.draw = fresh, torch.zeros_like(self.draw)
         else:

@@ -1,4 +1,4 @@
-"""A world model whose arithmetic is exact at any batch size, so that tests of a dream's contract can ask for equality."""
+"""A world model whose arithmetic is exact at any batch size, so that tests can ask for equality."""
 
 from types import SimpleNamespace
 
@@ -71,7 +71,7 @@ class StubWorldModel(nn.Module):
         self.reward_end = StubRewardEnd(end_bias)
         self.actor_critic = self.upsampler = None
         self.starts = make_starts(size=size)
-        self.card = SimpleNamespace(name=name, action_meanings=("NOOP", "FIRE", "RIGHT", "LEFT"))
+        self.card = SimpleNamespace(name=name, sampler={}, action_meanings=("NOOP", "FIRE", "RIGHT", "LEFT"))
         self.obs_shape, self.num_actions = (size, size, 3), ACTIONS
         self.device = torch.device("cpu")
 

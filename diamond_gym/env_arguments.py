@@ -1,0 +1,105 @@
+"""What the environments are told, as plain data, made into a model, a sampler and a mode."""
+
+import dataclasses
+import enum
+from os import PathLike, fspath
+from typing import Any, TypedDict
+
+from gymnasium.vector import AutoresetMode
+
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry.loading import load_world_model
+from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.world_model import WorldModel
+
+
+class SamplerFields(TypedDict, total=False):
+    """The sampler's own fields, each optional: see `diamond_gym.sampler.SamplerConfig`."""
+
+    num_denoising_steps: int
+    sigma_min: float
+    sigma_max: float
+    rho: float
+    order: int
+    s_churn: float
+    s_tmin: float
+    s_tmax: float
+    s_noise: float
+    s_cond: float
+
+
+def open_model(
+    game: str | None,
+    model: str | PathLike[str] | WorldModel | None,
+    device: str,
+    precision: str,
+    compile: bool,
+) -> WorldModel:
+    """The world model that is meant, on its device.
+
+    Raises:
+        BadArgument: Neither a game nor a model is given.
+        ModelNotFound: There is no such model.
+        DamagedModel: It cannot be used.
+    """
+    if model is not None and not isinstance(model, str | PathLike):
+        world_model = model  # already in memory, where and as precise as its owner wants it
+    elif model is None and game is None:
+        raise BadArgument('which dream? Give model="name or folder of a world model", or game="Breakout".')
+    else:
+        wanted = model if model is not None else game
+        assert wanted is not None
+        world_model = load_world_model(wanted, device, precision)
+    if compile:  # in place, so that the keys of the weights stay as they are
+        world_model.denoiser.inner_model.compile()
+        if world_model.reward_end is not None:
+            world_model.reward_end.compile()
+    return world_model
+
+
+def choose_sampler(world_model: WorldModel, quality: str | None, fields: SamplerFields) -> SamplerConfig:
+    """The sampler of a quality, or the model's own, with single fields replaced.
+
+    Raises:
+        BadArgument: There is no such quality, or a field has an impossible value.
+        TypeError: A field is unknown.
+    """
+    known = {field.name for field in dataclasses.fields(SamplerConfig)}
+    for name in fields:
+        if name not in known:
+            raise TypeError(f"got an unexpected keyword argument '{name}'")
+    if quality is not None and quality not in QUALITIES:
+        raise BadArgument(f"quality must be one of {', '.join(QUALITIES)}, got {quality!r}.")
+    own = world_model.card.sampler if world_model.card is not None else {}
+    try:
+        sampler = SamplerConfig(**own) if quality is None else QUALITIES[quality]
+        return dataclasses.replace(sampler, **fields)
+    except ValueError as error:
+        raise BadArgument(f"{error}.") from None
+
+
+def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
+    """The autoreset mode of a word: "NextStep", "next_step" and "NEXT_STEP" are the same."""
+    if isinstance(mode, AutoresetMode):
+        return mode
+    for candidate in AutoresetMode:
+        if str(mode).lower().replace("_", "") == candidate.value.lower():
+            return candidate
+    modes = ", ".join(f'"{candidate.value}"' for candidate in AutoresetMode)
+    raise BadArgument(f"autoreset_mode must be one of {modes}, got {mode!r}.")
+
+
+def horizon_of(max_episode_steps: int) -> int | None:
+    """The horizon in Gymnasium's word for it, -1 for none."""
+    if max_episode_steps == -1:
+        return None
+    if max_episode_steps < 1:
+        raise BadArgument(f"max_episode_steps must be at least 1, or -1 to go on, got {max_episode_steps}.")
+    return max_episode_steps
+
+
+def plain(value: Any) -> Any:
+    """An argument as plain data, which survives JSON."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    return fspath(value) if isinstance(value, PathLike) else value

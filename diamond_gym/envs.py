@@ -1,0 +1,192 @@
+"""Dreams as Gymnasium environments: `DreamEnv` is a single one, `DreamVectorEnv` a batch under one model."""
+
+from os import PathLike
+from typing import Any, Unpack
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from diamond_gym.env_arguments import SamplerFields
+from diamond_gym.env_infos import EnvState
+from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.world_model import WorldModel
+
+__all__ = ["DreamEnv", "DreamVectorEnv", "EnvState"]
+
+DEFAULT_HORIZON = 50
+_KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
+
+
+class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
+    """A dream as a single environment: the batch with one row.
+
+    Observations are uint8 (H, W, C), actions the game's minimal set, rewards -1, 0 or 1; `terminated` is the
+    model's end and `truncated` the horizon. `reset(seed=...)` fixes everything random. It can be pickled and
+    deep-copied at any moment, and the copy dreams on as the original does.
+
+    Made by `gym.make`, the horizon is that of Gymnasium's `TimeLimit` around it. That wrapper counts on its
+    own: after `restore_state` it still counts the steps made, not those of the restored dream. To branch
+        freely, make
+    it with `max_episode_steps=-1` and count yourself, or use the class or `gym.make_vec`.
+
+    Example:
+        >>> import gymnasium as gym, diamond_gym
+        >>> env = gym.make("DiamondDream-Breakout-v0")  # doctest: +SKIP
+        >>> obs, info = env.reset(seed=0)  # doctest: +SKIP
+        >>> before = env.unwrapped.clone_state(include_rng=True)  # doctest: +SKIP
+        >>> obs, reward, terminated, truncated, info = env.step(env.action_space.sample())  # doctest: +SKIP
+        >>> env.unwrapped.restore_state(before)  # doctest: +SKIP
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium's own type; every instance has its own copy)
+        "render_modes": ["rgb_array"],
+        "render_fps": 15,
+    }
+
+    def __init__(
+        self,
+        *,
+        game: str | None = None,
+        model: str | PathLike[str] | WorldModel | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        quality: str | None = None,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        starts: str | int = "any",
+        denoising_trajectory: bool = False,
+        **sampler: Unpack[SamplerFields],
+    ) -> None:
+        """Opens a model and sets up a dream: the arguments are those of `DreamVectorEnv`.
+
+        Args:
+            game: See `DreamVectorEnv`, as for all that follow.
+            model: A model's name or folder, or a `WorldModel`.
+            device: Where to dream.
+            precision: The networks' arithmetic.
+            compile: Whether to compile the networks.
+            quality: How carefully to sample.
+            render_mode: None or "rgb_array".
+            max_episode_steps: Steps after which the dream is truncated, -1 to dream on. None: 50, or for an
+                environment made by `gym.make`, what its `TimeLimit` says.
+            starts: Where dreams begin.
+            denoising_trajectory: Whether to give `info["denoising_trajectory"]`, uint8 (n + 1, H, W, C).
+            **sampler: Single fields of `SamplerConfig`.
+        """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
+        self._arguments = {**arguments, **sampler}
+        self._own_horizon = max_episode_steps is not None
+        self._batch = DreamVectorEnv(
+            game=game,
+            model=model,
+            num_envs=1,
+            device=device,
+            precision=precision,
+            compile=compile,
+            quality=quality,
+            autoreset_mode=AutoresetMode.DISABLED,
+            render_mode=render_mode,
+            max_episode_steps=DEFAULT_HORIZON if max_episode_steps is None else max_episode_steps,
+            starts=starts,
+            denoising_trajectory=denoising_trajectory,
+            **sampler,
+        )
+        self.metadata = {**type(self).metadata, "render_modes": ["rgb_array"]}
+        self.render_mode = render_mode
+        self.observation_space = self._batch.single_observation_space
+        self.action_space = self._batch.single_action_space
+        self._begun = False
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The model that dreams."""
+        return self._batch.world_model
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        """Begins a dream.
+
+        Args:
+            seed: Fixes everything random from here on. Without one, the random stream goes on.
+            options: `start`, the index of a stored start; or `obs` uint8 (T, H, W, C) and `act` (T - 1,),
+                real frames to dream on from.
+
+        Returns:
+            The current frame, uint8 (H, W, C), and the info.
+        """
+        super().reset(seed=seed)
+        if not self._begun and seed is None:
+            seed = int(self.np_random.integers(2**62))
+        self._settle_horizon()
+        obs, info = self._batch.reset(seed=seed, options=options)
+        self._begun = True
+        return obs[0], _single(info)
+
+    def _settle_horizon(self) -> None:
+        """Leaves truncation to the `TimeLimit` of `gym.make`, which is who sets `spec`, unless told otherwise."""
+        if not self._own_horizon and self.spec is not None:
+            self._batch.horizon = None
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Dreams a step."""
+        if self._batch.ended.any():
+            raise gym.error.ResetNeeded("the dream has ended: call reset() before the next step().")
+        obs, rewards, terminated, truncated, info = self._batch.step(np.asarray(action)[None])
+        return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
+
+    def render(self) -> Any:
+        """The current frame, uint8 (H, W, C); None without a render mode."""
+        frames = self._batch.render()
+        return None if frames is None else frames[0]
+
+    def clone_state(self, include_rng: bool = False) -> EnvState:
+        """Copies the dream's state, with its random stream if asked (ALE's words). It can be pickled."""
+        return self._batch.clone_state(include_rng)
+
+    def restore_state(self, state: EnvState) -> None:
+        """Goes back to a cloned state of the same model; see `DreamVectorEnv.restore_state`."""
+        self._settle_horizon()
+        self._batch.restore_state(state)
+        self._begun = True
+
+    def get_action_meanings(self) -> list[str]:
+        """A word for each action, such as "NOOP" or "RIGHTFIRE"; empty if the model's card has none."""
+        card = self.world_model.card
+        return [] if card is None else list(card.action_meanings)
+
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire."""
+        keys = {}
+        for action, meaning in enumerate(self.get_action_meanings()):
+            pressed = tuple(key for word, key in _KEYS.items() if word in meaning)
+            if pressed:
+                keys[pressed] = action
+        return keys
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        self._batch.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        random = (self._np_random, self._np_random_seed)
+        state = self.clone_state(include_rng=True) if self._begun else None
+        self._batch.dream  # noqa: B018  (raises if closed)
+        return {"arguments": self._arguments, "state": state, "spec": self.spec, "random": random}
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self.__init__(**pickled["arguments"])  # type: ignore[misc]
+        self.spec, (self._np_random, self._np_random_seed) = pickled["spec"], pickled["random"]
+        if pickled["state"] is not None:
+            self._settle_horizon()
+            self._batch.take_over(pickled["state"])
+            self._begun = True
+
+
+def _single(info: dict[str, Any]) -> dict[str, Any]:
+    """The info of the one row."""
+    single = {key: value[0] for key, value in info.items() if not key.startswith("_")}
+    return {**single, "start": int(single["start"])}

@@ -1,0 +1,306 @@
+"""A batch of dreams as one Gymnasium vector environment: one model, not one a row."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Unpack
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from diamond_gym.dream import Dream
+from diamond_gym.env_arguments import SamplerFields, autoreset, choose_sampler, horizon_of, open_model, plain
+from diamond_gym.env_infos import Array, EnvState, Info, final_info, start_info, tile, trajectory_info
+from diamond_gym.env_options import check_actions, check_beginning, check_mask
+from diamond_gym.errors import BadArgument
+from diamond_gym.start_bank import to_pixels
+from diamond_gym.world_model import WorldModel
+
+
+class DreamVectorEnv(VectorEnv[Array, Array, Array]):
+    """A batch of dreams, stepped by one batched world model.
+
+    Observations are uint8 (B, H, W, C), rewards -1, 0 or 1 as float64; `terminated` is the model's end,
+    `truncated` the horizon. Row i of a batch seeded with s dreams what a single `DreamEnv` seeded with s + i
+    dreams. All autoreset modes are as `gymnasium.vector.SyncVectorEnv` has them, with the same keys in
+    `info`, besides `info["start"]`: the index of the start a row dreams from, -1 for frames given to `reset`.
+
+    Example:
+        >>> import gymnasium as gym, diamond_gym
+        >>> envs = gym.make_vec("DiamondDream-Breakout-v0", num_envs=8, autoreset_mode="SameStep")  # doctest:
+        +SKIP
+        >>> obs, info = envs.reset(seed=0)  # doctest: +SKIP
+        >>> obs, rewards, terminated, truncated, info = envs.step(envs.action_space.sample())  # doctest:
+        +SKIP
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium's own type; every instance has its own copy)
+        "render_modes": ["rgb_array", "rgb_array_tiled"],
+        "render_fps": 15,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        *,
+        game: str | None = None,
+        model: str | PathLike[str] | WorldModel | None = None,
+        num_envs: int = 1,
+        device: str = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        quality: str | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        max_episode_steps: int = 50,
+        starts: str | int = "any",
+        denoising_trajectory: bool = False,
+        **sampler: Unpack[SamplerFields],
+    ) -> None:
+        """Opens a model and sets up a batch of dreams.
+
+        Args:
+            game: A game's name: its newest model of the local registry, else the bundled one.
+            model: A model's name or folder, instead; or a `WorldModel` already in memory, which is then used
+                where it is and as precise as it is (`device` and `precision` do not move it).
+            num_envs: Rows of the batch, B.
+            device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
+            precision: "auto", "float32" or "bfloat16", the arithmetic of the networks.
+            compile: Whether to `torch.compile` the networks: a slow first step, faster ones afterwards.
+            quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); None for the model's own.
+            autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.
+            render_mode: "rgb_array" (a frame per row), "rgb_array_tiled" (one image of all rows) or None.
+            max_episode_steps: Steps after which a dream is truncated; -1 dreams on.
+            starts: Dreams begin from "any" stored start, from those that are the "first" of a game, or from
+                the one of that index.
+            denoising_trajectory: Whether `info["denoising_trajectory"]` brings the images from noise to
+                frame, uint8 (B, num_denoising_steps + 1, H, W, C).
+            **sampler: Single fields of `SamplerConfig`, such as `num_denoising_steps=2`.
+
+        Raises:
+            DiamondGymError: The model or an argument cannot be used.
+        """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
+        self._arguments = {**arguments, **sampler}
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            modes = ", ".join(self.metadata["render_modes"])
+            raise BadArgument(f"render_mode must be None or one of {modes}, got {render_mode!r}.")
+        self.horizon = horizon_of(max_episode_steps)
+        self.num_envs, self.render_mode = int(num_envs), render_mode
+        self.autoreset_mode = autoreset(autoreset_mode)
+        self.metadata = {**copy.deepcopy(type(self).metadata), "autoreset_mode": self.autoreset_mode}
+        self._trajectory = denoising_trajectory
+        self._spec: EnvSpec | None = None
+
+        self._model: WorldModel | None = open_model(game, model, device, precision, compile)
+        self._dream: Dream | None = self._model.dream(
+            self.num_envs,
+            sampler=choose_sampler(self._model, quality, sampler),
+            horizon=self.horizon,
+            starts=starts,
+        )
+        self.single_observation_space = gym.spaces.Box(0, 255, self._model.obs_shape, np.uint8)
+        n = self._model.num_actions
+        multi_hot = self._dream.multi_hot
+        self.single_action_space = gym.spaces.MultiBinary(n) if multi_hot else gym.spaces.Discrete(n)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._begun = False
+        self._ended = np.zeros(self.num_envs, dtype=np.bool_)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How the environment was made; always plain data, so that it survives JSON."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None:
+            spec.kwargs = {key: plain(value) for key, value in spec.kwargs.items()}
+        self._spec = spec
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The model that dreams."""
+        self._open()
+        assert self._model is not None
+        return self._model
+
+    @property
+    def dream(self) -> Dream:
+        """The dream on the device that this environment shows."""
+        return self._open()
+
+    @property
+    def ended(self) -> Array:
+        """Which rows have ended and wait for their reset, bool (B,)."""
+        return self._ended.copy()
+
+    def _open(self) -> Dream:
+        if self._dream is None:
+            raise gym.error.ClosedEnvironmentError("this dream is closed: make a new one.")
+        return self._dream
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Array, Info]:
+        """Begins the dreams anew.
+
+        Args:
+            seed: Row i gets seed + i, or its own of a sequence. Without one, the rows' streams go on.
+            options: Any of
+
+                - `reset_mask`: bool (B,), the rows to reset;
+                - `obs` and `act`: real frames to dream on from, uint8 (T, H, W, C) for every row that is
+                reset or
+                  (B, T, H, W, C), and the actions between them, integers (T - 1,) or (B, T - 1);
+                - `start`: the index of a stored start, or one per row (B,).
+
+        Returns:
+            The current frames, uint8 (B, H, W, C), and the info.
+        """
+        dream, options = self._open(), dict(options or {})
+        mask = check_mask(options.get("reset_mask"), self.num_envs)
+        given = check_beginning(options, self.num_envs, dream.num_starts)
+        if isinstance(seed, int | np.integer):
+            seed = int(seed)
+            super().reset(seed=seed)
+        elif seed is not None and len(seed) != self.num_envs:
+            raise ValueError(f"{self.num_envs} rows need {self.num_envs} seeds, got {len(seed)}.")
+        if not self._begun:
+            if not mask.all():
+                raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
+            if seed is None:
+                seed = int(self.np_random.integers(2**62))
+        dream.horizon = self.horizon
+        dream.reset(seed, mask=None if mask.all() else self._tensor(mask), **given)
+        self._begun = True
+        self._ended = self._ended & ~mask
+        return self._frames(), start_info(mask, dream.start)
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
+        """Dreams a step in every row; what happens at an end is up to the autoreset mode.
+
+        Args:
+            actions: Integers (B,), or multi-hot (B, A).
+
+        Returns:
+            Frames uint8 (B, H, W, C), rewards float64 (B,), terminated and truncated bool (B,), and the info.
+        """
+        dream = self._open()
+        if not self._begun:
+            raise gym.error.ResetNeeded("the dream has not begun: call reset() before step().")
+        act = self._tensor(check_actions(actions, self.action_space))
+        mode, resting = self.autoreset_mode, self._ended
+        if mode is AutoresetMode.DISABLED and resting.any():
+            rows = np.flatnonzero(resting).tolist()
+            raise gym.error.ResetNeeded(
+                f"the dreams of rows {rows} have ended: reset them with options={{'reset_mask': mask}}."
+            )
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), dtype=np.bool_)
+        stepped, step = ~resting, None
+        if stepped.any():
+            mask = None if stepped.all() else self._tensor(stepped)
+            step = dream.step(act, restart=mode is AutoresetMode.SAME_STEP, mask=mask)
+            rewards = step.rew.cpu().numpy().astype(np.float64)
+            terminated, truncated = (flag.cpu().numpy() for flag in (step.end, step.trunc))
+        if resting.any():  # only in mode NEXT_STEP
+            dream.reset(mask=self._tensor(resting))
+        ended = terminated | truncated
+        info: Info = {}
+        if mode is AutoresetMode.SAME_STEP and ended.any() and step is not None:
+            info = final_info(ended, step, self._trajectory)
+            stepped = ~ended  # what was seen on the way belongs to the final info
+            ended = np.zeros_like(ended)
+        self._ended = ended
+        info |= start_info(np.ones_like(ended), dream.start)
+        if self._trajectory and step is not None and stepped.any():
+            info |= trajectory_info(stepped, step.trajectory)
+        return self._frames(), rewards, terminated, truncated, info
+
+    def _frames(self) -> Array:
+        return to_pixels(self._open().obs).cpu().numpy()
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self._open().device)
+
+    def render(self) -> Any:
+        """What the dreams look like now.
+
+        Returns:
+            A tuple of B uint8 frames (H, W, C) in mode "rgb_array"; one image of all rows, tiled from left to
+            right and top to bottom, in mode "rgb_array_tiled"; None without a render mode.
+        """
+        self._open()
+        if self.render_mode is None:
+            gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')
+            return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("the dream has not begun: call reset() before render().")
+        frames = self._frames()
+        return (
+            tile(frames) if self.render_mode == "rgb_array_tiled" else tuple(frame.copy() for frame in frames)
+        )
+
+    def clone_state(self, include_rng: bool = False) -> EnvState:
+        """Copies the state of all rows, with their random streams if asked; it can be pickled."""
+        dream = self._open()
+        if not self._begun:
+            raise gym.error.ResetNeeded("the dream has not begun: call reset() before clone_state().")
+        return EnvState(dream.clone_state(include_rng), self._ended.copy())
+
+    def restore_state(self, state: EnvState) -> None:
+        """Goes back to a cloned state of the same model and batch size.
+
+        A state without random streams leaves the rows' own where they are: the branch then meets other
+        chances.
+
+        Raises:
+            ValueError: The state is of another model, batch size or frame size.
+        """
+        if not isinstance(state, EnvState):
+            raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
+        dream = self._open()
+        dream.restore_state(state.dream)
+        dream.horizon = self.horizon
+        self._begun, self._ended = True, state.ended.copy()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Lets go of the model."""
+        self._model = self._dream = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._open()
+        state = self.clone_state(include_rng=True) if self._begun else None
+        return {
+            "arguments": self._arguments,
+            "state": state,
+            "spec": self.spec,
+            "random": (self._np_random, self._np_random_seed),
+        }
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self.__init__(**pickled["arguments"])  # type: ignore[misc]
+        self.spec, (self._np_random, self._np_random_seed) = pickled["spec"], pickled["random"]
+        if pickled["state"] is not None:
+            self.take_over(pickled["state"])
+
+    def take_over(self, state: EnvState) -> None:
+        """Restores the state of a pickled environment, whose model came along or was opened by the same name.
+
+        A model in memory that was never registered has another fingerprint in each process: none is compared.
+        """
+        dream = dataclasses.replace(state.dream, fingerprint=self._open().fingerprint)
+        self.restore_state(dataclasses.replace(state, dream=dream))
