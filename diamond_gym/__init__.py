@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 
-from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, ModelNotFound
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound
 from diamond_gym.registry.games import games
 from diamond_gym.registry.models import survey
 
@@ -19,6 +19,7 @@ __all__ = [
     "BadArgument",
     "DamagedModel",
     "DiamondGymError",
+    "DiskFull",
     "ModelNotFound",
     "__version__",
     "load_world_model",

@@ -12,6 +12,10 @@ class BadArgument(DiamondGymError):
     """An argument that cannot be used as given; the command line exits with 2, as for a misspelt option."""
 
 
+class DiskFull(DiamondGymError):
+    """There was no room to write something; what was there before is intact."""
+
+
 class ModelNotFound(DiamondGymError):
     """No world model answers to the name or the game that was asked for."""
 

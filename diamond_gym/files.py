@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import DiskFull
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,20 +30,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         A path in the same folder (so that the final rename stays within one file system).
 
     Raises:
-        DiamondGymError: The disk is full.
+        DiskFull: There is no room left.
     """
     target = Path(os.path.realpath(path))  # replace what a link points to, not the link
     temporary = target.with_name(f".{target.stem}.tmp-{secrets.token_hex(4)}{target.suffix}")
-    with disk_space_for(path):
-        try:
+    try:
+        with disk_space_for(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush_to_disk(temporary, os.O_RDWR)  # Windows flushes only what is open for writing
             os.replace(temporary, target)
-        except BaseException:  # Ctrl-C too must leave no litter
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    except BaseException:  # Ctrl-C too must leave no litter
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     flush_folder(target.parent)
 
 
@@ -59,7 +59,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         The open file.
 
     Raises:
-        DiamondGymError: The disk is full; the old file, if there was one, is intact.
+        DiskFull: There is no room left; the old file, if there was one, is intact.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write opens in mode 'w' or 'wb', not {mode!r}")
@@ -72,18 +72,20 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns a full disk, in whatever words a library reports it, into one clear line.
 
+    Of blocks within blocks the outermost names what could not be written: the model, not one of its files.
+
     Args:
         path: What is being written, for the message.
 
     Raises:
-        DiamondGymError: The disk filled up within the block.
+        DiskFull: The disk filled up within the block.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, DiamondGymError) or not is_disk_full(error, Path(path).parent):
+        if not is_disk_full(error, Path(path).parent):
             raise
-        raise DiamondGymError(
+        raise DiskFull(
             f"the disk is full: could not write {path} (what was there before is intact); "
             "free some space and try again"
         ) from error
@@ -95,11 +97,14 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     NumPy, safetensors and torch report a short write each in their own words, some without an error number,
     so the words and the space that is left are asked too.
     """
+    if isinstance(error, DiskFull):
+        return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     if "no space left" in str(error).lower() or "os error 28" in str(error):
         return True
-    short_write = isinstance(error, OSError) or "failed writing" in str(error)
+    torchs_words = ("PytorchStreamWriter", "inline_container")
+    short_write = isinstance(error, OSError) or any(words in str(error) for words in torchs_words)
     with suppress(OSError):
         return short_write and shutil.disk_usage(folder).free < 1 << 20
     return False

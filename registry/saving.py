@@ -44,7 +44,7 @@ def save_model(
 
     Raises:
         DamagedModel: The card's name or a table of it cannot be written.
-        DiamondGymError: The disk is full; the old model is intact.
+        DiskFull: There is no room left; the old model is intact.
     """
     check_name(card.name)
     if folder is not None:
@@ -72,7 +72,7 @@ def update_card(entry: Entry, card: Card) -> Entry:
         The entry with the new card.
 
     Raises:
-        DiamondGymError: The disk is full; the old card is intact.
+        DiskFull: There is no room left; the old card is intact.
     """
     _write_cards(entry.folder, replace(card, name=entry.name, files=entry.card.files))
     return read_entry(entry.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import DiskFull
 from diamond_gym.files import atomic_path, atomic_write, disk_space_for, is_disk_full, sha256_file
 
 
@@ -70,7 +70,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 def test_full_disk_is_one_line_and_the_old_file_is_intact(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(DiamondGymError, match="the disk is full") as caught, atomic_write(path) as file:  # noqa: PT012
+    with pytest.raises(DiskFull, match="the disk is full") as caught, atomic_write(path) as file:  # noqa: PT012
         file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "\n" not in str(caught.value)
@@ -79,11 +79,17 @@ def test_full_disk_is_one_line_and_the_old_file_is_intact(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_the_outermost_block_names_what_could_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="could not write the model"), disk_space_for("the model"):  # noqa: SIM117
+        with atomic_write(tmp_path / "part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_really_full_device_is_recognised() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     with (
-        pytest.raises(DiamondGymError, match="the disk is full: could not write model"),
+        pytest.raises(DiskFull, match="the disk is full: could not write model"),
         disk_space_for("model"),
         open("/dev/full", "wb", buffering=0) as file,
     ):
