@@ -1,6 +1,7 @@
 """Starts: the real frames that dreams begin from. A model carries its own: a dream needs no ROM."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from os import PathLike
 
@@ -83,5 +84,5 @@ def load_starts(path: str | PathLike[str]) -> Starts:
             return Starts(file["obs"], file["act"], file["first"])
     except FileNotFoundError:
         raise DamagedModel(f"there is no file of starts at {path}.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DiamondGymError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, DiamondGymError) as error:
         raise DamagedModel(f"{path} is not a readable file of starts: {error}") from error
