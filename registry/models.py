@@ -71,9 +71,9 @@ def entries() -> list[Entry]:
 def resolve(wanted: str | os.PathLike[str]) -> Entry:
     """The model that a name, a game or a folder means.
 
-    A folder is taken as such when it is written as a path, or when nothing else answers to the word. A name
-    goes before a game, and the user's own models before the bundled ones. Among a user's models of one game
-    the newest counts.
+    A folder is taken as such when it is written as a path, or when nothing else answers to the word. One of
+    the 26 games is always the game; of other words a model's name goes before a game's. The user's own models
+    go before the bundled ones, and among several of one game the newest counts.
 
     Args:
         wanted: A model's name, a game's name, or the folder of a model.
@@ -89,16 +89,20 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         or any(mark in word for mark in _SEPARATORS)
     ):
         return read_entry(_card_in(Path(word).expanduser()))
+    found = entries()
+    of_game = max(
+        (entry for entry in found if entry.card.game == word), key=lambda entry: entry.rank, default=None
+    )
+    if of_game and word in games():
+        return of_game
     own = models_folder() / word
     if word and own.is_dir():
         return read_entry(_card_in(own))
-    found = entries()
     for entry in found:
         if entry.name == word:
             return entry
-    of_game = [entry for entry in found if entry.card.game == word]
     if of_game:
-        return max(of_game, key=lambda entry: entry.rank)
+        return of_game
     if word and Path(word).is_dir():
         return read_entry(_card_in(Path(word)))
 

@@ -246,6 +246,16 @@ def test_own_model_before_the_newer_bundled_one(
     assert [entry.name for entry in entries()] == ["newer", "older", "shipped"]
 
 
+def test_a_game_is_the_game_even_if_a_model_is_called_so() -> None:
+    save_model(a_card("Breakout", created="2026-01-01T00:00:00Z"), WEIGHTS)
+    newer = save_model(a_card("newer", created="2026-06-01T00:00:00Z"), WEIGHTS)
+    assert resolve("Breakout") == newer
+    save_model(a_card("catch", game="Catch", created="2026-01-01T00:00:00Z"), WEIGHTS)
+    newest = save_model(a_card("other", game="Catch"), WEIGHTS)
+    assert resolve("catch").name == "catch"
+    assert resolve("Catch") == newest
+
+
 def test_nothing_found_names_the_two_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diamond_gym.registry.models.bundled_folder", lambda: tmp_path)
     with pytest.raises(ModelNotFound) as caught:
