@@ -1,31 +1,23 @@
-"""Cards, names, verification, and models that are saved whole or not at all."""
+"""Names, verification, and models that are saved whole or not at all."""
 
 import errno
 import multiprocessing
 import os
 import shutil
-import string
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from cards import WEIGHTS, a_card, some_starts
 from safetensors.torch import load_file
 
-from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, ModelNotFound
+from diamond_gym.errors import DamagedModel, DiamondGymError, ModelNotFound
 from diamond_gym.registry import (
-    Card,
     Entry,
     FileRecord,
     entries,
-    game,
-    games,
     human_card,
     models_folder,
     remove,
@@ -37,155 +29,6 @@ from diamond_gym.registry import (
 )
 from diamond_gym.registry.loading import read_starts, read_weights
 from diamond_gym.registry.models import read_entry
-from diamond_gym.starts import Starts
-
-WEIGHTS = {"denoiser.b": torch.arange(6.0).reshape(2, 3), "denoiser.a": torch.ones(4, dtype=torch.float16)}
-
-
-def a_card(name: str = "tiny", **changes: Any) -> Card:
-    card = Card(
-        name=name,
-        game="Breakout",
-        created="2026-11-22T12:00:00Z",
-        spaces={"obs_shape": [64, 64, 3], "num_actions": 2, "action_meanings": ["NOOP", "FIRE"]},
-        denoiser={"sigma_data": 0.5, "inner_model": {"channels": [8, 8]}},
-    )
-    return replace(card, **changes)
-
-
-def some_starts() -> Starts:
-    return Starts(np.zeros((2, 4, 8, 8, 3), np.uint8), np.zeros((2, 3), np.int64), np.array([True, False]))
-
-
-def test_games_table() -> None:
-    assert len(games()) == 26
-    assert list(games()) == sorted(games())
-    pong = game("Pong")
-    assert (pong.ale_id, pong.num_actions, pong.diamond) == ("pong", 6, 20.36)
-    assert pong.human_normalised(pong.human) == 1
-    for row in games().values():
-        assert len(row.action_meanings) == row.num_actions
-        assert row.action_meanings[0] == "NOOP"
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("Brakout", "Breakout"), ("ms_pacman", "MsPacman"), ("pong", "Pong")]
-)
-def test_unknown_game_suggests_the_nearest(typed: str, meant: str) -> None:
-    with pytest.raises(BadArgument) as caught:
-        game(typed)
-    assert str(caught.value) == f"unknown game '{typed}'; did you mean {meant}?"
-
-
-def test_game_far_from_all_names_gets_no_suggestion() -> None:
-    with pytest.raises(BadArgument, match="^unknown game 'xyzzy'$"):
-        game("xyzzy")
-
-
-def test_games_actions_are_ales() -> None:
-    ale_py = pytest.importorskip("ale_py")
-    for row in games().values():
-        ale = ale_py.ALEInterface()
-        ale.loadROM(ale_py.roms.get_rom_path(row.ale_id))
-        assert tuple(action.name for action in ale.getMinimalActionSet()) == row.action_meanings
-
-
-# Cards
-
-
-def test_card_survives_toml() -> None:
-    files = {"weights": FileRecord("tiny.safetensors", "0" * 64, 3)}
-    card = a_card(
-        summary='quotes " and σ',
-        reward_end={"dim": 1},
-        sampler={"order": 2},
-        training={"data": {"frames": 5}},
-        figures={"mse": 0.5},
-        files=files,
-    )
-    assert Card.from_toml(card.to_toml()) == card
-    assert card.networks == ("denoiser", "reward_end")
-    assert (card.obs_shape, card.num_actions, card.action_meanings) == ((64, 64, 3), 2, ("NOOP", "FIRE"))
-
-
-plain = st.one_of(
-    st.booleans(),
-    st.integers(-(2**40), 2**40),
-    st.floats(allow_nan=False),
-    st.text(st.characters(codec="utf-8")),
-)
-table = st.dictionaries(
-    st.text(string.ascii_letters, min_size=1), st.one_of(plain, st.lists(st.integers(0, 9)))
-)
-
-
-@given(denoiser=table, training=st.dictionaries(st.text(string.ascii_letters, min_size=1), table))
-def test_any_table_survives_toml(denoiser: dict[str, Any], training: dict[str, Any]) -> None:
-    card = a_card(denoiser={"x": 1, **denoiser}, training=training)
-    assert Card.from_toml(card.to_toml() + "\n[files]\n") == card
-
-
-@pytest.mark.parametrize(
-    ("line", "changed", "message"),
-    [
-        ("format = 1", "format = 2", "'format' is 2"),
-        ('name = "tiny"', "", "key 'name' is missing"),
-        ('name = "tiny"', 'name = "../tiny"', "name '../tiny' cannot be used"),
-        ('name = "tiny"', "name = 3", "key 'name' must be a string"),
-        ('game = "Breakout"', 'game = "Breakout"\ngenre = "?"', "unknown key 'genre'"),
-        ('created = "2026-11-22T12:00:00Z"', 'created = "yesterday"', "key 'created' must be a time"),
-        ('created = "2026-11-22T12:00:00Z"', 'created = "2026-11-22"', "key 'created' must be a time"),
-        ("num_actions = 2", "num_actions = 3", "'spaces.action_meanings' must be a list of 3 words"),
-        ("num_actions = 2", "num_actions = true", "'spaces.num_actions' must be a whole number"),
-        ("bytes = 3", "bytes = -3", "'files.weights.bytes' must be"),
-        ("bytes = 3", "", "'files.weights' must be a table of name, sha256 and bytes"),
-        ('name = "tiny.safetensors"', 'name = "../x"', "'files.weights.name' must be the plain name"),
-        ("0" * 64, "F" * 64, "'files.weights.sha256' must be 64"),
-        ("format = 1", "format = = 1", "not readable as TOML"),
-    ],
-)
-def test_damaged_card_names_file_and_key(line: str, changed: str, message: str) -> None:
-    text = a_card(files={"weights": FileRecord("tiny.safetensors", "0" * 64, 3)}).to_toml()
-    assert line in text
-    with pytest.raises(DamagedModel) as caught:
-        Card.from_toml(text.replace(line, changed), "models/tiny.toml")
-    assert str(caught.value).startswith("models/tiny.toml: ")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@given(st.text(max_size=70))
-def test_no_name_leads_out_of_its_folder(name: str) -> None:
-    try:
-        save_path = models_folder() / Card.from_toml(a_card(name).to_toml() + "\n[files]\n").name
-    except DamagedModel:
-        return
-    assert save_path.parent == models_folder()
-    assert name not in (".", "..")
-
-
-def test_human_card_tells_what_the_card_holds() -> None:
-    text = human_card(
-        a_card(
-            summary="Small.",
-            training={"steps": 7, "data": {"frames": 123}, "known_failures": ["The ball fades."]},
-            figures={"one_step": {"mse": 0.123456}},
-        )
-    )
-    for words in (
-        "# tiny",
-        "Small.",
-        "| frames | 123 |",
-        "| steps | 7 |",
-        "| one_step.mse | 0.1235 |",
-        "MIT",
-    ):
-        assert words in text
-    assert "- The ball fades." in text
-    assert "alonso2024diamond" in text
-
-
-# Saving and finding
 
 
 def test_save_and_read_back(home: Path) -> None:
@@ -432,77 +275,3 @@ def test_renamed_folder_is_still_a_model(tmp_path: Path) -> None:
     save_model(a_card(), WEIGHTS, folder=tmp_path / "a")
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert verify(resolve(tmp_path / "b")).name == "tiny"
-
-
-# Loading, and ids
-
-
-def a_world_model() -> tuple[Card, Any]:
-    from dataclasses import asdict
-
-    from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-    from diamond_gym.world_model import WorldModel
-
-    inner = InnerModelConfig(
-        num_steps_conditioning=4, cond_channels=8, depths=[1], channels=[8], attn_depths=[0], num_actions=2
-    )
-    model = WorldModel(Denoiser(DenoiserConfig(inner_model=inner)), starts=some_starts())
-    return a_card(denoiser=asdict(model.denoiser.config)), model
-
-
-def test_load_world_model() -> None:
-    import diamond_gym
-
-    card, model = a_world_model()
-    entry = save_model(card, model.weights(), model.starts)
-    loaded = diamond_gym.load_world_model("tiny", device="cpu", precision="float32")
-    assert loaded.card == entry.card
-    assert not loaded.training
-    assert all(torch.equal(value, model.weights()[key]) for key, value in loaded.weights().items())
-    assert np.array_equal(loaded.starts.obs, model.starts.obs)
-
-
-@pytest.mark.parametrize("change", [{"cond_channels": 16}, {"no_such_option": 1}])
-def test_card_and_weights_that_do_not_fit(change: dict[str, int]) -> None:
-    import diamond_gym
-
-    card, model = a_world_model()
-    inner = {**card.denoiser["inner_model"], **change}
-    save_model(replace(card, denoiser={**card.denoiser, "inner_model": inner}), model.weights(), model.starts)
-    with pytest.raises(DamagedModel, match="card and weights do not fit together") as caught:
-        diamond_gym.load_world_model("tiny", device="cpu", precision="float32")
-    assert "\n" not in str(caught.value)
-
-
-def test_ids() -> None:
-    import gymnasium
-
-    import diamond_gym
-
-    for name in games():
-        dream, real = (gymnasium.spec(f"Diamond{kind}-{name}-v0") for kind in ("Dream", "Real"))
-        assert (dream.kwargs, dream.max_episode_steps) == ({"game": name}, 50)
-        assert (real.kwargs, real.max_episode_steps) == ({"game": name}, None)
-        assert dream.entry_point == "diamond_gym.envs:DreamEnv"
-        assert dream.vector_entry_point == "diamond_gym.envs:DreamVectorEnv"
-    assert gymnasium.spec("DiamondDream-v0").kwargs == {}
-
-    save_model(a_card("my-catch", game="Catch"), WEIGHTS)
-    before = dict(gymnasium.registry)
-    try:
-        diamond_gym.register_ids()
-        assert gymnasium.spec("DiamondDream-my-catch-v0").kwargs == {"model": "my-catch"}
-        assert gymnasium.spec("DiamondDream-Catch-v0").kwargs == {"game": "Catch"}
-        assert {name: gymnasium.registry[name] for name in before} == before
-    finally:
-        for name in set(gymnasium.registry) - set(before):
-            del gymnasium.registry[name]
-
-
-def test_damaged_card_is_a_warning_of_one_line_at_import(home: Path) -> None:
-    save_model(a_card("good", game="Catch"), WEIGHTS)
-    (home / "models" / "bad").mkdir()
-    code = "import gymnasium, diamond_gym; gymnasium.spec('DiamondDream-good-v0')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == ""
-    assert done.stderr.count("the card is missing") == 1
