@@ -126,15 +126,20 @@ class Dream:
         """
         if self.obs_window is None and mask is not None and not bool(mask.all()):
             raise RuntimeError("the first reset has to be of all rows.")
-        self._seed_once()
-        if seed is not None:
-            self._rng.reseed(seed, mask)
         everything = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         rows = everything if mask is None else mask.to(self.device)
+        given = None
         if obs is not None:
             if act is None:
                 raise ValueError("frames to dream on from need the actions between them: act.")
-            self._enter(rows, torch.full_like(self.start, -1), *self._bank.given(obs, act, self.num_envs))
+            given = self._bank.given(obs, act, self.num_envs)
+        if isinstance(start, int) and not 0 <= start < self.num_starts:
+            raise ValueError(f"start {start} does not exist: there are {self.num_starts}, counted from 0.")
+        self._seed_once()
+        if seed is not None:
+            self._rng.reseed(seed, mask)
+        if given is not None:
+            self._enter(rows, torch.full_like(self.start, -1), *given)
         else:
             self._restart(rows, start)
         return self.obs
@@ -158,10 +163,6 @@ class Dream:
         if start is None:
             index = pool[self._rng.integers(len(pool), START)]
         else:
-            if isinstance(start, int) and not 0 <= start < len(self._bank):
-                raise ValueError(
-                    f"start {start} does not exist: there are {len(self._bank)}, counted from 0."
-                )
             index = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(self.num_envs)
         if self._bank.incomplete:
             self._bank.prepare(None if self._bank.eager else index[rows])

@@ -19,15 +19,23 @@ def check_actions(actions: Any, space: gym.Space[Any]) -> npt.NDArray[np.int64]:
     """
     act = np.asarray(actions)
     if isinstance(space, gym.spaces.MultiDiscrete):
-        high = int(space.nvec.flat[0]) - 1
-        wanted = f"{space.shape[0]} integers from 0 to {high}"
+        wanted = f"{space.shape[0]} integers from 0 to {highest_action(space)}"
     else:
-        assert space.shape is not None
-        wanted, high = f"zeros and ones of shape {space.shape}", 1
-    if act.shape != space.shape or act.dtype.kind not in "iu" or act.min() < 0 or act.max() > high:
+        wanted = f"zeros and ones of shape {space.shape}"
+    if (
+        act.shape != space.shape
+        or act.dtype.kind not in "iu"
+        or act.min() < 0
+        or act.max() > highest_action(space)
+    ):
         values = " ".join(np.array2string(act, threshold=8).split())
         raise gym.error.InvalidAction(f"actions must be {wanted}, got {values} ({act.dtype} {act.shape}).")
     return act.astype(np.int64)
+
+
+def highest_action(space: gym.Space[Any]) -> int:
+    """The largest number in an action of a batched space: of discrete actions, or 1 of multi-hot ones."""
+    return int(space.nvec.flat[0]) - 1 if isinstance(space, gym.spaces.MultiDiscrete) else 1
 
 
 def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
@@ -48,8 +56,16 @@ def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
     return mask.copy()
 
 
-def check_beginning(options: dict[str, Any], num_envs: int, num_starts: int) -> dict[str, Tensor]:
+def check_beginning(
+    options: dict[str, Any], num_envs: int, num_starts: int, highest: int
+) -> dict[str, Tensor]:
     """The keywords for `Dream.reset` that say where to begin: none, frames with actions, or a start.
+
+    Args:
+        options: Those of `reset`.
+        num_envs: Rows of the batch.
+        num_starts: Stored starts.
+        highest: The largest number in an action.
 
     Raises:
         ValueError: An option is unknown, or of the wrong shape, type or range.
@@ -61,7 +77,11 @@ def check_beginning(options: dict[str, Any], num_envs: int, num_starts: int) -> 
     if (obs is None) != (act is None) or (obs is not None and start is not None):
         raise ValueError("options take 'obs' together with 'act', or 'start' alone.")
     if obs is not None:
-        return {name: _as_tensor(name, value) for name, value in (("obs", obs), ("act", act))}
+        given = {name: _as_tensor(name, value) for name, value in (("obs", obs), ("act", act))}
+        discrete = not given["act"].is_floating_point()
+        if discrete and given["act"].numel() and not 0 <= given["act"].min() <= given["act"].max() <= highest:
+            raise ValueError(f"options['act'] must be actions from 0 to {highest}, got {act}.")
+        return given
     if start is None:
         return {}
     index = np.asarray(start)

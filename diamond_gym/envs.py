@@ -127,7 +127,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         return obs[0], _single(info)
 
     def _settle_horizon(self) -> None:
-        """Leaves truncation to the `TimeLimit` of `gym.make`, which is who sets `spec`, unless told otherwise."""
+        """Leaves truncation to the `TimeLimit` of `gym.make`, who sets `spec`, unless told otherwise."""
         if not self._own_horizon and self.spec is not None:
             self._batch.horizon = None
 
@@ -170,6 +170,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
     def close(self) -> None:
         """Lets go of the model."""
         self._batch.close()
+        self._arguments = {}
 
     def __getstate__(self) -> dict[str, Any]:
         random = (self._np_random, self._np_random_seed)

@@ -54,9 +54,6 @@ class StartBank:
         self._unknown = set(range(-(-len(starts) // self._block))) if reward_end is not None else set()
         self.eager = device.type != "cpu" and len(starts) <= _EAGER_UP_TO
 
-    def __len__(self) -> int:
-        return len(self.obs)
-
     @property
     def incomplete(self) -> bool:
         """Whether some start has not been burnt in yet."""

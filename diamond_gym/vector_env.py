@@ -17,7 +17,7 @@ from torch import Tensor
 from diamond_gym.dream import Dream
 from diamond_gym.env_arguments import SamplerFields, autoreset, choose_sampler, horizon_of, open_model, plain
 from diamond_gym.env_infos import Array, EnvState, Info, final_info, start_info, tile, trajectory_info
-from diamond_gym.env_options import check_actions, check_beginning, check_mask
+from diamond_gym.env_options import check_actions, check_beginning, check_mask, highest_action
 from diamond_gym.errors import BadArgument
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
@@ -172,7 +172,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """
         dream, options = self._open(), dict(options or {})
         mask = check_mask(options.get("reset_mask"), self.num_envs)
-        given = check_beginning(options, self.num_envs, dream.num_starts)
+        highest = highest_action(self.action_space)
+        given = check_beginning(options, self.num_envs, dream.num_starts, highest)
         if isinstance(seed, int | np.integer):
             seed = int(seed)
             super().reset(seed=seed)
@@ -280,6 +281,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def close_extras(self, **kwargs: Any) -> None:
         """Lets go of the model."""
         self._model = self._dream = None
+        self._arguments = {}
 
     def __getstate__(self) -> dict[str, Any]:
         self._open()

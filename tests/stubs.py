@@ -1,16 +1,22 @@
 """A world model whose arithmetic is exact at any batch size, so that tests can ask for equality."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.dream import Dream
+from diamond_gym.registry import Card, save_model
+from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
+from diamond_gym.world_model import WorldModel
 
 T, SIZE, ACTIONS, MEMORY = 4, 8, 4, 3
+MEANINGS = ["NOOP", "FIRE", "UP", "UPFIRE"]
 
 
 def levels(frames: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ class StubWorldModel(nn.Module):
         self.reward_end = StubRewardEnd(end_bias)
         self.actor_critic = self.upsampler = None
         self.starts = make_starts(size=size)
-        self.card = SimpleNamespace(name=name, sampler={}, action_meanings=("NOOP", "FIRE", "RIGHT", "LEFT"))
+        self.card = SimpleNamespace(name=name, sampler={}, action_meanings=MEANINGS)
         self.obs_shape, self.num_actions = (size, size, 3), ACTIONS
         self.device = torch.device("cpu")
 
@@ -80,3 +86,33 @@ class StubWorldModel(nn.Module):
             self.denoiser, self.reward_end, self.starts, num_envs, sampler or SamplerConfig(), horizon,
             seed=seed, choice=starts, model=self.card.name,
         )  # fmt: skip
+
+
+def tiny_networks(size: int = 16, seed: int = 0) -> tuple[Denoiser, RewardEnd]:
+    """The real networks, as small as they can be and not zero anywhere."""
+    torch.manual_seed(seed)
+    shape = {"channels": [8, 8], "depths": [1, 1], "attn_depths": [0, 0], "cond_channels": 16}
+    inner = InnerModelConfig(num_steps_conditioning=T, num_actions=ACTIONS, **shape)
+    denoiser = Denoiser(DenoiserConfig(inner))
+    reward_end = RewardEnd(RewardEndConfig(lstm_dim=8, img_size=size, num_actions=ACTIONS, **shape))
+    for parameter in [*denoiser.parameters(), *reward_end.parameters()]:
+        if parameter.ndim > 1 and not parameter.any():  # the zero initialisation would hide the network
+            nn.init.normal_(parameter, std=0.05)
+    return denoiser.eval(), reward_end.eval()
+
+
+def save_tiny_model(name: str = "tiny", game: str = "Breakout", size: int = 16, seed: int = 0) -> WorldModel:
+    """A model of the real networks in the user's registry, which a test has for itself."""
+    denoiser, reward_end = tiny_networks(size, seed)
+    card = Card(
+        name=name,
+        game=game,
+        created="2026-11-22T12:00:00Z",
+        spaces={"obs_shape": [size, size, 3], "num_actions": ACTIONS, "action_meanings": MEANINGS},
+        denoiser=asdict(denoiser.config),
+        reward_end=asdict(reward_end.config),
+        sampler={"num_denoising_steps": 2},
+    )
+    model = WorldModel(denoiser, reward_end, card=card, starts=make_starts(size=size))
+    save_model(card, model.weights(), model.starts)
+    return model

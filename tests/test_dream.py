@@ -5,12 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stubs import ACTIONS, StubDenoiser, StubRewardEnd, StubWorldModel, T, levels, make_starts
+from stubs import ACTIONS, StubDenoiser, StubRewardEnd, StubWorldModel, T, levels, make_starts, tiny_networks
 
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.dream import Dream, draw_category
 from diamond_gym.randomness import NOISE, OUTCOME, RowRandom
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 from diamond_gym.start_bank import to_frames, to_pixels
 
@@ -21,23 +20,6 @@ def actions(seed, steps, batch):
 
 def trace(step):
     return (*to_pixels(step.obs), step.rew, step.end, step.trunc, step.start, *to_pixels(step.final_obs))
-
-
-def tiny_networks(seed=0):
-    torch.manual_seed(seed)
-    sizes = {
-        "channels": [8, 8],
-        "depths": [1, 1],
-        "attn_depths": [0, 0],
-        "cond_channels": 16,
-        "num_actions": ACTIONS,
-    }
-    denoiser = Denoiser(DenoiserConfig(InnerModelConfig(num_steps_conditioning=T, **sizes)))
-    reward_end = RewardEnd(RewardEndConfig(lstm_dim=8, img_size=16, **sizes))
-    for parameter in [*denoiser.parameters(), *reward_end.parameters()]:
-        if parameter.ndim > 1 and not parameter.any():  # the zero initialisation would hide the network
-            torch.nn.init.normal_(parameter, std=0.05)
-    return denoiser.eval(), reward_end.eval()
 
 
 def tiny_dream(num_envs, **kwargs):
