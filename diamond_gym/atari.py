@@ -1,42 +1,279 @@
-"""The real games, with exactly the dream's spaces: ALE behind the preprocessing of Atari 100k (DIAMOND, section 3).
+"""The real games, with exactly the dream's spaces: ALE behind the preprocessing of Atari 100k.
 
 Frame skip 4, maximum of the last two frames, up to 30 no-ops at reset, RGB by area interpolation to 64×64, no
-sticky actions, the game's minimal set of actions. The only module that imports ale_py.
+sticky actions, the game's minimal set of actions (Alonso et al. 2024). Gymnasium's `AtariPreprocessing` and
+ALE's native batch both do that, to the pixel; they only draw their no-ops differently.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from diamond_gym.errors import DiamondGymError
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry.games import game as find_game
 
 SIZE = 64
 FRAME_SKIP = 4
-_MISSING = "the real games need ale_py and opencv; install them with: pip install \"diamond-gym[atari]\""
+MAX_FRAMES = 108_000  # half an hour of play, after which ALE truncates
+_INFO = ("lives", "episode_frame_number", "frame_number")
+_MISSING = "the real games need ale_py and opencv: pip install 'diamond-gym[atari]'"
+
+_NO_RENDER = 'render() shows nothing: make the environment with render_mode="rgb_array".'
+
+Array = npt.NDArray[Any]
+Info = dict[str, Any]
 
 
-def ale_vector(
-    game: str,
-    num_envs: int,
-    *,
-    autoreset_mode: str = "NextStep",
-    life_loss_ends: bool = False,
-    noop_max: int = 30,
-    num_threads: int = 0,
-) -> Any:
-    """ALE's native batch of games, preprocessed; frames come as uint8 (num_envs, 1, 64, 64, 3).
+class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
+    """A real Atari game with the spaces of its dream.
 
-    With `life_loss_ends`, `terminated` also tells the loss of a life, while the game goes on without a reset.
+    Observations are uint8 (64, 64, 3), actions the game's minimal set, rewards the game's own (a dream's are
+    their signs). `info` tells `lives`, `episode_frame_number` and `frame_number`, in the game's frames.
+    Rendering gives the game's own screen, uint8 (210, 160, 3) for most games.
+
+    Example:
+        >>> import gymnasium as gym, diamond_gym
+        >>> env = gym.make("DiamondReal-Breakout-v0")  # doctest: +SKIP
+        >>> obs, info = env.reset(seed=0)  # doctest: +SKIP
+        >>> obs, reward, terminated, truncated, info = env.step(env.action_space.sample())  # doctest: +SKIP
+
+    Args:
+        game: One of the 26 games of Atari 100k.
+        render_mode: None or "rgb_array".
+        terminal_on_life_loss: Whether the loss of a life ends the episode; the next begins a new game.
+        noop_max: At most so many no-ops before an episode begins, in the game's frames.
+
+    Raises:
+        DiamondGymError: There is no such game, or ALE is not installed.
     """
-    ale_id = find_game(game).ale_id
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 60 // FRAME_SKIP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        game: str,
+        render_mode: str | None = None,
+        terminal_on_life_loss: bool = False,
+        noop_max: int = 30,
+    ) -> None:
+        ale_id = _ale_id(game, render_mode, noop_max)
+        try:
+            import ale_py
+            import cv2  # noqa: F401  (AtariPreprocessing needs it)
+            from gymnasium.wrappers import AtariPreprocessing
+        except ModuleNotFoundError as error:
+            raise DiamondGymError(_MISSING) from error
+        self._game = AtariPreprocessing(
+            ale_py.AtariEnv(
+                ale_id,
+                frameskip=1,
+                repeat_action_probability=0.0,
+                full_action_space=False,
+                max_num_frames_per_episode=MAX_FRAMES,
+                render_mode=render_mode,
+            ),
+            noop_max=noop_max,
+            frame_skip=FRAME_SKIP,
+            screen_size=SIZE,
+            terminal_on_life_loss=terminal_on_life_loss,
+            grayscale_obs=False,
+        )
+        self.render_mode = render_mode
+        self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.action_space = gym.spaces.Discrete(find_game(game).num_actions)
+        self._over: bool | None = None  # not begun
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], Info]:
+        """Begins a new game; `seed` fixes the no-ops of this and all later ones."""
+        super().reset(seed=seed)
+        obs, info = self._game.reset(seed=seed)
+        self._over = False
+        return obs, {name: int(info[name]) for name in _INFO}
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, Info]:
+        """Plays four of the game's frames."""
+        if self._over is not False:
+            why = "has not begun" if self._over is None else "has ended"
+            raise gym.error.ResetNeeded(f"the game {why}: call reset() before step().")
+        if not self.action_space.contains(np.asarray(action)[()]):
+            raise gym.error.InvalidAction(f"an action is an integer of {self.action_space}, got {action!r}.")
+        obs, reward, terminated, truncated, info = self._game.step(int(action))
+        self._over = terminated or truncated
+        return obs, float(reward), terminated, truncated, {name: int(info[name]) for name in _INFO}
+
+    def render(self) -> Any:
+        """The game's screen, uint8 (height, width, 3); None without a render mode."""
+        if self.render_mode is None:
+            gym.logger.warn(_NO_RENDER)
+            return None
+        return self._game.render()
+
+    def close(self) -> None:
+        """Ends the game."""
+        self._game.close()
+
+
+class RealVectorEnv(VectorEnv[Array, Array, Array]):
+    """A batch of real Atari games in ALE's native vector environment, with the spaces of their dreams.
+
+    As `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. The
+    no-ops at reset come from ALE's own random streams: the same seed begins other games than in `RealEnv`.
+
+    Example:
+        >>> import gymnasium as gym, diamond_gym
+        >>> envs = gym.make_vec("DiamondReal-Breakout-v0", num_envs=8)  # doctest: +SKIP
+        >>> obs, info = envs.reset(seed=0)  # doctest: +SKIP
+        >>> step = envs.step(envs.action_space.sample())  # doctest: +SKIP
+
+    Args:
+        game: One of the 26 games of Atari 100k.
+        num_envs: How many, B.
+        autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.
+        render_mode: None, or "rgb_array" for a tuple of B observations.
+        max_episode_steps: Steps after which a game is truncated, -1 or None for no limit but ALE's own.
+        terminal_on_life_loss: Whether the loss of a life ends the episode; the next begins a new game.
+        noop_max: At most so many no-ops before an episode begins, in the game's frames.
+
+    """
+
+    metadata: dict[str, Any] = {**RealEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        game: str,
+        num_envs: int = 1,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        terminal_on_life_loss: bool = False,
+        noop_max: int = 30,
+    ) -> None:
+        _ale_id(game, render_mode, noop_max)
+        if num_envs < 1:
+            raise BadArgument(f"num_envs must be at least 1, got {num_envs}.")
+        self._limit = np.inf if max_episode_steps in (None, -1) else max_episode_steps
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self._games = ale_vector(game, num_envs, noop_max=noop_max, episodic_life=terminal_on_life_loss)
+        self.single_observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.single_action_space = gym.spaces.Discrete(find_game(game).num_actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._obs: Array | None = None  # none before the first reset
+        self._steps = np.zeros(num_envs, np.int64)
+        self._over = np.zeros(num_envs, np.bool_)
+        self._cut_short = np.zeros(num_envs, np.bool_)  # over by our limit, unknown to ALE
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, Info]:
+        """Begins new games, row i with seed + i or its own, in the rows of `options["reset_mask"]` or all."""
+        everywhere = np.ones(self.num_envs, np.bool_)
+        mask = np.asarray((options or {}).get("reset_mask", everywhere))
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"options['reset_mask'] must be bool ({self.num_envs},) with a row to reset.")
+        if self._obs is None and not mask.all():
+            raise gym.error.ResetNeeded("the first reset has to be of all rows: call it without reset_mask.")
+        if seed is None or isinstance(seed, int | np.integer):
+            super().reset(seed=None if seed is None else int(seed))
+            if seed is None and self._obs is None:
+                seed = int(self.np_random.integers(2**31 - self.num_envs))
+            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{self.num_envs} rows need {self.num_envs} seeds, got {len(seed)}.")
+        # ALE's seeds are 32-bit integers; -1 lets a row's random stream go on.
+        seeds = np.array([-1 if s is None else s % 2**31 for s in seed])
+        info = self._restart(mask, seeds[mask])
+        return self._frames(), _with_masks(info, mask)
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, Info]:
+        """Plays four frames in every game; what happens at an end is up to the autoreset mode."""
+        if self._obs is None:
+            raise gym.error.ResetNeeded("the games have not begun: call reset() before step().")
+        act, mode, resting = np.asarray(actions), self.autoreset_mode, self._over
+        if act.dtype.kind not in "iu" or not self.action_space.contains(act.astype(np.int64)):
+            raise gym.error.InvalidAction(f"actions must be of {self.action_space}, got {actions!r}.")
+        if mode is AutoresetMode.DISABLED and resting.any():
+            rows = np.flatnonzero(resting).tolist()
+            raise gym.error.ResetNeeded(f"the games of rows {rows} have ended: reset them with a reset_mask.")
+        obs, rewards, terminated, truncated, info = self._games.step(act.astype(np.int64))
+        self._obs, rewards = obs[:, 0], rewards.astype(np.float64)
+        self._steps = np.where(resting, 0, self._steps + 1)
+        if self._cut_short.any():  # only in mode NEXT_STEP, in which ALE restarts the other resting rows
+            info = self._restart(self._cut_short)
+        rewards[resting], terminated[resting], truncated[resting] = 0, False, False
+        self._cut_short = (self._steps >= self._limit) & ~terminated & ~truncated
+        truncated |= self._cut_short
+        over = terminated | truncated
+        infos: Info = {}
+        if mode is AutoresetMode.SAME_STEP and over.any():
+            infos = self._final(over, info)
+            info = self._restart(over)
+            over = np.zeros_like(over)
+        self._over = over
+        return self._frames(), rewards, terminated, truncated, infos | _with_masks(info, np.ones_like(over))
+
+    def render(self) -> Any:
+        """The observations, a tuple of B uint8 frames (64, 64, 3); None without a render mode."""
+        if self.render_mode is None:
+            gym.logger.warn(_NO_RENDER)
+            return None
+        if self._obs is None:
+            raise gym.error.ResetNeeded("the games have not begun: call reset() before render().")
+        return tuple(self._obs.copy())
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the games."""
+        self._games = self._obs = None
+
+    def _restart(self, mask: Array, seeds: Array | None = None) -> Info:
+        """Begins new games in some rows; the info is of all rows."""
+        seeds = np.full(int(mask.sum()), -1) if seeds is None else seeds
+        obs, info = self._games.reset(seed=seeds, options={"reset_mask": mask})
+        self._obs = obs[:, 0]
+        self._steps = np.where(mask, 0, self._steps)
+        self._over, self._cut_short = self._over & ~mask, self._cut_short & ~mask
+        return dict(info)
+
+    def _final(self, over: Array, info: Info) -> Info:
+        """What the rows that are over ended with."""
+        final_obs, frames = np.full(self.num_envs, None, dtype=object), self._frames()
+        for row in np.flatnonzero(over):
+            final_obs[row] = frames[row]
+        infos = {"final_obs": final_obs, "final_info": _with_masks(info, over)}
+        return infos | {"_final_obs": over.copy(), "_final_info": over.copy()}
+
+    def _frames(self) -> Array:
+        assert self._obs is not None
+        return self._obs.copy()
+
+
+def ale_vector(game: str, num_envs: int, *, noop_max: int = 30, **keywords: Any) -> Any:
+    """ALE's native batch with the preprocessing of this module; frames are uint8 (num_envs, 1, 64, 64, 3).
+
+    Args:
+        game: One of the 26 games.
+        num_envs: How many.
+        noop_max: At most so many no-ops before an episode begins.
+        **keywords: More of `ale_py.vector_env.AtariVectorEnv`'s own.
+    """
     try:
         from ale_py.vector_env import AtariVectorEnv
     except ModuleNotFoundError as error:
         raise DiamondGymError(_MISSING) from error
     return AtariVectorEnv(
-        ale_id,
+        find_game(game).ale_id,
         num_envs,
-        num_threads=num_threads,
-        autoreset_mode=autoreset_mode,
         img_height=SIZE,
         img_width=SIZE,
         grayscale=False,
@@ -44,9 +281,25 @@ def ale_vector(
         frameskip=FRAME_SKIP,
         maxpool=True,
         noop_max=noop_max,
-        life_loss_info=life_loss_ends,
+        max_num_frames_per_episode=MAX_FRAMES,
         repeat_action_probability=0.0,
         full_action_space=False,
         reward_clipping=False,
         use_fire_reset=False,
+        **keywords,
     )
+
+
+def _ale_id(game: str, render_mode: str | None, noop_max: int) -> str:
+    """The game's name in ALE, after a look at the other arguments."""
+    if render_mode not in (None, "rgb_array"):
+        raise BadArgument(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
+    if noop_max < 0:
+        raise BadArgument(f"noop_max must not be negative, got {noop_max}.")
+    return find_game(game).ale_id
+
+
+def _with_masks(info: Info, rows: Array) -> Info:
+    """Gymnasium's infos of a batch: each value of the rows in the mask, 0 elsewhere, and the mask."""
+    values = {name: np.where(rows, info[name], 0).astype(np.int64) for name in _INFO}
+    return values | {f"_{name}": rows.copy() for name in _INFO}

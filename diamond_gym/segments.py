@@ -1,4 +1,4 @@
-"""Segments of episodes, drawn and padded as DIAMOND trains on them (Alonso et al. 2024, sampling of section 3)."""
+"""Segments of episodes, drawn and padded as DIAMOND trains on them (Alonso et al. 2024)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ _Bool = npt.NDArray[np.bool_]
 class Batch:
     """B segments of L steps.
 
-    Padding is 0 in every array. For frames that is black in uint8, while the method pads *normalised* frames with
-    0.0, mid-grey: `diamond_gym.trainers.batch.to_tensors` puts that there by the mask.
+    Padding is 0 in every array. For uint8 frames that is black, while the method pads *normalised* frames
+    with 0.0, mid-grey: `diamond_gym.trainers.batch.to_tensors` puts that there by the masks.
 
     Attributes:
         obs: Frames, uint8 (B, L, C, H, W).
@@ -28,7 +28,7 @@ class Batch:
         end: bool (B, L).
         trunc: bool (B, L).
         mask_padding: bool (B, L), true where the step is real.
-        final_obs: The frame after the episode's last step, uint8 (B, C, H, W), in the rows that hold that step.
+        final_obs: The frame after the episode's last step, uint8 (B, C, H, W), in rows that hold that step.
         final_index: Where in the row the episode's last step is, int64 (B,); -1 in the rows without it.
         episode: The episodes' numbers, int64 (B,).
         start: The step of its episode with which each segment begins, int64 (B,); negative before the first.
@@ -54,9 +54,22 @@ class Batch:
         The row's last step has no next frame in it, so the result is one shorter.
         """
         following = self.obs[:, 1:].copy()
-        (rows,) = np.nonzero((self.final_index >= 0) & (self.final_index < following.shape[1]))
+        rows = self._rows_with_final()
         following[rows, self.final_index[rows]] = self.final_obs[rows]
         return following
+
+    def next_mask(self) -> _Bool:
+        """Where `next_obs` holds a frame, bool (B, L-1).
+
+        True also for the padded step right before an episode's first frame, as in the method.
+        """
+        mask = self.mask_padding[:, 1:].copy()
+        rows = self._rows_with_final()
+        mask[rows, self.final_index[rows]] = True
+        return mask
+
+    def _rows_with_final(self) -> _Int:
+        return np.flatnonzero((self.final_index >= 0) & (self.final_index < self.obs.shape[1] - 1))
 
 
 def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int) -> Batch:
@@ -88,15 +101,16 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int) -> Batch:
 
 
 class SegmentSampler:
-    """Draws training segments: an episode by age, a step in it, and an offset of the segment around that step.
+    """Draws training segments: an episode by age, a step in it, and an offset of the segment around it.
 
-    The episode is drawn with `weights` for the four quarters of episodes by age, oldest first, uniformly within a
-    quarter (in proportion to the length as long as there are fewer than four). Then a uniform step t of it and a
-    uniform offset u in 0..L-1: with `beyond_end` the segment starts at t - u, and may reach over both ends of the
-    episode; without, it stops after min(length, t + 1 + u) steps, and may reach over the beginning only.
+    The episode is drawn with `weights` for the four quarters of episodes by age, oldest first, uniformly
+    within a quarter (in proportion to its length as long as there are fewer than four). Then a uniform step t
+    of it and a uniform offset u in 0..L-1: with `beyond_end` the segment starts at t - u, and may reach over
+    both ends of the episode; without, it stops after min(steps, t + 1 + u) steps of the episode, and may
+    reach over its beginning only.
 
-    >>> sampler = SegmentSampler(store, length=6, batch_size=32, beyond_end=False, rng=np.random.default_rng(0))
-    >>> sampler.sample().obs.shape
+    >>> sampler = SegmentSampler(store, 6, 32, False, np.random.default_rng(0))  # doctest: +SKIP
+    >>> sampler.sample().obs.shape  # doctest: +SKIP
     (32, 6, 3, 64, 64)
 
     Args:
@@ -106,7 +120,7 @@ class SegmentSampler:
         beyond_end: Whether segments may reach over the episode's end (the reward/end model's do).
         rng: The only source of chance; `state_dict` holds its state.
         weights: One per age class of episodes, oldest first; they sum to 1.
-        rank: Of `world_size` samplers, this one draws from every `world_size`-th episode, beginning with this.
+        rank: Of `world_size` samplers, this one draws from every `world_size`-th episode, from this one on.
         world_size: How many processes share the episodes.
     """
 
@@ -176,7 +190,7 @@ class SegmentSampler:
 
 
 def windows(store: EpisodeStore, n: int, length: int, seed: int) -> Batch:
-    """Draws `n` windows of `length` real steps, without padding, uniformly over all there are: for evaluation.
+    """Draws `n` windows of `length` real steps, never padded, uniformly over all there are: for evaluation.
 
     They differ from each other as long as there are enough; two may overlap.
 

@@ -16,7 +16,7 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 # A module may import those of its own rank (but not in a circle) and of lower ranks. A package counts as one.
 RANKS = [
     {"errors", "files", "randomness"},
-    {"blocks", "starts", "data", "segments", "policy"},
+    {"blocks", "starts", "episode_files", "data", "segments", "policy"},
     {"denoiser", "reward_end", "actor_critic"},
     {"sampler"},
     {"dream", "dream_state", "start_bank"},

@@ -28,7 +28,7 @@ class Policy(Protocol):
 class StickyPolicy:
     """Uniform actions, each kept for a geometric number of steps.
 
-    Held keys make a paddle travel, so that it meets the ball far more often than under a policy that trembles.
+    Held keys make a paddle travel, so that it meets the ball more often than by a policy that trembles.
 
     Args:
         num_actions: Actions are 0..num_actions-1.
@@ -59,8 +59,8 @@ class CollectConfig:
         epsilon: Chance of a uniform random action instead of your policy's.
         sticky_steps: For how many steps the sticky policy keeps an action, on average.
         seed: Collecting again into the same store with the same seed still plays other games.
-        life_loss_ends: Whether the loss of a life ends an episode, as in the paper's training. The game goes on, and
-            the next episode begins with the frame in which this one ended.
+        life_loss_ends: Whether the loss of a life ends an episode, as in the paper's training. The game goes
+            on, and the next episode begins with the frame in which this one ended.
         noop_max: At most so many no-ops before a game begins.
     """
 
@@ -127,7 +127,9 @@ class Collector:
                 repeat[::2] = 0.0
             policy = StickyPolicy(num_actions, repeat, self._rng)
         self._policy, self._num_actions = policy, num_actions
-        self._envs = ale_vector(config.game, n, life_loss_ends=config.life_loss_ends, noop_max=config.noop_max)
+        self._envs = ale_vector(
+            config.game, n, noop_max=config.noop_max, life_loss_info=config.life_loss_ends
+        )
         obs, info = self._envs.reset(seed=int(self._rng.integers(2**31 - n)))
         self._obs: npt.NDArray[np.uint8] = obs[:, 0]
         self._frame = info["episode_frame_number"].copy()
@@ -182,7 +184,7 @@ class Collector:
             chance = self._rng.random(n) < self.config.epsilon
             act = np.where(chance, self._rng.integers(self._num_actions, size=n), act)
         obs, rew, end, trunc, info = self._envs.step(act)
-        # After the loss of a life the game goes on; after its end, this step was its restart and the action is lost.
+        # After the loss of a life the game goes on. After its end, this was a restart and the action is lost.
         restarted = self._ended & (info["episode_frame_number"] < self._frame)
         self._obs, self._frame, self._ended = obs[:, 0], info["episode_frame_number"].copy(), end | trunc
         for i in range(n):
@@ -196,7 +198,7 @@ class Collector:
             part.add(act[i], rew[i], self._obs[i])
             if self._ended[i]:
                 stats.episodes += 1
-                self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i] and not end[i]))))
+                self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i]))))
                 self._parts[i] = _Part(self._obs[i], first=False)
         signs += np.bincount(np.sign(rew[~restarted]).astype(np.int64) + 1, minlength=3)
         return n - int(restarted.sum())
@@ -208,7 +210,7 @@ class Collector:
         if not pieces:
             return
         numbers = self.store.write(pieces)
-        for part, number in zip(open_parts, numbers[len(self._finished) :]):
+        for part, number in zip(open_parts, numbers[len(self._finished) :], strict=True):
             part.go_on(number)
         self._finished = []
 
