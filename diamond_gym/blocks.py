@@ -13,6 +13,7 @@ from torch import Tensor, nn
 GROUP_SIZE = 32
 GROUP_NORM_EPS = 1e-5
 ATTENTION_HEAD_DIM = 8
+SHORT_ATTENTION = 256
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -87,11 +88,15 @@ class SelfAttention2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         x = self.norm(x)
-        # (B, 3C, H, W) -> 3 x (B, heads, H*W, head_dim)
-        q, k, v = self.qkv_proj(x).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
-        y = F.scaled_dot_product_attention(q, k, v)
-        y = y.transpose(-1, -2).reshape(b, c, h, w)
-        return x + self.out_proj(y)  # type: ignore[no-any-return]
+        # (B, 3C, H, W) -> 3 x (B, heads, head_dim, H*W)
+        q, k, v = self.qkv_proj(x).reshape(b, 3, self.heads, c // self.heads, h * w).unbind(1)
+        if h * w <= SHORT_ATTENTION and not x.is_cuda:
+            # the fused kernels of a CPU are three times slower than this on so few pixels and so narrow heads
+            weights = (q.transpose(-1, -2) * (c // self.heads) ** -0.5 @ k).softmax(-1)  # (B, heads, H*W, H*W)
+            y = v @ weights.transpose(-1, -2)
+        else:
+            y = F.scaled_dot_product_attention(*(i.transpose(-1, -2) for i in (q, k, v))).transpose(-1, -2)
+        return x + self.out_proj(y.reshape(b, c, h, w))  # type: ignore[no-any-return]
 
 
 class FourierFeatures(nn.Module):

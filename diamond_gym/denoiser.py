@@ -46,7 +46,8 @@ class DenoiserConfig:
     """Noise the conditioning frames in training (CS:GO's dynamics)."""
     upsampling_factor: int | None = None
     residual: bool = False
-    """Let the network predict a change of the last frame instead of a frame (a help to small networks)."""
+    """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
+    from the first step of training, and a small network spends itself on what moves. Not the paper's."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,8 @@ class Denoiser(nn.Module):
         return self.inner_model(noisy * cs.c_in, cs.c_noise, scaled_obs, act, c_noise_cond)  # type: ignore[no-any-return]
 
     def base(self, noisy: Tensor, cs: Conditioners, obs: Tensor) -> Tensor:
-        """What the network's scaled output is added to: c_skip * noisy, plus the last frame's share if residual."""
-        base = cs.c_skip * noisy
-        if self.config.residual:
-            base = base + (1 - cs.c_skip) * obs[:, self.num_steps_conditioning - 1]
-        return base
+        """What the network's scaled output is added to: c_skip * noisy (EDM), or the last frame if residual."""
+        return obs[:, self.num_steps_conditioning - 1] if self.config.residual else cs.c_skip * noisy
 
     def denoise(
         self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None

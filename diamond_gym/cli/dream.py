@@ -1,0 +1,150 @@
+"""`diamond-gym dream`: a video of dreams, and how fast they were dreamed."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.cli.progress import console, counting
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.files import atomic_path
+from diamond_gym.sampler import QUALITIES
+
+SUFFIXES = (".mp4", ".gif")
+
+
+@dataclass(frozen=True)
+class DreamCommand:
+    """Dreams with random actions, writes a video of it, and prints how fast that was."""
+
+    game: str | None = None
+    """The game to dream."""
+    model: str | None = None
+    """A model's name or folder, instead of the one its game's id means."""
+    steps: int = 500
+    """Steps of every environment."""
+    num_envs: int = 4
+    """Dreams side by side."""
+    seed: int = 0
+    """Seeds starts, dreams and actions."""
+    out: Path | None = None
+    """The video to write: .mp4 or .gif; none if not given."""
+    quality: str = "paper"
+    """fast, paper or fine."""
+    max_episode_steps: int = 50
+    """Steps after which a dream begins anew; -1 dreams on."""
+    repeat: int = 4
+    """For how many steps a random action is kept, on average."""
+    starts: str = "any"
+    """Where dreams begin: any stored start, first (beginnings of games), or a number."""
+    fps: int = 15
+    """Frames per second of the video (the game itself shows 15 of these a second)."""
+    scale: int = 3
+    """Screen pixels per pixel in the video."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    precision: str = "auto"
+    """auto (measured), float32 or bfloat16."""
+
+    def __post_init__(self) -> None:
+        if self.game is None and self.model is None:
+            raise BadArgument("say what to dream: --game Breakout, or --model NAME")
+        for name in ("steps", "num_envs", "repeat", "fps", "scale"):
+            if getattr(self, name) < 1:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.max_episode_steps < 1 and self.max_episode_steps != -1:
+            raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
+        if self.seed < 0:
+            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+        if self.quality not in QUALITIES:
+            raise BadArgument(f"--quality must be {', '.join(QUALITIES)}, not {self.quality}")
+        if self.out is not None and self.out.suffix not in SUFFIXES:
+            raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
+        if not self.starts.isdigit() and self.starts not in ("any", "first"):
+            raise BadArgument(f"--starts must be any, first or a number, not {self.starts}")
+
+    def run(self) -> int:
+        """Dreams, writes and reports."""
+        from gymnasium.vector import AutoresetMode
+
+        from diamond_gym.envs import DreamVectorEnv
+
+        envs = DreamVectorEnv(
+            game=self.game,
+            model=self.model,
+            num_envs=self.num_envs,
+            device=self.device,
+            precision=self.precision,
+            quality=self.quality,
+            max_episode_steps=self.max_episode_steps,
+            starts=int(self.starts) if self.starts.isdigit() else self.starts,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+        frames, returns, ends, seconds = self._play(envs)
+        envs.close()
+        dreamed = self.steps * self.num_envs
+        print(f"{dreamed:,} frames in {seconds:.1f} s: {dreamed / seconds:.1f} frames/s at batch {self.num_envs}")
+        finished = f"{len(returns)} episodes ended or were cut, {ends} of them ended by the model"
+        mean = f", mean return {np.mean(returns):.2f}" if returns else ""
+        print(finished + mean)
+        if self.out is not None:
+            write_video(self.out, frames, self.fps)
+            print(f"wrote {self.out}")
+        return 0
+
+    def _play(self, envs: "DreamVectorEnv") -> tuple[list[npt.NDArray[np.uint8]], list[float], int, float]:  # noqa: F821
+        """Returns a sheet per step, the finished episodes' returns, how many were ended by the model, and the time."""
+        rng = np.random.default_rng(self.seed)
+        obs, _ = envs.reset(seed=self.seed)
+        act = envs.action_space.sample() * 0
+        score, returns, ends = np.zeros(self.num_envs), [], 0
+        frames = [self._sheet(obs)] if self.out else []
+        began = time.perf_counter()
+        with counting("dreaming", self.steps * self.num_envs, "frames") as advance:
+            for step in range(self.steps):
+                new = rng.random(self.num_envs) < 1 / self.repeat
+                drawn = rng.integers(envs.single_action_space.n, size=self.num_envs)  # type: ignore[attr-defined]
+                act = np.where(new, drawn, act)
+                obs, rew, terminated, truncated, _ = envs.step(act)
+                score += rew
+                done = terminated | truncated
+                returns += score[done].tolist()
+                ends += int(terminated.sum())
+                score[done] = 0
+                if self.out:
+                    frames.append(self._sheet(obs))
+                advance((step + 1) * self.num_envs)
+        return frames, returns, ends, time.perf_counter() - began
+
+    def _sheet(self, obs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """All rows of a batch (N, H, W, C) side by side on one picture, as square as they fit."""
+        from diamond_gym.trainers.pictures import tile
+
+        columns = int(np.ceil(np.sqrt(len(obs))))
+        rows = -(-len(obs) // columns)
+        padded = np.zeros((rows * columns, *obs.shape[1:]), np.uint8)
+        padded[: len(obs)] = obs
+        return tile(padded.reshape(rows, columns, *obs.shape[1:]), self.scale)
+
+
+def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> None:
+    """Writes frames uint8 (H, W, 3) as .mp4 or .gif, whole or not at all.
+
+    Raises:
+        DiamondGymError: The video library could not write it.
+    """
+    import imageio.v3 as iio
+
+    with atomic_path(path) as temporary:
+        try:
+            if path.suffix == ".gif":
+                iio.imwrite(temporary, frames, extension=".gif", duration=1000 / fps, loop=0)
+            else:
+                # H.264 wants even sizes in this pixel format, which every player shows
+                h, w = (size - size % 2 for size in frames[0].shape[:2])
+                even = [frame[:h, :w] for frame in frames]
+                iio.imwrite(temporary, even, extension=".mp4", fps=fps, codec="libx264", macro_block_size=2)
+        except (ValueError, RuntimeError) as error:
+            raise DiamondGymError(f"could not write {path} ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,186 @@
+"""`diamond-gym train-wm`: a world model from a game's name alone."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from diamond_gym.cli.progress import console, counting, fitting
+from diamond_gym.data import EpisodeStore
+from diamond_gym.denoiser import InnerModelConfig
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry import Entry, game, home_folder, save_model
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
+from diamond_gym.trainers.pictures import strip, write_png
+from diamond_gym.trainers.presets import preset_flags
+from diamond_gym.trainers.registering import draw_starts, half, make_card
+from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.sitting import sit
+from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.world_model import pick_device, pick_precision
+
+HORIZON = 16
+# what a resumed run may be told differently
+_FREE = frozenset({"minutes", "device", "precision", "compile", "name", "run", "data", "windows"})
+_ALIASED = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
+
+
+@dataclass(frozen=True)
+class TrainWm:
+    """Fits a world model to real play and registers it, so that gym.make dreams with it.
+
+    Collects experience if there is too little yet. Repeating the command goes on where it stopped.
+    """
+
+    game: str
+    """One of the 26 Atari 100k games (diamond-gym list --games)."""
+    preset: str = "auto"
+    """A set of the flags below: paper, nano, or auto (paper on a CUDA device, else nano). Your flags come on top."""
+    steps: int = 10_000
+    """Fitting steps in all, over every sitting of the run."""
+    minutes: float | None = None
+    """Stop after so many minutes, to go on another time."""
+    collect_steps: int = 30_000
+    """Real steps to fit to; what is missing in the data folder is collected first."""
+    test_steps: int = 6_000
+    """Real steps held out, to measure the model on."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """The run's folder (default: <home>/runs/<game>-<preset>)."""
+    data: Path | None = None
+    """The experience (default: <home>/data/<game>); held-out play lies beside it, in <data>-test."""
+    name: str | None = None
+    """The registered model's name (default: <game>-<preset>)."""
+    windows: int = 500
+    """Held-out windows of the final figures; 0 for none."""
+    seed: int = 0
+    """Seeds collection, weights, noise and batches."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    precision: str = "auto"
+    """auto (measured), float32 or bfloat16."""
+    compile: bool = False
+    """Compile the networks, which takes a minute or two at the start."""
+    fit: Annotated[FitConfig, tyro.conf.arg(name="")] = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        game(self.game)
+        if self.steps < 1:
+            raise BadArgument(f"--steps must be at least 1, not {self.steps}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise BadArgument(f"--minutes must be more than 0, not {self.minutes}")
+        if self.collect_steps < 100 or self.test_steps < 100:
+            raise BadArgument("--collect-steps and --test-steps must be at least 100")
+        if self.windows < 0 or self.seed < 0:
+            raise BadArgument("--windows and --seed must not be negative")
+
+    @classmethod
+    def arguments(cls, words: Sequence[str]) -> list[str]:
+        """Puts the preset's flags before the user's, and lets `--denoiser.channels` mean the inner model's."""
+        words = [_alias(word) for word in words]
+        if "-h" in words or "--help" in words:
+            return words
+        preset = "auto"
+        for i, word in enumerate(words):
+            if word == "--preset" and i + 1 < len(words):
+                preset = words[i + 1]
+            elif word.startswith("--preset="):
+                preset = word.removeprefix("--preset=")
+        if preset == "auto":
+            preset = "paper" if pick_device().type == "cuda" else "nano"
+            print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+        return [*preset_flags(preset), *words, "--preset", preset]
+
+
+    def run(self) -> int:
+        """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
+        label = f"{self.game.lower()}-{self.preset}"
+        folder = self.run_folder or home_folder() / "runs" / label
+        device = pick_device(self.device)
+        precision = pick_precision(self.precision, device)
+        with RunFolder(folder) as run:
+            data = self.data or home_folder() / "data" / self.game.lower()
+            store = self._experience(data, self.collect_steps, self.seed)
+            held_out = self._experience(data.with_name(f"{data.name}-test"), self.test_steps, self.seed + 1000)
+            config = self._for_store(store)
+            run.settle(self._settings(config), _FREE)
+            fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile)
+            if (state := run.load()) is not None:
+                fit.load_state_dict(state)
+            params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
+            sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
+            console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
+
+            play = RealPlay.draw(held_out, 3, config.denoiser.inner_model.num_steps_conditioning, HORIZON)
+
+            def draw(step: int) -> None:
+                rollout = closed_loop(fit.averaged(), play, SamplerConfig())
+                write_png(folder / "strips" / f"{step:07d}.png", strip(play, rollout))
+
+            with fitting(fit, self.minutes) as report:
+                sitting = sit(fit, run, self.minutes, on_log=report, on_picture=draw)
+            draw(fit.step)
+            if sitting.reason != "steps":
+                console.print(f"stopped at step {fit.step:,} of {self.steps:,}; repeat the command to go on")
+                return 130 if sitting.reason == "interrupted" else 0
+            entry = self._register(fit, store, held_out, label, precision)
+        console.print(f"registered {entry.name} in {entry.folder}")
+        console.print(f'gym.make("DiamondDream-{self.game}-v0") dreams with it from now on')
+        return 0
+
+    def _settings(self, config: FitConfig) -> dict[str, Any]:
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k != "run_folder"}
+        return settings | {"fit": asdict(config)}
+
+    def _experience(self, folder: Path, steps: int, seed: int) -> EpisodeStore:
+        """Opens a store, filled up to `steps` first."""
+        from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+
+        if (folder / "store.json").exists() and EpisodeStore(folder).num_steps >= steps:
+            return EpisodeStore(folder)  # read only: another run may be reading it too
+        with EpisodeStore(folder, "a", about_game(self.game)) as store:
+            missing = steps - store.num_steps
+            if missing > 0:
+                with Collector(store, CollectConfig(self.game, seed=seed)) as collector:
+                    with counting(f"playing {self.game}", missing, "steps") as advance:
+                        collector.collect(missing, advance)
+        return EpisodeStore(folder)
+
+    def _for_store(self, store: EpisodeStore) -> FitConfig:
+        """The configuration with the game's image size and actions filled in."""
+        about, fit = store.about, self.fit
+        inner = replace(fit.denoiser.inner_model, num_actions=about.num_actions, img_channels=about.frame_shape[2])
+        reward_end = replace(
+            fit.reward_end,
+            num_actions=about.num_actions,
+            img_channels=about.frame_shape[2],
+            img_size=about.frame_shape[0],
+        )
+        return replace(fit, denoiser=replace(fit.denoiser, inner_model=inner), reward_end=reward_end)
+
+    def _register(self, fit: Fit, store: EpisodeStore, held_out: EpisodeStore, label: str, precision: str) -> Entry:
+        t = fit.config.denoiser.inner_model.num_steps_conditioning
+        model = fit.averaged()
+        weights = half(model)
+        model.load_weights(weights)  # measure what is stored
+        measured = {}
+        if self.windows:
+            play = RealPlay.draw(held_out, self.windows, t, HORIZON)
+            with counting("measuring", self.windows * HORIZON, "frames") as advance:
+                measured = figures(play, closed_loop(model, play, SamplerConfig(), progress=lambda n: advance(n, True)))
+        training = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
+        command = "diamond-gym " + shlex.join(["train-wm", "--game", self.game, "--preset", self.preset])
+        card = make_card(self.name or label, store, fit.config, training, measured, command)
+        return save_model(card, weights, draw_starts(store, t))
+
+
+def _alias(word: str) -> str:
+    """`--denoiser.channels` -> `--denoiser.inner-model.channels`."""
+    rest = word.removeprefix("--denoiser.")
+    inner = rest != word and rest.split("=")[0].replace("_", "-") in _ALIASED
+    return f"--denoiser.inner-model.{rest}" if inner else word

@@ -1,0 +1,253 @@
+"""A world model: the networks of one game, on a device, ready to be dreamed in or trained.
+
+Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.dream import PRECISIONS, Dream
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.starts import Starts
+
+if TYPE_CHECKING:
+    from diamond_gym.registry.card import Card
+
+Table = Mapping[str, Any]
+# attribute of WorldModel -> prefix of its keys in a weights file, as the released checkpoints have it
+PREFIXES = {
+    "denoiser": "denoiser.",
+    "reward_end": "rew_end_model.",
+    "actor_critic": "actor_critic.",
+    "upsampler": "upsampler.",
+}
+COMPILED = "_orig_mod."
+
+
+def denoiser_config(table: Table) -> DenoiserConfig:
+    """A denoiser's configuration from a card's table."""
+    return DenoiserConfig(**{**table, "inner_model": InnerModelConfig(**table["inner_model"])})
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        BadArgument: There is no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadArgument(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+@cache
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether a bfloat16 convolution is faster than a float32 one here, measured once (some 20 ms)."""
+    x = torch.randn(8, 64, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = x.to(dtype), weight.to(dtype)
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            F.conv2d(*inputs, padding=1).sum().item()  # item waits for the device
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """The precision of a name; "auto" is bfloat16 where a measurement shows that it pays, else float32.
+
+    Raises:
+        BadArgument: There is no such precision.
+    """
+    if name == "auto":
+        return "bfloat16" if bfloat16_pays(device) else "float32"
+    if name not in PRECISIONS:
+        raise BadArgument(f"precision must be auto, {' or '.join(PRECISIONS)}, got {name!r}")
+    return name
+
+
+class WorldModel(nn.Module):
+    """The networks of one world model: tensors in, tensors out, on their device.
+
+    Attributes:
+        denoiser: Samples the next frame.
+        reward_end: Scores transitions, or None.
+        actor_critic: The agent that came with the model, or None.
+        upsampler: The second stage of two-stage models, or None.
+        card: The model's metadata, or None for one that was never registered.
+        starts: Real frames that dreams begin from, or None.
+        precision: "float32" or "bfloat16", the arithmetic of the networks in dreams.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        reward_end: RewardEnd | None = None,
+        actor_critic: ActorCritic | None = None,
+        upsampler: Denoiser | None = None,
+        card: "Card | None" = None,
+        starts: Starts | None = None,
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.reward_end = reward_end
+        self.actor_critic = actor_critic
+        self.upsampler = upsampler
+        self.card = card
+        self.starts = starts
+        self.precision = precision
+
+    @classmethod
+    def from_card(cls, card: "Card", weights: Mapping[str, Tensor], starts: Starts | None = None) -> Self:
+        """Builds the networks a card describes and fills them, in evaluation mode on the CPU.
+
+        Args:
+            card: The model's card.
+            weights: Tensors of any float type by their prefixed keys, exactly those of the networks.
+            starts: Real frames for dreams to begin from.
+
+        Raises:
+            RuntimeError: A key is missing, left over or of another shape.
+        """
+        model = cls(
+            Denoiser(denoiser_config(card.denoiser)),
+            RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,
+            ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic is not None else None,
+            Denoiser(denoiser_config(card.upsampler)) if card.upsampler is not None else None,
+            card,
+            starts,
+        )
+        model.load_weights(weights)
+        return model.eval()
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks that are there, by attribute name."""
+        parts = {name: getattr(self, name) for name in PREFIXES}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors by the keys of the released checkpoints, whether or not a network was compiled."""
+        return {
+            PREFIXES[name] + key.replace(COMPILED, ""): tensor
+            for name, part in self.parts.items()
+            for key, tensor in part.state_dict().items()
+        }
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Fills the networks; the inverse of weights.
+
+        Raises:
+            RuntimeError: A key is missing, left over or of another shape.
+        """
+        left = dict(weights)
+        for name, part in self.parts.items():
+            prefix = PREFIXES[name]
+            own = {key: left.pop(key) for key in list(left) if key.startswith(prefix)}
+            keys = {key.replace(COMPILED, ""): key for key in part.state_dict()}
+            part.load_state_dict({keys.get(k.removeprefix(prefix), k.removeprefix(prefix)): v for k, v in own.items()})
+        if left:
+            raise RuntimeError(f"unexpected key '{next(iter(left))}'")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def obs_shape(self) -> tuple[int, int, int]:
+        """An observation's shape (H, W, C)."""
+        if self.card is not None:
+            return self.card.obs_shape
+        if self.starts is not None:
+            _, _, h, w, c = self.starts.obs.shape
+            return h, w, c
+        raise DiamondGymError("this world model has neither a card nor starts: its image size is unknown")
+
+    @property
+    def num_actions(self) -> int:
+        """The number of discrete actions, or the length of a multi-hot one."""
+        num_actions = self.denoiser.config.inner_model.num_actions
+        assert num_actions is not None
+        return num_actions
+
+    def to_device(self, device: str | torch.device = "auto", precision: str = "auto") -> Self:
+        """Moves the networks, in the memory layout that convolutions like best, and settles the precision.
+
+        Args:
+            device: "auto" or a name that torch knows.
+            precision: "auto", "float32" or "bfloat16".
+        """
+        device = pick_device(device) if isinstance(device, str) else device
+        self.precision = pick_precision(precision, device)
+        return self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def dream(
+        self,
+        num_envs: int,
+        *,
+        sampler: SamplerConfig | None = None,
+        horizon: int | None = 50,
+        seed: int | Sequence[int] | None = None,
+        starts: str | int = "any",
+    ) -> Dream:
+        """Sets up a batch of dreams on the model's device; `reset` starts it.
+
+        Args:
+            num_envs: Rows of the batch, B.
+            sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps.
+            horizon: Steps after which a row is truncated, None for never.
+            seed: Row i is seeded with seed + i, or with its own of a sequence; None for a fresh seed.
+            starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
+
+        Raises:
+            DiamondGymError: The model has no starts.
+        """
+        if self.starts is None:
+            name = "this world model" if self.card is None else f"world model '{self.card.name}'"
+            raise DiamondGymError(f"{name} has no start states to dream from; train or import it with its starts")
+        if sampler is None:
+            sampler = SamplerConfig(**(self.card.sampler if self.card is not None else {}))
+        return Dream(
+            self.denoiser,
+            self.reward_end,
+            self.starts,
+            num_envs,
+            sampler,
+            horizon,
+            self.device,
+            self.precision,
+            seed=seed,
+            choice=starts,
+            model=self.fingerprint,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that tells this model from others: its name and the hash of its weights."""
+        if self.card is None:
+            return f"unregistered-{id(self)}"
+        record = self.card.files.get("weights")
+        return f"{self.card.name}:{record.sha256 if record else 'unsaved'}"

@@ -1,0 +1,60 @@
+"""Segments drawn around rewards and ends, for small budgets in which the rare would hardly be seen."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from diamond_gym.data import EpisodeStore
+from diamond_gym.segments import Batch, SegmentSampler, cut
+
+
+class FocusedSampler:
+    """Draws part of each batch so that it holds a step with a reward or an end, the rest as the paper does.
+
+    The rare outcomes are then over-represented and the model's probabilities of them somewhat too high: the
+    price of seeing them at all in a short fitting.
+
+    Args:
+        base: Draws the unfocused rows; its batch_size counts only these.
+        num_focused: Rows per batch around an event.
+        rng: Source of chance for the focused rows.
+    """
+
+    def __init__(self, base: SegmentSampler, num_focused: int, rng: np.random.Generator) -> None:
+        self.base, self.num_focused, self._rng = base, num_focused, rng
+        self._events = find_events(base.store) if num_focused else np.zeros((0, 2), np.int64)
+
+    def sample(self) -> Batch:
+        """Draws one batch, focused rows last."""
+        batch = self.base.sample()
+        if not len(self._events):
+            return batch
+        chosen = self._events[self._rng.integers(len(self._events), size=self.num_focused)]
+        # never in the last slot, whose successor the segment would not hold
+        offset = self._rng.integers(self.base.length - 1, size=self.num_focused)
+        return concatenate(batch, cut(self.base.store, chosen[:, 0], chosen[:, 1] - offset, self.base.length))
+
+    def state_dict(self) -> dict[str, object]:
+        """The state of chance, as plain data."""
+        return {"base": self.base.state_dict(), "rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Goes back to a state."""
+        self.base.load_state_dict(state["base"])  # type: ignore[arg-type]
+        self._rng.bit_generator.state = state["rng"]
+
+
+def find_events(store: EpisodeStore) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """All steps with a reward or an end: (episode, step), int64 (N, 2)."""
+    events = []
+    for number, length in enumerate(store.lengths):
+        t = np.arange(length)
+        steps = store.steps(np.full(length, number), t)
+        hits = t[(steps["rew"] != 0) | (steps["end"] != 0)]
+        events.append(np.stack((np.full(len(hits), number), hits), axis=1))
+    return np.concatenate(events) if events else np.zeros((0, 2), np.int64)
+
+
+def concatenate(first: Batch, second: Batch) -> Batch:
+    """Two batches as one."""
+    return Batch(*(np.concatenate((getattr(first, f.name), getattr(second, f.name))) for f in fields(Batch)))

@@ -1,0 +1,127 @@
+"""A training run's folder: one process at a time, checkpoints that are whole, metrics that are appended."""
+
+import fcntl
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import torch
+
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
+from diamond_gym.files import atomic_path, atomic_write
+
+CHECKPOINT = "checkpoint.pt"
+SETTINGS = "settings.json"
+
+
+class RunFolder:
+    """The files of one training run, held by one process.
+
+    Attributes:
+        path: The folder: `settings.json`, `checkpoint.pt`, `metrics.jsonl`, TensorBoard's events, pictures.
+
+    Raises:
+        DiamondGymError: Another process trains in the folder.
+    """
+
+    def __init__(self, path: Path, tensorboard: bool = True) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock: IO[str] = (path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise DiamondGymError(f"another process is training in {path}; wait for it or name another --run") from None
+        self._metrics: IO[str] | None = None
+        self._board: Any = None
+        self._wants_board = tensorboard
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the logs and lets go of the folder."""
+        for log in (self._metrics, self._board):
+            if log is not None:
+                log.close()
+        self._lock.close()
+
+    def settle(self, settings: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
+        """Writes the run's settings, or holds them against those it was begun with.
+
+        Args:
+            settings: Plain data, by the names of the options.
+            may_change: Names that a resumed run may give another value.
+
+        Raises:
+            BadArgument: The run was begun with another value.
+        """
+        path = self.path / SETTINGS
+        settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
+        if path.exists():
+            begun = json.loads(path.read_text())
+            for key in sorted({*begun, *settings} - may_change):
+                if begun.get(key) != settings.get(key):
+                    raise BadArgument(
+                        f"the run in {self.path} was begun with {key} = {begun.get(key)}, not {settings.get(key)}; "
+                        "repeat its options or name another --run"
+                    )
+        with atomic_write(path, "w") as file:
+            json.dump(settings, file, indent=2)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replaces the checkpoint in one step; the old one stays if anything goes wrong."""
+        with atomic_path(self.path / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint on the CPU, or None for a new run.
+
+        Raises:
+            DamagedModel: The file cannot be read.
+        """
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        except Exception as error:  # torch has many words for a bad file
+            raise DamagedModel(f"{path} is not a readable checkpoint; remove it to begin the run anew") from error
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Appends a line to metrics.jsonl and the values to TensorBoard; NaN is written as null."""
+        if self._metrics is None:
+            self._metrics = (self.path / "metrics.jsonl").open("a")
+        plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **plain}) + "\n")
+        self._metrics.flush()
+        if self._wants_board:
+            if self._board is None:
+                self._board = _board(self.path)
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+
+class _NoBoard:
+    """Stands in for TensorBoard where it is not installed."""
+
+    def add_scalar(self, key: str, value: float, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _board(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        return _NoBoard()
+    return SummaryWriter(str(path))  # type: ignore[no-untyped-call]

@@ -1,0 +1,124 @@
+"""One sitting of a fitting: steps until a limit or an interruption, with checkpoints, metrics and pictures."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.world_model import Fit, Means, check_finite
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often, in seconds or steps, a sitting looks up from its work."""
+
+    log_steps: int = 50
+    checkpoint_seconds: float = 120.0
+    picture_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """How a sitting went.
+
+    Attributes:
+        reason: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
+        steps: Steps done in it.
+        seconds: How long it took.
+    """
+
+    reason: str
+    steps: int
+    seconds: float
+
+
+class Interruption:
+    """Whether somebody asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turns the first Ctrl-C (or SIGTERM) into a wish to stop after the step in hand; the second stops at once."""
+    interruption = Interruption()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if interruption.asked:
+            raise KeyboardInterrupt
+        interruption.asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interruption
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def sit(
+    fit: Fit,
+    run: RunFolder,
+    minutes: float | None = None,
+    rhythm: Rhythm | None = None,
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    on_picture: Callable[[int], None] | None = None,
+) -> Sitting:
+    """Trains until all steps are done, the time is up, or somebody asks to stop; ends with a checkpoint.
+
+    Args:
+        fit: Restored from the run's checkpoint, if there is one.
+        run: Where checkpoints and metrics go.
+        minutes: Time limit of this sitting.
+        rhythm: How often to log, to save and to draw.
+        on_log: Called with the step and the means since the last time.
+        on_picture: Called now and then with the step, to draw what the model dreams by now.
+
+    Raises:
+        DiamondGymError: A loss is not finite; the last good checkpoint is kept.
+    """
+    rhythm = rhythm or Rhythm()
+    began = saved = drawn = time.monotonic()
+    first_step, means = fit.step, Means()
+    reason = "steps"
+    with interruptible() as interruption:
+        while fit.step < fit.total_steps:
+            means.add(fit.train_step())
+            now = time.monotonic()
+            if fit.step % rhythm.log_steps == 0 or fit.step == fit.total_steps:
+                _log(fit, run, means, rhythm, on_log)
+            if now - saved > rhythm.checkpoint_seconds:
+                check_finite(means.peek(), fit.step)
+                run.save(fit.state_dict())
+                saved = time.monotonic()
+            if on_picture is not None and now - drawn > rhythm.picture_seconds:
+                on_picture(fit.step)
+                drawn = time.monotonic()
+            if interruption.asked or (minutes is not None and now - began > 60 * minutes):
+                reason = "interrupted" if interruption.asked else "minutes"
+                break
+        check_finite(means.peek(), fit.step)
+        if fit.step > first_step:
+            run.save(fit.state_dict())
+    return Sitting(reason, fit.step - first_step, time.monotonic() - began)
+
+
+def _log(
+    fit: Fit,
+    run: RunFolder,
+    means: Means,
+    rhythm: Rhythm,
+    on_log: Callable[[int, dict[str, float]], None] | None,
+) -> None:
+    seconds = time.perf_counter() - means.since
+    count = means.count
+    values = means.take()
+    check_finite(values, fit.step)
+    values["speed/steps_per_second"] = count / seconds
+    run.log(fit.step, values)
+    if on_log is not None:
+        on_log(fit.step, values)

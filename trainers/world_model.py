@@ -1,0 +1,295 @@
+"""Fitting a world model to recorded experience: denoiser and reward/end model in one loop.
+
+Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appendix for the optimizers.
+"""
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_gym.data import EpisodeStore
+from diamond_gym.denoiser import Denoiser, DenoiserConfig, SigmaDistribution, TrainingNoise
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.segments import SegmentSampler
+from diamond_gym.trainers.batch import to_tensors
+from diamond_gym.trainers.ema import Ema
+from diamond_gym.trainers.focus import FocusedSampler
+from diamond_gym.trainers.optimizer import parameter_groups
+from diamond_gym.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How one network is optimised; the defaults are the paper's."""
+
+    lr: float = 1e-4
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    warmup_steps: int = 100
+    max_grad_norm: float = 1.0
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A fitting; the defaults are the paper's but for the number of steps, which there follows from its outer loop."""
+
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
+    denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
+    sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
+    num_autoregressive_steps: int = 1
+    """k: predictions of a segment beyond the first, each on the model's own frames."""
+    reward_end_length: int = 19
+    """Steps per segment of the reward/end model (horizon 15 + T)."""
+    reward_end_every: int = 1
+    """Denoiser steps per step of the reward/end model."""
+    decay_fraction: float = 0.0
+    """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of all weights, which is then what is dreamed with (0: none, the paper's)."""
+    motion_weight: float = 0.0
+    """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
+    focus: float = 0.0
+    """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
+    denoiser_focus: float = 0.0
+    """The same for the denoiser's batches."""
+
+
+class Fit:
+    """The state of a fitting, and one step of it.
+
+    Attributes:
+        config: What is fitted, and how.
+        step: Steps done.
+        world_model: The networks in training.
+    """
+
+    def __init__(
+        self,
+        config: FitConfig,
+        store: EpisodeStore,
+        total_steps: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        compile: bool = False,
+    ) -> None:
+        """Builds networks, optimizers and samplers.
+
+        Args:
+            config: What is fitted, and how.
+            store: The experience.
+            total_steps: The step at which the learning rates' decay ends.
+            seed: Seeds the weights, the noise and the batches.
+            device: Where the networks live.
+            precision: "float32" or "bfloat16" (autocast; weights and optimizer stay float32).
+            compile: Compile the networks with torch.compile, which takes a minute or two at the first step.
+        """
+        torch.manual_seed(seed)
+        self.config, self.total_steps = config, total_steps
+        self.device, self.precision = torch.device(device), precision
+        denoiser, reward_end = Denoiser(config.denoiser), RewardEnd(config.reward_end)
+        self.world_model = WorldModel(denoiser, reward_end).to_device(self.device, precision)
+        self.ema = {name: Ema(part, config.ema_decay) for name, part in self.world_model.parts.items()}
+        if compile:
+            denoiser.inner_model.compile()
+            reward_end.encoder.compile()
+        self.optimizers = {
+            "denoiser": _adamw(denoiser, config.denoiser_optimizer, self.device),
+            "reward_end": _adamw(reward_end, config.reward_end_optimizer, self.device),
+        }
+        seeds = np.random.SeedSequence(seed).spawn(4)
+        rngs = [np.random.default_rng(s) for s in seeds]
+        t = denoiser.num_steps_conditioning
+        length = t + 1 + config.num_autoregressive_steps
+        batch, focused = _split(config.denoiser_optimizer.batch_size, config.denoiser_focus)
+        base = SegmentSampler(store, length, batch, False, rngs[0])
+        self.denoiser_batches = FocusedSampler(base, focused, rngs[1])
+        batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
+        base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2])
+        self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
+        self.noise = TrainingNoise.on(self.device, config.sigma)
+        self.step = 0
+
+    def train_step(self) -> dict[str, float | Tensor]:
+        """Updates the denoiser, and the reward/end model when it is its turn.
+
+        Returns:
+            Losses and gradient norms, as tensors that have not been waited for.
+
+        Raises:
+            DiamondGymError: A loss is not finite (looked at now and then); the checkpoint before is whole.
+        """
+        metrics = self._denoiser_step()
+        if self.step % self.config.reward_end_every == 0:
+            metrics |= self._reward_end_step()
+        self.step += 1
+        return metrics
+
+    def lr_factor(self, config: OptimizerConfig, updates: int) -> float:
+        """Warm-up, plateau, and the decay at the end."""
+        warmup = min(1.0, (updates + 1) / max(1, config.warmup_steps))
+        decay_steps = self.config.decay_fraction * self.total_steps
+        left = self.total_steps - self.step
+        if decay_steps < 1 or left >= decay_steps:
+            return warmup
+        progress = 1 - max(0, left) / decay_steps
+        return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def averaged(self) -> WorldModel:
+        """The model to dream with: the averaged weights if there is an average, else the trained ones."""
+        parts: dict[str, Any] = {}
+        for name, part in self.world_model.parts.items():
+            copy = type(part)(part.config)  # type: ignore[call-arg]
+            state = self.ema[name].average if self.config.ema_decay else part.state_dict()
+            copy.load_state_dict({k: v.detach().clone() for k, v in state.items()})
+            parts[name] = copy.eval().requires_grad_(False)
+        return WorldModel(**parts).to_device(self.device, self.precision)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on."""
+        state: dict[str, Any] = {
+            "step": self.step,
+            "weights": self.world_model.weights(),
+            "optimizers": {k: v.state_dict() for k, v in self.optimizers.items()},
+            "ema": {k: v.state_dict() for k, v in self.ema.items()},
+            "batches": [self.denoiser_batches.state_dict(), self.reward_end_batches.state_dict()],
+            "torch_rng": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a state, after which the same steps follow as did then."""
+        self.step = state["step"]
+        self.world_model.load_weights(state["weights"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+            self.ema[name].load_state_dict(state["ema"][name])
+        self.denoiser_batches.load_state_dict(state["batches"][0])
+        self.reward_end_batches.load_state_dict(state["batches"][1])
+        torch.set_rng_state(state["torch_rng"])
+        if "cuda_rng" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+    def _denoiser_step(self) -> dict[str, float | Tensor]:
+        batch = to_tensors(self.denoiser_batches.sample(), self.device)
+        weight = self._motion if self.config.motion_weight else None
+        denoiser = self.world_model.denoiser
+        with self._autocast():
+            loss = denoiser.loss(batch.obs, batch.act, batch.mask_padding, self.noise, pixel_weight=weight)
+        norm = self._update("denoiser", denoiser, loss, self.config.denoiser_optimizer, self.step)
+        return {"denoiser/loss": loss.detach(), "denoiser/grad_norm": norm}
+
+    def _reward_end_step(self) -> dict[str, float | Tensor]:
+        batch = to_tensors(self.reward_end_batches.sample(), self.device, next_obs=True)
+        model = self.world_model.reward_end
+        assert model is not None and batch.next_obs is not None
+        with self._autocast():
+            loss_rew, loss_end, *_ = model.loss(
+                batch.obs[:, :-1],
+                batch.act[:, :-1],
+                batch.next_obs,
+                batch.rew[:, :-1],
+                batch.end[:, :-1],
+                batch.mask_padding[:, :-1],
+            )
+        updates = self.step // self.config.reward_end_every
+        norm = self._update("reward_end", model, loss_rew + loss_end, self.config.reward_end_optimizer, updates)
+        return {
+            "reward_end/loss_rew": loss_rew.detach(),
+            "reward_end/loss_end": loss_end.detach(),
+            "reward_end/grad_norm": norm,
+        }
+
+    def _update(self, name: str, module: nn.Module, loss: Tensor, config: OptimizerConfig, updates: int) -> Tensor:
+        optimizer = self.optimizers[name]
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * self.lr_factor(config, updates)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+        optimizer.step()
+        if self.config.ema_decay:
+            self.ema[name].update(module)
+        return norm
+
+    def _motion(self, window: Tensor) -> Tensor:
+        """Weights (B, 1, H, W) of mean 1, higher near what moved in the past frames (B, T, C, H, W).
+
+        A function of the condition alone, so that the best prediction stays the same; a network of limited size
+        and time merely spends both on balls and paddles rather than on walls.
+        """
+        moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
+        near = F.max_pool2d(moved[:, None].float(), kernel_size=9, stride=1, padding=4)
+        weight = 1 + self.config.motion_weight * near
+        return weight / weight.mean()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def check_finite(metrics: dict[str, float], step: int) -> None:
+    """Stops a fitting that has diverged.
+
+    Raises:
+        DiamondGymError: A value is NaN or infinite.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DiamondGymError(
+                f"{name} became {value} by step {step}; the last good checkpoint is kept: "
+                "lower the learning rate and repeat the command with another --run"
+            )
+
+
+class Means:
+    """Running means of metrics, fetched from the device only when asked for."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float | Tensor]] = {}
+        self.since = time.perf_counter()
+        self.count = 0
+
+    def add(self, metrics: dict[str, float | Tensor]) -> None:
+        """Takes in one step's metrics."""
+        self.count += 1
+        for name, value in metrics.items():
+            self._values.setdefault(name, []).append(value)
+
+    def peek(self) -> dict[str, float]:
+        """The means since the last time."""
+        return {name: _mean(values) for name, values in self._values.items()}
+
+    def take(self) -> dict[str, float]:
+        """The means since the last time, and a fresh start."""
+        means = self.peek()
+        self._values, self.since, self.count = {}, time.perf_counter(), 0
+        return means
+
+
+def _mean(values: Iterable[float | Tensor]) -> float:
+    return torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in values]).mean().item()
+
+
+def _adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+    groups = parameter_groups(module, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))
+
+
+def _split(batch_size: int, focus: float) -> tuple[int, int]:
+    """Unfocused and focused rows of a batch; at least one is unfocused."""
+    focused = min(batch_size - 1, round(batch_size * focus))
+    return batch_size - focused, focused
