@@ -1,14 +1,20 @@
 """From a name to a world model on its device, every byte verified on the way."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diamond_gym.starts import Starts
     from diamond_gym.world_model import WorldModel
+
+T = TypeVar("T")
 
 
 def load_world_model(
@@ -28,11 +34,9 @@ def load_world_model(
         ModelNotFound: Nothing answers to the name.
         DamagedModel: A file is missing, truncated or not the one its card describes.
     """
-    entry = verify(resolve(name_or_folder))
+    entry, weights, starts = read_model(resolve(name_or_folder))
     from diamond_gym.world_model import WorldModel
 
-    weights = read_weights(entry)
-    starts = read_starts(entry)
     try:
         model = WorldModel.from_card(entry.card, weights, starts)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:  # torch lists misfits over many lines
@@ -45,42 +49,56 @@ def verify(entry: Entry) -> Entry:
 
     Returns:
         The entry whose files were verified: the one given, or the newer one if the model has been replaced
-        while it was being read.
+        in the meantime.
 
     Raises:
         DamagedModel: A file is missing, truncated or another one.
     """
+    return _steadily(_verify, entry)
+
+
+def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
+    """Verifies and reads a model's files.
+
+    Returns:
+        The entry that was read (as for `verify`), its tensors by state-dict key, on the CPU and as they
+        are stored, and the real frames that its dreams begin from, or None if it has none.
+
+    Raises:
+        DamagedModel: A file is missing, truncated, another one, or not readable as what it should be.
+    """
+    return _steadily(_read_model, entry)
+
+
+def _steadily(read: Callable[[Entry], T], entry: Entry) -> T:
+    """Reads a model; a failure counts only if the card stays the same: the model may just be replaced."""
+    failed: Entry | None = None
     while True:
         try:
-            return _verify(entry)
+            return read(entry)
         except DamagedModel:
-            newer = read_entry(entry.path)
-            if newer == entry:
+            if entry == failed:
                 raise
-            entry = newer
+            failed, entry = entry, read_entry(entry.path)
 
 
-def read_weights(entry: Entry) -> dict[str, Any]:
-    """A model's tensors by their state-dict keys, on the CPU, as they are stored."""
+def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = entry.file("weights")
-    assert path is not None, "verify() has seen to it"
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DamagedModel(f"{path}: not a safetensors file ({_brief(error)})") from None
-
-
-def read_starts(entry: Entry) -> Any:
-    """The real frames that a model's dreams begin from, or None if it has none."""
-    path = entry.file("starts")
-    if path is None:
-        return None
     from diamond_gym.starts import load_starts
 
-    return load_starts(path)
+    _verify(entry)
+    path, starts_path = entry.file("weights"), entry.file("starts")
+    assert path is not None, "_verify has seen to it"
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise DamagedModel(f"{path}: not readable as safetensors ({_brief(error)})") from None
+    starts = load_starts(starts_path) if starts_path else None
+    if read_entry(entry.path) != entry:
+        raise DamagedModel(f"{entry.path}: the model was replaced while it was being read; try again")
+    return entry, weights, starts
 
 
 def _verify(entry: Entry) -> Entry:

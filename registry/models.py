@@ -9,6 +9,7 @@ from diamond_gym.errors import DamagedModel, ModelNotFound
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
 from diamond_gym.registry.home import bundled_folder, models_folder
+from diamond_gym.registry.swap import names, put_back
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,11 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     )
     if of_game and word in games():
         return of_game
-    own = models_folder() / word
-    if word and own.is_dir():
-        return read_entry(_card_in(own))
     for entry in found:
         if entry.name == word:
             return entry
+    if word and (models_folder() / word).is_dir():  # it is there, so its card must be damaged: say how
+        return read_entry(_card_in(models_folder() / word))
     if of_game:
         return of_game
     if word and Path(word).is_dir():
@@ -122,7 +122,11 @@ def read_entry(card: Path) -> Entry:
         DamagedModel: There is no such file, or its content is not a card.
     """
     try:
-        text = card.read_text(encoding="utf-8")
+        try:
+            text = card.read_text(encoding="utf-8")
+        except FileNotFoundError:  # the model may be about to be replaced
+            put_back(card.parent)
+            text = card.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DamagedModel(f"{card}: the card is missing") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -140,14 +144,12 @@ _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 
 def _local_cards(problems: list[str]) -> list[Path]:
     try:
-        # Names that begin with a dot are models that are being written or removed just now.
-        folders = [path for path in models_folder().iterdir() if path.is_dir() and path.name[0] != "."]
+        return [models_folder() / name / f"{name}.toml" for name in names(models_folder())]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         problems.append(f"{models_folder()}: cannot be read ({error.strerror})")
         return []
-    return [folder / f"{folder.name}.toml" for folder in sorted(folders)]
 
 
 def _bundled_cards() -> list[Path]:

@@ -1,19 +1,18 @@
 """Models written whole or not at all, and removed."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diamond_gym.errors import ModelNotFound
-from diamond_gym.files import atomic_path, atomic_write, disk_space_for, flush_folder, sha256_file
+from diamond_gym.files import atomic_path, atomic_write, disk_space_for, sha256_file
 from diamond_gym.registry.card import Card, FileRecord, check_name
 from diamond_gym.registry.human_card import human_card
 from diamond_gym.registry.models import Entry, local_folder, read_entry
+from diamond_gym.registry.swap import beside, discard, put_back, take_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,15 +49,17 @@ def save_model(
     if folder is not None:
         return _write(Path(folder), card, weights, starts)
     target = local_folder(card.name)
-    temporary = target.with_name(f".{card.name}.tmp-{secrets.token_hex(4)}")
+    temporary = beside(target, "tmp")
     with disk_space_for(target):
         try:
             temporary.mkdir(parents=True)
-            _write(temporary, card, weights, starts)
-            _take_place(temporary, target)
+            card = _write(temporary, card, weights, starts).card
+            take_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return read_entry(target / f"{card.name}.toml")
+    return Entry(
+        card, target / f"{card.name}.toml"
+    )  # not read again: another process may have replaced it by now
 
 
 def update_card(entry: Entry, card: Card) -> Entry:
@@ -85,12 +86,10 @@ def remove(name: str) -> None:
         ModelNotFound: The user has no model of that name.
     """
     target = local_folder(name)
-    aside = target.with_name(f".{name}.old-{secrets.token_hex(4)}")
-    try:
-        os.rename(target, aside)  # in one step, so that no half of it can be found
-    except FileNotFoundError:
-        raise ModelNotFound(f"no model '{name}' of your own in {target.parent}") from None
-    _discard(aside)
+    put_back(target)
+    if not os.path.lexists(target):
+        raise ModelNotFound(f"no model '{name}' of your own in {target.parent}")
+    discard(target)
 
 
 def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "Starts | None") -> Entry:
@@ -120,34 +119,3 @@ def _write_cards(folder: Path, card: Card) -> None:
 
 def _record(path: Path) -> FileRecord:
     return FileRecord(path.name, sha256_file(path), path.stat().st_size)
-
-
-def _take_place(temporary: Path, target: Path) -> None:
-    """Renames a folder over another: the old one has to step aside first."""
-    aside: list[Path] = []
-    try:
-        while True:
-            try:
-                os.rename(temporary, target)
-                break
-            except OSError:
-                if not os.path.lexists(target):
-                    raise  # not in the way, so something else is wrong
-            aside.append(target.with_name(f".{target.name}.old-{secrets.token_hex(4)}"))
-            with suppress(FileNotFoundError):  # another process was quicker
-                os.rename(target, aside[-1])
-    except BaseException:
-        if aside and not os.path.lexists(target):
-            with suppress(OSError):
-                os.rename(aside[-1], target)
-        raise
-    flush_folder(target.parent)
-    for old in aside:
-        _discard(old)
-
-
-def _discard(folder: Path) -> None:
-    if folder.is_symlink():  # a model that the user linked in: the link goes, what it points to stays
-        folder.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)

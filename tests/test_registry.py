@@ -27,7 +27,7 @@ from diamond_gym.registry import (
     update_card,
     verify,
 )
-from diamond_gym.registry.loading import read_starts, read_weights
+from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import read_entry
 
 
@@ -38,13 +38,14 @@ def test_save_and_read_back(home: Path) -> None:
     assert sorted(os.listdir(folder)) == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
     assert os.listdir(home / "models") == ["tiny"]
     assert verify(resolve("tiny")) == entry
-    weights = read_weights(entry)
+    _, weights, starts = read_model(entry)
     assert set(weights) == set(WEIGHTS)
     assert all(
         torch.equal(weights[key], WEIGHTS[key]) and weights[key].dtype == WEIGHTS[key].dtype
         for key in WEIGHTS
     )
-    assert read_starts(entry).obs.shape == (2, 4, 8, 8, 3)
+    assert starts
+    assert starts.obs.shape == (2, 4, 8, 8, 3)
 
 
 def test_same_tensors_give_the_same_hash() -> None:
@@ -71,7 +72,7 @@ def test_save_into_a_folder(tmp_path: Path) -> None:
 def test_tensors_that_share_memory_are_saved() -> None:
     base = torch.zeros(2, 4)
     entry = save_model(a_card(), {"a": base[:, 1:], "b": base})
-    assert read_weights(entry)["a"].shape == (2, 3)
+    assert read_model(entry)[1]["a"].shape == (2, 3)
 
 
 def test_own_model_before_the_newer_bundled_one(
@@ -179,8 +180,8 @@ def test_weights_that_are_no_safetensors_with_a_matching_hash(tmp_path: Path) ->
     path.write_bytes(b"PK not at all")
     card = entry.card.with_files({"weights": FileRecord(path.name, sha256_file(path), path.stat().st_size)})
     entry.path.write_text(card.to_toml())
-    with pytest.raises(DamagedModel, match="not a safetensors file"):
-        read_weights(verify(read_entry(entry.path)))
+    with pytest.raises(DamagedModel, match="not readable as safetensors"):
+        read_model(read_entry(entry.path))
 
 
 def test_full_disk_while_saving_keeps_the_old_model(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -212,6 +213,28 @@ def test_failed_rename_puts_the_old_model_back(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(PermissionError):
         save_model(a_card(summary="new"), WEIGHTS)
     assert verify(resolve("tiny")) == old
+    assert os.listdir(home / "models") == ["tiny"]
+
+
+def test_readers_always_find_a_model_while_it_is_replaced(home: Path) -> None:
+    save_model(a_card(), WEIGHTS)
+    context = multiprocessing.get_context(
+        "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    )
+    writer = context.Process(target=_save_often, args=(1,))
+    writer.start()
+    while writer.is_alive():
+        assert verify(resolve("Breakout")).name == "tiny"
+        assert read_model(resolve("tiny"))[1]
+        assert survey()[1] == []
+    assert writer.exitcode == 0
+    assert os.listdir(home / "models") == ["tiny"]
+
+
+def test_a_crash_between_the_two_renames_costs_nothing(home: Path) -> None:
+    entry = save_model(a_card(), WEIGHTS)
+    os.rename(entry.folder, home / "models" / ".tiny.old-0123abcd")
+    assert verify(resolve("Breakout")) == entry
     assert os.listdir(home / "models") == ["tiny"]
 
 
