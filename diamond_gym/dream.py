@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym.dream_state import DreamState, DreamStep
-from diamond_gym.randomness import EXTRA_NOISE, NOISE, OUTCOME, START, RowRandom
+from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
 from diamond_gym.reward_end import LstmState, RewardEnd
 from diamond_gym.sampler import Denoises, SamplerConfig, sample
 from diamond_gym.start_bank import StartBank
@@ -77,8 +77,7 @@ class Dream:
             precision: "float32", or "bfloat16" to autocast the networks (and nothing else).
             seed: Seed of a first `reset` that brings none; None for a fresh one.
             choice: Which starts to draw from: "any", "first" (beginnings of games) or one index.
-            model: What to call the model in a cloned state, so that another model refuses it (a hash is
-                best).
+            model: What to call the model in a cloned state, so that another model refuses it.
         """
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
@@ -91,6 +90,7 @@ class Dream:
         self._bank = StartBank(starts, choice, reward_end, self.device, self._dtype)
         self._rng = RowRandom(num_envs, self.device)
         self._seed, self._seeded = seed, False
+        self._waits = self.device.type == "cpu"  # asking whether any row restarts costs nothing there
         self.num_starts, self.multi_hot = len(starts), starts.act.ndim == 3
         _, t, h, w, c = starts.obs.shape
         self.fingerprint = {"model": model, "num_envs": num_envs, "frames": (t, c, h, w)}
@@ -113,11 +113,9 @@ class Dream:
         """Begins all rows, or those in `mask`, anew.
 
         Args:
-            seed: Seeds the rows: row i with seed + i, or with its own of a sequence. None: their streams go
-                on.
+            seed: Row i is seeded with seed + i, or with its own of a sequence. None: the streams go on.
             mask: bool (B,), the rows to reset.
-            obs: Real frames to dream on from, uint8 (T, H, W, C) or (B, T, H, W, C), instead of a stored
-                start.
+            obs: Real frames to dream on from instead, uint8 (T, H, W, C) or (B, T, H, W, C).
             act: The actions between them, int64 (T - 1,) or (B, T - 1).
             start: A stored start, or one per row (B,), instead of a random one.
 
@@ -181,9 +179,8 @@ class Dream:
     def _select(rows: Tensor, new: LstmState | None, old: LstmState | None) -> LstmState | None:
         if new is None or old is None:
             return old if new is None else new
-        return torch.where(rows[None, :, None], new[0], old[0]), torch.where(
-            rows[None, :, None], new[1], old[1]
-        )
+        which = rows[None, :, None]
+        return torch.where(which, new[0], old[0]), torch.where(which, new[1], old[1])
 
     @torch.no_grad()
     def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
@@ -191,9 +188,8 @@ class Dream:
 
         Args:
             act: Actions on the device, int64 (B,), or multi-hot (B, A).
-            restart: Whether finished rows restart within the step; else `reset(mask=...)` is up to the
-                caller.
-            mask: bool (B,); rows outside it keep their state and their place in their random stream.
+            restart: Whether finished rows restart within the step; else the caller has to `reset` them.
+            mask: bool (B,) on the device; rows outside it keep their state and their random stream.
 
         Returns:
             What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False.
@@ -205,7 +201,7 @@ class Dream:
         next_obs, trajectory, rew, end, memory = self._imagine(window, actions)
         steps = self.steps + 1
         trunc = torch.zeros_like(end) if self.horizon is None else steps >= self.horizon
-        final_start = self.start
+        final_start = self.start.clone()
 
         window = torch.cat((window[:, 1:], next_obs[:, None]), dim=1)
         actions = torch.cat((actions[:, 1:], torch.zeros_like(actions[:, :1])), dim=1)
@@ -220,9 +216,9 @@ class Dream:
         self._rng.advance(mask)
         final_obs = self.obs_window[:, -1].clone()
         done = end | trunc
-        if restart and (self.device.type != "cpu" or bool(done.any())):
+        if restart and (not self._waits or bool(done.any())):
             self._restart(done)
-        return DreamStep(self.obs, rew, end, trunc, final_obs, self.start, final_start, trajectory)
+        return DreamStep(self.obs, rew, end, trunc, final_obs, self.start.clone(), final_start, trajectory)
 
     def _imagine(
         self, window: Tensor, actions: Tensor
@@ -231,14 +227,13 @@ class Dream:
 
         A batch too large for the device could be split here: no row needs another.
         """
-        noise = self._rng.normal(window.shape[2:], NOISE)
+        noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
         stream = iter(range(EXTRA_NOISE, 2**31))
 
         def extra(shape: tuple[int, ...]) -> Tensor:
             return self._rng.normal(shape[1:], next(stream))
 
-        # Autocast reaches only the networks' convolutions and linears; the sampler's arithmetic stays
-        # float32.
+        # Autocast reaches the networks' convolutions and linears; the sampler's arithmetic stays float32.
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             next_obs, trajectory = sample(self.denoiser, window, actions, noise, self.sampler, extra)
             if self.reward_end is None:
@@ -247,7 +242,6 @@ class Dream:
             logits_rew, logits_end, (hx, cx) = self.reward_end(
                 window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
             )
-        uniform = self._rng.uniform(OUTCOME, 2)
         rew = (draw_category(logits_rew[:, 0], uniform[:, 0]) - 1).to(torch.float32)
         end = draw_category(logits_end[:, 0], uniform[:, 1]).bool()
         return next_obs, trajectory, rew, end, (hx.float(), cx.float())

@@ -56,16 +56,13 @@ def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
     return mask.copy()
 
 
-def check_beginning(
-    options: dict[str, Any], num_envs: int, num_starts: int, highest: int
-) -> dict[str, Tensor]:
+def check_beginning(options: dict[str, Any], space: gym.Space[Any], num_starts: int) -> dict[str, Tensor]:
     """The keywords for `Dream.reset` that say where to begin: none, frames with actions, or a start.
 
     Args:
         options: Those of `reset`.
-        num_envs: Rows of the batch.
+        space: The batched action space.
         num_starts: Stored starts.
-        highest: The largest number in an action.
 
     Raises:
         ValueError: An option is unknown, or of the wrong shape, type or range.
@@ -73,6 +70,8 @@ def check_beginning(
     for name in options:
         if name not in RESET_OPTIONS:
             raise ValueError(f"options know {', '.join(RESET_OPTIONS)}, not {name!r}.")
+    assert space.shape is not None
+    num_envs, highest = space.shape[0], highest_action(space)
     obs, act, start = (options.get(name) for name in ("obs", "act", "start"))
     if (obs is None) != (act is None) or (obs is not None and start is not None):
         raise ValueError("options take 'obs' together with 'act', or 'start' alone.")

@@ -26,7 +26,7 @@ _ROUNDS = 10
 _CACHE_WORDS = 24_576  # counters handled at a time on a CPU, so that the working set stays in the cache
 
 # What a number is for: streams of one event never overlap.
-START, OUTCOME, NOISE = 0, 1, 2
+START, NOISE = 0, 1
 EXTRA_NOISE = 16  # and up: the k-th further noise of a stochastic sampler
 
 
@@ -64,6 +64,11 @@ def _signed(seed: int) -> int:
     return (int(seed) + 2**63) % 2**64 - 2**63
 
 
+def _uniform(words: Tensor) -> Tensor:
+    """The upper 24 bits of words, as float32 in [0, 1)."""
+    return (words >> 8).to(torch.float32) * 2.0**-24
+
+
 class RowRandom:
     """One stream of random numbers per row of a batch.
 
@@ -95,7 +100,7 @@ class RowRandom:
             mask: (B,) bool, the rows to seed; None for all.
         """
         batch = len(self.seed)
-        seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
+        seeds = list(seed) if isinstance(seed, Sequence) else [int(seed) + i for i in range(batch)]
         if len(seeds) != batch:
             raise ValueError(f"{batch} rows need {batch} seeds, got {len(seeds)}.")
         fresh = torch.tensor([_signed(s or 0) for s in seeds], dtype=torch.int64).to(self.seed.device)
@@ -123,7 +128,7 @@ class RowRandom:
     def uniform(self, stream: int, count: int | None = None) -> Tensor:
         """Uniform float32 in [0, 1), multiples of 2^-24: shape (B,), or (B, count) with `count` given."""
         words = self.words(((count or 1) + 3) // 4, stream)
-        uniform = (words >> 8).to(torch.float32) * 2.0**-24
+        uniform = _uniform(words)
         return uniform[:, 0] if count is None else uniform[:, :count]
 
     def integers(self, high: int | Tensor, stream: int) -> Tensor:
@@ -135,17 +140,26 @@ class RowRandom:
 
         Radii reach 6.7. Equal on every device up to the rounding of log, sin and cos.
         """
+        return self.normal_and_uniform(shape, stream, 0)[0]
+
+    def normal_and_uniform(self, shape: Sequence[int], stream: int, count: int) -> tuple[Tensor, Tensor]:
+        """`normal` and, at the price of that alone, up to four further uniforms (B, count) of the stream."""
         size, batch, device = math.prod(shape), len(self.seed), self.seed.device
         blocks = (size + 3) // 4
         step = batch if device.type != "cpu" else max(1, _CACHE_WORDS // blocks)
         normal = torch.empty(batch, 2, 2, blocks, device=device)
+        spare = torch.empty(batch, 4, dtype=torch.int64, device=device)
         for i in range(0, batch, step):
-            pairs = self.words(blocks, stream, slice(i, i + step)).view(-1, 2, 2, blocks)
-            radius = pairs[:, :, 0].to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-            angle = pairs[:, :, 1].to(torch.float32).mul_(2.0**-31 * math.pi)
+            words = self.words(blocks + 1, stream, slice(i, i + step)).view(-1, 4, blocks + 1)
+            spare[i : i + step] = words[:, :, blocks]
+            radius = (
+                words[:, 0::2, :blocks].to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+            )
+            angle = words[:, 1::2, :blocks].to(torch.float32).mul_(2.0**-31 * math.pi)
             torch.mul(radius, angle.cos(), out=normal[i : i + step, :, 0])
             torch.mul(radius, angle.sin_(), out=normal[i : i + step, :, 1])
-        return normal.view(batch, 4 * blocks)[:, :size].reshape(batch, *shape)
+        normal = normal.view(batch, 4 * blocks)[:, :size].reshape(batch, *shape)
+        return normal, _uniform(spare[:, :count])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the two tensors: everything there is to remember."""

@@ -52,9 +52,10 @@ def make_dream_vec_env(id: str, n_envs: int = 1, **kwargs: Any) -> "DreamVecEnv"
 class DreamVecEnv(VecEnv):
     """A `DreamVectorEnv` in mode SAME_STEP as a `VecEnv`.
 
-    As SB3 has it: a finished row returns the first frame of its next dream, and the last frame of the one that
-    ended in `info["terminal_observation"]`; `info["TimeLimit.truncated"]` says that the horizon ended it, not
-    the model, so that algorithms bootstrap; `info` is of the dream that ended, `reset_infos` of the new one.
+    As SB3 has it: a finished row returns the first frame of its next dream, and the last frame of the one
+    that ended in `info["terminal_observation"]`; `info["TimeLimit.truncated"]` says that the horizon ended
+    it, not the model, so that algorithms bootstrap; `info` is of the dream that ended, `reset_infos` of the
+    new one.
 
     All rows are one batch under one model. Attributes and methods are therefore those of the batch: they are
     read for any rows, but set and called for all rows at once.

@@ -17,7 +17,7 @@ from torch import Tensor
 from diamond_gym.dream import Dream
 from diamond_gym.env_arguments import SamplerFields, autoreset, choose_sampler, horizon_of, open_model, plain
 from diamond_gym.env_infos import Array, EnvState, Info, final_info, start_info, tile, trajectory_info
-from diamond_gym.env_options import check_actions, check_beginning, check_mask, highest_action
+from diamond_gym.env_options import check_actions, check_beginning, check_mask
 from diamond_gym.errors import BadArgument
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
@@ -33,11 +33,9 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
 
     Example:
         >>> import gymnasium as gym, diamond_gym
-        >>> envs = gym.make_vec("DiamondDream-Breakout-v0", num_envs=8, autoreset_mode="SameStep")  # doctest:
-        +SKIP
+        >>> envs = gym.make_vec("DiamondDream-Breakout-v0", num_envs=8)  # doctest: +SKIP
         >>> obs, info = envs.reset(seed=0)  # doctest: +SKIP
-        >>> obs, rewards, terminated, truncated, info = envs.step(envs.action_space.sample())  # doctest:
-        +SKIP
+        >>> obs, reward, end, trunc, info = envs.step(envs.action_space.sample())  # doctest: +SKIP
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium's own type; every instance has its own copy)
@@ -108,9 +106,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             starts=starts,
         )
         self.single_observation_space = gym.spaces.Box(0, 255, self._model.obs_shape, np.uint8)
-        n = self._model.num_actions
-        multi_hot = self._dream.multi_hot
-        self.single_action_space = gym.spaces.MultiBinary(n) if multi_hot else gym.spaces.Discrete(n)
+        actions = gym.spaces.MultiBinary if self._dream.multi_hot else gym.spaces.Discrete
+        self.single_action_space = actions(self._model.num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._begun = False
@@ -162,8 +159,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             options: Any of
 
                 - `reset_mask`: bool (B,), the rows to reset;
-                - `obs` and `act`: real frames to dream on from, uint8 (T, H, W, C) for every row that is
-                reset or
+                - `obs` and `act`: real frames to dream on from, uint8 (T, H, W, C) for all of those rows or
                   (B, T, H, W, C), and the actions between them, integers (T - 1,) or (B, T - 1);
                 - `start`: the index of a stored start, or one per row (B,).
 
@@ -172,8 +168,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """
         dream, options = self._open(), dict(options or {})
         mask = check_mask(options.get("reset_mask"), self.num_envs)
-        highest = highest_action(self.action_space)
-        given = check_beginning(options, self.num_envs, dream.num_starts, highest)
+        given = check_beginning(options, self.action_space, dream.num_starts)
         if isinstance(seed, int | np.integer):
             seed = int(seed)
             super().reset(seed=seed)
@@ -251,9 +246,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if not self._begun:
             raise gym.error.ResetNeeded("the dream has not begun: call reset() before render().")
         frames = self._frames()
-        return (
-            tile(frames) if self.render_mode == "rgb_array_tiled" else tuple(frame.copy() for frame in frames)
-        )
+        return tile(frames) if self.render_mode == "rgb_array_tiled" else tuple(map(np.copy, frames))
 
     def clone_state(self, include_rng: bool = False) -> EnvState:
         """Copies the state of all rows, with their random streams if asked; it can be pickled."""
@@ -265,8 +258,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def restore_state(self, state: EnvState) -> None:
         """Goes back to a cloned state of the same model and batch size.
 
-        A state without random streams leaves the rows' own where they are: the branch then meets other
-        chances.
+        A state without random streams leaves the rows' own where they are: the branch meets other chances.
 
         Raises:
             ValueError: The state is of another model, batch size or frame size.
@@ -286,12 +278,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def __getstate__(self) -> dict[str, Any]:
         self._open()
         state = self.clone_state(include_rng=True) if self._begun else None
-        return {
-            "arguments": self._arguments,
-            "state": state,
-            "spec": self.spec,
-            "random": (self._np_random, self._np_random_seed),
-        }
+        random = (self._np_random, self._np_random_seed)
+        return {"arguments": self._arguments, "state": state, "spec": self.spec, "random": random}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         self.__init__(**pickled["arguments"])  # type: ignore[misc]

@@ -9,7 +9,7 @@ from stubs import ACTIONS, StubDenoiser, StubRewardEnd, StubWorldModel, T, level
 
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.dream import Dream, draw_category
-from diamond_gym.randomness import NOISE, OUTCOME, RowRandom
+from diamond_gym.randomness import NOISE, RowRandom
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 from diamond_gym.start_bank import to_frames, to_pixels
 
@@ -56,10 +56,10 @@ def test_a_step_is_the_method_step_by_step():
         _, _, state = reward_end(obs[:, :-1], act, obs[:, 1:])
         for action in (1, 0, 3, 2, 2, 1):
             act = torch.cat((act, torch.tensor([[action]])), dim=1)
-            noise = rng.normal((3, 16, 16), NOISE)
+            noise, uniform = rng.normal_and_uniform((3, 16, 16), NOISE, 2)
             next_obs, _ = sample(denoiser, obs, act, noise, SamplerConfig())
             logits_rew, logits_end, state = reward_end(obs[:, -1:], act[:, -1:], next_obs[:, None], state)
-            uniform = rng.uniform(OUTCOME, 2)[0]
+            uniform = uniform[0]
             rng.advance()
             step = dream.step(torch.tensor([action]), restart=False)
             assert torch.equal(step.obs, next_obs)
@@ -136,6 +136,21 @@ def test_real_networks_agree_between_batch_sizes_up_to_rounding():
         assert int(difference.max()) <= 1
         assert float((difference > 0).float().mean()) < 0.05
         assert many.rew[0] == one.rew[0]
+
+
+@pytest.mark.parametrize("end_bias", [-50.0, 0.0])
+def test_the_way_without_waiting_is_the_same(end_bias):
+    """On a GPU restarts are a where over all rows, and starts are burnt in before, in blocks."""
+    model = StubWorldModel(end_bias=end_bias)
+    waiting, flowing = model.dream(3, horizon=6), model.dream(3, horizon=6)
+    flowing._waits, flowing._bank.eager, flowing._bank._block = False, True, 4
+    flowing._bank._unknown = {0, 1}
+    assert torch.equal(waiting.reset(seed=0), flowing.reset(seed=0))
+    assert not flowing._bank.incomplete
+    for act in actions(0, 20, 3):
+        assert all(
+            torch.equal(a, b) for a, b in zip(trace(waiting.step(act)), trace(flowing.step(act)), strict=True)
+        )
 
 
 def test_rows_outside_the_mask_stand_still():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
-from diamond_gym.randomness import EXTRA_NOISE, NOISE, OUTCOME, START, RowRandom, philox
+from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom, philox
 
 # The known answers that come with Random123 (Salmon et al.), philox4x32 with 10 rounds: counter, key, output.
 KNOWN_ANSWERS = [
@@ -81,7 +81,10 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(seed, batch, shape):
         if i % 2 == 0:
             alone.advance()
         assert torch.equal(rows.normal(shape, NOISE)[i], alone.normal(shape, NOISE)[0])
-        assert torch.equal(rows.uniform(OUTCOME)[i], alone.uniform(OUTCOME)[0])
+        assert torch.equal(rows.uniform(START)[i], alone.uniform(START)[0])
+        uniform = rows.normal_and_uniform(shape, NOISE, 3)[1]
+        assert uniform.shape == (batch, 3)
+        assert torch.equal(uniform[i], alone.normal_and_uniform(shape, NOISE, 3)[1][0])
         assert torch.equal(rows.integers(100, START)[i], alone.integers(100, START)[0])
 
 
@@ -108,7 +111,7 @@ def test_normal_is_standard_normal():
 
 def test_streams_events_and_seeds_differ():
     rows = RowRandom(2, "cpu", 0)
-    draws = [rows.normal((4,), stream)[0] for stream in (START, OUTCOME, NOISE, EXTRA_NOISE, EXTRA_NOISE + 1)]
+    draws = [rows.normal((4,), stream)[0] for stream in (START, NOISE, EXTRA_NOISE, EXTRA_NOISE + 1)]
     draws.append(rows.normal((4,), NOISE)[1])
     rows.advance()
     draws.append(rows.normal((4,), NOISE)[0])
@@ -116,9 +119,18 @@ def test_streams_events_and_seeds_differ():
         assert all(not torch.isclose(a, b).any() for b in draws[:i])
 
 
+def test_the_uniforms_beside_the_normals_are_uniform_and_independent():
+    normal, uniform = RowRandom(20_000, "cpu", 3).normal_and_uniform((4,), NOISE, 4)
+    assert torch.equal(normal, RowRandom(20_000, "cpu", 3).normal((4,), NOISE))
+    numbers = torch.cat((normal, uniform), dim=1).double()
+    assert float((torch.corrcoef(numbers.T) - torch.eye(8)).abs().max()) < 0.03
+    for quantile in (0.1, 0.5, 0.9):
+        assert abs(float((uniform < quantile).double().mean()) - quantile) < 0.01
+
+
 def test_uniform_and_integers_stay_in_range_and_cover_it():
     rows = RowRandom(20_000, "cpu", 3)
-    uniform = rows.uniform(OUTCOME, 2)
+    uniform = rows.uniform(START, 2)
     assert uniform.shape == (20_000, 2)
     assert 0 <= float(uniform.min()) < 1e-3 < 0.999 < float(uniform.max()) < 1
     assert abs(float(uniform.mean()) - 0.5) < 0.01
@@ -130,8 +142,9 @@ def test_uniform_and_integers_stay_in_range_and_cover_it():
 def test_uniform_never_reaches_one():
     largest = torch.tensor([0xFFFFFFFF])
     rows = RowRandom(1, "cpu")
-    rows.words = lambda *_: largest.expand(1, 4)
-    assert float(rows.uniform(OUTCOME)) < 1
+    rows.words = lambda blocks, *_: largest.expand(1, 4 * blocks)
+    assert float(rows.normal_and_uniform((2,), NOISE, 1)[1]) < 1
+    assert float(rows.uniform(START)) < 1
     assert int(rows.integers(3, START)) == 2
     assert torch.isfinite(rows.normal((2,), NOISE)).all()
     largest.zero_()
@@ -171,5 +184,5 @@ def test_a_state_can_be_pickled_and_is_a_copy():
 def test_a_gpu_draws_the_same_up_to_rounding():
     ours, theirs = RowRandom(5, "cpu", 10), RowRandom(5, "cuda", 10)
     assert torch.equal(ours.words(100, NOISE), theirs.words(100, NOISE).cpu())
-    assert torch.equal(ours.uniform(OUTCOME), theirs.uniform(OUTCOME).cpu())
+    assert torch.equal(ours.uniform(START), theirs.uniform(START).cpu())
     torch.testing.assert_close(ours.normal((3, 64, 64), NOISE), theirs.normal((3, 64, 64), NOISE).cpu())

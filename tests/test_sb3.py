@@ -1,4 +1,4 @@
-"""Dreams for Stable-Baselines3: the contract of its VecEnv, held to DummyVecEnv; its wrappers and algorithms."""
+"""Dreams for Stable-Baselines3: held to its own DummyVecEnv, in its wrappers and its algorithms."""
 
 import warnings
 
