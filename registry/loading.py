@@ -107,18 +107,21 @@ def _verify(entry: Entry) -> Entry:
     for kind, record in entry.card.files.items():
         path = entry.folder / record.name
         what = f"{path}: the {kind} file"
-        if not path.is_file():
-            raise DamagedModel(f"{what} is missing; {_remedy(entry)}")
-        length = path.stat().st_size
-        if length != record.bytes:
-            state = "is truncated" if length < record.bytes else "is too long"
-            raise DamagedModel(
-                f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}"
-            )
-        if sha256_file(path) != record.sha256:
-            raise DamagedModel(
-                f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}"
-            )
+        try:
+            length = path.stat().st_size
+            if length != record.bytes:
+                state = "is truncated" if length < record.bytes else "is too long"
+                raise DamagedModel(
+                    f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}"
+                )
+            if sha256_file(path) != record.sha256:
+                raise DamagedModel(
+                    f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}"
+                )
+        except FileNotFoundError:
+            raise DamagedModel(f"{what} is missing; {_remedy(entry)}") from None
+        except OSError as error:
+            raise DamagedModel(f"{what} cannot be read ({error.strerror})") from None
     return entry
 
 
