@@ -99,9 +99,14 @@ class Conditioners:
         return cls(c_in[image], c_out[image], c_skip[image], c_noise)
 
 
-def quantise(x: Tensor) -> Tensor:
-    """Clamps images in [-1, 1] and truncates them to 8-bit levels, as storing and reloading a frame would."""
+def quantise(x: Tensor, nearest: bool = False) -> Tensor:
+    """Clamps images in [-1, 1] and puts them on 8-bit levels, as storing and reloading a frame would.
+
+    The paper truncates. A frame that is on a level already may then fall one lower through rounding, and a
+    network that repeats what stands still would darken it step by step: such a one takes the nearest level.
+    """
     x = (x.clamp(-1, 1) + 1) / 2 * 255
+    x = x + 0.5 if nearest else x
     return x.byte().float() / 255 * 2 - 1
 
 
@@ -210,7 +215,7 @@ class Denoiser(nn.Module):
         sigma_cond = None if sigma_cond is None else sigma_cond.expand(noisy.shape[0])
         cs = self.conditioners(sigma)
         output = self.model_output(noisy, cs, obs, act, sigma_cond)
-        return quantise(self.base(noisy, cs, obs) + cs.c_out * output)
+        return quantise(self.base(noisy, cs, obs) + cs.c_out * output, nearest=self.config.residual)
 
     def add_noise(self, x: Tensor, sigma: Tensor, noise: TrainingNoise) -> Tensor:
         """x + offset * eps1 + sigma * eps2 with one eps1 per image channel, drawn before eps2."""
@@ -263,5 +268,5 @@ class Denoiser(nn.Module):
                 error = error * pixel_weight(window)
             rows = mask_padding[:, i + t].to(error.dtype)
             losses.append((error.mean(dim=(1, 2, 3)) * rows).sum() / rows.sum().clamp(min=1))
-            frames[i + t] = quantise((base + cs.c_out * output).detach())
+            frames[i + t] = quantise((base + cs.c_out * output).detach(), nearest=self.config.residual)
         return torch.stack(losses).mean()

@@ -1,0 +1,186 @@
+"""Fitting a world model: it learns, it resumes bit for bit, it stops cleanly, it refuses nonsense."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
+from diamond_gym.trainers.ema import Ema
+from diamond_gym.trainers.focus import FocusedSampler, find_events
+from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
+from diamond_gym.trainers.sitting import Rhythm, interruptible, sit
+from diamond_gym.trainers.world_model import Fit, check_finite
+from tests import worlds
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    return worlds.store(tmp_path / "walks")
+
+
+def weights_equal(a: Fit, b: Fit) -> bool:
+    first, second = a.world_model.weights(), b.world_model.weights()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_losses_fall(store) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=10**6)
+    losses = [float(fit.train_step()["denoiser/loss"]) for _ in range(120)]
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+
+
+def test_reward_end_takes_its_turns(store) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=10)
+    turns = ["reward_end/loss_rew" in fit.train_step() for _ in range(4)]
+    assert turns == [True, False, True, False]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_resumed_run_ends_with_the_same_bits(store, tmp_path: Path, stop_at: int) -> None:
+    whole = Fit(worlds.CONFIG, store, total_steps=10, seed=3)
+    for _ in range(10):
+        whole.train_step()
+    first = Fit(worlds.CONFIG, store, total_steps=10, seed=3)
+    for _ in range(stop_at):
+        first.train_step()
+    with RunFolder(tmp_path / "run", tensorboard=False) as run:
+        run.save(first.state_dict())
+        torch.manual_seed(999)  # whatever happened in between
+        second = Fit(worlds.CONFIG, store, total_steps=10, seed=3)
+        state = run.load()
+    assert state is not None
+    second.load_state_dict(state)
+    assert second.step == stop_at
+    while second.step < 10:
+        second.train_step()
+    assert weights_equal(whole, second)
+    assert all(torch.equal(v, second.ema["denoiser"].average[k]) for k, v in whole.ema["denoiser"].average.items())
+
+
+def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=6)
+    drawn, logged = [], []
+    with RunFolder(tmp_path / "run") as run:
+        rhythm = Rhythm(log_steps=2, checkpoint_seconds=0, picture_seconds=0)
+        sitting = sit(fit, run, None, rhythm, lambda step, values: logged.append(step), drawn.append)
+    assert (sitting.reason, sitting.steps, fit.step) == ("steps", 6, 6)
+    assert logged == [2, 4, 6] and drawn == [1, 2, 3, 4, 5, 6]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert lines[0]["denoiser/loss"] > 0 and lines[0]["speed/steps_per_second"] > 0
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+
+
+def test_sitting_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", tensorboard=False) as run:
+        fit = Fit(worlds.CONFIG, store, total_steps=10**6)
+        assert sit(fit, run, minutes=1e-6).reason == "minutes"
+        done = fit.step
+        rhythm = Rhythm(picture_seconds=0)
+        sitting = sit(fit, run, None, rhythm, on_picture=lambda step: os.kill(os.getpid(), signal.SIGINT))
+        assert (sitting.reason, fit.step) == ("interrupted", done + 1)
+        state = run.load()
+    assert state is not None and state["step"] == fit.step
+
+
+def test_second_ctrl_c_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_diverged_loss_keeps_the_last_checkpoint(store, tmp_path: Path) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=100)
+    with RunFolder(tmp_path / "run", tensorboard=False) as run:
+        fit.train_step()
+        run.save(fit.state_dict())
+        with torch.no_grad():
+            fit.world_model.denoiser.inner_model.conv_in.weight.fill_(float("nan"))
+        with pytest.raises(DiamondGymError, match="denoiser/loss became nan by step"):
+            sit(fit, run, None, Rhythm(log_steps=1))
+        state = run.load()
+    assert state is not None and state["step"] == 1
+    assert all(v.isfinite().all() for v in state["weights"].values())
+    with pytest.raises(DiamondGymError, match="became inf by step 5"):
+        check_finite({"loss": float("inf")}, 5)
+
+
+def test_two_processes_in_one_run_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path), pytest.raises(DiamondGymError, match="another process is training"):
+        RunFolder(tmp_path)
+    RunFolder(tmp_path).close()
+
+
+def test_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        assert run.load() is None
+        (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+        with pytest.raises(DamagedModel, match="not a readable checkpoint"):
+            run.load()
+
+
+def test_settings_may_not_change(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.settle({"lr": 1e-3, "minutes": None})
+        run.settle({"lr": 1e-3, "minutes": 5}, frozenset({"minutes"}))
+        with pytest.raises(BadArgument, match="begun with lr = 0.001, not 0.1"):
+            run.settle({"lr": 0.1, "minutes": 5})
+
+
+def test_averaged_model_is_the_average(store) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=10)
+    for _ in range(3):
+        fit.train_step()
+    averaged = fit.averaged().weights()
+    average = fit.ema["denoiser"].average
+    assert all(torch.equal(averaged[f"denoiser.{k}"], v) for k, v in average.items())
+    plain = Fit(replace(worlds.CONFIG, ema_decay=0.0), store, total_steps=10)
+    plain.train_step()
+    assert all(torch.equal(plain.world_model.weights()[k], v) for k, v in plain.averaged().weights().items())
+
+
+def test_ema_follows_its_formula() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, 0.0)
+    ema = Ema(layer, 0.5)
+    expected = 0.0
+    for i in range(1, 8):
+        torch.nn.init.constant_(layer.weight, float(i))
+        ema.update(layer)
+        decay = min(0.5, (1 + i) / (10 + i))
+        expected = decay * expected + (1 - decay) * i
+    assert ema.average["weight"].item() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="decay"):
+        Ema(layer, 1.0)
+
+
+def test_focused_rows_hold_an_event(store) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=10)
+    sampler = fit.reward_end_batches
+    assert isinstance(sampler, FocusedSampler) and sampler.num_focused == 2
+    events = {tuple(event) for event in find_events(store)}
+    real = {(i, t) for i in range(store.num_episodes) for t in np.flatnonzero(store[i].rew)}
+    assert real <= events
+    for _ in range(20):
+        batch = sampler.sample()
+        assert batch.obs.shape == (4, 5, 3, 8, 8)
+        focused = batch.rew[2:, :-1] * batch.mask_padding[2:, :-1]
+        assert (np.abs(focused).sum(1) + batch.end[2:, :-1].sum(1) > 0).all()
+
+
+def test_learning_rate_warms_up_and_decays(store) -> None:
+    fit = Fit(worlds.CONFIG, store, total_steps=100)
+    factors = []
+    for fit.step in range(100):
+        factors.append(fit.lr_factor(worlds.CONFIG.denoiser_optimizer, fit.step))
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[5:50] == pytest.approx([1.0] * 45)
+    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+    assert 0.05 <= factors[-1] < 0.06
