@@ -50,10 +50,10 @@ def open_model(
         wanted = model if model is not None else game
         assert wanted is not None
         world_model = load_world_model(wanted, device, precision)
-    if compile:  # in place, so that the keys of the weights stay as they are
-        world_model.denoiser.inner_model.compile()
+    if compile:  # in place, so that the keys of the weights stay as they are; the LSTM gains nothing
+        world_model.denoiser.inner_model.compile(dynamic=False)
         if world_model.reward_end is not None:
-            world_model.reward_end.compile()
+            world_model.reward_end.encoder.compile(dynamic=False)
     return world_model
 
 

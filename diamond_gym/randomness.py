@@ -6,11 +6,11 @@ number here is a pure function of (the row's seed, the row's event counter, what
 position), computed with Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 It runs on any torch device without a host synchronisation, and its whole state is two small integer tensors.
 
-Cost on one CPU thread for a (3, 64, 64) image per row, eager torch 2.13 (`benchmarks/test_randomness.py`,
-mean of 20 calls): 0.5 ms at batch 1, 1.6 ms at batch 8, 100 ms at batch 512, that is about 0.2 ms a row and 1
-to 2 % of the smallest bundled network's time for the same frames. Nothing is drawn ahead: it would save
-nothing on the CPU, and on a GPU the about 110 small kernels are queued while the previous frame is still
-being computed.
+Cost of a step's numbers (noise of a (3, 64, 64) image and the uniforms of its outcome) on one CPU thread,
+eager torch 2.13, median: 0.5 ms at batch 1, 1.4 ms at batch 8, 85 ms at batch 512, that is some 0.17 ms a
+row, against 15 ms and more for the smallest bundled network's frame (`benchmarks/test_randomness.py`
+measures it again). Nothing is drawn ahead: on a CPU it would save nothing, and on other devices the some
+110 small kernels depend on no network, so that they are queued ahead of the time they are needed.
 """
 
 import math
@@ -152,9 +152,7 @@ class RowRandom:
         for i in range(0, batch, step):
             words = self.words(blocks + 1, stream, slice(i, i + step)).view(-1, 4, blocks + 1)
             spare[i : i + step] = words[:, :, blocks]
-            radius = (
-                words[:, 0::2, :blocks].to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-            )
+            radius = words[:, 0::2, :blocks].to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
             angle = words[:, 1::2, :blocks].to(torch.float32).mul_(2.0**-31 * math.pi)
             torch.mul(radius, angle.cos(), out=normal[i : i + step, :, 0])
             torch.mul(radius, angle.sin_(), out=normal[i : i + step, :, 1])
@@ -168,9 +166,7 @@ class RowRandom:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continues from a `state_dict` of the same batch size."""
         if state["seed"].shape != self.seed.shape or state["draw"].shape != self.draw.shape:
-            raise ValueError(
-                f"This random state has {len(state['seed'])} rows, the batch has {len(self.seed)}."
-            )
+            raise ValueError(f"This random state has {len(state['seed'])} rows, the batch has {len(self.seed)}.")
         device = self.seed.device
         self.seed = state["seed"].to(device, copy=True)
         self.draw = state["draw"].to(device, copy=True)

@@ -520,9 +520,7 @@ class Contract(RuleBasedStateMachine):
     @precondition(lambda self: self.mode is not AutoresetMode.DISABLED or not any(self.done))
     @rule(data=st.data())
     def step(self, data):
-        actions = np.array(
-            data.draw(st.lists(st.integers(0, ACTIONS - 1), min_size=self.batch, max_size=self.batch))
-        )
+        actions = np.array(data.draw(st.lists(st.integers(0, ACTIONS - 1), min_size=self.batch, max_size=self.batch)))
         obs, rewards, terminated, truncated, info = self.envs.step(actions)
         assert set(rewards.tolist()) <= {-1, 0, 1}
         for i, row in enumerate(self.rows):
@@ -553,9 +551,7 @@ class Contract(RuleBasedStateMachine):
     @rule(include_rng=st.booleans())
     def clone(self, include_rng):
         states = [env.clone_state(include_rng) for env in (self.envs, *self.rows)]
-        self.states.append(
-            (pickle.loads(pickle.dumps(states)), self.obs.copy(), [*self.done], [*self.lengths])
-        )
+        self.states.append((pickle.loads(pickle.dumps(states)), self.obs.copy(), [*self.done], [*self.lengths]))
 
     @precondition(lambda self: self.states)
     @rule(data=st.data())
@@ -585,3 +581,17 @@ def test_a_gpu_environment():
     assert np.abs(ours[0].astype(int) - theirs[0]).max() <= 1
     assert there.dream.obs.device.type == "cuda"
     assert torch.cuda.memory_allocated() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_compiled_networks_dream_the_same_up_to_rounding():
+    save_tiny_model()
+    plain, compiled = (
+        DreamVectorEnv(model="tiny", num_envs=2, device="cpu", precision="float32", compile=compile)
+        for compile in (False, True)
+    )
+    np.testing.assert_array_equal(plain.reset(seed=0)[0], compiled.reset(seed=0)[0])
+    ours, theirs = compiled.step(np.array([0, 1])), plain.step(np.array([0, 1]))
+    assert np.abs(ours[0].astype(int) - theirs[0]).max() <= 1
+    assert compiled.world_model.weights().keys() == plain.world_model.weights().keys()
