@@ -1,6 +1,8 @@
 """What is installed is what is in the tree: every file once, all under the one import name."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym/trainers", "registry": "diamond_gym/registry"}
+
+
+def requirement_name(requirement: str) -> str:
+    return re.split(r"[\s<>=!~\[;]", requirement)[0].lower().replace("_", "-")
 
 
 def tree() -> set[str]:
@@ -33,12 +39,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for (
-        name
-    ) in TREES:  # a copy, so that neither an old build/ leaks into the wheel nor a new one into the tree
-        shutil.copytree(
-            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    for name in TREES:  # a copy, so that neither an old build/ leaks into the wheel nor a new one into the tree
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,6 +106,21 @@ def test_wheel_imports_from_where_it_is_installed(wheel: Path, tmp_path: Path) -
         assert Path(path) == installed / "diamond_gym" / folder / "__init__.py"
 
 
+def test_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    distributions = {requirement_name(line) for group in groups for line in group}
+    ours_by_another_name = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    for file in (path for folder in TREES for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in (name.split(".")[0] for name in names):
+                distribution = ours_by_another_name.get(name, name.replace("_", "-"))
+                declared = name in sys.stdlib_module_names or distribution in distributions
+                assert declared or name == "diamond_gym", f"{file}: {name} is in no list of pyproject.toml"
+
+
 def test_extras_are_what_errors_recommend() -> None:
     from diamond_gym.cli import _EXTRAS
 
@@ -112,19 +129,12 @@ def test_extras_are_what_errors_recommend() -> None:
 
 
 def test_constraints_pin_every_direct_requirement() -> None:
-    import re
-
-    def name(requirement: str) -> str:
-        return re.split(r"[\s<>=!~\[;]", requirement)[0].lower().replace("_", "-")
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {
-        name(line)
+        requirement_name(line)
         for group in [project["dependencies"], *project["optional-dependencies"].values()]
         for line in group
     }
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), (
-        "plain pins: no local versions, no links"
-    )
-    assert wanted - {"diamond-gym", "setuptools"} <= {name(line) for line in lines}
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "plain pins: no local versions, no links"
+    assert wanted - {"diamond-gym", "setuptools"} <= {requirement_name(line) for line in lines}
