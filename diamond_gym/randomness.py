@@ -7,10 +7,11 @@ position), computed with Philox4x32-10 (Salmon et al., "Parallel random numbers:
 It runs on any torch device without a host synchronisation, and its whole state is two small integer tensors.
 
 Cost of a step's numbers (noise of a (3, 64, 64) image and the uniforms of its outcome) on one CPU thread,
-eager torch 2.13, median: 0.5 ms at batch 1, 1.4 ms at batch 8, 85 ms at batch 512, that is some 0.17 ms a
-row, against 15 ms and more for the smallest bundled network's frame (`benchmarks/test_randomness.py`
-measures it again). Nothing is drawn ahead: on a CPU it would save nothing, and on other devices the some
-110 small kernels depend on no network, so that they are queued ahead of the time they are needed.
+eager torch 2.13, median of processor time: 0.4 ms at batch 1, 1.3 ms at batch 8, 85 ms at batch 512 on a
+quiet machine of two cores; 0.9, 3.6 and 120 ms with both cores kept busy by others
+(`benchmarks/test_randomness.py` measures it again). Nothing is drawn ahead: on a CPU it would save nothing,
+and on other devices the some 110 small kernels depend on no network, so that they are queued before they
+are needed.
 """
 
 import math
