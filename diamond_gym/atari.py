@@ -22,7 +22,6 @@ FRAME_SKIP = 4
 MAX_FRAMES = 108_000  # half an hour of play, after which ALE truncates
 _INFO = ("lives", "episode_frame_number", "frame_number")
 _MISSING = "the real games need ale_py and opencv: pip install 'diamond-gym[atari]'"
-
 _NO_RENDER = 'render() shows nothing: make the environment with render_mode="rgb_array".'
 
 Array = npt.NDArray[Any]
@@ -47,9 +46,6 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         render_mode: None or "rgb_array".
         terminal_on_life_loss: Whether the loss of a life ends the episode; the next begins a new game.
         noop_max: At most so many no-ops before an episode begins, in the game's frames.
-
-    Raises:
-        DiamondGymError: There is no such game, or ALE is not installed.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 60 // FRAME_SKIP}  # noqa: RUF012
@@ -62,7 +58,8 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
     ) -> None:
-        ale_id = _ale_id(game, render_mode, noop_max)
+        ale_id = find_game(game).ale_id
+        _check(render_mode, noop_max)
         try:
             import ale_py
             import cv2  # noqa: F401  (AtariPreprocessing needs it)
@@ -134,14 +131,11 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         >>> step = envs.step(envs.action_space.sample())  # doctest: +SKIP
 
     Args:
-        game: One of the 26 games of Atari 100k.
+        game: As in `RealEnv`, like `terminal_on_life_loss` and `noop_max`.
         num_envs: How many, B.
         autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.
         render_mode: None, or "rgb_array" for a tuple of B observations.
         max_episode_steps: Steps after which a game is truncated, -1 or None for no limit but ALE's own.
-        terminal_on_life_loss: Whether the loss of a life ends the episode; the next begins a new game.
-        noop_max: At most so many no-ops before an episode begins, in the game's frames.
-
     """
 
     metadata: dict[str, Any] = {**RealEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -157,11 +151,10 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
     ) -> None:
-        _ale_id(game, render_mode, noop_max)
-        if num_envs < 1:
-            raise BadArgument(f"num_envs must be at least 1, got {num_envs}.")
-        self._limit = np.inf if max_episode_steps in (None, -1) else max_episode_steps
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        limit = -1 if max_episode_steps is None else max_episode_steps
+        _check(render_mode, noop_max, num_envs, limit)
+        self._limit = np.inf if limit == -1 else limit
+        self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.num_envs, self.render_mode = num_envs, render_mode
         self._games = ale_vector(game, num_envs, noop_max=noop_max, episodic_life=terminal_on_life_loss)
@@ -171,15 +164,13 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._obs: Array | None = None  # none before the first reset
         self._steps = np.zeros(num_envs, np.int64)
-        self._over = np.zeros(num_envs, np.bool_)
-        self._cut_short = np.zeros(num_envs, np.bool_)  # over by our limit, unknown to ALE
+        self._over, self._cut_short = np.zeros((2, num_envs), np.bool_)  # the latter by our limit, unknown to ALE
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, Info]:
         """Begins new games, row i with seed + i or its own, in the rows of `options["reset_mask"]` or all."""
-        everywhere = np.ones(self.num_envs, np.bool_)
-        mask = np.asarray((options or {}).get("reset_mask", everywhere))
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(f"options['reset_mask'] must be bool ({self.num_envs},) with a row to reset.")
         if self._obs is None and not mask.all():
@@ -238,8 +229,7 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _restart(self, mask: Array, seeds: Array | None = None) -> Info:
         """Begins new games in some rows; the info is of all rows."""
-        seeds = np.full(int(mask.sum()), -1) if seeds is None else seeds
-        obs, info = self._games.reset(seed=seeds, options={"reset_mask": mask})
+        obs, info = self._games.reset(seed=seeds, options={"reset_mask": mask})  # None: their streams go on
         self._obs = obs[:, 0]
         self._steps = np.where(mask, 0, self._steps)
         self._over, self._cut_short = self._over & ~mask, self._cut_short & ~mask
@@ -258,14 +248,12 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         return self._obs.copy()
 
 
-def ale_vector(game: str, num_envs: int, *, noop_max: int = 30, **keywords: Any) -> Any:
+def ale_vector(
+    game: str, num_envs: int, *, noop_max: int = 30, size: tuple[int, int] = (SIZE, SIZE), **keywords: Any
+) -> Any:
     """ALE's native batch with the preprocessing of this module; frames are uint8 (num_envs, 1, 64, 64, 3).
 
-    Args:
-        game: One of the 26 games.
-        num_envs: How many.
-        noop_max: At most so many no-ops before an episode begins.
-        **keywords: More of `ale_py.vector_env.AtariVectorEnv`'s own.
+    `keywords` are more of `ale_py.vector_env.AtariVectorEnv`'s own.
     """
     try:
         from ale_py.vector_env import AtariVectorEnv
@@ -274,8 +262,8 @@ def ale_vector(game: str, num_envs: int, *, noop_max: int = 30, **keywords: Any)
     return AtariVectorEnv(
         find_game(game).ale_id,
         num_envs,
-        img_height=SIZE,
-        img_width=SIZE,
+        img_height=size[0],
+        img_width=size[1],
         grayscale=False,
         stack_num=1,
         frameskip=FRAME_SKIP,
@@ -290,13 +278,22 @@ def ale_vector(game: str, num_envs: int, *, noop_max: int = 30, **keywords: Any)
     )
 
 
-def _ale_id(game: str, render_mode: str | None, noop_max: int) -> str:
-    """The game's name in ALE, after a look at the other arguments."""
+def _check(render_mode: str | None, noop_max: int, num_envs: int = 1, limit: int = -1) -> None:
     if render_mode not in (None, "rgb_array"):
         raise BadArgument(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
-    if noop_max < 0:
-        raise BadArgument(f"noop_max must not be negative, got {noop_max}.")
-    return find_game(game).ale_id
+    for name, value, least in (("noop_max", noop_max, 0), ("num_envs", num_envs, 1)):
+        if value < least:
+            raise BadArgument(f"{name} must be at least {least}, got {value}.")
+    if limit < 1 and limit != -1:
+        raise BadArgument(f"max_episode_steps must be at least 1, or -1 for no limit, got {limit}.")
+
+
+def _mode(word: str | AutoresetMode) -> AutoresetMode:
+    for mode in AutoresetMode:
+        if mode is word or str(word).lower().replace("_", "") == mode.value.lower():
+            return mode
+    words = ", ".join(f'"{mode.value}"' for mode in AutoresetMode)
+    raise BadArgument(f"autoreset_mode must be one of {words}, got {word!r}.")
 
 
 def _with_masks(info: Info, rows: Array) -> Info:

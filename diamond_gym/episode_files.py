@@ -87,11 +87,12 @@ class About:
 
     def check_same(self, other: "About", folder: Path) -> None:
         """Raises DiamondGymError if experience of `other` does not belong into this store."""
-        for name in ("game", "frame_shape", "num_actions"):
+        words = {"game": "game", "frame_shape": "frame shape", "num_actions": "number of actions"}
+        for name, word in words.items():
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                what = f"{name.replace('_', ' ')} {mine}, not {theirs}"
-                raise DiamondGymError(f"{folder} holds experience with {what}: use another folder")
+                message = f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder"
+                raise DiamondGymError(message)
 
 
 @dataclass(frozen=True)

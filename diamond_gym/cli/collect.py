@@ -1,0 +1,86 @@
+"""`diamond-gym collect`: real experience, played and stored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry import game, home_folder
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.collect import Policy
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Plays a real game and stores what happens; repeating the command adds to it."""
+
+    game: str
+    """One of the 26 Atari 100k games (diamond-gym list --games)."""
+    steps: int = 20_000
+    """How many steps to add."""
+    out: Path | None = None
+    """The store's folder (default: <home>/data/<game>)."""
+    num_envs: int = 16
+    """Games played side by side."""
+    policy: Literal["mixed", "random", "sticky"] = "mixed"
+    """random: uniform actions; sticky: each is kept for a while; mixed: every other game one of the two."""
+    agent: str | None = None
+    """Play with the agent of this model (a name or a folder) instead."""
+    epsilon: float = 0.01
+    """With --agent: the chance of a random action in its place."""
+    temperature: float = 1.0
+    """With --agent: below 1 it is surer of itself."""
+    seed: int = 0
+    """Adding to a store with the same seed plays other games all the same."""
+
+    def __post_init__(self) -> None:
+        game(self.game)
+        if self.steps < 1:
+            raise BadArgument(f"--steps must be at least 1, not {self.steps}")
+        if not 1 <= self.num_envs <= 1024:
+            raise BadArgument(f"--num-envs must be 1 to 1024, not {self.num_envs}")
+        if not 0 <= self.epsilon <= 1:
+            raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
+        if not self.temperature > 0:
+            raise BadArgument(f"--temperature must be more than 0, not {self.temperature}")
+        if self.seed < 0:
+            raise BadArgument(f"--seed must not be negative, unlike {self.seed}")
+
+    def run(self) -> int:
+        """Plays; Ctrl-C keeps what was played until then."""
+        from diamond_gym.cli.progress import console, counting
+        from diamond_gym.data import EpisodeStore
+        from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+
+        epsilon = self.epsilon if self.agent else 0.0
+        config = CollectConfig(self.game, self.num_envs, self.policy, epsilon, seed=self.seed)
+        policy = self._agent_policy()
+        folder = self.out or home_folder() / "data" / self.game.lower()
+        with EpisodeStore(folder, "a", about_game(self.game)) as store:
+            counter = counting(f"playing {self.game}", self.steps, "steps")
+            with Collector(store, config, policy) as collector, counter as advance:
+                stats = collector.collect(self.steps, advance)
+            console.print(
+                f"{folder}: {store.num_steps:,} steps in {store.num_episodes:,} episodes", soft_wrap=True
+            )
+        if stats.scores:
+            mean = sum(stats.scores) / len(stats.scores)
+            console.print(f"{len(stats.scores)} games were played to their end, mean score {mean:,.1f}")
+        return 0
+
+    def _agent_policy(self) -> "Policy | None":
+        if self.agent is None:
+            return None
+        import numpy as np
+
+        from diamond_gym.registry import load_world_model
+        from diamond_gym.trainers.agent_policy import AgentPolicy
+
+        model = load_world_model(self.agent)
+        if model.actor_critic is None:
+            raise BadArgument(f"the model {self.agent} has no agent")
+        if model.num_actions != game(self.game).num_actions:
+            raise BadArgument(f"the agent of {self.agent} plays another game than {self.game}")
+        rng = np.random.default_rng([self.seed, 1])
+        return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)

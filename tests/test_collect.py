@@ -1,0 +1,207 @@
+"""Collecting: what lies in the store is what a game, replayed with the stored actions, shows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("ale_py")
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.atari import ale_vector
+from diamond_gym.cli import main
+from diamond_gym.data import EpisodeStore
+from diamond_gym.errors import BadArgument
+from diamond_gym.trainers.agent_policy import AgentPolicy
+from diamond_gym.trainers.collect import CollectConfig, Collector, StickyPolicy, about_game, collect
+
+
+@pytest.fixture(scope="module")
+def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two games of Breakout, in two sittings of one collector."""
+    folder = tmp_path_factory.mktemp("breakout")
+    with EpisodeStore(folder, "a", about_game("Breakout")) as store:
+        with Collector(store, CollectConfig("Breakout", num_envs=2, noop_max=0, policy="random")) as collector:
+            first = collector.collect(101)
+            second = collector.collect(400)
+        assert first.steps == 102  # both games step together
+        assert store.num_steps == first.steps + second.steps
+        assert sum(first.reward_signs) == first.steps
+        assert second.reward_signs[2] == sum((e.rew > 0).sum() for e in store) - first.reward_signs[2]
+        ended = sum(e.end[-1] or e.trunc[-1] for e in store)
+        assert (first.episodes + second.episodes, len(store)) == (ended, ended + 2)
+        assert second.scores
+    return folder
+
+
+def games_in(store: EpisodeStore) -> list[list[int]]:
+    """Episodes of each game, chained by their frames: an episode begins with the frame that ended the one before."""
+    games = list[list[int]]()
+    for number, episode in enumerate(store):
+        if episode.info["first"]:
+            games.append([number])
+            continue
+        before = [g for g in games if store[g[-1]].end[-1] and (store[g[-1]].obs[-1] == episode.obs[0]).all()]
+        assert before
+        before[0].append(number)
+    return games
+
+
+def test_a_replay_shows_the_same(breakout: Path) -> None:
+    store = EpisodeStore(breakout)
+    games = games_in(store)
+    assert len(games) >= 3
+    assert max(len(game) for game in games) == 5  # Breakout has five lives
+    env = ale_vector("Breakout", 1, noop_max=0, life_loss_info=True)
+    for game in games[:3]:
+        # Which no-ops a later game began with is ALE's to draw; there are none here.
+        obs, _ = env.reset(seed=0)
+        for number in game:
+            episode = store[number]
+            np.testing.assert_array_equal(episode.obs[0], obs[0, 0])
+            for t in range(len(episode)):
+                obs, rew, end, trunc, _ = env.step(episode.act[t : t + 1])
+                np.testing.assert_array_equal(episode.obs[t + 1], obs[0, 0])
+                assert (episode.rew[t], episode.end[t], episode.trunc[t]) == (rew[0], end[0], trunc[0])
+
+
+def test_the_same_seed_plays_on_differently(tmp_path: Path) -> None:
+    config = CollectConfig("Boxing", num_envs=1, seed=3)
+
+    def play(folder: Path) -> npt.NDArray[np.uint8]:
+        with EpisodeStore(folder, "a", about_game("Boxing")) as store:
+            collect(store, config, 8)
+            return store[-1].obs
+
+    first, again, elsewhere = play(tmp_path / "a"), play(tmp_path / "a"), play(tmp_path / "b")
+    np.testing.assert_array_equal(first, elsewhere)
+    assert (first != again).any()
+
+
+def test_a_whole_game_is_one_episode_if_wanted(tmp_path: Path) -> None:
+    config = CollectConfig("Breakout", num_envs=1, policy="random", life_loss_ends=False)
+    with EpisodeStore(tmp_path, "a", about_game("Breakout")) as store:
+        stats = collect(store, config, 260)
+        assert stats.scores == [store[0].rew.sum()]
+        assert [episode.info["first"] for episode in store] == [True, True]
+
+
+def test_your_own_policy_and_epsilon(tmp_path: Path) -> None:
+    seen = list[tuple[Any, list[bool]]]()
+
+    def fire(obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        seen.append((obs.shape, first.tolist()))
+        return np.ones(2, np.int64)
+
+    with EpisodeStore(tmp_path, "a", about_game("Breakout")) as store:
+        collect(store, CollectConfig("Breakout", num_envs=2), 120, fire)
+        begun = sum(first for _, firsts in seen for first in firsts)
+        assert begun >= len(store) > 2  # an episode that has just begun as collecting stops is not stored
+        assert seen[0] == ((2, 64, 64, 3), [True, True])
+        assert seen[1][1] == [False, False]
+        assert all((episode.act == 1).all() for episode in store)
+        steps = store.num_steps
+        collect(store, CollectConfig("Breakout", num_envs=2, epsilon=0.5), 400, fire)
+        act = np.concatenate([episode.act for episode in store])[steps:]
+        assert np.mean(act != 1) == pytest.approx(0.375, abs=0.12)
+
+
+def test_ctrl_c_keeps_what_was_played(tmp_path: Path) -> None:
+    def stop(steps: int) -> None:
+        if steps >= 20:
+            raise KeyboardInterrupt
+
+    store = EpisodeStore(tmp_path, "a", about_game("Pong"))
+    with pytest.raises(KeyboardInterrupt):
+        collect(store, CollectConfig("Pong", num_envs=2), 1000, progress=stop)
+    assert EpisodeStore(tmp_path).num_steps == 20
+
+
+def test_an_unfinished_episode_goes_on_with_the_next_collection(tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path, "a", about_game("Pong")) as store:
+        with Collector(store, CollectConfig("Pong", num_envs=1)) as collector:
+            for steps in (3, 1, 5):
+                collector.collect(steps)
+        assert store.lengths.tolist() == [9]
+        assert not (store[0].end | store[0].trunc).any()
+        collect(store, CollectConfig("Pong", num_envs=1), 4)  # other games
+        assert store.lengths.tolist() == [9, 4]
+
+
+def test_sticky_actions() -> None:
+    rng = np.random.default_rng(0)
+    policy = StickyPolicy(6, np.array([0.0, 0.75]), rng)
+    first = np.zeros(2, np.bool_)
+    act = np.array([policy(np.zeros((2, 1, 1, 3), np.uint8), first) for _ in range(4000)])
+    changed = (act[1:] != act[:-1]).mean(axis=0)
+    assert changed == pytest.approx([5 / 6, 0.25 * 5 / 6], abs=0.03)
+    assert np.bincount(act[:, 1], minlength=6) / 4000 == pytest.approx([1 / 6] * 6, abs=0.05)
+
+
+def test_an_agent_plays() -> None:
+    agent = ActorCritic(ActorCriticConfig(lstm_dim=8, channels=[4, 4], down=[1, 1], img_size=8, num_actions=3))
+    agent.actor_linear.bias.data[:] = np.log(4)  # never mind the frames: chances 4 : 4 : 1
+    agent.actor_linear.bias.data[2] = 0
+    obs, going_on = np.zeros((600, 8, 8, 3), np.uint8), np.zeros(600, np.bool_)
+    policy = AgentPolicy(agent, 600, np.random.default_rng(0))
+    act = policy(obs, ~going_on)
+    assert act.dtype == np.int64
+    assert np.bincount(act) / 600 == pytest.approx([4 / 9, 4 / 9, 1 / 9], abs=0.06)
+    policy(obs, going_on)
+    remembered = policy._state[0]
+    policy(obs, np.arange(600) < 300)
+    assert (policy._state[0][0] != policy._state[0][300]).any()  # the first half has just begun again
+    assert (remembered[0] == remembered[300]).all()
+    surer = AgentPolicy(agent, 600, np.random.default_rng(0), temperature=0.2)
+    assert np.mean(surer(obs, ~going_on) == 2) < 0.02
+
+
+def test_command(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "--game", "Pong", "--steps", "20", "--num-envs", "2"]) == 0
+    assert main(["collect", "--game", "Pong", "--steps", "10", "--num-envs", "2"]) == 0
+    assert EpisodeStore(home / "data" / "pong").num_steps == 30
+    assert "30 steps" in capsys.readouterr().err
+    out = tmp_path / "elsewhere"
+    assert main(["collect", "--game", "Pong", "--steps", "4", "--num-envs", "1", "--out", str(out)]) == 0
+    assert json.loads((out / "store.json").read_text())["game"] == "Pong"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--game Breakot", 2, "unknown game 'Breakot'; did you mean Breakout?"),
+        ("--game Pong --steps -1", 2, "--steps must be at least 1, not -1"),
+        ("--game Pong --num-envs 0", 2, "--num-envs must be 1 to 1024, not 0"),
+        ("--game Pong --epsilon 2", 2, "--epsilon is a chance"),
+        ("--game Pong --epsilon nan", 2, "--epsilon is a chance"),
+        ("--game Pong --temperature 0", 2, "--temperature must be more than 0"),
+        ("--game Pong --seed -1", 2, "--seed must not be negative"),
+        ("--game Pong --policy clever", 2, "clever"),
+        ("--game Pong --agent nobody", 1, "nobody"),
+        ("", 2, "--game"),
+    ],
+)
+def test_wrong_words(words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", *words.split()]) == code
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_another_games_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    EpisodeStore(tmp_path, "a", about_game("Pong")).close()
+    assert main(["collect", "--game", "Breakout", "--out", str(tmp_path)]) == 1
+    assert "holds experience with game Pong, not Breakout" in capsys.readouterr().err
+
+
+def test_wrong_configurations(tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"num_envs": 0}, {"epsilon": -0.1}, {"sticky_steps": 0.5}, {"seed": -1}]
+    for fields in wrong:
+        with pytest.raises(BadArgument):
+            CollectConfig("Pong", **fields)
+    store = EpisodeStore(tmp_path, "a", about_game("Pong"))
+    with pytest.raises(BadArgument, match="steps"):
+        collect(store, CollectConfig("Pong", num_envs=1), 0)

@@ -1,0 +1,223 @@
+"""Segments: every number in a batch against one computed on its own, and the chances of drawing each."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.segments import Batch, SegmentSampler, cut, windows
+
+SHAPE = (3, 2, 1)
+
+
+def a_store(folder: Path, lengths: list[int], seed: int = 0) -> EpisodeStore:
+    """Episodes of those lengths; every third is cut, every fifth truncated. No frame is black."""
+    rng = np.random.default_rng(seed)
+    with EpisodeStore(folder, "a", About("Catch", SHAPE, 5)) as store:
+        pieces = list[tuple[int | None, Episode]]()
+        for number, n in enumerate(lengths):
+            last = np.arange(n) == n - 1
+            kind = 0 if number % 3 == 2 else 1 + (number % 5 == 4)
+            obs = rng.integers(1, 256, (n + 1, *SHAPE), dtype=np.uint8)
+            rew = rng.normal(size=n).astype(np.float32)
+            act = rng.integers(1, 5, n)
+            pieces.append((None, Episode(obs, act, rew, last & (kind == 1), last & (kind == 2))))
+        store.write(pieces)
+    return EpisodeStore(folder)
+
+
+def assert_is_the_segment(batch: Batch, row: int, episode: Episode, start: int, length: int) -> None:
+    n = len(episode)
+    final = -1
+    for j in range(length):
+        t = start + j
+        real = 0 <= t < n
+        assert batch.mask_padding[row, j] == real
+        if real:
+            np.testing.assert_array_equal(batch.obs[row, j], episode.obs[t].transpose(2, 0, 1))
+            for name in ("act", "rew", "end", "trunc"):
+                assert getattr(batch, name)[row, j] == getattr(episode, name)[t]
+            final = j if t == n - 1 else final
+        else:
+            assert not batch.obs[row, j].any()
+            for name in ("act", "rew", "end", "trunc"):
+                assert not getattr(batch, name)[row, j]
+    assert batch.final_index[row] == final
+    expected = episode.obs[n].transpose(2, 0, 1) if final >= 0 else np.zeros((1, 3, 2))
+    np.testing.assert_array_equal(batch.final_obs[row], expected)
+    following, has_following = batch.next_obs(), batch.next_mask()
+    for j in range(length - 1):
+        t = start + j + 1  # of the frame, of which there is one more than of steps
+        assert has_following[row, j] == (0 <= t <= n)
+        if has_following[row, j]:
+            np.testing.assert_array_equal(following[row, j], episode.obs[t].transpose(2, 0, 1))
+        else:
+            assert not following[row, j].any()
+
+
+@settings(max_examples=80)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    length=st.integers(1, 9),
+    batch_size=st.integers(1, 5),
+    beyond_end=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_every_number(
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    length: int,
+    batch_size: int,
+    beyond_end: bool,
+    seed: int,
+) -> None:
+    store = a_store(tmp_path_factory.mktemp("store"), lengths)
+    sampler = SegmentSampler(store, length, batch_size, beyond_end, np.random.default_rng(seed))
+    for _ in range(3):
+        batch = sampler.sample()
+        assert len(batch) == batch_size
+        assert batch.obs.shape == (batch_size, length, 1, 3, 2)
+        assert batch.obs.flags.c_contiguous
+        dtypes = {"obs": "u1", "act": "i8", "rew": "f4", "end": "?", "trunc": "?", "mask_padding": "?"}
+        dtypes |= {"final_obs": "u1", "final_index": "i8", "episode": "i8", "start": "i8"}
+        for name, dtype in dtypes.items():
+            assert getattr(batch, name).dtype == np.dtype(dtype), name
+        for row in range(batch_size):
+            episode, start = store[int(batch.episode[row])], int(batch.start[row])
+            assert_is_the_segment(batch, row, episode, start, length)
+            assert batch.mask_padding[row].any()
+            if beyond_end:
+                assert -length < start < len(episode)
+            else:
+                assert start + length <= len(episode)
+                assert batch.mask_padding[row, -1]  # padded before the start only
+
+
+def exact_chances(lengths: list[int], length: int, beyond_end: bool) -> dict[tuple[int, int], float]:
+    """The chance of every (episode, start), by going through all that can be drawn."""
+    count, chances = len(lengths), dict[tuple[int, int], float]()
+    quarter = [min(3, e // (count // 4)) for e in range(count)] if count >= 4 else []
+    for e, n in enumerate(lengths):
+        chance = n / sum(lengths)
+        if count >= 4:
+            chance = (0.1, 0.1, 0.1, 0.7)[quarter[e]] / quarter.count(quarter[e])
+        for t in range(n):
+            for u in range(length):
+                start = t - u if beyond_end else min(n, t + 1 + u) - length
+                chances[e, start] = chances.get((e, start), 0) + chance / n / length
+    assert sum(chances.values()) == pytest.approx(1)
+    return chances
+
+
+@pytest.mark.parametrize("beyond_end", [False, True])
+@pytest.mark.parametrize("lengths", [[3, 1, 6], [2, 5, 1, 3], [4, 1, 2, 3, 2, 1, 6]])
+def test_chances(tmp_path: Path, lengths: list[int], beyond_end: bool) -> None:
+    store = a_store(tmp_path, lengths)
+    sampler = SegmentSampler(store, 4, 20_000, beyond_end, np.random.default_rng(0))
+    batch = sampler.sample()
+    found = dict[tuple[int, int], int]()
+    for key in zip(batch.episode.tolist(), batch.start.tolist(), strict=True):
+        found[key] = found.get(key, 0) + 1
+    chances = exact_chances(lengths, 4, beyond_end)
+    assert set(found) <= set(chances)
+    # Pearson's statistic: its mean is the number of cells less one, its variance twice that.
+    cells = len(chances) - 1
+    statistic = sum((found.get(key, 0) - 20_000 * p) ** 2 / (20_000 * p) for key, p in chances.items())
+    assert abs(statistic - cells) < 5 * np.sqrt(2 * cells)
+
+
+def test_ranks_share_the_episodes(tmp_path: Path) -> None:
+    lengths = [3, 1, 4, 1, 5, 2, 6, 2, 3]
+
+    def drawn(rank: int, world_size: int) -> set[int]:
+        rng = np.random.default_rng(rank)
+        sampler = SegmentSampler(store, 3, 500, True, rng, rank=rank, world_size=world_size)
+        return set(sampler.sample().episode.tolist())
+
+    store = a_store(tmp_path, lengths)
+    assert [drawn(rank, 3) for rank in range(3)] == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
+    assert drawn(9, 10) == set(range(9))  # more ranks than episodes
+    a, b = (
+        SegmentSampler(store, 3, 4000, True, np.random.default_rng(0), rank=r, world_size=2) for r in (0, 1)
+    )
+    old = [
+        np.isin(s.sample().episode, [0, 1]).mean() for s in (a, b)
+    ]  # a quarter of nine is two, the last has three
+    assert old == pytest.approx([0.05 / (0.05 * 3 + 0.7 * 2 / 3), 0.05 / (0.05 * 3 + 0.7 / 3)], abs=0.03)
+
+
+def test_resumes_exactly(tmp_path: Path) -> None:
+    store = a_store(tmp_path, [5, 6, 7, 8, 9])
+    sampler = SegmentSampler(store, 4, 8, True, np.random.default_rng(3))
+    sampler.sample()
+    state = pickle.loads(pickle.dumps(sampler.state_dict()))
+    expected = [sampler.sample() for _ in range(3)]
+    other = SegmentSampler(EpisodeStore(tmp_path), 4, 8, True, np.random.default_rng(99))
+    other.load_state_dict(state)
+    for batch in expected:
+        again = other.sample()
+        np.testing.assert_array_equal(again.start, batch.start)
+        np.testing.assert_array_equal(again.obs, batch.obs)
+
+
+def test_what_is_added_is_drawn_too(tmp_path: Path) -> None:
+    store = a_store(tmp_path, [2])
+    sampler = SegmentSampler(store, 2, 200, False, np.random.default_rng(0))
+    assert set(sampler.sample().episode) == {0}
+    a_store(tmp_path, [2, 9])
+    assert set(sampler.sample().episode) == {0}
+    store.refresh()
+    assert set(sampler.sample().episode) == {0, 1, 2}
+
+
+def test_windows(tmp_path: Path) -> None:
+    store = a_store(tmp_path, [2, 7, 1, 5, 4])
+    everything = windows(store, 7, 4, seed=0)
+    assert everything.mask_padding.all()
+    found = set(zip(everything.episode.tolist(), everything.start.tolist(), strict=True))
+    assert found == {(1, 0), (1, 1), (1, 2), (1, 3), (3, 0), (3, 1), (4, 0)}
+    six = windows(store, 6, 4, seed=1)
+    assert len(set(zip(six.episode.tolist(), six.start.tolist(), strict=True))) == 6  # no two the same
+    for row in range(6):
+        assert_is_the_segment(six, row, store[int(six.episode[row])], int(six.start[row]), 4)
+    np.testing.assert_array_equal(windows(store, 6, 4, seed=1).obs, six.obs)
+    assert len(windows(store, 50, 4, seed=0)) == 50
+    with pytest.raises(DiamondGymError, match=r"no episode in .* has 8 steps \(the longest has 7\)"):
+        windows(store, 1, 8, seed=0)
+
+
+def test_what_makes_no_sense(tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path, "a", About("Catch", SHAPE, 5)) as store:
+        rng = np.random.default_rng(0)
+        with pytest.raises(DiamondGymError, match="no episodes yet"):
+            SegmentSampler(store, 4, 2, False, rng).sample()
+        with pytest.raises(DiamondGymError, match="the longest has 0"):
+            windows(store, 1, 1, 0)
+        for arguments in (
+            {"length": 0},
+            {"batch_size": 0},
+            {"weights": (0.5, 0.6)},
+            {"rank": 2, "world_size": 2},
+        ):
+            with pytest.raises(ValueError, match="not|unlike"):
+                SegmentSampler(
+                    **{"store": store, "length": 4, "batch_size": 2, "beyond_end": False, "rng": rng}
+                    | arguments
+                )
+
+
+def test_cut_by_hand(tmp_path: Path) -> None:
+    store = a_store(tmp_path, [3])
+
+    def mask(start: int) -> npt.NDArray[np.bool_]:
+        return cut(store, np.array([0]), np.array([start]), 5).mask_padding[0]
+
+    assert mask(-2).tolist() == [False, False, True, True, True]
+    assert mask(1).tolist() == [True, True, False, False, False]
+    assert mask(-1).tolist() == [False, True, True, True, False]
