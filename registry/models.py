@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from diamond_gym.errors import DamagedModel, ModelNotFound
+from diamond_gym.registry.address import Address
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
 from diamond_gym.registry.home import bundled_folder, models_folder
@@ -77,23 +78,18 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     go before the bundled ones, and among several of one game the newest counts.
 
     Args:
-        wanted: A model's name, a game's name, or the folder of a model.
+        wanted: A model's name, a game's name, the folder of a model, or `hf:user/repo@revision` for a model that
+            has been pulled from there.
 
     Raises:
         ModelNotFound: Nothing answers; the message suggests the nearest name or the commands that help.
         DamagedModel: The model was found and its card cannot be used.
     """
     word = os.fspath(wanted)
-    if (
-        not isinstance(wanted, str)
-        or word.startswith(("~", "."))
-        or any(mark in word for mark in _SEPARATORS)
-    ):
+    if not isinstance(wanted, str) or word.startswith(("~", ".")) or any(mark in word for mark in _SEPARATORS):
         return read_entry(_card_in(Path(word).expanduser()))
     found = entries()
-    of_game = max(
-        (entry for entry in found if entry.card.game == word), key=lambda entry: entry.rank, default=None
-    )
+    of_game = max((entry for entry in found if entry.card.game == word), key=lambda entry: entry.rank, default=None)
     if of_game and word in games():
         return of_game
     for entry in found:
@@ -113,6 +109,19 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         f"no world model for '{word}' yet; "
         f"train one with `diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
     )
+
+
+def _pulled(address: Address) -> Entry:
+    """The newest model that was pulled from an address; nothing is fetched here."""
+    found = []
+    for entry in entries():
+        table = entry.card.training.get("pulled", {})
+        revisions = (None, table.get("revision"), table.get("asked"))
+        if not entry.bundled and table.get("repository") == address.repository and address.revision in revisions:
+            found.append(entry)
+    if not found:
+        raise ModelNotFound(f"{address} is not here yet; fetch it with `diamond-gym pull {address}`")
+    return max(found, key=lambda entry: entry.rank)
 
 
 def read_entry(card: Path) -> Entry:
@@ -139,6 +148,7 @@ def local_folder(name: str) -> Path:
     return models_folder() / check_name(name)
 
 
+_TABLES = ("games.toml", "published.toml")
 _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 
 
@@ -153,7 +163,8 @@ def _local_cards(problems: list[str]) -> list[Path]:
 
 
 def _bundled_cards() -> list[Path]:
-    return sorted(path for path in bundled_folder().glob("*.toml") if path.name != "games.toml")
+    # The tables that lie beside them, such as the games', have no human card.
+    return sorted(path for path in bundled_folder().glob("*.toml") if path.with_suffix(".md").exists())
 
 
 def _card_in(folder: Path) -> Path:

@@ -36,7 +36,7 @@ def test_new_content_is_invisible_until_complete(tmp_path: Path) -> None:
 def test_old_file_survives_an_interruption(tmp_path: Path, interruption: type[BaseException]) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(interruption), atomic_write(path) as file:  # noqa: PT012
+    with pytest.raises(interruption), atomic_write(path) as file:
         file.write(b"half")
         raise interruption
     assert path.read_bytes() == b"old"
@@ -70,7 +70,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 def test_full_disk_is_one_line_and_the_old_file_is_intact(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(DiskFull, match="the disk is full") as caught, atomic_write(path) as file:  # noqa: PT012
+    with pytest.raises(DiskFull, match="the disk is full") as caught, atomic_write(path) as file:
         file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "\n" not in str(caught.value)

@@ -130,11 +130,8 @@ def test_extras_are_what_errors_recommend() -> None:
 
 def test_constraints_pin_every_direct_requirement() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {
-        requirement_name(line)
-        for group in [project["dependencies"], *project["optional-dependencies"].values()]
-        for line in group
-    }
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = {requirement_name(line) for group in groups for line in group}
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "plain pins: no local versions, no links"
     assert wanted - {"diamond-gym", "setuptools"} <= {requirement_name(line) for line in lines}
