@@ -17,8 +17,7 @@ from gymnasium.vector.utils import batch_space
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry.games import game as find_game
 
-SIZE = 64
-FRAME_SKIP = 4
+SIZE, FRAME_SKIP = 64, 4
 MAX_FRAMES = 108_000  # half an hour of play, after which ALE truncates
 _INFO = ("lives", "episode_frame_number", "frame_number")
 _MISSING = "the real games need ale_py and opencv: pip install 'diamond-gym[atari]'"
@@ -203,10 +202,9 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         if self._cut_short.any():  # only in mode NEXT_STEP, in which ALE restarts the other resting rows
             info = self._restart(self._cut_short)
         rewards[resting], terminated[resting], truncated[resting] = 0, False, False
-        self._cut_short = (self._steps >= self._limit) & ~terminated & ~truncated
-        truncated |= self._cut_short
-        over = terminated | truncated
-        infos: Info = {}
+        late = self._steps >= self._limit
+        self._cut_short, truncated = late & ~terminated & ~truncated, truncated | late
+        over, infos = terminated | truncated, Info()
         if mode is AutoresetMode.SAME_STEP and over.any():
             infos = self._final(over, info)
             info = self._restart(over)

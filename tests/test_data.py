@@ -4,7 +4,6 @@ import errno
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from diamond_gym.episode_files import STEP
 from diamond_gym.errors import DiamondGymError
 
 SHAPE = (4, 3, 2)  # H, W, C, all different
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 ABOUT = About("Catch", SHAPE, 3, ("LEFT", "STAY", "RIGHT"))
 
 
@@ -129,9 +129,7 @@ def test_several_pieces_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5), st.booleans()), max_size=20))
-def test_any_interleaving(
-    tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[int, int, bool]]
-) -> None:
+def test_any_interleaving(tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[int, int, bool]]) -> None:
     """Five games side by side, written piece by piece, are what a list of whole episodes would be."""
     folder = tmp_path_factory.mktemp("store")
     wholes, starts, open_rows = list[list[Episode]](), dict[int, int](), dict[int, int]()
@@ -189,19 +187,14 @@ def test_killed_while_writing(tmp_path_factory: pytest.TempPathFactory, cut: flo
         more.obs[0] = old[1].obs[-1]
         store.write([(1, more), (None, episode(4, 4))])
     # The parts are written one after the other, the index last and never whole.
-    added = [
-        ((folder / name), (folder / name).stat().st_size)
-        for name in ("frames.bin", "steps.bin", "index.jsonl")
-    ]
+    added = [((folder / name), (folder / name).stat().st_size) for name in ("frames.bin", "steps.bin", "index.jsonl")]
     budget = int(cut * (sum(size - sizes[path.name] for path, size in added) - 1))
     lines_before = 2
     for path, size in added:
         written = min(budget, size - sizes[path.name])
         budget -= written
         os.truncate(path, sizes[path.name] + written)
-        if (
-            garbage and written == 0 and path.name != "index.jsonl"
-        ):  # blocks that were allocated, but not written
+        if garbage and written == 0 and path.name != "index.jsonl":  # blocks that were allocated, but not written
             with open(path, "ab") as file:
                 file.write(bytes(5))
     whole_lines = (folder / "index.jsonl").read_bytes().count(b"\n") - lines_before
@@ -243,6 +236,7 @@ def test_files_that_lost_their_tail(tmp_path_factory: pytest.TempPathFactory, na
     assert_same(EpisodeStore(folder)[kept], episodes[0])
 
 
+@posix
 def test_killed_process(tmp_path: Path) -> None:
     code = """
         import os, sys
@@ -286,9 +280,7 @@ def _message_of_opening(folder: Path) -> str:
 
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_full_disk_or_ctrl_c(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int, error: BaseException
-) -> None:
+def test_full_disk_or_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int, error: BaseException) -> None:
     with EpisodeStore(tmp_path, "a", ABOUT) as store:
         store.append(episode(3, 1))
         store.append(episode(4, 2, end=False))
@@ -338,6 +330,7 @@ def test_interrupted_right_after_writing(tmp_path: Path, monkeypatch: pytest.Mon
     assert_same(EpisodeStore(tmp_path)[1], episode(4, 2))
 
 
+@posix
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     """The system itself refuses to let a file grow."""
     code = """
@@ -351,7 +344,6 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         except DiamondGymError as error:
             print(error)
     """
-    assert resource.RLIMIT_FSIZE is not None
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
         cwd=Path(__file__).parents[1],
