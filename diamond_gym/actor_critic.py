@@ -36,6 +36,7 @@ class FrameEncoder(nn.Module):
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, img_channels, H, W) -> (B, channels[-1], H / 2^n, W / 2^n) with n pools."""
         return self.encoder(x)  # type: ignore[no-any-return]
 
 

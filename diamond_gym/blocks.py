@@ -52,6 +52,7 @@ class GroupNorm(nn.Module):
         self.norm = nn.GroupNorm(num_groups(channels), channels, eps=GROUP_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises (B, C, H, W)."""
         return self.norm(x)  # type: ignore[no-any-return]
 
 
@@ -64,9 +65,10 @@ class AdaGroupNorm(nn.Module):
         self.linear = nn.Linear(cond_channels, 2 * channels)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Normalises (B, C, H, W) under a condition (B, cond_channels)."""
         scale, shift = self.linear(cond)[:, :, None, None].chunk(2, dim=1)
         x = F.group_norm(x, self.groups, eps=GROUP_NORM_EPS)
-        return x * (1 + scale) + shift
+        return x * (1 + scale) + shift  # type: ignore[no-any-return]
 
 
 class SelfAttention2d(nn.Module):
@@ -86,6 +88,7 @@ class SelfAttention2d(nn.Module):
         zero_(self.out_proj)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attends over the H * W pixels of (B, C, H, W)."""
         b, c, h, w = x.shape
         x = self.norm(x)
         # (B, 3C, H, W) -> 3 x (B, heads, head_dim, H*W)
@@ -111,6 +114,7 @@ class FourierFeatures(nn.Module):
         self.register_buffer("weight", torch.randn(1, channels // 2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Cosines, then sines, of random frequencies."""
         f = 2 * math.pi * x[:, None] @ self.weight
         return torch.cat((f.cos(), f.sin()), dim=-1)
 
@@ -124,6 +128,7 @@ class Downsample(nn.Module):
         nn.init.orthogonal_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H / 2, W / 2), odd sizes rounded up."""
         return self.conv(x)  # type: ignore[no-any-return]
 
 
@@ -135,6 +140,7 @@ class Upsample(nn.Module):
         self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
@@ -148,6 +154,7 @@ class SmallResBlock(nn.Module):
         self.skip_projection = nn.Identity() if same_width else conv1x1(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return self.skip_projection(x) + self.f(x)  # type: ignore[no-any-return]
 
 
@@ -166,6 +173,7 @@ class ResBlock(nn.Module):
         zero_(self.conv2, bias=False)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """(B, in_channels, H, W) and a condition (B, cond_channels) -> (B, out_channels, H, W)."""
         r = self.proj(x)
         x = self.conv1(F.silu(self.norm1(x, cond)))
         x = self.conv2(F.silu(self.norm2(x, cond)))
@@ -218,6 +226,7 @@ class UNet(nn.Module):
         self.upsamples = nn.ModuleList([nn.Identity(), *(Upsample(c) for c in reversed(channels[:-1]))])
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Any image size: it is padded with zeros on the right and bottom to what the levels can halve."""
         h, w = x.shape[-2:]
         pad_h, pad_w = -h % self.multiple, -w % self.multiple
         if pad_h or pad_w:

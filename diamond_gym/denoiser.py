@@ -140,8 +140,10 @@ class InnerModel(nn.Module):
         assert self.act_emb is not None
         if act.ndim == 2:
             return self.act_emb(act)  # type: ignore[no-any-return]
-        table = self.act_emb[0].weight  # a multi-hot action is a sum of rows: the table as a linear map
-        return (act.to(table.dtype) @ table).flatten(1)  # type: ignore[no-any-return,operator]
+        embedding = self.act_emb[0]
+        assert isinstance(embedding, nn.Embedding)
+        table = embedding.weight  # a multi-hot action is a sum of rows: the table as a linear map
+        return (act.to(table.dtype) @ table).flatten(1)
 
     def forward(
         self, noisy: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor | None, c_noise_cond: Tensor | None = None
@@ -240,7 +242,7 @@ class Denoiser(nn.Module):
             mask_padding: bool (B, T + 1 + k), True where the frame is real. Rows whose target is padding do not count.
             noise: Source of noise levels and of noise.
             low_res: For an upsampler, enlarged low-resolution frames aligned with obs, (B, T + 1 + k, C, H, W).
-            pixel_weight: Optional weights (B, 1, H, W) of the squared error as a function of the window (B, T, C, H, W).
+            pixel_weight: Weights (B, 1, H, W) of the squared error as a function of the window (B, T, C, H, W).
 
         Returns:
             The mean over predictions of the mean squared error between F and its target.

@@ -31,6 +31,9 @@ class RewardEndConfig:
     num_actions: int | None = None
     patch_size: int = 1
     """Pixels per side folded into channels at the network's door (1: the paper's network)."""
+    difference: bool = False
+    """Show the network next_obs - obs in place of next_obs. What rewards hang on is often a few pixels that
+    change, hardly to be seen in either frame but plain in their difference. Not the paper's."""
 
 
 class TransitionEncoder(nn.Module):
@@ -50,6 +53,7 @@ class TransitionEncoder(nn.Module):
         self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(c) for c in channels[:-1]), nn.Identity()])
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Frame pairs (B, 2C, H, W) and action embeddings (B, cond_channels) -> features (B, C', H', W')."""
         x = F.pixel_unshuffle(x, self.patch_size) if self.patch_size > 1 else x
         x = self.conv_in(x)
         for downsample, block in zip(self.downsamples, self.blocks, strict=True):
@@ -95,8 +99,9 @@ class RewardEnd(nn.Module):
             last transition, all float32.
         """
         b, t = act.shape
+        second = next_obs - obs if self.config.difference else next_obs
         x = self.encoder(
-            torch.cat((obs, next_obs), dim=2).flatten(0, 1),  # (B*T, 2C, H, W)
+            torch.cat((obs, second), dim=2).flatten(0, 1),  # (B*T, 2C, H, W)
             self.act_emb(act.flatten()),
         )
         x, (hx, cx) = self.lstm(x.reshape(b, t, -1), state)

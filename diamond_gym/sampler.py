@@ -53,7 +53,9 @@ class Denoises(Protocol):
 
     def denoise(
         self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """See `diamond_gym.denoiser.Denoiser.denoise`."""
+        ...
 
 
 def karras_sigmas(config: SamplerConfig, device: torch.device | str = "cpu") -> Tensor:

@@ -197,9 +197,7 @@ def test_reward_end_loss(atari: dict[str, Tensor], reward_end: RewardEnd) -> Non
     obs, act, rew, end, mask = (part[k] for k in ("obs", "act", "rew", "end", "mask_padding"))
     next_obs = obs[:, 1:].clone()
     next_obs[0, 2] = part["final_observation"]
-    loss_rew, loss_end, *_ = reward_end.loss(
-        obs[:, :-1], act[:, :-1], next_obs, rew[:, :-1], end[:, :-1], mask[:, :-1]
-    )
+    loss_rew, loss_end, *_ = reward_end.loss(obs[:, :-1], act[:, :-1], next_obs, rew[:, :-1], end[:, :-1], mask[:, :-1])
     assert_close(loss_rew, part["loss_rew"])
     assert_close(loss_end, part["loss_end"])
     assert_close(loss_rew + loss_end, part["loss"])

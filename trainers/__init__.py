@@ -1,0 +1,1 @@
+"""Training: collecting experience, fitting world models, measuring them, and the agents' losses."""

@@ -128,7 +128,11 @@ class Collector:
             policy = StickyPolicy(num_actions, repeat, self._rng)
         self._policy, self._num_actions = policy, num_actions
         self._envs = ale_vector(
-            config.game, n, noop_max=config.noop_max, life_loss_info=config.life_loss_ends
+            config.game,
+            n,
+            noop_max=config.noop_max,
+            size=store.about.frame_shape[:2],
+            life_loss_info=config.life_loss_ends,
         )
         obs, info = self._envs.reset(seed=int(self._rng.integers(2**31 - n)))
         self._obs: npt.NDArray[np.uint8] = obs[:, 0]
@@ -239,11 +243,11 @@ class _Part:
         self.number, self.obs, self.act, self.rew = number, self.obs[-1:], [], []
 
 
-def about_game(game: str) -> About:
-    """What a store of a real game's experience holds."""
+def about_game(game: str, size: tuple[int, int] = (SIZE, SIZE)) -> About:
+    """What a store of a real game's experience holds, with frames of the paper's size or of another."""
     row = find_game(game)
     versions = {name: version(name) for name in ("ale-py", "gymnasium", "diamond-gym") if _installed(name)}
-    return About(row.name, (SIZE, SIZE, 3), row.num_actions, row.action_meanings, versions=versions)
+    return About(row.name, (*size, 3), row.num_actions, row.action_meanings, versions=versions)
 
 
 def collect(

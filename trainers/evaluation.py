@@ -127,9 +127,7 @@ def _closed_loop(
     return torch.stack(frames, 1).cpu().numpy(), *probs
 
 
-def frame_errors(
-    play: RealPlay, rollout: Rollout
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def frame_errors(play: RealPlay, rollout: Rollout) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean squared errors by horizon, pixels in [0, 1]: of the dream, and of repeating the last real frame; (H,)."""
     t = play.obs.shape[1] - rollout.obs.shape[1]
     last = play.obs[:, t - 1].astype(np.float32)

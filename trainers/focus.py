@@ -1,6 +1,8 @@
 """Segments drawn around rewards and ends, for small budgets in which the rare would hardly be seen."""
 
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +36,13 @@ class FocusedSampler:
         offset = self._rng.integers(self.base.length - 1, size=self.num_focused)
         return concatenate(batch, cut(self.base.store, chosen[:, 0], chosen[:, 1] - offset, self.base.length))
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """The state of chance, as plain data."""
         return {"base": self.base.state_dict(), "rng": self._rng.bit_generator.state}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes back to a state."""
-        self.base.load_state_dict(state["base"])  # type: ignore[arg-type]
+        self.base.load_state_dict(state["base"])
         self._rng.bit_generator.state = state["rng"]
 
 

@@ -72,8 +72,12 @@ def make_card(
         reward_end=asdict(config.reward_end),
         training={
             **training,
-            "real_steps": store.num_steps,
-            "real_episodes": store.num_episodes,
+            "data": {
+                "steps": store.num_steps,
+                "episodes": store.num_episodes,
+                "source": "the Arcade Learning Environment, as the paper preprocesses it",
+                **{f"versions.{package}": number for package, number in about.versions.items()},
+            },
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
         },

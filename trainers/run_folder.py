@@ -1,6 +1,5 @@
 """A training run's folder: one process at a time, checkpoints that are whole, metrics that are appended."""
 
-import fcntl
 import json
 import math
 import time
@@ -9,6 +8,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import torch
+from filelock import FileLock, Timeout
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import atomic_path, atomic_write
@@ -30,11 +30,10 @@ class RunFolder:
     def __init__(self, path: Path, tensorboard: bool = True) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (path / ".lock").open("w")
+        self._lock = FileLock(path / ".lock", timeout=0)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout:
             raise DiamondGymError(f"another process is training in {path}; wait for it or name another --run") from None
         self._metrics: IO[str] | None = None
         self._board: Any = None
@@ -53,7 +52,7 @@ class RunFolder:
         for log in (self._metrics, self._board):
             if log is not None:
                 log.close()
-        self._lock.close()
+        self._lock.release()
 
     def settle(self, settings: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
         """Writes the run's settings, or holds them against those it was begun with.
@@ -124,4 +123,4 @@ def _board(path: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
         return _NoBoard()
-    return SummaryWriter(str(path))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(path))

@@ -151,7 +151,7 @@ class Fit:
         """The model to dream with: the averaged weights if there is an average, else the trained ones."""
         parts: dict[str, Any] = {}
         for name, part in self.world_model.parts.items():
-            copy = type(part)(part.config)  # type: ignore[call-arg]
+            copy = type(part)(part.config)
             state = self.ema[name].average if self.config.ema_decay else part.state_dict()
             copy.load_state_dict({k: v.detach().clone() for k, v in state.items()})
             parts[name] = copy.eval().requires_grad_(False)
@@ -196,7 +196,8 @@ class Fit:
     def _reward_end_step(self) -> dict[str, float | Tensor]:
         batch = to_tensors(self.reward_end_batches.sample(), self.device, next_obs=True)
         model = self.world_model.reward_end
-        assert model is not None and batch.next_obs is not None
+        assert model is not None
+        assert batch.next_obs is not None
         with self._autocast():
             loss_rew, loss_end, *_ = model.loss(
                 batch.obs[:, :-1],
@@ -219,7 +220,7 @@ class Fit:
         for group in optimizer.param_groups:
             group["lr"] = config.lr * self.lr_factor(config, updates)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         optimizer.step()
         if self.config.ema_decay:

@@ -3,14 +3,18 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.cli.progress import console, counting
+from diamond_gym.cli.progress import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
 from diamond_gym.sampler import QUALITIES
+
+if TYPE_CHECKING:
+    from diamond_gym.envs import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
 
@@ -31,8 +35,8 @@ class DreamCommand:
     """Seeds starts, dreams and actions."""
     out: Path | None = None
     """The video to write: .mp4 or .gif; none if not given."""
-    quality: str = "paper"
-    """fast, paper or fine."""
+    quality: str | None = None
+    """fast, paper or fine (default: what the model's card says, else paper)."""
     max_episode_steps: int = 50
     """Steps after which a dream begins anew; -1 dreams on."""
     repeat: int = 4
@@ -58,7 +62,7 @@ class DreamCommand:
             raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
         if self.seed < 0:
             raise BadArgument(f"--seed must not be negative, got {self.seed}")
-        if self.quality not in QUALITIES:
+        if self.quality is not None and self.quality not in QUALITIES:
             raise BadArgument(f"--quality must be {', '.join(QUALITIES)}, not {self.quality}")
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
@@ -94,19 +98,20 @@ class DreamCommand:
             print(f"wrote {self.out}")
         return 0
 
-    def _play(self, envs: "DreamVectorEnv") -> tuple[list[npt.NDArray[np.uint8]], list[float], int, float]:  # noqa: F821
+    def _play(self, envs: "DreamVectorEnv") -> tuple[list[npt.NDArray[np.uint8]], list[float], int, float]:
         """Returns a sheet per step, the finished episodes' returns, how many were ended by the model, and the time."""
         rng = np.random.default_rng(self.seed)
         obs, _ = envs.reset(seed=self.seed)
-        act = envs.action_space.sample() * 0
+        envs.action_space.seed(self.seed)
+        act = envs.action_space.sample()
         score, returns, ends = np.zeros(self.num_envs), [], 0
         frames = [self._sheet(obs)] if self.out else []
         began = time.perf_counter()
         with counting("dreaming", self.steps * self.num_envs, "frames") as advance:
             for step in range(self.steps):
                 new = rng.random(self.num_envs) < 1 / self.repeat
-                drawn = rng.integers(envs.single_action_space.n, size=self.num_envs)  # type: ignore[attr-defined]
-                act = np.where(new, drawn, act)
+                drawn = envs.action_space.sample()
+                act = np.where(new.reshape(-1, *[1] * (drawn.ndim - 1)), drawn, act)
                 obs, rew, terminated, truncated, _ = envs.step(act)
                 score += rew
                 done = terminated | truncated

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from diamond_gym.cli.experience import TEST_SEED, experience
 from diamond_gym.cli.progress import counting
-from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
 from diamond_gym.sampler import SamplerConfig
@@ -81,15 +81,10 @@ class EvaluateWm:
 
     def _real_play(self, card: Card, t: int) -> RealPlay:
         folder = self.data or home_folder() / "data" / f"{card.game.lower()}-test"
-        if not (folder / "store.json").exists():
-            if self.data is not None:
-                raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
-            from diamond_gym.trainers.collect import CollectConfig, about_game, collect
-
-            with EpisodeStore(folder, "a", about_game(card.game)) as store:
-                with counting(f"playing {card.game}", self.test_steps, "steps") as advance:
-                    collect(store, CollectConfig(card.game, seed=1000), self.test_steps, progress=advance)
-        store = EpisodeStore(folder)
+        if self.data is not None and not (folder / "store.json").exists():
+            raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
+        wanted = 0 if self.data is not None else self.test_steps
+        store = experience(folder, card.game, wanted, TEST_SEED)
         if store.about.game != card.game or store.about.frame_shape != card.obs_shape:
             raise DiamondGymError(f"{folder} holds {store.about.game}, but the model dreams {card.game}")
         return RealPlay.draw(store, self.windows, t, self.horizon, self.seed)

@@ -20,7 +20,9 @@ RATE_WINDOW = 20
 class Advance(Protocol):
     """Told how far something has come: in all, or by how much more."""
 
-    def __call__(self, done: int, more: bool = False) -> None: ...
+    def __call__(self, done: int, more: bool = False) -> None:
+        """Moves the bar to `done`, or by `done` if `more`."""
+        ...
 
 
 def _bar() -> Progress:
@@ -47,17 +49,21 @@ def counting(what: str, total: int, unit: str) -> Iterator[Advance]:
             done_so_far = done_so_far + done if more else done
             rate = done_so_far / max(1e-6, time.monotonic() - began)
             left = _clock((total - done_so_far) / rate) if rate else "?"
-            bar.update(task, completed=done_so_far, said=f"{rate:,.0f} {unit}/s, {left} left")
+            bar.update(task, completed=done_so_far, said=f"{_per_second(rate, unit)}, {left} left")
 
         yield advance
     seconds = time.monotonic() - began
-    console.print(f"{what}: {done_so_far:,} {unit} in {_clock(seconds)} ({done_so_far / max(seconds, 1e-6):,.0f} {unit}/s)")
+    console.print(
+        f"{what}: {done_so_far:,} {unit} in {_clock(seconds)} ({_per_second(done_so_far / max(seconds, 1e-6), unit)})"
+    )
 
 
 class Report(Protocol):
     """Told the step and the mean metrics since the last time."""
 
-    def __call__(self, step: int, values: dict[str, float]) -> None: ...
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Shows the losses, the rate and the time left."""
+        ...
 
 
 @contextmanager
@@ -85,6 +91,10 @@ def fitting(fit: Fit, minutes: float | None) -> Iterator[Report]:
                 printed = now
 
         yield report
+
+
+def _per_second(rate: float, unit: str) -> str:
+    return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
 
 
 def _clock(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from diamond_gym.cli.experience import TEST_SEED, experience
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data import EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
@@ -26,7 +27,7 @@ from diamond_gym.world_model import pick_device, pick_precision
 
 HORIZON = 16
 # what a resumed run may be told differently
-_FREE = frozenset({"minutes", "device", "precision", "compile", "name", "run", "data", "windows"})
+_FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows"})
 _ALIASED = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
 
 
@@ -95,7 +96,6 @@ class TrainWm:
             print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
         return [*preset_flags(preset), *words, "--preset", preset]
 
-
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
         label = f"{self.game.lower()}-{self.preset}"
@@ -104,8 +104,10 @@ class TrainWm:
         precision = pick_precision(self.precision, device)
         with RunFolder(folder) as run:
             data = self.data or home_folder() / "data" / self.game.lower()
-            store = self._experience(data, self.collect_steps, self.seed)
-            held_out = self._experience(data.with_name(f"{data.name}-test"), self.test_steps, self.seed + 1000)
+            store = experience(data, self.game, self.collect_steps, self.seed)
+            held_out = experience(
+                data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED
+            )
             config = self._for_store(store)
             run.settle(self._settings(config), _FREE)
             fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile)
@@ -136,20 +138,6 @@ class TrainWm:
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k != "run_folder"}
         return settings | {"fit": asdict(config)}
-
-    def _experience(self, folder: Path, steps: int, seed: int) -> EpisodeStore:
-        """Opens a store, filled up to `steps` first."""
-        from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
-
-        if (folder / "store.json").exists() and EpisodeStore(folder).num_steps >= steps:
-            return EpisodeStore(folder)  # read only: another run may be reading it too
-        with EpisodeStore(folder, "a", about_game(self.game)) as store:
-            missing = steps - store.num_steps
-            if missing > 0:
-                with Collector(store, CollectConfig(self.game, seed=seed)) as collector:
-                    with counting(f"playing {self.game}", missing, "steps") as advance:
-                        collector.collect(missing, advance)
-        return EpisodeStore(folder)
 
     def _for_store(self, store: EpisodeStore) -> FitConfig:
         """The configuration with the game's image size and actions filled in."""

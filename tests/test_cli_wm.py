@@ -1,0 +1,79 @@
+"""train-wm, evaluate-wm and dream as a user types them, on the real game with networks of a toy's size."""
+
+import json
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+
+from diamond_gym.cli import main
+from diamond_gym.registry import resolve
+
+pytest.importorskip("ale_py")
+
+TINY = (
+    *("--preset", "nano", "--collect-steps", "400", "--test-steps", "300", "--windows", "4", "--precision", "float32"),
+    *("--denoiser.cond-channels", "16", "--denoiser.channels", "8", "8", "8", "--denoiser.patch-size", "4"),
+    *("--reward-end.lstm-dim", "8", "--reward-end.channels", "8", "8", "8", "--denoiser-optimizer.batch-size", "2"),
+    *("--reward-end-optimizer.batch-size", "2"),
+)
+
+
+def train(*words: str) -> int:
+    return main(["train-wm", "--game", "Breakout", *TINY, *words])
+
+
+def test_from_a_games_name_to_a_video(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--steps", "4", "--minutes", "0.0001") == 0
+    assert "repeat the command to go on" in capsys.readouterr().err
+    run = home / "runs" / "breakout-nano"
+    assert (run / "checkpoint.pt").exists()
+    assert not (home / "models").exists() or not list((home / "models").iterdir())
+
+    assert train("--steps", "4") == 0
+    assert "registered breakout-nano" in capsys.readouterr().err
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [4]
+    assert list((run / "strips").glob("*.png"))
+    card = resolve("Breakout").card
+    assert card.name == "breakout-nano" and card.num_actions == 4
+    assert card.training["steps"] == 4 and card.training["data"]["steps"] >= 400
+    assert card.figures["mse_over_copy_16"] > 0
+
+    picture = tmp_path / "strip.png"
+    words = ["evaluate-wm", "--name", "Breakout", "--windows", "4", "--horizon", "4", "--picture", str(picture)]
+    assert main([*words, "--as-json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["windows"] == 4 and table["mse_over_copy_4"] > 0
+    assert iio.imread(picture).shape[2] == 3
+
+    for name in ("dream.gif", "dream.mp4"):
+        video = tmp_path / name
+        assert main(["dream", "--game", "Breakout", "--steps", "6", "--num-envs", "3", "--out", str(video)]) == 0
+        assert "18 frames in" in capsys.readouterr().out
+        frames = iio.imread(video)
+        assert len(frames) == 7 and frames[0].shape == (2 * 194 - 2, 2 * 194 - 2, 3)
+
+    assert train("--steps", "4", "--sigma.loc", "1") == 2
+    assert "was begun with fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--game", "Breakout", "--steps", "-1"], "--steps must be at least 1, not -1"),
+        (["--game", "Breakout", "--out", "film.avi"], "--out must end in .mp4 or .gif"),
+        (["--game", "Breakout", "--quality", "best"], "--quality must be fast, paper, fine"),
+        (["--game", "Brakout"], "did you mean Breakout"),
+        ([], "say what to dream"),
+    ],
+)
+def test_dream_refuses_nonsense_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dream", *words]) != 0
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_train_refuses_an_unknown_game(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-wm", "--game", "Pongg", "--preset", "nano"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean Pong" in said and said.count("\n") == 1

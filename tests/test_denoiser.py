@@ -1,0 +1,121 @@
+"""What the golden data cannot show: options of small presets, padding, and the algebra of preconditioning."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diamond_gym.denoiser import (
+    Conditioners,
+    Denoiser,
+    DenoiserConfig,
+    InnerModelConfig,
+    SigmaDistribution,
+    TrainingNoise,
+    quantise,
+)
+
+SMALL = InnerModelConfig(
+    num_steps_conditioning=2, cond_channels=8, depths=[1, 1], channels=[8, 8], attn_depths=[0, 0], num_actions=3
+)
+
+
+def batch(b: int = 3, steps: int = 4, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.rand(b, steps, 3, size, size, generator=generator) * 2 - 1
+    return obs, torch.randint(3, (b, steps), generator=generator)
+
+
+@given(st.floats(0.002, 20), st.floats(0, 1), st.floats(0.1, 2))
+def test_conditioners_keep_unit_variance(sigma: float, offset: float, sigma_data: float) -> None:
+    """EDM's two requirements: inputs and targets of unit variance for data of variance sigma_data^2."""
+    cs = Conditioners.of(torch.tensor([sigma], dtype=torch.float64), sigma_data, offset)
+    variance = sigma**2 + offset**2
+    c_in, c_out, c_skip = (c.item() for c in (cs.c_in, cs.c_out, cs.c_skip))
+    assert c_in**2 * (variance + sigma_data**2) == pytest.approx(1)
+    assert ((1 - c_skip) ** 2 * sigma_data**2 + c_skip**2 * variance) / c_out**2 == pytest.approx(1)
+
+
+def test_quantise_truncates_and_nearest_keeps_levels() -> None:
+    levels = torch.arange(256) / 255 * 2 - 1
+    assert torch.equal(quantise(levels, nearest=True), levels)
+    assert torch.equal(quantise(quantise(levels, nearest=True), nearest=True), levels)
+    assert (quantise(levels) <= levels).all(), "truncation never brightens"
+    assert torch.equal(quantise(torch.tensor([-7.0, 7.0])), torch.tensor([-1.0, 1.0]))
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("size", [8, 12])
+def test_patches_keep_shapes(patch: int, size: int) -> None:
+    model = Denoiser(DenoiserConfig(replace(SMALL, patch_size=patch)))
+    obs, act = batch(size=size)
+    frame = model.denoise(torch.randn(3, 3, size, size), torch.tensor(1.0), obs[:, :2], act[:, :2])
+    assert frame.shape == (3, 3, size, size) and frame.dtype == torch.float32
+    assert frame.abs().max() <= 1
+
+
+def test_untrained_residual_model_repeats_the_last_frame() -> None:
+    model = Denoiser(DenoiserConfig(SMALL, residual=True))
+    torch.nn.init.zeros_(model.inner_model.conv_out.bias)  # its weight starts at zero
+    obs, act = batch()
+    past = quantise(obs[:, :2], nearest=True)
+    for sigma in (0.002, 1.0, 5.0):
+        frame = model.denoise(torch.randn(3, 3, 8, 8), torch.tensor(sigma), past, act[:, :2])
+        assert torch.equal(frame, past[:, -1])
+
+
+def test_loss_ignores_padding_and_needs_no_real_row() -> None:
+    torch.manual_seed(0)
+    model = Denoiser(DenoiserConfig(SMALL))
+    obs, act = batch()
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[1:, 2:] = False
+
+    def loss(frames: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return model.loss(frames, act, real, TrainingNoise.on("cpu", SigmaDistribution()))
+
+    changed = obs.clone()
+    changed[1:, 3] = 0.5  # the last targets of the padded rows
+    assert torch.equal(loss(obs, mask), loss(changed, mask))
+    assert loss(obs, torch.zeros_like(mask)) == 0
+
+
+def test_pixel_weights_of_one_change_nothing() -> None:
+    model = Denoiser(DenoiserConfig(SMALL))
+    obs, act = batch()
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    losses = []
+    for weight in (None, lambda window: torch.ones_like(window[:, 0, :1]), lambda window: window[:, 0, :1] * 0 + 2):
+        torch.manual_seed(1)
+        losses.append(
+            model.loss(obs, act, mask, TrainingNoise.on("cpu", SigmaDistribution()), pixel_weight=weight).item()
+        )
+    assert losses[0] == losses[1] and losses[2] == pytest.approx(2 * losses[0])
+
+
+def test_multi_hot_action_of_one_key_is_that_action() -> None:
+    model = Denoiser(DenoiserConfig(SMALL))
+    torch.nn.init.normal_(model.inner_model.conv_out.weight)
+    obs, act = batch()
+    one_hot = torch.nn.functional.one_hot(act[:, :2], 3)
+    noisy, sigma = torch.randn(3, 3, 8, 8), torch.tensor([0.5, 1.0, 2.0])
+    expected = model.denoise(noisy, sigma, obs[:, :2], act[:, :2])
+    assert torch.equal(model.denoise(noisy, sigma, obs[:, :2], one_hot), expected)
+
+
+def test_sigma_distribution() -> None:
+    torch.manual_seed(0)
+    sigma = SigmaDistribution().sample(20_000)
+    assert sigma.min() >= 2e-3 and sigma.max() <= 20
+    assert sigma.log().mean().item() == pytest.approx(-0.4, abs=0.03)
+    assert sigma.log().std().item() == pytest.approx(1.2, abs=0.03)
+
+
+def test_misfitting_sizes_are_told() -> None:
+    with pytest.raises(ValueError, match="cond_channels 8 must be a multiple of num_steps_conditioning 3"):
+        Denoiser(DenoiserConfig(replace(SMALL, num_steps_conditioning=3)))
+    with pytest.raises(ValueError, match="describe the same levels"):
+        Denoiser(DenoiserConfig(replace(SMALL, depths=[1])))

@@ -1,0 +1,89 @@
+"""The container of networks: weights in and out, devices, precisions."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from diamond_gym.denoiser import Denoiser
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.registry import Card, FileRecord
+from diamond_gym.reward_end import RewardEnd
+from diamond_gym.world_model import WorldModel, pick_device, pick_precision
+from tests import worlds
+
+
+def tiny(seed: int = 0) -> WorldModel:
+    torch.manual_seed(seed)
+    return WorldModel(Denoiser(worlds.CONFIG.denoiser), RewardEnd(worlds.CONFIG.reward_end))
+
+
+def card() -> Card:
+    return Card(
+        name="tiny",
+        game="Walk",
+        created="2026-01-01T00:00:00Z",
+        spaces={"obs_shape": [8, 8, 3], "num_actions": 3},
+        denoiser=asdict(worlds.CONFIG.denoiser),
+        reward_end=asdict(worlds.CONFIG.reward_end),
+        files={"weights": FileRecord("tiny.safetensors", "0" * 64, 1)},
+    )
+
+
+def test_weights_go_round_through_a_card() -> None:
+    model = tiny()
+    again = WorldModel.from_card(Card.from_toml(card().to_toml()), model.weights())
+    assert again.weights().keys() == model.weights().keys()
+    assert all(torch.equal(v, again.weights()[k]) for k, v in model.weights().items())
+    assert not again.training
+    assert {k.split(".")[0] for k in model.weights()} == {"denoiser", "rew_end_model"}
+
+
+def test_compiled_networks_keep_their_keys() -> None:
+    model, plain = tiny(), tiny(1)
+    wrapped = torch.compile(model.denoiser.inner_model, backend="eager")
+    model.denoiser.inner_model = wrapped
+    assert model.weights().keys() == plain.weights().keys()
+    model.load_weights(plain.weights())
+    assert all(torch.equal(v, plain.weights()[k]) for k, v in model.weights().items())
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "misshapen"])
+def test_weights_that_do_not_fit(change: str) -> None:
+    weights = tiny().weights()
+    if change == "missing":
+        del weights["denoiser.inner_model.conv_in.bias"]
+    elif change == "extra":
+        weights["stranger"] = torch.zeros(1)
+    else:
+        weights["denoiser.inner_model.conv_in.bias"] = torch.zeros(99)
+    with pytest.raises(RuntimeError):
+        WorldModel.from_card(card(), weights)
+
+
+def test_half_weights_become_float32_networks() -> None:
+    model = WorldModel.from_card(card(), {k: v.half() for k, v in tiny().weights().items()})
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_devices_and_precisions() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    assert pick_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
+    with pytest.raises(BadArgument, match="device 'nonsense'"):
+        pick_device("nonsense")
+    with pytest.raises(BadArgument, match="precision must be"):
+        pick_precision("float64", torch.device("cpu"))
+    assert tiny().to_device("cpu", "bfloat16").precision == "bfloat16"
+
+
+def test_dream_without_starts_is_one_line() -> None:
+    with pytest.raises(DiamondGymError, match="has no start states"):
+        tiny().dream(2)
+
+
+def test_num_actions_and_shape() -> None:
+    model = WorldModel.from_card(card(), tiny().weights())
+    assert (model.num_actions, model.obs_shape) == (3, (8, 8, 3))
+    with pytest.raises(DiamondGymError, match="image size is unknown"):
+        _ = tiny().obs_shape

@@ -1,0 +1,125 @@
+"""Scores of whole games: a policy plays the real game, and what that says with how much certainty."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from diamond_gym.atari import RealVectorEnv
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry.games import game as find_game
+from diamond_gym.trainers.collect import Policy, StickyPolicy
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Unclipped scores of full games.
+
+    Attributes:
+        game: The game's name.
+        scores: One for each game, by row and then by time.
+        lengths: The steps of each.
+        truncated: How many were cut by a limit of steps instead of ending.
+    """
+
+    game: str
+    scores: tuple[float, ...]
+    lengths: tuple[int, ...]
+    truncated: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean score."""
+        return float(np.mean(self.scores))
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of a single game's score (n - 1 below; 0 for one game)."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
+
+    @property
+    def human_normalised(self) -> float:
+        """The mean score where random play is 0 and a human player is 1."""
+        return find_game(self.game).human_normalised(self.mean)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A bootstrap interval of the mean: the percentiles of the means of resampled scores."""
+        drawn = np.random.default_rng(0).choice(np.asarray(self.scores), (RESAMPLES, len(self.scores)))
+        low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def table(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {
+            "episodes": len(self.scores),
+            "mean": self.mean,
+            "std": self.std,
+            "interval_95": list(self.interval()),
+            "human_normalised": self.human_normalised,
+            "mean_length": float(np.mean(self.lengths)),
+            "truncated": self.truncated,
+            "scores": list(self.scores),
+        }
+
+
+def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> RealVectorEnv:
+    """Real games for `play`: full ones, which the loss of a life does not end."""
+    return RealVectorEnv(
+        game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, max_episode_steps=max_episode_steps
+    )
+
+
+def random_policy(num_actions: int, num_envs: int, seed: int = 0) -> Policy:
+    """Uniform actions."""
+    return StickyPolicy(num_actions, np.zeros(num_envs), np.random.default_rng([seed, 3]))
+
+
+def play(
+    policy: Policy,
+    envs: VectorEnv[Any, Any, Any],
+    game: str,
+    episodes: int,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Plays full games and adds up their rewards.
+
+    Each row plays a number of games that is settled beforehand. Taking whichever games end first would
+    prefer the short ones, which in most games are the bad ones.
+
+    Args:
+        policy: From frames (B, H, W, C), and in which rows a game begins (B,), to actions (B,).
+        envs: The games, in mode SAME_STEP.
+        game: Their name.
+        episodes: How many games, at least as many as rows.
+        seed: Row i begins with seed + i.
+        progress: Called with the number of finished games.
+    """
+    rows = envs.num_envs
+    if episodes < rows:
+        raise BadArgument(f"{rows} rows cannot share {episodes} games: use fewer rows")
+    quota = episodes // rows + (np.arange(rows) < episodes % rows)
+    scores: list[list[float]] = [[] for _ in range(rows)]
+    lengths: list[list[int]] = [[] for _ in range(rows)]
+    score, length, truncated, finished = np.zeros(rows), np.zeros(rows, np.int64), 0, 0
+    obs, _ = envs.reset(seed=seed)
+    first: npt.NDArray[np.bool_] = np.ones(rows, np.bool_)
+    while finished < episodes:
+        obs, rewards, terminations, truncations, _ = envs.step(policy(obs, first))
+        score, length, first = score + rewards, length + 1, terminations | truncations
+        for row in np.flatnonzero(first):
+            if len(scores[row]) < quota[row]:  # rows that are through play on, but no longer count
+                scores[row].append(float(score[row]))
+                lengths[row].append(int(length[row]))
+                truncated += int(truncations[row] and not terminations[row])
+                finished += 1
+        score[first], length[first] = 0, 0
+        if progress is not None and first.any():
+            progress(finished)
+    return Scores(game, tuple(chain(*scores)), tuple(chain(*lengths)), truncated)
