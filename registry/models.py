@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diamond_gym.errors import DamagedModel, ModelNotFound
 from diamond_gym.registry.address import Address
+from diamond_gym.registry.address import Address
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
 from diamond_gym.registry.home import bundled_folder, models_folder
@@ -109,6 +110,19 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         f"no world model for '{word}' yet; "
         f"train one with `diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
     )
+
+
+def _pulled(address: Address) -> Entry:
+    """The newest model that was pulled from an address; nothing is fetched here."""
+    found = []
+    for entry in entries():
+        table = entry.card.training.get("pulled", {})
+        revisions = (None, table.get("revision"), table.get("asked"))
+        if not entry.bundled and table.get("repository") == address.repository and address.revision in revisions:
+            found.append(entry)
+    if not found:
+        raise ModelNotFound(f"{address} is not here yet; fetch it with `diamond-gym pull {address}`")
+    return max(found, key=lambda entry: entry.rank)
 
 
 def _pulled(address: Address) -> Entry:
