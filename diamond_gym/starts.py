@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from os import PathLike
 
 import numpy as np
@@ -20,6 +20,10 @@ class Starts:
         obs: Frames, uint8 (N, T, H, W, C), oldest first.
         act: Actions, int64 (N, T - 1), or multi-hot (N, T - 1, A).
         first: bool (N,), whether the piece begins a game.
+        full_res: For models of two stages, the last frames at full size that the second stage sees, uint8
+            (N, T', H', W', C).
+        next_act: What the player of the piece did next, int8 (N, K, A), to be replayed; rows of -1 follow
+            where a piece has fewer than K.
 
     Raises:
         DiamondGymError: There is no start, or the three do not fit each other.
@@ -28,6 +32,8 @@ class Starts:
     obs: npt.NDArray[np.uint8]
     act: npt.NDArray[np.int64]
     first: npt.NDArray[np.bool_]
+    full_res: npt.NDArray[np.uint8] | None = None
+    next_act: npt.NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         if self.obs.ndim != 5 or self.obs.dtype != np.uint8 or len(self.obs) == 0:
@@ -40,6 +46,15 @@ class Starts:
             raise DiamondGymError(
                 f"starts of {n} pieces of {t} frames need actions ({n}, {t - 1}) and bool flags ({n},), "
                 f"got {self.act.shape} and {self.first.dtype} {self.first.shape}."
+            )
+        full, following = self.full_res, self.next_act
+        if full is not None and (full.ndim != 5 or full.dtype != np.uint8 or len(full) != n):
+            raise DiamondGymError(
+                f"full-size frames of {n} pieces are uint8 ({n}, T', H', W', C), got {full.dtype} {full.shape}."
+            )
+        if following is not None and (following.dtype != np.int8 or following[:, 0].shape != self.act[:, 0].shape):
+            raise DiamondGymError(
+                f"actions that follow {n} pieces are int8 ({n}, K, A), got {following.dtype} {following.shape}."
             )
 
     def __len__(self) -> int:
@@ -70,7 +85,8 @@ class Starts:
 def save_starts(path: str | PathLike[str], starts: Starts) -> None:
     """Writes starts as one compressed .npz file, whole or not at all."""
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, obs=starts.obs, act=starts.act, first=starts.first)
+        arrays = {field.name: getattr(starts, field.name) for field in fields(starts)}
+        np.savez_compressed(temporary, **{name: array for name, array in arrays.items() if array is not None})
 
 
 def load_starts(path: str | PathLike[str]) -> Starts:
@@ -81,7 +97,8 @@ def load_starts(path: str | PathLike[str]) -> Starts:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Starts(file["obs"], file["act"], file["first"])
+            names = [field.name for field in fields(Starts) if field.default is MISSING or field.name in file.files]
+            return Starts(**{name: file[name] for name in names})
     except FileNotFoundError:
         raise DamagedModel(f"there is no file of starts at {path}.") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, DiamondGymError) as error:

@@ -36,6 +36,14 @@ _COMMANDS = {
     "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
+    "train-agent": ("diamond_gym.cli.train_agent:TrainAgent", "an agent that learns in dreams"),
+    "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game"),
+    "import-diamond": ("diamond_gym.cli.import_diamond:ImportDiamond", "a checkpoint in the authors' format"),
+    "pull": ("diamond_gym.cli.pull:Pull", "a model from the Hugging Face hub"),
+    "push": ("diamond_gym.cli.push:Push", "a model to the Hugging Face hub"),
+    "export": ("diamond_gym.cli.export:Export", "a model's files, in a folder of yours"),
+    "verify": ("diamond_gym.cli.verify:Verify", "whether models are what their cards say"),
+    "remove": ("diamond_gym.cli.remove:Remove", "a model of yours, gone"),
 }
 
 # What to install for a module that only an extra brings.
@@ -171,7 +179,7 @@ def _one_line(framed: str) -> str:
 
 def _overview() -> str:
     lines = ["usage: diamond-gym COMMAND [OPTIONS]", "", "Dreams as Gymnasium environments.", ""]
-    lines += [f"  {name:<12} {_COMMANDS[name][1]}" for name in commands()]
+    lines += [f"  {name:<14} {_COMMANDS[name][1]}" for name in commands()]
     lines += ["", "diamond-gym COMMAND --help tells a command's options."]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""`diamond-gym list`: the models at hand."""
+"""`diamond-gym list`: the models at hand, and those that can be pulled."""
 
 import json
 import sys
@@ -8,11 +8,12 @@ from typing import Annotated
 import tyro
 
 from diamond_gym.registry import Entry, games, survey
+from diamond_gym.registry.published import Published, published
 
 
 @dataclass(frozen=True)
 class ListModels:
-    """Lists the world models at hand: your own, and those that came with the package."""
+    """Lists the world models at hand, your own and those that came with the package, and what can be pulled."""
 
     games: bool = False
     """List the 26 games of Atari 100k instead, with the model that each one's id means."""
@@ -23,10 +24,15 @@ class ListModels:
         """Prints the list, and a line to the standard error for each damaged card."""
         found, problems = survey()
         rows = _games(found) if self.games else [_model(entry) for entry in found]
+        here = {entry.name for entry in found}
+        to_pull = [] if self.games else [model for model in published().values() if model.name not in here]
         if self.as_json:
-            print(json.dumps(rows, indent=2))
+            print(json.dumps(rows + [_available(model) for model in to_pull], indent=2))
         else:
             _print(rows, self.games)
+            if to_pull:
+                names = ", ".join(model.game for model in to_pull)
+                print(f"\nto be had with `diamond-gym pull NAME`, weights by DIAMOND's authors: {names}")
         for problem in problems:
             print(problem, file=sys.stderr)
         return 0
@@ -41,7 +47,25 @@ def _model(entry: Entry) -> dict[str, object]:
         "created": card.created,
         "bytes": entry.bytes,
         "summary": card.summary,
+        "license": card.license,
         "path": str(entry.path),
+    }
+
+
+def _available(model: Published) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "game": model.game,
+        "from": "hub",
+        "created": None,
+        "bytes": model.bytes,
+        "summary": model.summary,
+        "license": model.license,
+        "path": None,
+        "source": model.source,
+        "parameters": model.parameters,
+        "pull": f"diamond-gym pull {model.game}",
+        **model.figures,
     }
 
 
@@ -70,10 +94,8 @@ def _print(rows: list[dict[str, object]], games: bool) -> None:
     if not rows:
         print("no world models yet; train one with: diamond-gym train-wm --game Breakout")
         return
-    hidden = () if games else ("path",)
-    table = Table(
-        *(key for key in rows[0] if key not in hidden), box=None, header_style="bold", pad_edge=False
-    )
+    hidden = () if games else ("path", "license")
+    table = Table(*(key for key in rows[0] if key not in hidden), box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(_cell(key, value) for key, value in row.items() if key not in hidden))
     Console(markup=False, highlight=False).print(table)

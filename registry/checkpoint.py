@@ -1,0 +1,141 @@
+"""Checkpoints of others: read as tensors and nothing else, and held against the networks they should fill."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diamond_gym.errors import DamagedModel
+from diamond_gym.registry.card import Card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_GLOBAL = re.compile(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)")
+_LARGEST, _DEEPEST = 1 << 16, 64
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_checkpoint(path: Path) -> "dict[str, Tensor]":
+    """Reads a torch-saved flat state dict of float tensors; nothing in the file is ever run.
+
+    Raises:
+        DamagedModel: It is missing, truncated, asks for more than tensors, or is something else.
+    """
+    import torch
+
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        with open(path, "rb") as file:
+            if not is_zip and file.read(2) == b"PK":  # a zip's end is what makes it one
+                raise DamagedModel(f"{path}: truncated; fetch it again")
+        # Mapped, so that 1.5 GB need not be held twice while they are converted.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except FileNotFoundError:
+        raise DamagedModel(f"{path}: there is no such file") from None
+    except pickle.UnpicklingError as error:
+        raise DamagedModel(f"{path}: refused, {_why_refused(str(error))}") from None
+    except DamagedModel:
+        raise
+    except Exception as error:  # torch and pickle fail on damaged bytes in every way there is
+        raise DamagedModel(f"{path}: not readable as a checkpoint ({_brief(error)})") from None
+    if not isinstance(state, dict) or not state:
+        raise DamagedModel(f"{path}: a dictionary of tensors is wanted, and it holds a {type(state).__name__}")
+    for key, tensor in state.items():
+        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
+            raise DamagedModel(
+                f"{path}: a flat dictionary of tensors is wanted, and {key!r} is a {type(tensor).__name__}"
+            )
+        if tensor.layout is not torch.strided or not tensor.dtype.is_floating_point:
+            raise DamagedModel(f"{path}: key '{key}' is not a dense tensor of floats")
+    return dict(state)
+
+
+def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
+    """Holds tensors against the networks that a card describes, without making the networks.
+
+    Args:
+        card: Its tables of networks.
+        weights: Tensors by prefixed key.
+        where: What to call the tensors' file in an error.
+
+    Raises:
+        DamagedModel: A key is missing, left over or of another shape, or a tensor is not finite.
+    """
+    import torch
+
+    expected = expected_shapes(card, where)
+    for what, keys in (
+        ("missing", [key for key in expected if key not in weights]),
+        ("left over", [key for key in weights if key not in expected]),
+    ):
+        if keys:
+            count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
+            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{_shorten(keys[0])}'")
+    for key, shape in expected.items():
+        if tuple(weights[key].shape) != shape:
+            found = tuple(weights[key].shape)
+            raise DamagedModel(f"{where}: key '{key}' has shape {found}, but its configuration makes it {shape}")
+    for key in expected:
+        # Not the tensor itself: its largest and smallest value need no copy of it.
+        low, high = weights[key].aminmax() if weights[key].numel() else (torch.zeros(()), torch.zeros(()))
+        if not (low.isfinite() and high.isfinite()):
+            raise DamagedModel(f"{where}: key '{key}' holds values that are not finite")
+
+
+def expected_shapes(card: Card, where: str) -> Shapes:
+    """Every state-dict key of the networks that a card describes, with its shape; takes no memory.
+
+    Raises:
+        DamagedModel: There is no network of such a configuration.
+    """
+    import torch
+
+    from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+    from diamond_gym.denoiser import Denoiser
+    from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+    from diamond_gym.world_model import WorldModel, denoiser_config
+
+    for name in card.networks:
+        _check_sizes(getattr(card, name), f"{where}: {name}")
+    try:
+        with torch.device("meta"):
+            model = WorldModel(
+                Denoiser(denoiser_config(card.denoiser)),
+                RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end else None,
+                ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic else None,
+                Denoiser(denoiser_config(card.upsampler)) if card.upsampler else None,
+            )
+    except (RuntimeError, TypeError, KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise DamagedModel(f"{where}: there is no network of this configuration ({_brief(error)})") from None
+    return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
+
+
+def _check_sizes(table: Mapping[str, object], where: str) -> None:
+    """Refuses sizes that no model has before anything is made of them."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, where)
+            continue
+        numbers = value if isinstance(value, list | tuple) else [value]
+        largest = _DEEPEST if key == "depths" else _LARGEST
+        if len(numbers) > _DEEPEST or any(isinstance(n, int) and not 0 <= n <= largest for n in numbers):
+            raise DamagedModel(f"{where}: '{key}' is out of all proportion")
+
+
+def _why_refused(message: str) -> str:
+    """Torch's page of advice in a few words."""
+    wanted = _GLOBAL.search(message)
+    if wanted is not None:
+        return f"it asks for {wanted[1] or wanted[2]}, and only tensors are read from a checkpoint: code would run"
+    return f"only tensors are read from a checkpoint ({_shorten(' '.join(message.split()), 120)})"
+
+
+def _brief(error: BaseException) -> str:
+    return _shorten(" ".join(str(error).split()) or type(error).__name__, 160)
+
+
+def _shorten(text: str, longest: int = 120) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."

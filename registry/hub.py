@@ -1,0 +1,221 @@
+"""Models from and to the Hugging Face hub, or from a local mirror of the same layout.
+
+huggingface_hub does the fetching: it goes on where it was interrupted, and shows progress. What was fetched first
+is remembered by its hash in the model's card, and every later pull is held to it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound
+from diamond_gym.files import is_disk_full, sha256_file
+from diamond_gym.registry.address import Address
+from diamond_gym.registry.card import Card
+from diamond_gym.registry.models import Entry, entries, read_entry
+from diamond_gym.registry.published import Published
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NETWORK = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet")
+
+
+class Unreachable(DiamondGymError):
+    """The hub does not answer; trying other models would not help."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Files of a repository that are here now.
+
+    Attributes:
+        folder: Where they lie, in the repository's layout.
+        address: Where they came from; the revision is the commit, if it is known.
+        sha256: The hash of each, by path; a folder counts as one.
+        asked: The revision that was asked for, such as a branch.
+    """
+
+    folder: Path
+    address: Address
+    sha256: Mapping[str, str]
+    asked: str | None = None
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """What the model's card keeps of it, in its table `training.pulled`."""
+        revisions = {"revision": self.address.revision, "asked": self.asked}
+        told = {key: value for key, value in revisions.items() if value is not None}
+        return {"repository": self.address.repository, **told, "sha256": dict(self.sha256)}
+
+
+def fetch_published(model: Published, revision: str, mirror: Path | None = None) -> Fetched:
+    """Fetches a released model's files, or finds them in a mirror.
+
+    Raises:
+        Unreachable, ModelNotFound, DamagedModel, DiskFull: What can go wrong on the way.
+    """
+    spawn = [f"{model.spawn}/*"] if model.spawn else []
+    address = Address(model.repository, revision)
+    folder, address = _folder(address, [*model.files, *spawn], mirror)
+    hashes = {path: sha256_file(_inside(folder, path)) for path in model.files}
+    if model.spawn:
+        hashes[model.spawn] = _hash_folder(folder, model.spawn)
+    return Fetched(folder, address, hashes, revision)
+
+
+def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fetched]:
+    """Fetches a model that was pushed: its card first, then only the files that the card names.
+
+    Raises:
+        Unreachable, ModelNotFound, DamagedModel, DiskFull: What can go wrong on the way.
+    """
+    folder, found = _folder(address, ["*.toml"], mirror)
+    cards = sorted(folder.glob("*.toml"))
+    if len(cards) != 1:
+        raise DamagedModel(f"{address}: one card (a .toml file) is wanted, and there are {len(cards)}")
+    entry = read_entry(_inside(folder, cards[0].name))
+    names = [record.name for record in entry.card.files.values()]
+    if mirror is None:
+        folder, found = _folder(Address(address.repository, found.revision or address.revision), names, None)
+        entry = read_entry(_inside(folder, cards[0].name))
+    hashes = {name: sha256_file(_inside(folder, name)) for name in (cards[0].name, *names)}
+    return entry, Fetched(folder, found, hashes, address.revision)
+
+
+def pulled(card: Card) -> dict[str, Any]:
+    """What a card remembers of where it was pulled from; empty for a model that was not."""
+    table = card.training.get("pulled", {})
+    return dict(table) if isinstance(table, dict) else {}
+
+
+def check_first_pull(fetched: Fetched, name: str) -> None:
+    """Holds fetched files to those of the first pull, if the model is here already.
+
+    Raises:
+        DamagedModel: A file is not the one it was.
+    """
+    for entry in entries():
+        before = pulled(entry.card)
+        if entry.bundled or entry.name != name or before.get("repository") != fetched.address.repository:
+            continue
+        for path, sha256 in before.get("sha256", {}).items():
+            if fetched.sha256.get(path, sha256) != sha256:
+                raise DamagedModel(
+                    f"{path} is not the file of the first pull (its SHA-256 differs), so '{name}' stays as it is; "
+                    f"if you trust the new one: `diamond-gym remove {name}`, then pull again"
+                )
+
+
+def push(entry: Entry, files: Path, repository: str, private: bool = False) -> Address:
+    """Uploads a folder with a model's files to a repository of the user's, which is made if there is none.
+
+    Returns:
+        The address of what was uploaded, with its commit.
+
+    Raises:
+        Unreachable, ModelNotFound, BadArgument: What can go wrong on the way.
+    """
+    import huggingface_hub
+
+    address = Address.parse(repository)
+    with _clear_lines(address, "pushed"):
+        api = huggingface_hub.HfApi()
+        api.create_repo(address.repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=address.repository,
+            folder_path=files,
+            revision=address.revision,
+            commit_message=f"{entry.name}: a world model of {entry.card.game}",
+        )
+    return Address(address.repository, str(commit.oid))
+
+
+def _folder(address: Address, wanted: Iterable[str], mirror: Path | None) -> tuple[Path, Address]:
+    """The folder that holds the wanted files, and the address with its commit, if it is known."""
+    if mirror is not None:
+        if not mirror.is_dir():
+            raise BadArgument(f"there is no folder {mirror}")
+        return mirror, Address(address.repository, _commit(mirror))
+    import huggingface_hub
+
+    with _clear_lines(address, "fetched"):
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                address.repository, revision=address.revision, allow_patterns=list(wanted), library_name="diamond-gym"
+            )
+        )
+    return folder, Address(address.repository, _commit(folder) or address.revision)
+
+
+def _commit(folder: Path) -> str | None:
+    """A folder of huggingface_hub's cache is named as its commit."""
+    return folder.name if _COMMIT.fullmatch(folder.name) else None
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """The file of a path in a folder, if it is there and nowhere else.
+
+    Raises:
+        DamagedModel: It is not there, or lies outside.
+    """
+    found = folder / path
+    # huggingface_hub's cache keeps contents beside its snapshots, and links to them.
+    root = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    if ".." in Path(path).parts or not found.resolve().is_relative_to(root.resolve()):
+        raise DamagedModel(f"{found}: refused, it leads out of its folder")
+    if not found.exists():
+        raise DamagedModel(f"{found}: there is no such file; was it fetched completely?")
+    return found
+
+
+def _hash_folder(folder: Path, part: str) -> str:
+    """One hash of the names and contents of all files below a folder."""
+    import hashlib
+
+    paths = sorted(p.relative_to(folder).as_posix() for p in _inside(folder, part).rglob("*") if p.is_file())
+    lines = [f"{sha256_file(_inside(folder, path))}  {path}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@contextmanager
+def _clear_lines(address: Address, done: str) -> Iterator[None]:
+    """Turns what huggingface_hub and the network raise into one clear line each."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except DiamondGymError:
+        raise
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise _unreachable(address, error) from None
+        raise ModelNotFound(f"{address} is not on the hub: there is no such revision or file") from None
+    except errors.RepositoryNotFoundError:
+        raise ModelNotFound(
+            f"{address} is not on the hub, or not for you (a gated or private one needs `hf auth login`)"
+        ) from None
+    except errors.HFValidationError as error:
+        raise BadArgument(f"{address}: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        if is_disk_full(error, Path.home()):
+            raise DiskFull(
+                f"the disk is full: {address} was not {done} completely; free some space and repeat"
+            ) from None
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise BadArgument(
+                f"the hub does not let you: log in with `hf auth login` ({status} for {address})"
+            ) from None
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK:
+            raise _unreachable(address, error) from None
+        raise
+
+
+def _unreachable(address: Address, error: Exception) -> Unreachable:
+    first = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return Unreachable(
+        f"{address} could not be reached ({first}); check the connection and repeat the command: "
+        "it goes on where it stopped"
+    )

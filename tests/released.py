@@ -1,0 +1,95 @@
+"""Models in the authors' released format, small ones, and the golden ones, to import and to pull."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.world_model import WorldModel
+
+GOLDEN = Path(__file__).parent / "golden"
+ATARI, CSGO = GOLDEN / "atari", GOLDEN / "csgo"
+ATARI_FILES = (ATARI / "agent.pt", ATARI / "agent.yaml", ATARI / "env.yaml")
+CSGO_FILES = (CSGO / "csgo.pt", CSGO / "agent.yaml", CSGO / "env.yaml")
+
+NETWORK = {"img_channels", "cond_channels", "depths", "channels", "attn_depths"}
+INNER = NETWORK | {"num_steps_conditioning"}
+REWARD_END = NETWORK | {"lstm_dim", "img_size"}
+AGENT = {"lstm_dim", "img_channels", "img_size", "channels", "down"}
+
+
+def as_released(config: Any, keys: set[str]) -> dict[str, Any]:
+    """A configuration's table with the keys that the authors' files have, not those of this project alone."""
+    return {key: value for key, value in asdict(config).items() if key in keys}
+
+
+def tiny_release(folder: Path, num_actions: int = 4, size: int = 16, seed: int = 0) -> tuple[Path, Path, Path]:
+    """Writes a random model as the authors would: `agent.pt`, `agent.yaml`, `env.yaml`."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"depths": [1], "channels": [8], "attn_depths": [0]}
+    inner = InnerModelConfig(num_steps_conditioning=2, cond_channels=8, num_actions=num_actions, **sizes)
+    reward_end = RewardEndConfig(lstm_dim=8, img_size=size, cond_channels=8, num_actions=num_actions, **sizes)
+    agent = ActorCriticConfig(lstm_dim=8, img_size=size, channels=[8, 8], down=[1, 1], num_actions=num_actions)
+    model = WorldModel(Denoiser(DenoiserConfig(inner)), RewardEnd(reward_end), ActorCritic(agent))
+    told: dict[str, Any] = {
+        "denoiser": {"sigma_data": 0.5, "sigma_offset_noise": 0.3, "inner_model": as_released(inner, INNER)},
+        "rew_end_model": as_released(reward_end, REWARD_END),
+        "actor_critic": as_released(agent, AGENT),
+    }
+    told["rew_end_model"]["img_size"] = told["actor_critic"]["img_size"] = "${env.train.size}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / "agent.pt", folder / "agent.yaml", folder / "env.yaml"
+    torch.save(model.weights(), files[0])
+    files[1].write_text(yaml.safe_dump(told))
+    files[2].write_text(yaml.safe_dump({"train": {"id": "BreakoutNoFrameskip-v4", "size": size}}))
+    return files
+
+
+def episodes(folder: Path, num_actions: int = 5, size: int = 16, count: int = 3) -> Path:
+    """A store of noise, of the golden agent's shapes."""
+    rng = np.random.default_rng(0)
+    with EpisodeStore(folder, "a", About("Breakout", (size, size, 3), num_actions)) as store:
+        for _ in range(count):
+            n = 8
+            obs = rng.integers(0, 256, (n + 1, size, size, 3)).astype(np.uint8)
+            act, no = rng.integers(0, num_actions, n), np.zeros(n, bool)
+            store.append(Episode(obs, act, np.zeros(n, np.float32), no, no, {"first": True}))
+    return folder
+
+
+def spawns(folder: Path, count: int = 3, frames: int = 4, act: int = 51) -> Path:
+    """Spawns of the golden engine's shapes, channels first as the authors have them."""
+    rng = np.random.default_rng(1)
+    for i in range(count):
+        spawn = folder / str(i)
+        spawn.mkdir(parents=True)
+        np.save(spawn / "low_res.npy", rng.integers(0, 256, (frames, 3, 6, 8)).astype(np.uint8))
+        np.save(spawn / "full_res.npy", rng.integers(0, 256, (frames, 3, 30, 40)).astype(np.uint8))
+        np.save(spawn / "act.npy", rng.integers(0, 2, (frames, act)))
+        np.save(spawn / "next_act.npy", rng.integers(0, 2, (5 + i, act)))
+    return folder
+
+
+def mirror(folder: Path, game: str = "Breakout", num_actions: int = 4) -> Path:
+    """A mirror of the authors' repository with one game's tiny model and the golden engine."""
+    pt, config, env = tiny_release(folder / "made", num_actions)
+    for source, path in (
+        (pt, f"atari_100k/models/{game}.pt"),
+        (config, "atari_100k/config/agent/default.yaml"),
+        (env, "atari_100k/config/env/atari.yaml"),
+        (CSGO_FILES[0], "csgo/model/csgo.pt"),
+        (CSGO_FILES[1], "csgo/config/agent/csgo.yaml"),
+        (CSGO_FILES[2], "csgo/config/env/csgo.yaml"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / path)
+    spawns(folder / "csgo" / "spawn")
+    return folder

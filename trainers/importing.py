@@ -1,0 +1,141 @@
+"""From a released checkpoint to a registered model: start states from the real game, or from a folder."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.data import EpisodeStore
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry import Entry, entries, games, save_model
+from diamond_gym.registry.released import Released
+from diamond_gym.registry.spawn import is_spawn, read_spawn
+from diamond_gym.starts import Starts
+from diamond_gym.trainers.agent_policy import AgentPolicy
+from diamond_gym.trainers.registering import draw_starts
+from diamond_gym.world_model import PREFIXES
+
+NUM_ENVS = 16
+_ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
+
+
+def check_free(name: str) -> None:
+    """Refuses to put an imported model in place of one that was trained here.
+
+    Raises:
+        BadArgument: There is such a model.
+    """
+    for entry in entries():
+        if entry.name == name and not entry.bundled and not {"imported", "pulled"} & set(entry.card.training):
+            raise BadArgument(
+                f"there is a model '{name}' of your own already: choose another --name, or `diamond-gym remove {name}`"
+            )
+
+
+def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 0) -> Starts:
+    """Start states from a folder of collected episodes, or of spawns for a model of two stages.
+
+    Args:
+        model: What they are for.
+        folder: A store of `diamond-gym collect`, or spawns in the released format.
+        n: How many to draw from a store; of spawns all are taken.
+        seed: Seeds the choice.
+
+    Raises:
+        BadArgument: The folder is neither, or holds another kind of experience.
+        DamagedModel: A spawn cannot be used.
+    """
+    card = model.card
+    if is_spawn(folder):
+        if card.upsampler is None:
+            raise BadArgument(f"{folder} holds spawns of a model of two stages, and this one has one")
+        t_full = card.upsampler["inner_model"]["num_steps_conditioning"]
+        return read_spawn(
+            folder, model.frame_shape, card.obs_shape, card.num_actions, model.num_steps_conditioning, t_full
+        )
+    if card.upsampler is not None or not (folder / "store.json").exists():
+        wanted = "spawns" if card.upsampler is not None else "collected episodes"
+        raise BadArgument(f"{folder} is not a folder of {wanted}")
+    store = EpisodeStore(folder)
+    if store.about.frame_shape != model.frame_shape or store.about.num_actions != card.num_actions:
+        raise BadArgument(
+            f"{folder} holds frames {store.about.frame_shape} and {store.about.num_actions} actions, "
+            f"the model wants {model.frame_shape} and {card.num_actions}"
+        )
+    return draw_starts(store, model.num_steps_conditioning, n, seed)
+
+
+def can_collect(model: Released) -> None:
+    """Refuses where the checkpoint's own agent cannot play the real game.
+
+    Raises:
+        BadArgument: There is no such game here, no agent, or it was made for other actions.
+    """
+    card, game = model.card, games().get(model.card.game)
+    if game is None:
+        raise BadArgument(f"{card.game} is no game that can be played here: {_ADVICE}")
+    if card.actor_critic is None:
+        raise BadArgument(f"the checkpoint has no agent that could play {card.game}: {_ADVICE}")
+    if game.num_actions != card.num_actions:
+        raise BadArgument(f"{card.game} has {game.num_actions} actions, the checkpoint {card.num_actions}: {_ADVICE}")
+    if model.frame_shape[2] != 3:
+        raise BadArgument(f"the checkpoint sees {model.frame_shape[2]} channels, the game has 3: {_ADVICE}")
+
+
+def starts_from_game(
+    model: Released,
+    steps: int,
+    n: int = 256,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Starts:
+    """Start states from the real game, played by the checkpoint's own agent.
+
+    Args:
+        model: Whose agent plays, and what they are for.
+        steps: How long it plays, over all games side by side.
+        n: How many starts to draw from that.
+        seed: Seeds the games, the agent and the choice.
+        progress: Called with the steps so far.
+
+    Raises:
+        BadArgument: The agent cannot play the game.
+    """
+    from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+
+    can_collect(model)
+    assert model.card.actor_critic is not None
+    agent = ActorCritic(ActorCriticConfig(**model.card.actor_critic))
+    prefix = PREFIXES["actor_critic"]
+    agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
+    policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))
+    about = about_game(model.card.game, model.frame_shape[:2])
+    with tempfile.TemporaryDirectory(prefix="diamond-gym-") as folder, EpisodeStore(folder, "a", about) as store:
+        with Collector(store, CollectConfig(model.card.game, NUM_ENVS, seed=seed), policy) as collector:
+            collector.collect(steps, progress)
+        return draw_starts(store, model.num_steps_conditioning, n, seed)
+
+
+def register(model: Released, starts: Starts | None, told: Mapping[str, Any]) -> Entry:
+    """Writes an imported model into the user's registry, whole or not at all.
+
+    Args:
+        model: What was read.
+        starts: Where its dreams begin; None for a model that is only loaded.
+        told: Fields of its card that say more than the checkpoint does, such as `source` and `license`; tables
+            are added to those that are there.
+
+    Raises:
+        BadArgument: A model of that name was trained here.
+        DiskFull: There is no room left; nothing has changed.
+    """
+    check_free(model.card.name)
+    changes: dict[str, Any] = {
+        key: {**getattr(model.card, key), **value} if isinstance(value, Mapping) else value
+        for key, value in told.items()
+    }
+    return save_model(replace(model.card, **changes), model.weights, starts)
