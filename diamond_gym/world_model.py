@@ -3,6 +3,7 @@
 Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
 """
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -245,7 +246,13 @@ class WorldModel(nn.Module):
     @property
     def fingerprint(self) -> str:
         """A short text that tells this model from others: its name and the hash of its weights."""
-        if self.card is None:
-            return f"unregistered-{id(self)}"
-        record = self.card.files.get("weights")
-        return f"{self.card.name}:{record.sha256 if record else 'unsaved'}"
+        record = self.card.files.get("weights") if self.card is not None else None
+        name = self.card.name if self.card is not None else "unregistered"
+        return f"{name}:{record.sha256 if record is not None else self._hash()}"
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for key, value in sorted(self.weights().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()

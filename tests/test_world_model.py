@@ -87,3 +87,8 @@ def test_num_actions_and_shape() -> None:
     assert (model.num_actions, model.obs_shape) == (3, (8, 8, 3))
     with pytest.raises(DiamondGymError, match="image size is unknown"):
         _ = tiny().obs_shape
+
+
+def test_fingerprints_tell_weights_apart_in_any_process() -> None:
+    assert tiny().fingerprint == tiny().fingerprint != tiny(1).fingerprint
+    assert WorldModel.from_card(card(), tiny().weights()).fingerprint == "tiny:" + "0" * 64

@@ -47,8 +47,7 @@ def to_tensors(batch: Batch, device: torch.device | str = "cpu", next_obs: bool 
     mask = move(batch.mask_padding)
     following = None
     if next_obs:
-        # the step before a padded one has no frame after it unless it ends the episode: then next_obs holds it
-        following = _normalise(move(batch.next_obs()), mask[:, :-1])
+        following = _normalise(move(batch.next_obs()), move(batch.next_mask()))
     return TensorBatch(
         _normalise(move(batch.obs), mask), following, move(batch.act), move(batch.rew), move(batch.end), mask
     )

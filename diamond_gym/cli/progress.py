@@ -5,12 +5,13 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from diamond_gym.trainers.world_model import Fit
+if TYPE_CHECKING:
+    from diamond_gym.trainers.world_model import Fit
 
 console = Console(stderr=True, highlight=False)
 LINE_SECONDS = 60.0
@@ -67,7 +68,7 @@ class Report(Protocol):
 
 
 @contextmanager
-def fitting(fit: Fit, minutes: float | None) -> Iterator[Report]:
+def fitting(fit: "Fit", minutes: float | None) -> Iterator[Report]:
     """Shows a fitting's losses, its rate over the last logs, and the time to its end or to the sitting's."""
     began, first = time.monotonic(), fit.step
     recent = deque([(began, first)], maxlen=RATE_WINDOW)
