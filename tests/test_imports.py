@@ -24,7 +24,7 @@ RANKS = [
     {"registry"},
     {"atari"},
     {"envs", "vector_env"},
-    {"sb3"},
+    {"sb3", "sb3_agents", "sb3_files"},
     {"trainers"},
     {"cli"},
 ]
@@ -39,7 +39,7 @@ EXCEPTIONS = {
 # Third-party modules that only one part may import.
 ONLY = {
     "tyro": ("cli",),
-    "stable_baselines3": ("sb3",),
+    "stable_baselines3": ("sb3", "sb3_agents", "sb3_files"),  # its environments, its algorithms, its files
     "ale_py": ("atari",),
 }
 

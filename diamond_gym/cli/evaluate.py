@@ -1,0 +1,127 @@
+"""`diamond-gym evaluate`: what a saved agent scores in the real game."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry import game
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.scores import Scores
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Scores a saved agent of Stable-Baselines3 in the real game: full games, unclipped scores.
+
+    Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. PPO, A2C, DQN and
+    sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
+    """
+
+    agent: Path | None = None
+    """The agent's .zip."""
+    game: str | None = None
+    """One of the 26 Atari 100k games (default: the one that the agent's file names)."""
+    episodes: int = 100
+    """Full games to play."""
+    random: bool = False
+    """Score uniform random actions, beside the agent or alone."""
+    stochastic: bool = False
+    """Sample the agent's actions, as the paper does; this is the default."""
+    deterministic: bool = False
+    """Take the agent's likeliest action instead."""
+    n_envs: int = 10
+    """Games side by side; each row plays an equal share of them, so that short games count no more than long ones."""
+    max_episode_steps: int | None = None
+    """Cut longer games (default: the half hour of play after which the emulator cuts them)."""
+    seed: int = 0
+    """Seeds games and actions."""
+    trust_pickles: bool = False
+    """Open the pickles in the agent's file, which runs any code in them: only for files that you trust."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+    def __post_init__(self) -> None:
+        if self.game is not None:
+            game(self.game)
+        if self.agent is None and not self.random:
+            raise BadArgument("say what to score: --agent FILE, or --random")
+        if self.agent is None and self.game is None:
+            raise BadArgument("say which game: --game Pong")
+        for name in ("episodes", "n_envs"):
+            if getattr(self, name) < 1:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise BadArgument(f"--max-episode-steps must be at least 1, not {self.max_episode_steps}")
+        if self.stochastic and self.deterministic:
+            raise BadArgument("--stochastic and --deterministic exclude each other")
+        if self.seed < 0:
+            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+
+    def run(self) -> int:
+        """Plays and prints."""
+        from diamond_gym.cli.progress import counting
+        from diamond_gym.trainers.sb3_agent import open_agent, score_agent, score_random
+        from diamond_gym.trainers.scores import Scores
+
+        agent = None if self.agent is None else open_agent(self.agent, self.device, self.trust_pickles)
+        name = self.game or (agent.card.game if agent is not None and agent.card is not None else None)
+        if name is None:
+            raise BadArgument(f"{self.agent} does not say which game it was trained for: --game Pong")
+        scores: dict[str, Scores] = {}
+        runs = (agent is not None) + self.random
+        with counting(f"playing {name}", runs * self.episodes, "games") as advance:
+            if agent is not None and self.agent is not None:
+                scores[self.agent.name] = score_agent(
+                    agent,
+                    name,
+                    self.episodes,
+                    self.n_envs,
+                    self.seed,
+                    self.deterministic,
+                    self.max_episode_steps,
+                    advance,
+                )
+            if self.random:
+                before = (runs - 1) * self.episodes
+                scores["random"] = score_random(
+                    name,
+                    self.episodes,
+                    self.n_envs,
+                    self.seed,
+                    self.max_episode_steps,
+                    lambda games: advance(before + games),
+                )
+        if self.as_json:
+            rows = [{"policy": policy, "game": name, **row.table()} for policy, row in scores.items()]
+            print(json.dumps(rows, indent=2))
+        else:
+            print_scores(scores)
+        return 0
+
+
+def print_scores(scores: "dict[str, Scores]") -> None:
+    """Prints scores as a table, a row for each policy."""
+    from rich.console import Console
+    from rich.table import Table
+
+    name = next(iter(scores.values())).game
+    table = Table(title=f"{name}, full games")
+    table.add_column("policy", overflow="fold")
+    for column in ("games", "mean", "95 % interval", "std", "human-normalised"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for policy, row in scores.items():
+        low, high = row.interval()
+        figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}", f"{row.human_normalised:.3f}"
+        table.add_row(policy, f"{len(row.scores)}", *figures)
+    console = Console()
+    console.print(table)
+    for policy, row in scores.items():
+        if row.truncated:
+            console.print(f"{policy}: {row.truncated} games did not end, but were cut at a limit of steps")

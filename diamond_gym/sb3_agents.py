@@ -1,0 +1,185 @@
+"""Agents of Stable-Baselines3 for dreams and for the real games, told to learn in the same way in both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
+
+from diamond_gym.atari import RealVectorEnv
+from diamond_gym.errors import BadArgument
+from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+_REPLAY = 20_000  # transitions in DQN's memory: 2 GB of four-frame stacks
+Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What an agent learns, and where.
+
+    Attributes:
+        game: The game's name.
+        algo: The algorithm.
+        model: A world model's name or folder; None for the one that the game's id means.
+        steps: Steps of training, over all rows.
+        n_envs: Dreams or games side by side.
+        seed: Of networks, dreams and actions.
+        frame_stack: How many frames the agent sees at once.
+        real: Whether to learn in the real game instead of dreams.
+        max_episode_steps: The dreams' horizon, -1 to dream on.
+        quality: How carefully frames are sampled; None for the model's own way.
+        device: Of the world model and the agent.
+    """
+
+    game: str
+    algo: Literal["ppo", "a2c", "dqn"] = "ppo"
+    model: str | None = None
+    steps: int = 100_000
+    n_envs: int = 16
+    seed: int = 0
+    frame_stack: int = 4
+    real: bool = False
+    max_episode_steps: int = 50
+    quality: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense, in one line."""
+        if self.algo not in ALGORITHMS:
+            raise BadArgument(f"algo must be one of {', '.join(ALGORITHMS)}, not {self.algo!r}")
+        for name in ("steps", "n_envs", "frame_stack"):
+            if getattr(self, name) < 1:
+                raise BadArgument(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def settings(self) -> dict[str, Any]:
+        """What the algorithm is told, meant for budgets of ten thousand to a million steps."""
+        if self.algo == "ppo":
+            # a small budget gets shorter rollouts, so that it has some ten of them all the same
+            rollout = min(128, max(8, self.steps // (10 * self.n_envs) // 8 * 8))
+            return {
+                "n_steps": rollout, "batch_size": max(2, rollout * self.n_envs // 8), "n_epochs": 4,
+                "learning_rate": 4e-4, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2, "ent_coef": 0.01,
+            }  # fmt: skip
+        if self.algo == "a2c":
+            return {"n_steps": 8, "learning_rate": 7e-4, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.01}
+        return {
+            "buffer_size": max(self.n_envs, min(self.steps, _REPLAY)), "learning_starts": min(5_000, self.steps // 10),
+            "train_freq": 4, "gradient_steps": self.n_envs,  # one of 32 transitions for every four new ones
+            "target_update_interval": 2_000, "exploration_fraction": 0.3, "exploration_final_eps": 0.02,
+            "learning_rate": 1e-4, "gamma": 0.99,
+        }  # fmt: skip
+
+
+class RealVecEnv(DreamVecEnv):
+    """A batch of real games as a `VecEnv`: the same bridge that leads to dreams."""
+
+    def __init__(self, game: str, n_envs: int) -> None:
+        """Opens the games.
+
+        Args:
+            game: One of the 26 of Atari 100k.
+            n_envs: How many.
+        """
+        games = RealVectorEnv(game=game, num_envs=n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        super().__init__(games)  # type: ignore[arg-type]  # both are vector environments with the same keys
+
+
+class AsDreamed(VecEnvWrapper):
+    """A game as world models learn it: rewards are signs, and the loss of a life is an end.
+
+    The game itself goes on after the loss of a life; the next episode begins with the frame in which it happened.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self._lives = np.zeros(venv.num_envs, np.int64)
+
+    def reset(self) -> npt.NDArray[Any]:
+        """Begins new games."""
+        obs = self.venv.reset()
+        self._lives = np.array([info["lives"] for info in self.venv.reset_infos])
+        assert isinstance(obs, np.ndarray)
+        return obs
+
+    def step_wait(self) -> Step:
+        """Plays the step."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        lives = np.array([info["lives"] for info in infos])
+        lost = (lives < self._lives) & ~dones
+        for row in np.flatnonzero(lost):
+            infos[row]["terminal_observation"] = obs[row].copy()
+        # where a game has ended, info is of its end, and the new game's is in reset_infos
+        begun = [info.get("lives", 0) for info in self.venv.reset_infos]
+        self._lives = np.where(dones, begun, lives)
+        return obs, np.sign(rewards).astype(np.float32), dones | lost, infos
+
+
+def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
+    """The dreams or games to learn in.
+
+    Returns:
+        What the agent sees, frames stacked (H, W, C × frame_stack) and episodes recorded; and the bridge
+        beneath.
+
+    Raises:
+        DiamondGymError: There is no such game or model.
+    """
+    if config.real:
+        bridge: DreamVecEnv = RealVecEnv(config.game, config.n_envs)
+        envs: VecEnv = AsDreamed(bridge)
+    else:
+        which = {"id": f"DiamondDream-{config.game}-v0"}
+        if config.model is not None:
+            which = {"id": "DiamondDream-v0", "model": config.model}
+        bridge = envs = make_dream_vec_env(
+            n_envs=config.n_envs,
+            device=config.device,
+            quality=config.quality,
+            max_episode_steps=config.max_episode_steps,
+            **which,
+        )
+    envs = VecMonitor(envs)
+    return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), bridge
+
+
+def make_agent(config: AgentConfig, envs: VecEnv) -> BaseAlgorithm:
+    """An agent that has learnt nothing yet, with SB3's convolutions for images."""
+    algorithm = ALGORITHMS[config.algo]
+    return algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **config.settings())
+
+
+def learn(agent: BaseAlgorithm, steps: int, going_on: Callable[[int], bool]) -> None:
+    """Trains an agent.
+
+    Args:
+        agent: Learns in the environments that it was made with.
+        steps: Over all rows; rounded up to whole rollouts.
+        going_on: Called after each step of the batch with the steps so far; False ends the training.
+    """
+    agent.learn(steps, callback=_Asking(going_on))
+
+
+def recent_return(agent: BaseAlgorithm) -> float | None:
+    """The mean return of the last hundred training episodes; None before the first has ended."""
+    returns = [float(episode["r"]) for episode in agent.ep_info_buffer or ()]
+    return sum(returns) / len(returns) if returns else None
+
+
+class _Asking(BaseCallback):
+    """Asks after each step of the batch whether to go on."""
+
+    def __init__(self, going_on: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._going_on = going_on
+
+    def _on_step(self) -> bool:
+        return self._going_on(self.num_timesteps)

@@ -1,0 +1,236 @@
+"""Agents of Stable-Baselines3 on disk: its own .zip, with a card of ours inside that says what was trained on what.
+
+Such a .zip holds pickles, and opening a pickle runs whatever code is in it. To play, none is needed: here the
+policy is built anew from the plain text beside them, and its weights are read as bare tensors. Only a policy
+of somebody's own making cannot be known that way; then the caller has to say that the file is trusted.
+"""
+
+import importlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import json_to_data
+from stable_baselines3.common.utils import get_device
+
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.files import atomic_path
+
+CARD = "diamond_gym.json"  # the name within the .zip
+FORMAT = 1
+# Policies that can be built without opening a pickle, by the module and the class that a file names.
+_KNOWN = {
+    "stable_baselines3.common.policies": ("ActorCriticCnnPolicy", "ActorCriticPolicy"),
+    "stable_baselines3.dqn.policies": ("CnnPolicy", "DQNPolicy"),
+    "sb3_contrib.common.recurrent.policies": ("RecurrentActorCriticCnnPolicy", "RecurrentActorCriticPolicy"),
+}
+_TRAINING_ONLY = {"optimizer_class", "optimizer_kwargs"}
+# What a .zip need not remember: where the last training stood, an eighth of a megabyte a row.
+_LEFT_OUT = ["_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"]
+
+
+@dataclass(frozen=True)
+class AgentCard:
+    """What an agent was trained on, and how.
+
+    Attributes:
+        game: The game's name.
+        algo: "ppo", "a2c" or "dqn".
+        trained_in: "dream" or "real".
+        model: The world model's name; empty for the real game.
+        model_sha256: Of the world model's weights, where they are known.
+        obs_shape: A single frame, (H, W, C).
+        num_actions: Actions are 0..num_actions-1.
+        frame_stack: How many frames the agent sees at once, the newest last.
+        steps: Steps of training, over all rows.
+        seconds: How long they took.
+        seed: Of the training.
+        quality: How carefully frames were sampled; None for the model's own way.
+        max_episode_steps: The dreams' horizon.
+        settings: What the algorithm was told.
+        format: Of this card.
+    """
+
+    game: str
+    algo: str
+    trained_in: str
+    model: str
+    model_sha256: str
+    obs_shape: tuple[int, int, int]
+    num_actions: int
+    frame_stack: int
+    steps: int
+    seconds: float
+    seed: int
+    quality: str | None
+    max_episode_steps: int | None
+    settings: dict[str, Any]
+    format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `json.dumps(asdict(card))` wrote; fields that are not known yet are left out."""
+        table = json.loads(text)
+        fields = {name: table[name] for name in cls.__dataclass_fields__ if name in table}
+        return cls(**{**fields, "obs_shape": tuple(table["obs_shape"])})
+
+
+def save_agent(agent: BaseAlgorithm, path: Path, card: AgentCard) -> None:
+    """Writes an agent as SB3 does, so that `PPO.load` reads it, with its card inside; whole or not at all."""
+    with atomic_path(path) as temporary:
+        agent.save(temporary, exclude=_LEFT_OUT)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(CARD, json.dumps(asdict(card), indent=2))
+
+
+@dataclass(frozen=True)
+class SavedAgent:
+    """An agent that was opened in order to play.
+
+    Attributes:
+        path: Where it lies.
+        policy: SB3's, on its device.
+        channels: Channels of all that it sees, C × frame_stack.
+        size: (H, W) of what it sees.
+        num_actions: Actions are 0..num_actions-1.
+        epsilon: DQN's chance of a random action where actions are not chosen greedily, else 0.
+        card: None where the file was not written by this package.
+    """
+
+    path: Path
+    policy: BasePolicy
+    channels: int
+    size: tuple[int, int]
+    num_actions: int
+    epsilon: float
+    card: AgentCard | None
+
+    def check(self, game: str, obs_shape: tuple[int, ...], num_actions: int) -> None:
+        """Makes sure that the agent can play a game.
+
+        Raises:
+            BadArgument: It was trained for another one, sees other frames, or has other actions.
+        """
+        height, width, channels = obs_shape
+        if self.card is not None and self.card.game != game:
+            raise BadArgument(f"{self.path} was trained for {self.card.game}, not for {game}")
+        if self.size != (height, width) or self.channels % channels:
+            seen = f"{self.size[0]}×{self.size[1]} with {self.channels} channels"
+            raise BadArgument(
+                f"{self.path} sees frames of {seen}, but {game} shows {height}×{width}×{channels}, or several of them"
+            )
+        if self.num_actions != num_actions:
+            raise BadArgument(f"{self.path} knows {self.num_actions} actions, but {game} has {num_actions}")
+
+    def playing(self, num_envs: int, deterministic: bool = False, seed: int = 0) -> "PlayingAgent":
+        """The agent as a policy for `num_envs` games at once."""
+        return PlayingAgent(self, num_envs, deterministic, seed)
+
+
+class PlayingAgent:
+    """A saved agent that chooses actions for a batch of games, remembering the frames it has to see at once.
+
+    The frames are stacked as `VecFrameStack` does it in training: black ones before an episode's first.
+
+    Args:
+        agent: The agent.
+        num_envs: Rows of the batch, B.
+        deterministic: Whether to take the likeliest action instead of sampling one.
+        seed: Of DQN's random actions; actions sampled by the networks come from torch's own stream.
+    """
+
+    def __init__(self, agent: SavedAgent, num_envs: int, deterministic: bool = False, seed: int = 0) -> None:
+        self._agent, self._deterministic = agent, deterministic
+        self._rng = np.random.default_rng([seed, 2])
+        self._seen = np.zeros((num_envs, *agent.size, agent.channels), np.uint8)
+        self._memory: tuple[npt.NDArray[Any], ...] | None = None
+
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """From frames (B, H, W, C) and the rows in which an episode begins (B,) to actions (B,)."""
+        self._seen[first] = 0
+        self._seen = np.concatenate((self._seen[..., obs.shape[-1] :], obs), axis=-1)
+        act, self._memory = self._agent.policy.predict(self._seen, self._memory, first, self._deterministic)
+        if self._agent.epsilon and not self._deterministic:
+            chance = self._rng.random(len(act)) < self._agent.epsilon
+            act = np.where(chance, self._rng.integers(self._agent.num_actions, size=len(act)), act)
+        return act.astype(np.int64)
+
+
+def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = False) -> SavedAgent:
+    """Opens a saved agent of PPO, A2C, DQN or sb3-contrib's RecurrentPPO that plays from images.
+
+    Args:
+        path: The .zip.
+        device: "auto" or one of torch's.
+        trust_pickles: Whether to open the file's pickles, which a policy of one's own needs, and which runs
+            any code that is in them. Only for files whose origin is known.
+
+    Raises:
+        DiamondGymError: There is no such file, it is none of SB3's, or it needs its pickles.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DiamondGymError(f"there is no agent at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            text, weights = archive.read("data").decode(), archive.read("policy.pth")
+            card = AgentCard.from_json(archive.read(CARD).decode()) if CARD in archive.namelist() else None
+        table = json.loads(text)
+        state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+        seen, chosen = table["observation_space"], table["action_space"]
+    except Exception as error:  # each of zipfile, json and torch meets damage with exceptions of many kinds
+        said = " ".join(str(error).split())[:100]
+        raise DiamondGymError(f"{path} is no agent saved by Stable-Baselines3, or is damaged ({said})") from None
+    shape: list[int] = seen.get("_shape") or []
+    if len(shape) != 3 or "n" not in chosen:
+        raise DiamondGymError(f"{path} does not play from images with numbered actions, as these games need it")
+    channels, height, width = shape  # SB3 stores images with their channels first
+    num_actions = int(chosen["n"])
+    told = json_to_data(text) if trust_pickles else table
+    policy_class, keywords = _policy_class(path, told, trust_pickles)
+    try:
+        policy = policy_class(
+            spaces.Box(0, 255, tuple(shape), np.uint8), spaces.Discrete(num_actions), lambda _: 0.0, **keywords
+        )
+        policy.load_state_dict(state)
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise DiamondGymError(f"{path} holds weights of another policy than it says ({said})") from None
+    policy = policy.to(get_device(device))
+    policy.set_training_mode(False)
+    epsilon = float(table.get("exploration_rate", 0.0))
+    return SavedAgent(path, policy, channels, (height, width), num_actions, epsilon, card)
+
+
+def _policy_class(path: Path, table: dict[str, Any], trusted: bool) -> tuple[type[BasePolicy], dict[str, Any]]:
+    """The policy that a file names and what it was made with, from plain text or from trusted pickles."""
+    named, keywords = table.get("policy_class"), table.get("policy_kwargs") or {}
+    if trusted:
+        if not (isinstance(named, type) and issubclass(named, BasePolicy)):
+            raise DiamondGymError(f"{path} holds no policy of Stable-Baselines3")
+        return named, keywords
+    module = named.get("__module__") if isinstance(named, dict) else None
+    # a class is described by its attributes, of which __init__ tells its name
+    made = named.get("__init__", "") if isinstance(named, dict) else ""
+    name = str(made).removeprefix("<function ").partition(".__init__")[0]
+    plain = {key: value for key, value in keywords.items() if key not in (":type:", ":serialized:")}
+    pickled = ":serialized:" in keywords and not set(plain) <= _TRAINING_ONLY
+    if name not in _KNOWN.get(str(module), ()) or pickled:
+        raise DiamondGymError(
+            f"{path} needs its pickles to be opened, which runs any code in them: "
+            "if you trust the file, say so (--trust-pickles)"
+        )
+    try:
+        found: type[BasePolicy] = getattr(importlib.import_module(str(module)), name)
+    except ModuleNotFoundError:
+        raise DiamondGymError(f"{path} is an agent of sb3-contrib: pip install sb3-contrib") from None
+    return found, {key: value for key, value in plain.items() if key not in _TRAINING_ONLY}

@@ -1,0 +1,239 @@
+"""Training agents of Stable-Baselines3 in dreams: what is saved, what ends it early, and the real game as dreamed."""
+
+import os
+import signal
+import zipfile
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+from stubs import ACTIONS, StubWorldModel, save_tiny_model
+from test_evaluate import Games
+
+from diamond_gym import cli
+from diamond_gym.errors import BadArgument, ModelNotFound
+from diamond_gym.sb3_agents import ALGORITHMS, AgentConfig, AsDreamed, RealVecEnv, training_envs
+from diamond_gym.sb3_files import open_agent
+from diamond_gym.trainers import sb3_agent, scores
+from diamond_gym.trainers.sb3_agent import train_agent
+
+SIDE = 36  # the least that SB3's CnnPolicy takes
+
+
+@pytest.fixture
+def stub_dreams(monkeypatch):
+    """Dreams of a stub in place of those of the registry's models."""
+    weights = SimpleNamespace(sha256="abc")
+    card = SimpleNamespace(game="Breakout", files={"weights": weights})
+    monkeypatch.setattr(sb3_agent, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
+
+    def make(config):
+        from diamond_gym import sb3_agents
+
+        dreams = sb3_agents.make_dream_vec_env("DiamondDream-v0", config.n_envs, model=StubWorldModel(size=SIDE),
+                                               max_episode_steps=config.max_episode_steps)  # fmt: skip
+        return VecFrameStack(sb3_agents.VecMonitor(dreams), config.frame_stack), dreams
+
+    monkeypatch.setattr(sb3_agent, "training_envs", make)
+
+
+def config(**kwargs) -> AgentConfig:
+    return AgentConfig(
+        **{"game": "Breakout", "steps": 32, "n_envs": 2, "max_episode_steps": 5, "device": "cpu"} | kwargs
+    )
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_trains_and_saves(algo, tmp_path, stub_dreams):
+    seen = []
+    training = train_agent(
+        config(algo=algo, seed=3, quality="fast"), tmp_path / "a" / "agent.zip", progress=seen.append
+    )
+    assert training.reason == "steps"
+    assert training.steps >= 32
+    assert seen == sorted(seen)
+    assert -5 <= training.recent_return <= 5
+    opened = open_agent(tmp_path / "a" / "agent.zip")
+    assert opened.card == training.card
+    card = training.card
+    assert (card.game, card.algo, card.trained_in, card.model, card.model_sha256) == (
+        "Breakout", algo, "dream", "stub", "abc",
+    )  # fmt: skip
+    assert (card.obs_shape, card.num_actions, card.frame_stack) == ((SIDE, SIDE, 3), ACTIONS, 4)
+    assert (card.steps, card.seed, card.quality, card.max_episode_steps) == (training.steps, 3, "fast", 5)
+    assert opened.channels == 12
+    opened.check("Breakout", (SIDE, SIDE, 3), ACTIONS)
+    with pytest.raises(BadArgument, match="was trained for Breakout, not for Pong"):
+        opened.check("Pong", (SIDE, SIDE, 3), ACTIONS)
+    loaded = ALGORITHMS[algo].load(tmp_path / "a" / "agent.zip", device="cpu")  # SB3 itself reads it, too
+    assert loaded.num_timesteps == training.steps
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"agent.zip"}
+
+
+def test_the_seed_fixes_the_training(tmp_path, stub_dreams):
+    for name in ("one", "two"):
+        train_agent(config(), tmp_path / f"{name}.zip")
+    one, two = (open_agent(tmp_path / f"{name}.zip").policy.state_dict() for name in ("one", "two"))
+    assert all(two[key].equal(value) for key, value in one.items())
+
+
+def test_ctrl_c_saves_what_there_is(tmp_path, stub_dreams):
+    def interrupt(steps):
+        if steps == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    training = train_agent(config(steps=10_000), tmp_path / "agent.zip", progress=interrupt)
+    assert (training.reason, training.steps) == ("interrupted", 20)
+    assert open_agent(tmp_path / "agent.zip").card.steps == 20
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_time_is_up(tmp_path, stub_dreams):
+    training = train_agent(config(steps=10_000), tmp_path / "agent.zip", minutes=1e-9)
+    assert training.reason == "minutes"
+    assert open_agent(tmp_path / "agent.zip").card.steps == training.steps == 2
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 8, 16])
+@pytest.mark.parametrize("steps", [1, 1_000, 30_000, 1_000_000])
+def test_settings_suit_the_budget(n_envs, steps):
+    settings = config(n_envs=n_envs, steps=steps).settings()
+    rollout = settings["n_steps"] * n_envs
+    assert 8 <= settings["n_steps"] <= 128
+    assert settings["batch_size"] > 1
+    assert rollout % settings["batch_size"] == 0
+    assert steps < 10 * 16 * n_envs or rollout <= steps / 5
+    assert config(algo="dqn", n_envs=n_envs, steps=steps).settings()["buffer_size"] >= n_envs
+
+
+class Lives(VecEnv):
+    """Two games that lose a life or end as told: (lives in the new frame or 0, reward) for each row and step."""
+
+    def __init__(self, told):
+        super().__init__(2, gym.spaces.Box(0, 255, (1,), np.uint8), gym.spaces.Discrete(2))
+        self.told = iter(told)
+        self.time = 0
+
+    def reset(self):
+        self.reset_infos = [{"lives": 3}, {"lives": 3}]
+        return np.zeros((2, 1), np.uint8)
+
+    def step_async(self, actions):
+        pass
+
+    def step_wait(self):
+        self.time += 1
+        lives, rewards = next(self.told)
+        dones, infos = np.array(lives) == 0, [{"lives": life} for life in lives]
+        for row in np.flatnonzero(dones):
+            infos[row]["terminal_observation"] = np.full(1, 200, np.uint8)
+            self.reset_infos[row] = {"lives": 3}
+        return np.full((2, 1), self.time, np.uint8), np.array(rewards, np.float32), dones, infos
+
+    def close(self):
+        pass
+
+    def get_attr(self, attr_name, indices=None):
+        return [None, None]
+
+    set_attr = env_method = env_is_wrapped = get_attr
+
+
+def test_the_loss_of_a_life_is_an_end_and_rewards_are_signs():
+    told = [((3, 3), (7, -4)), ((2, 3), (0, 0)), ((2, 1), (0, 1)), ((0, 1), (0, 0)), ((3, 1), (1, 1)), ((2, 0), (0, 0))]
+    envs = AsDreamed(Lives(told))
+    envs.reset()
+    steps = [envs.step(np.zeros(2, int)) for _ in told]
+    assert [step[1].tolist() for step in steps[:2]] == [[1, -1], [0, 0]]
+    assert [step[2].tolist() for step in steps] == [
+        [False, False], [True, False], [False, True], [True, False], [False, False], [True, True],
+    ]  # fmt: skip
+    ends = [[info.get("terminal_observation", [None])[0] for info in step[3]] for step in steps]
+    assert ends == [[None, None], [2, None], [None, 3], [200, None], [None, None], [6, 200]]
+
+
+def test_real_games_look_as_dreams_do():
+    pytest.importorskip("ale_py")
+    envs, bridge = training_envs(config(real=True))
+    assert isinstance(bridge, RealVecEnv)
+    assert envs.observation_space == gym.spaces.Box(0, 255, (64, 64, 12), np.uint8)
+    assert envs.action_space == gym.spaces.Discrete(4)
+    envs.seed(1)
+    assert envs.reset().shape == (2, 64, 64, 12)
+    dones = 0
+    for _ in range(80):
+        obs, _, done, infos = envs.step(np.array([1, 3]))
+        dones += done.sum()
+        for row in np.flatnonzero(done):
+            assert infos[row]["terminal_observation"].shape == (64, 64, 12)
+            assert not obs[row, ..., :9].any()  # the stack begins anew
+    assert dones >= 1
+    envs.close()
+
+
+def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
+    monkeypatch.setattr(sb3_agent, "real_games", lambda game, n, limit=None: Games(n))
+    monkeypatch.setattr(scores, "real_games", lambda game, n, limit=None: Games(n))
+    words = ["train-agent", "--game", "Breakout", "--steps", "32", "--n-envs", "2", "--device", "cpu"]
+    assert cli.main([*words, "--episodes", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "breakout-ppo.zip" in out
+    assert "random" in out
+    assert "saved" in err
+    assert "mean return" not in err or "in dreams" in err
+    assert zipfile.is_zipfile(home / "agents" / "breakout-ppo.zip")
+    PPO.load(home / "agents" / "breakout-ppo.zip", device="cpu")
+    monkeypatch.setattr(sb3_agent, "interruptible", lambda: _Interrupted())
+    assert cli.main([*words, "--out", str(tmp_path / "mine.zip")]) == 130
+    assert zipfile.is_zipfile(tmp_path / "mine.zip")
+    assert capsys.readouterr().out == ""
+
+
+class _Interrupted:
+    asked = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_a_registered_model_from_its_name_alone(home):
+    save_tiny_model("mine", "Breakout", size=SIDE)
+    training = train_agent(config(steps=16), home / "agent.zip")
+    assert training.card.model == "mine"
+    assert len(training.card.model_sha256) == 64
+    with pytest.raises(BadArgument, match="the model mine dreams Breakout, not Pong"):
+        train_agent(config(game="Pong", model="mine"), home / "agent.zip")
+    with pytest.raises(ModelNotFound, match="train-wm --game Freeway"):
+        train_agent(config(game="Freeway"), home / "agent.zip")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--game", "Brakout"], "did you mean Breakout?"),
+        (["--n-envs", "0"], "--n-envs must be at least 1"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--frame-stack", "0"], "--frame-stack must be at least 1"),
+        (["--max-episode-steps", "0"], "--max-episode-steps must be"),
+        (["--quality", "best"], "--quality must be fast, paper, fine, not best"),
+        (["--minutes", "0"], "--minutes must be more than 0"),
+        (["--real", "--model", "x"], "leave out --model"),
+        (["--out", "agent.pt"], "--out must end in .zip"),
+        (["--algo", "sarsa"], "--algo"),
+    ],
+)
+def test_one_line_for_what_is_wrong(words, message, capsys):
+    assert cli.main(["train-agent", *(["--game", "Pong"] if "--game" not in words else []), *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
