@@ -87,6 +87,8 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         DamagedModel: The model was found and its card cannot be used.
     """
     word = os.fspath(wanted)
+    if isinstance(wanted, str) and word.startswith("hf:"):
+        return _pulled(Address.parse(word))
     if not isinstance(wanted, str) or word.startswith(("~", ".")) or any(mark in word for mark in _SEPARATORS):
         return read_entry(_card_in(Path(word).expanduser()))
     found = entries()
@@ -110,19 +112,6 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         f"no world model for '{word}' yet; "
         f"train one with `diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
     )
-
-
-def _pulled(address: Address) -> Entry:
-    """The newest model that was pulled from an address; nothing is fetched here."""
-    found = []
-    for entry in entries():
-        table = entry.card.training.get("pulled", {})
-        revisions = (None, table.get("revision"), table.get("asked"))
-        if not entry.bundled and table.get("repository") == address.repository and address.revision in revisions:
-            found.append(entry)
-    if not found:
-        raise ModelNotFound(f"{address} is not here yet; fetch it with `diamond-gym pull {address}`")
-    return max(found, key=lambda entry: entry.rank)
 
 
 def _pulled(address: Address) -> Entry:
@@ -162,7 +151,6 @@ def local_folder(name: str) -> Path:
     return models_folder() / check_name(name)
 
 
-_TABLES = ("games.toml", "published.toml")
 _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 
 
