@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +32,10 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
         with open(path, "rb") as file:
             if not is_zip and file.read(2) == b"PK":  # a zip's end is what makes it one
                 raise DamagedModel(f"{path}: truncated; fetch it again")
-        # Mapped, so that 1.5 GB need not be held twice while they are converted.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say of a strange file, the errors below say in a line
+            # Mapped, so that 1.5 GB need not be held twice while they are converted.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except FileNotFoundError:
         raise DamagedModel(f"{path}: there is no such file") from None
     except pickle.UnpicklingError as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from diamond_gym.errors import DamagedModel, ModelNotFound
 from diamond_gym.registry.address import Address
-from diamond_gym.registry.address import Address
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
 from diamond_gym.registry.home import bundled_folder, models_folder
@@ -105,6 +104,8 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     if word and Path(word).is_dir():
         return read_entry(_card_in(Path(word)))
 
+    if word.upper() == "CSGO":  # nobody trains it here: there is no game to collect from
+        raise ModelNotFound("no world model for 'CSGO' yet; fetch the authors' engine with `diamond-gym pull csgo`")
     nearest = did_you_mean(word, [*games(), *(entry.name for entry in found)])
     if nearest and word not in games():
         raise ModelNotFound(f"unknown game or model '{word}'{nearest}")

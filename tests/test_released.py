@@ -236,7 +236,7 @@ class Malicious:
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_a_malicious_pickle_runs_nothing(
-    form: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    form: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     path, marker = tmp_path / "agent.pt", tmp_path / "was-here"
     state = {**torch.load(ATARI_FILES[0], weights_only=True), "more": Malicious(marker)}
@@ -249,6 +249,7 @@ def test_a_malicious_pickle_runs_nothing(
     assert "refused" in line
     if form != "pickle":
         assert "mkdir" in line
+    assert not recwarn
     assert not marker.exists()
     assert not any(home.iterdir())
 
