@@ -1,14 +1,20 @@
-"""Losses of the agent: lambda-returns and the actor-critic objective.
+"""Training the agent in dreams: lambda-returns, the actor-critic objective, and the steps of it.
 
 Alonso et al. 2024 (arXiv 2405.12399): REINFORCE with a value baseline on imagined windows.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.trainers.imagination import Imagination
+from diamond_gym.trainers.world_model import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -83,3 +89,98 @@ def actor_critic_loss(
     values = config.weight_value_loss * F.mse_loss(val, returns)
     loss_entropy = -config.weight_entropy_loss * entropy
     return ActorCriticLoss(actions + values + loss_entropy, actions, values, loss_entropy, entropy.detach())
+
+
+@dataclass(frozen=True)
+class AgentFitConfig:
+    """A training of the agent; the defaults are the paper's."""
+
+    network: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    loss: ActorCriticLossConfig = field(default_factory=ActorCriticLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(weight_decay=0.0, max_grad_norm=100.0))
+    """Its batch size is the number of dreams side by side."""
+    horizon: int = 15
+    """Steps of a window, after which the weights are updated, and of a dream, after which it begins anew."""
+
+
+class AgentFit:
+    """The state of an agent's training, and one step of it.
+
+    Attributes:
+        config: What is trained, and how.
+        step: Steps done.
+        total_steps: Steps wanted, for whoever runs them.
+        agent: The agent in training.
+        imagination: Where it is trained. May be exchanged between steps, as the world model learns too; None before
+            there is one.
+    """
+
+    def __init__(
+        self, config: AgentFitConfig, total_steps: int = 0, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        """Builds the agent and its optimizer.
+
+        Args:
+            config: What is trained, and how.
+            total_steps: See the attribute.
+            seed: Seeds the weights.
+            device: Where the agent lives.
+        """
+        self.config, self.total_steps, self.step = config, total_steps, 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            agent = ActorCritic(config.network)
+        self.agent = agent.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.agent.parameters(), lr=optimizer.lr, eps=optimizer.eps, weight_decay=optimizer.weight_decay
+        )
+        self.imagination: Imagination | None = None
+
+    def train_step(self) -> dict[str, float | Tensor]:
+        """Imagines one window and updates the agent on it.
+
+        Returns:
+            Parts of the loss and figures of the window, as tensors that have not been waited for.
+        """
+        assert self.imagination is not None, "the agent needs dreams to be trained in"
+        config = self.config
+        window = self.imagination.window(config.horizon)
+        returns = lambda_returns(
+            window.rew, window.end, window.trunc, window.val_bootstrap, config.loss.gamma, config.loss.lambda_
+        )
+        loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config.loss)
+        warmup = min(1.0, (self.step + 1) / max(1, config.optimizer.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * warmup
+        self.optimizer.zero_grad()
+        loss.loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optimizer.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        return {
+            "agent/loss_actions": loss.actions.detach(),
+            "agent/loss_values": loss.values.detach(),
+            "agent/policy_entropy": loss.policy_entropy,
+            "agent/grad_norm": norm,
+            "agent/lambda_return": returns.mean(),
+            "agent/reward_per_step": window.rew.mean(),
+            "agent/ends_per_step": window.end.float().mean(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on, but for the world model."""
+        return {
+            "step": self.step,
+            "agent": self.agent.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "imagination": None if self.imagination is None else self.imagination.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a state, after which the same steps follow as did then."""
+        self.step = state["step"]
+        self.agent.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.imagination is not None and state["imagination"] is not None:
+            self.imagination.load_state_dict(state["imagination"])
