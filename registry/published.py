@@ -29,7 +29,7 @@ class Published:
         env_config: The path of its environment's configuration.
         spawn: The folder of its start states, if they come with it.
         license: Of the authors' repository.
-        parameters: How many the networks have, about.
+        parameters: How many numbers the checkpoint holds.
         obs_shape: What a user sees: (height, width, channels).
         num_actions: How many actions there are, or the length of one that is made of several.
         action_meanings: A word for each, where they are a list.
