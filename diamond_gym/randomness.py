@@ -29,6 +29,7 @@ _CACHE_WORDS = 24_576  # counters handled at a time on a CPU, so that the workin
 # What a number is for: streams of one event never overlap.
 START, NOISE = 0, 1
 EXTRA_NOISE = 16  # and up: the k-th further noise of a stochastic sampler
+UPSAMPLER = 2**31  # and up: the noise of a second stage, and UPSAMPLER + EXTRA_NOISE and up its further noise
 
 
 def philox(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:

@@ -52,7 +52,11 @@ class Starts:
             raise DiamondGymError(
                 f"full-size frames of {n} pieces are uint8 ({n}, T', H', W', C), got {full.dtype} {full.shape}."
             )
-        if following is not None and (following.dtype != np.int8 or following[:, 0].shape != self.act[:, 0].shape):
+        if following is not None and (
+            following.dtype != np.int8
+            or following.ndim != self.act.ndim
+            or (len(following), *following.shape[2:]) != (n, *self.act.shape[2:])
+        ):
             raise DiamondGymError(
                 f"actions that follow {n} pieces are int8 ({n}, K, A), got {following.dtype} {following.shape}."
             )

@@ -20,6 +20,7 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
+from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
 
 if TYPE_CHECKING:
     from diamond_gym.registry.card import Card
@@ -181,7 +182,8 @@ class WorldModel(nn.Module):
         if self.card is not None:
             return self.card.obs_shape
         if self.starts is not None:
-            _, _, h, w, c = self.starts.obs.shape
+            full_res = None if self.upsampler is None else self.starts.full_res
+            _, _, h, w, c = (self.starts.obs if full_res is None else full_res).shape
             return h, w, c
         raise DiamondGymError("this world model has neither a card nor starts: its image size is unknown")
 
@@ -207,7 +209,7 @@ class WorldModel(nn.Module):
         self,
         num_envs: int,
         *,
-        sampler: SamplerConfig | None = None,
+        sampler: SamplerConfig | TwoStageSampler | None = None,
         horizon: int | None = 50,
         seed: int | Sequence[int] | None = None,
         starts: str | int = "any",
@@ -216,7 +218,8 @@ class WorldModel(nn.Module):
 
         Args:
             num_envs: Rows of the batch, B.
-            sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps.
+            sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps. Of a
+                model of two stages, how the first is, or both are; default: fast.
             horizon: Steps after which a row is truncated, None for never.
             seed: Row i is seeded with seed + i, or with its own of a sequence; None for a fresh seed.
             starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
@@ -227,8 +230,28 @@ class WorldModel(nn.Module):
         if self.starts is None:
             name = "this world model" if self.card is None else f"world model '{self.card.name}'"
             raise DiamondGymError(f"{name} has no start states to dream from; train or import it with its starts")
-        if sampler is None:
-            sampler = SamplerConfig(**(self.card.sampler if self.card is not None else {}))
+        own = self.card.sampler if self.card is not None else {}
+        if self.upsampler is not None:
+            if not isinstance(sampler, TwoStageSampler):
+                dynamics = sampler or (SamplerConfig(**own) if own else FAST.dynamics)
+                sampler = TwoStageSampler(dynamics)
+            return TwoStageDream(
+                self.denoiser,
+                self.reward_end,
+                self.upsampler,
+                self.starts,
+                num_envs,
+                sampler,
+                horizon,
+                self.device,
+                self.precision,
+                seed=seed,
+                choice=starts,
+                model=self.fingerprint,
+            )
+        if isinstance(sampler, TwoStageSampler):
+            raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
+        sampler = sampler or SamplerConfig(**own)
         return Dream(
             self.denoiser,
             self.reward_end,

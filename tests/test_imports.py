@@ -16,13 +16,13 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 # A module may import those of its own rank (but not in a circle) and of lower ranks. A package counts as one.
 RANKS = [
     {"errors", "files", "randomness"},
-    {"blocks", "starts", "episode_files", "data", "segments", "policy"},
+    {"blocks", "starts", "episode_files", "data", "segments", "policy", "csgo"},
     {"denoiser", "reward_end", "actor_critic"},
     {"sampler"},
-    {"dream", "dream_state", "start_bank"},
+    {"dream", "dream_state", "start_bank", "two_stage"},
     {"world_model"},
     {"registry"},
-    {"atari"},
+    {"atari", "catch"},
     {"envs", "vector_env"},
     {"sb3", "sb3_agents", "sb3_files"},
     {"trainers"},

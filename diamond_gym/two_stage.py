@@ -1,0 +1,230 @@
+"""Dreams of two stages: small frames that play the game, and large ones that are made from them to be seen.
+
+The CS:GO engine of Alonso et al. 2024 (arXiv 2405.12399): a denoiser with all the memory and all the actions dreams at
+30x56, and a second one, the upsampler, draws each frame at 150x280 from its enlargement and the large frame before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamState, DreamStep
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
+from diamond_gym.reward_end import LstmState, RewardEnd
+from diamond_gym.sampler import Denoises, SamplerConfig, sample
+from diamond_gym.start_bank import to_frames, to_pixels
+from diamond_gym.starts import Starts
+
+
+@dataclass(frozen=True)
+class TwoStageSampler:
+    """How both stages are sampled; the defaults are the authors' where it has to be fast.
+
+    Attributes:
+        dynamics: Of the small frames.
+        upsampler: Of the large ones.
+    """
+
+    dynamics: SamplerConfig = SamplerConfig(num_denoising_steps=1, s_cond=0.005)  # noqa: RUF009  (frozen itself)
+    upsampler: SamplerConfig = SamplerConfig(  # noqa: RUF009
+        num_denoising_steps=1, sigma_min=1.0, order=2, s_churn=10.0, s_tmin=1.0, s_tmax=5.0, s_noise=0.9
+    )
+
+
+FAST = TwoStageSampler()
+TWO_STAGE_QUALITIES: dict[str, TwoStageSampler] = {
+    "fast": FAST,
+    "quality": TwoStageSampler(
+        replace(FAST.dynamics, num_denoising_steps=3), replace(FAST.upsampler, num_denoising_steps=10, order=1)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TwoStageState(DreamState):
+    """A dream of two stages at one moment: `full` holds the large frames, (B, T', C, H, W)."""
+
+    full: Tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "full": self.full.cpu()}
+
+
+def enlarge(low_res: Tensor, factor: int) -> Tensor:
+    """Small frames (B, C, h, w) at `factor` times the size, bicubic and not clamped, as upsamplers are trained."""
+    return F.interpolate(low_res, scale_factor=factor, mode="bicubic")
+
+
+def shrink(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Large frames uint8 (..., H, W, C) -> small ones uint8 (..., h, w, C), bicubic with antialiasing."""
+    frames = to_frames(pixels)
+    small = F.interpolate(frames.reshape(-1, *frames.shape[-3:]), size=size, mode="bicubic", antialias=True)
+    return to_pixels(small.reshape(*frames.shape[:-2], *size))
+
+
+class TwoStageDream(Dream):
+    """A batch of dreams in which every row holds a window of small frames and the last large ones.
+
+    `reset` and `step` speak of large frames, in what they take and in what they give; the trajectory of a step is the
+    upsampler's. The upsampler draws from streams of its own, so that the small frames are those that the first stage
+    alone would dream. In all else it is a `Dream`.
+
+    Attributes:
+        sampler: How the small frames are sampled; may be replaced between steps.
+        upsampler_sampler: How the large ones are.
+        obs_window: The last T small frames of every row, float32 (B, T, C, h, w); None before the first reset.
+        full_window: The last T' large ones, (B, T', C, H, W); T' is 1 in the released model.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoises,
+        reward_end: RewardEnd | None,
+        upsampler: Denoises,
+        starts: Starts,
+        num_envs: int,
+        sampler: TwoStageSampler | None = None,
+        horizon: int | None = 50,
+        device: str | torch.device = "cpu",
+        precision: str = "float32",
+        *,
+        seed: int | Sequence[int] | None = None,
+        choice: str | int = "any",
+        model: str = "",
+    ) -> None:
+        """Sets up a dream; the arguments are those of `Dream`, and `upsampler`, the second stage.
+
+        Raises:
+            DiamondGymError: The starts bring no large frames, or not of a multiple of the small ones' size.
+        """
+        sampler = sampler or FAST
+        super().__init__(
+            denoiser, reward_end, starts, num_envs, sampler.dynamics, horizon, device, precision,
+            seed=seed, choice=choice, model=model,
+        )  # fmt: skip
+        if starts.full_res is None:
+            raise DiamondGymError("the starts of a model of two stages bring frames at full size, and these have none.")
+        _, self._t_full, height, width, c = starts.full_res.shape
+        self._t, self._small = starts.obs.shape[1], (starts.obs.shape[2], starts.obs.shape[3])
+        self.factor = height // self._small[0]
+        if (height, width) != (self.factor * self._small[0], self.factor * self._small[1]):
+            raise DiamondGymError(
+                f"full-size frames of {height}x{width} are no multiple of {self._small[0]}x{self._small[1]}."
+            )
+        self.upsampler, self.upsampler_sampler = upsampler, sampler.upsampler
+        self.frame_shape = (c, height, width)
+        self.fingerprint["full-size frames"] = (self._t_full, *self.frame_shape)
+        self._full_starts = torch.from_numpy(starts.full_res).to(self.device)  # (N, T', H, W, C)
+        self.full_window: Tensor | None = None
+        self._next_full: Tensor | None = None
+        self._given_full: Tensor | None = None
+
+    @torch.no_grad()
+    def reset(
+        self,
+        seed: int | Sequence[int | None] | None = None,
+        *,
+        mask: Tensor | None = None,
+        obs: Tensor | None = None,
+        act: Tensor | None = None,
+        start: int | Tensor | None = None,
+    ) -> Tensor:
+        """Begins all rows, or those in `mask`, anew; as `Dream.reset`, with frames at full size.
+
+        Args:
+            seed: Row i is seeded with seed + i, or with its own of a sequence. None: the streams go on.
+            mask: bool (B,), the rows to reset.
+            obs: Real frames to dream on from instead, uint8 (T, H, W, C) or (B, T, H, W, C). The small ones are made
+                from them.
+            act: The actions between them, (T - 1, A) or (B, T - 1, A).
+            start: A stored start, or one per row (B,), instead of a random one.
+
+        Returns:
+            The current frame of every row, float32 (B, C, H, W) in [-1, 1].
+        """
+        if obs is not None:
+            c, height, width = self.frame_shape
+            frames = (self._t, height, width, c)
+            if obs.dtype != torch.uint8 or tuple(obs.shape) not in (frames, (self.num_envs, *frames)):
+                raise ValueError(
+                    f"obs must be uint8 frames of shape {frames} or {(self.num_envs, *frames)}, "
+                    f"got {str(obs.dtype).removeprefix('torch.')} of shape {tuple(obs.shape)}."
+                )
+            obs = obs.to(self.device)
+            full = to_frames(obs[..., -self._t_full :, :, :, :])
+            self._given_full = full.expand(self.num_envs, *full.shape[-4:])
+            obs = shrink(obs, self._small)
+        try:
+            return super().reset(seed, mask=mask, obs=obs, act=act, start=start)
+        finally:
+            self._given_full = None
+
+    @property
+    def obs(self) -> Tensor:
+        """The current large frame of every row, float32 (B, C, H, W) in [-1, 1], a copy."""
+        if self.full_window is None:
+            raise RuntimeError("the dream has not begun: call reset first.")
+        return self.full_window[:, -1].clone()
+
+    @torch.no_grad()
+    def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
+        """Dreams one step of every row, or of the rows in `mask`; see `Dream.step`."""
+        step = super().step(act, restart=False, mask=mask)
+        assert self.full_window is not None
+        assert self._next_full is not None
+        full = torch.cat((self.full_window[:, 1:], self._next_full[:, None]), dim=1)
+        self.full_window = full if mask is None else self._pick(mask, full, self.full_window)
+        self._next_full = None
+        final_obs, done = self.obs, step.end | step.trunc
+        if restart and (not self._waits or bool(done.any())):
+            self._restart(done)
+        return replace(step, obs=self.obs, final_obs=final_obs, start=self.start.clone())
+
+    def _imagine(
+        self, window: Tensor, actions: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
+        """The next small frame, and from it the large one, which `step` takes up; the latter's trajectory."""
+        next_obs, _, rew, end, memory = super()._imagine(window, actions)
+        self._next_full, trajectory = self._upsample(next_obs)
+        return next_obs, trajectory, rew, end, memory
+
+    def _upsample(self, low_res: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The large frames (B, C, H, W) of small ones, and their trajectory."""
+        assert self.full_window is not None
+        noise = self._rng.normal(self.frame_shape, UPSAMPLER)
+        stream = iter(range(UPSAMPLER + EXTRA_NOISE, 2**32))
+
+        def extra(shape: tuple[int, ...]) -> Tensor:
+            return self._rng.normal(shape[1:], next(stream))
+
+        obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return sample(self.upsampler, obs, None, noise, self.upsampler_sampler, extra)
+
+    def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
+        """Replaces the rows' state, the large frames with it."""
+        full = self._given_full if self._given_full is not None else to_frames(self._full_starts[index])
+        self.full_window = full.clone() if self.full_window is None else self._pick(rows, full, self.full_window)
+        super()._enter(rows, index, obs, act, memory)
+
+    @staticmethod
+    def _pick(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+    def clone_state(self, include_rng: bool = False) -> TwoStageState:
+        """Copies the dream's state, with the random streams if asked."""
+        state = super().clone_state(include_rng)
+        assert self.full_window is not None
+        return TwoStageState(**vars(state), full=self.full_window.clone())
+
+    def restore_state(self, state: DreamState) -> None:
+        """Goes back to a cloned state; see `Dream.restore_state`."""
+        super().restore_state(state)
+        assert isinstance(state, TwoStageState)  # another one's fingerprint knows no full-size frames
+        self.full_window = state.full.to(self.device, copy=True)
