@@ -31,9 +31,11 @@ def register_ids() -> None:
     """Registers every id that can be made now; importing the package has called it once.
 
     - `DiamondDream-<Game>-v0` and `DiamondReal-<Game>-v0` for the 26 games of Atari 100k;
+    - `DiamondDream-CSGO-v0`, the engine of two stages, once it has been pulled;
     - `DiamondDream-<Game>-v0` for any other game of which there is a model;
     - `DiamondDream-<name>-v0` for each model in the user's own registry;
-    - `DiamondDream-v0`, which takes any `model=`.
+    - `DiamondDream-v0`, which takes any `model=`;
+    - `DiamondGym/Catch-v0`, a tiny game to try things on.
 
     Call it again to make a model by its own id in the process that has just saved it. Ids that are already
     registered stay as they are. A damaged card is told in a one-line warning and left out.
@@ -46,7 +48,7 @@ def register_ids() -> None:
         f"DiamondDream-{entry.name}-v0": {"model": entry.name} for entry in entries if not entry.bundled
     }
     dreams |= {f"DiamondDream-{entry.card.game}-v0": {"game": entry.card.game} for entry in entries}
-    dreams |= {f"DiamondDream-{game}-v0": {"game": game} for game in games()}
+    dreams |= {f"DiamondDream-{game}-v0": {"game": game} for game in (*games(), "CSGO")}
     reals = {f"DiamondReal-{game}-v0": {"game": game} for game in games()}
 
     for id, kwargs in (dreams | reals).items():
@@ -64,6 +66,8 @@ def register_ids() -> None:
             max_episode_steps=50 if dream else None,
             kwargs=dict(kwargs),
         )
+    if "DiamondGym/Catch-v0" not in gymnasium.registry:
+        gymnasium.register(id="DiamondGym/Catch-v0", entry_point="diamond_gym.catch:Catch")
 
 
 def __getattr__(name: str) -> Any:

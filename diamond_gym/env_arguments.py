@@ -2,14 +2,17 @@
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any, TypedDict
 
+import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.loading import load_world_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
 from diamond_gym.world_model import WorldModel
 
 
@@ -26,6 +29,8 @@ class SamplerFields(TypedDict, total=False):
     s_tmax: float
     s_noise: float
     s_cond: float
+    upsampler: "SamplerFields"
+    """The same of the second stage, for models of two."""
 
 
 def open_model(
@@ -52,30 +57,54 @@ def open_model(
         world_model = load_world_model(wanted, device, precision)
     if compile:  # in place, so that the keys of the weights stay as they are; the LSTM gains nothing
         world_model.denoiser.inner_model.compile(dynamic=False)
+        if world_model.upsampler is not None:
+            world_model.upsampler.inner_model.compile(dynamic=False)
         if world_model.reward_end is not None:
             world_model.reward_end.encoder.compile(dynamic=False)
     return world_model
 
 
-def choose_sampler(world_model: WorldModel, quality: str | None, fields: SamplerFields) -> SamplerConfig:
-    """The sampler of a quality, or the model's own, with single fields replaced.
+def choose_sampler(
+    world_model: WorldModel, quality: str | None, fields: SamplerFields
+) -> SamplerConfig | TwoStageSampler:
+    """The sampler of a quality, or the model's own, with single fields replaced; of two stages, both.
 
     Raises:
         BadArgument: There is no such quality, or a field has an impossible value.
         TypeError: A field is unknown.
     """
+    two_stages = world_model.upsampler is not None
+    qualities = TWO_STAGE_QUALITIES if two_stages else QUALITIES
+    if quality is not None and quality not in qualities:
+        raise BadArgument(f"quality must be one of {', '.join(qualities)}, got {quality!r}.")
+    own = world_model.card.sampler if world_model.card is not None else {}
+    first: dict[str, Any] = {**fields}
+    second = first.pop("upsampler", {}) if two_stages else {}
     known = {field.name for field in dataclasses.fields(SamplerConfig)}
-    for name in fields:
+    for name in (*first, *second):
         if name not in known:
             raise TypeError(f"got an unexpected keyword argument '{name}'")
-    if quality is not None and quality not in QUALITIES:
-        raise BadArgument(f"quality must be one of {', '.join(QUALITIES)}, got {quality!r}.")
-    own = world_model.card.sampler if world_model.card is not None else {}
     try:
-        sampler = SamplerConfig(**own) if quality is None else QUALITIES[quality]
-        return dataclasses.replace(sampler, **fields)
+        if not two_stages:
+            sampler = SamplerConfig(**own) if quality is None else QUALITIES[quality]
+            return dataclasses.replace(sampler, **first)
+        both = TWO_STAGE_QUALITIES[quality or "fast"]
+        dynamics = SamplerConfig(**own) if own and quality is None else both.dynamics
+        return TwoStageSampler(dataclasses.replace(dynamics, **first), dataclasses.replace(both.upsampler, **second))
     except ValueError as error:
         raise BadArgument(f"{error}.") from None
+
+
+def check_batch(num_envs: object, render_mode: str | None, render_modes: Sequence[str]) -> None:
+    """Refuses a batch that cannot be, and a way to render that is none.
+
+    Raises:
+        BadArgument: Which of the two it is.
+    """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
+    if render_mode is not None and render_mode not in render_modes:
+        raise BadArgument(f"render_mode must be None or one of {', '.join(render_modes)}, got {render_mode!r}.")
 
 
 def autoreset(mode: str | AutoresetMode) -> AutoresetMode:

@@ -23,27 +23,50 @@ class EnvState:
     ended: npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a step has to tell besides, on demand.
+
+    Attributes:
+        trajectory: The sampler's images, n + 1 of (B, C, H, W).
+        replayed: The actions of a recorded player, (B,) or (B, A), and a mask of the rows that took theirs.
+    """
+
+    trajectory: list[Tensor] | None = None
+    replayed: tuple[Tensor, Tensor] | None = None
+
+    def info(self, rows: Array) -> Info:
+        """For the rows in the mask `denoising_trajectory` uint8 (B, n + 1, H, W, C), and `replayed` (B[, A])."""
+        info: Info = {}
+        if self.trajectory is not None:
+            images = to_pixels(torch.stack(self.trajectory, dim=1)).cpu().numpy()
+            info |= _masked("denoising_trajectory", rows, images)
+        if self.replayed is not None:
+            act, replayed = (tensor.cpu().numpy() for tensor in self.replayed)
+            info |= _masked("replayed", rows & replayed, act)
+        return info
+
+
 def start_info(rows: Array, start: Tensor) -> Info:
     """`start` (B,) for the rows in the mask, 0 elsewhere."""
-    return {"start": np.where(rows, start.cpu().numpy(), 0), "_start": rows.copy()}
+    return _masked("start", rows, start.cpu().numpy())
 
 
-def trajectory_info(rows: Array, trajectory: list[Tensor]) -> Info:
-    """`denoising_trajectory` uint8 (B, n + 1, H, W, C) for the rows in the mask, 0 elsewhere."""
-    images = to_pixels(torch.stack(trajectory, dim=1)).cpu().numpy()
-    images = np.where(rows[:, None, None, None, None], images, np.uint8(0))
-    return {"denoising_trajectory": images, "_denoising_trajectory": rows.copy()}
+def _masked(name: str, rows: Array, values: Array) -> Info:
+    """Values (B, ...) for the rows in the mask and 0 elsewhere, and the mask; nothing for no row."""
+    if not rows.any():
+        return {}
+    which = rows.reshape(-1, *[1] * (values.ndim - 1))
+    return {name: np.where(which, values, np.zeros((), values.dtype)), f"_{name}": rows.copy()}
 
 
-def final_info(rows: Array, step: DreamStep, trajectory: bool) -> Info:
+def final_info(rows: Array, step: DreamStep, extras: Extras) -> Info:
     """`final_obs` and `final_info` of rows that ended and have restarted within the step."""
     frames = to_pixels(step.final_obs).cpu().numpy()
     final_obs = np.full(len(rows), None, dtype=object)
     for row in np.flatnonzero(rows):
         final_obs[row] = frames[row].copy()
-    info = start_info(rows, step.final_start)
-    if trajectory:
-        info |= trajectory_info(rows, step.trajectory)
+    info = start_info(rows, step.final_start) | extras.info(rows)
     return {"final_obs": final_obs, "_final_obs": rows.copy(), "final_info": info, "_final_info": rows.copy()}
 
 

@@ -58,6 +58,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         max_episode_steps: int | None = None,
         starts: str | int = "any",
         denoising_trajectory: bool = False,
+        replay: bool = False,
         **sampler: Unpack[SamplerFields],
     ) -> None:
         """Opens a model and sets up a dream: the arguments are those of `DreamVectorEnv`.
@@ -74,6 +75,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
                 environment made by `gym.make`, what its `TimeLimit` says.
             starts: Where dreams begin.
             denoising_trajectory: Whether to give `info["denoising_trajectory"]`, uint8 (n + 1, H, W, C).
+            replay: Whether to replay the actions of a start's player.
             **sampler: Single fields of `SamplerConfig`.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
@@ -92,6 +94,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             max_episode_steps=DEFAULT_HORIZON if max_episode_steps is None else max_episode_steps,
             starts=starts,
             denoising_trajectory=denoising_trajectory,
+            replay=replay,
             **sampler,
         )
         self.metadata = {**type(self).metadata, "render_modes": ["rgb_array"]}
@@ -189,5 +192,5 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
 
 def _single(info: dict[str, Any]) -> dict[str, Any]:
     """The info of the one row."""
-    single = {key: value[0] for key, value in info.items() if not key.startswith("_")}
+    single = {key: value[0] for key, value in info.items() if not key.startswith("_") and info[f"_{key}"][0]}
     return {**single, "start": int(single["start"])}

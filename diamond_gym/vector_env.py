@@ -14,11 +14,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from diamond_gym import env_arguments
 from diamond_gym.dream import Dream
-from diamond_gym.env_arguments import SamplerFields, autoreset, choose_sampler, horizon_of, open_model, plain
-from diamond_gym.env_infos import Array, EnvState, Info, final_info, start_info, tile, trajectory_info
-from diamond_gym.env_options import check_actions, check_beginning, check_mask
-from diamond_gym.errors import BadArgument
+from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
+from diamond_gym.env_options import action_space, check_actions, check_beginning, check_mask
+from diamond_gym.env_replay import Replay
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
 
@@ -59,7 +59,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: int = 50,
         starts: str | int = "any",
         denoising_trajectory: bool = False,
-        **sampler: Unpack[SamplerFields],
+        replay: bool = False,
+        **sampler: Unpack[env_arguments.SamplerFields],
     ) -> None:
         """Opens a model and sets up a batch of dreams.
 
@@ -71,7 +72,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
             precision: "auto", "float32" or "bfloat16", the arithmetic of the networks.
             compile: Whether to `torch.compile` the networks: a slow first step, faster ones afterwards.
-            quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); None for the model's own.
+            quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";
+                None for the model's own.
             autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.
             render_mode: "rgb_array" (a frame per row), "rgb_array_tiled" (one image of all rows) or None.
             max_episode_steps: Steps after which a dream is truncated; -1 dreams on.
@@ -79,37 +81,36 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
                 the one of that index.
             denoising_trajectory: Whether `info["denoising_trajectory"]` brings the images from noise to
                 frame, uint8 (B, num_denoising_steps + 1, H, W, C).
-            **sampler: Single fields of `SamplerConfig`, such as `num_denoising_steps=2`.
+            replay: Whether the actions that a start's player went on with take the place of those given to `step`,
+                as long as they last; `info["replayed"]` tells them, as the model takes them.
+            **sampler: Single fields of `SamplerConfig`, such as `num_denoising_steps=2`; `upsampler={...}` for those
+                of the second of two stages.
 
         Raises:
             DiamondGymError: The model or an argument cannot be used.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
         self._arguments = {**arguments, **sampler}
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-            raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            modes = ", ".join(self.metadata["render_modes"])
-            raise BadArgument(f"render_mode must be None or one of {modes}, got {render_mode!r}.")
-        self.horizon = horizon_of(max_episode_steps)
+        env_arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
+        self.horizon = env_arguments.horizon_of(max_episode_steps)
         self.num_envs, self.render_mode = int(num_envs), render_mode
-        self.autoreset_mode = autoreset(autoreset_mode)
+        self.autoreset_mode = env_arguments.autoreset(autoreset_mode)
         self.metadata = {**copy.deepcopy(type(self).metadata), "autoreset_mode": self.autoreset_mode}
         self._trajectory = denoising_trajectory
         self._spec: EnvSpec | None = None
 
-        self._model: WorldModel | None = open_model(game, model, device, precision, compile)
+        self._model: WorldModel | None = env_arguments.open_model(game, model, device, precision, compile)
         self._dream: Dream | None = self._model.dream(
             self.num_envs,
-            sampler=choose_sampler(self._model, quality, sampler),
+            sampler=env_arguments.choose_sampler(self._model, quality, sampler),
             horizon=self.horizon,
             starts=starts,
         )
         self.single_observation_space = gym.spaces.Box(0, 255, self._model.obs_shape, np.uint8)
-        actions = gym.spaces.MultiBinary if self._dream.multi_hot else gym.spaces.Discrete
-        self.single_action_space = actions(self._model.num_actions)
+        self.single_action_space = action_space(self._model, self._dream.multi_hot)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._replay = Replay(self._model.starts, self._dream.device) if replay else None
         self._begun = False
         self._ended = np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -121,7 +122,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
-            spec.kwargs = {key: plain(value) for key, value in spec.kwargs.items()}
+            spec.kwargs = {key: env_arguments.plain(value) for key, value in spec.kwargs.items()}
         self._spec = spec
 
     @property
@@ -189,7 +190,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Dreams a step in every row; what happens at an end is up to the autoreset mode.
 
         Args:
-            actions: Integers (B,), or multi-hot (B, A).
+            actions: Integers (B,), multi-hot (B, A), or CS:GO's (B, 15).
 
         Returns:
             Frames uint8 (B, H, W, C), rewards float64 (B,), terminated and truncated bool (B,), and the info.
@@ -206,10 +207,13 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             )
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=np.bool_)
-        stepped, step = ~resting, None
+        stepped, step, extras = ~resting, None, Extras()
         if stepped.any():
             mask = None if stepped.all() else self._tensor(stepped)
+            replayed = None if self._replay is None else self._replay(act, dream.start, dream.steps)
+            act = act if replayed is None else replayed[0]
             step = dream.step(act, restart=mode is AutoresetMode.SAME_STEP, mask=mask)
+            extras = Extras(step.trajectory if self._trajectory else None, replayed)
             rewards = step.rew.cpu().numpy().astype(np.float64)
             terminated, truncated = (flag.cpu().numpy() for flag in (step.end, step.trunc))
         if resting.any():  # only in mode NEXT_STEP
@@ -217,13 +221,11 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         ended = terminated | truncated
         info: Info = {}
         if mode is AutoresetMode.SAME_STEP and ended.any() and step is not None:
-            info = final_info(ended, step, self._trajectory)
+            info = final_info(ended, step, extras)
             stepped = ~ended  # what was seen on the way belongs to the final info
             ended = np.zeros_like(ended)
         self._ended = ended
-        info |= start_info(np.ones_like(ended), dream.start)
-        if self._trajectory and step is not None and stepped.any():
-            info |= trajectory_info(stepped, step.trajectory)
+        info |= start_info(np.ones_like(ended), dream.start) | extras.info(stepped)
         return self._frames(), rewards, terminated, truncated, info
 
     def _frames(self) -> Array:
