@@ -66,7 +66,8 @@ class Imagination:
     def window(self, length: int) -> Window:
         """Acts for `length` steps, L."""
         memory = self._memory[0].detach(), self._memory[1].detach()
-        logits_of, acts, vals, steps, finals = [], [], [], list[DreamStep](), list[tuple[Tensor, Tensor]]()
+        logits_of, acts, vals = list[Tensor](), list[Tensor](), list[Tensor]()
+        steps, finals = list[DreamStep](), list[tuple[Tensor, Tensor]]()
         for _ in range(length):
             logits, val, memory = self.agent(self._obs, memory)
             act = draw_category(logits.detach(), self._uniform())
