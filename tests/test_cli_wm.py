@@ -40,8 +40,8 @@ def test_from_a_games_name_to_a_video(home: Path, tmp_path: Path, capsys: pytest
     assert card.figures["mse_over_copy_16"] > 0
 
     picture = tmp_path / "strip.png"
-    words = ["evaluate-wm", "--name", "Breakout", "--windows", "4", "--horizon", "4", "--picture", str(picture)]
-    assert main([*words, "--as-json"]) == 0
+    words = ["evaluate-wm", "Breakout", "--windows", "4", "--horizon", "4", "--picture", str(picture)]
+    assert main([*words, "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert table["windows"] == 4 and table["mse_over_copy_4"] > 0
     assert iio.imread(picture).shape[2] == 3

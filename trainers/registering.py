@@ -81,7 +81,7 @@ def make_card(
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
         },
-        figures={key: round(value, 4) for key, value in figures.items()},
+        figures={key: float(f"{value:.4g}") for key, value in figures.items()},
     )
 
 

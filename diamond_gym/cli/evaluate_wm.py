@@ -3,7 +3,9 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +26,7 @@ class EvaluateWm:
     ends were found at their exact step.
     """
 
-    name: str
+    name: tyro.conf.Positional[str]
     """A model's name or folder, or a game's name."""
     data: Path | None = None
     """Held-out play (default: <home>/data/<game>-test; collected if it is not there)."""
@@ -42,7 +44,7 @@ class EvaluateWm:
     """Write a picture (.png) of real frames above dreamed ones."""
     save: bool = False
     """Store the figures in the model's card."""
-    as_json: bool = False
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
@@ -67,7 +69,7 @@ class EvaluateWm:
                 model, play, sampler, seed=self.seed, progress=lambda frames: advance(frames, more=True)
             )
         table = figures(play, rollout, tuple(h for h in (1, 4, 16) if h <= self.horizon))
-        table = {key: round(value, 4) for key, value in table.items()}
+        table = {key: float(f"{value:.4g}") for key, value in table.items()}
         table |= {"num_denoising_steps": self.num_denoising_steps}
         if self.picture is not None:
             write_png(self.picture, strip(play, rollout, rows=4))
