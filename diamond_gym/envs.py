@@ -1,5 +1,6 @@
 """Dreams as Gymnasium environments: `DreamEnv` is a single one, `DreamVectorEnv` a batch under one model."""
 
+from itertools import combinations
 from os import PathLike
 from typing import Any, Unpack
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from diamond_gym import csgo
 from diamond_gym.env_arguments import SamplerFields
 from diamond_gym.env_infos import EnvState
 from diamond_gym.vector_env import DreamVectorEnv
@@ -157,12 +159,24 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         self._begun = True
 
     def get_action_meanings(self) -> list[str]:
-        """A word for each action, such as "NOOP" or "RIGHTFIRE"; empty if the model's card has none."""
+        """A word for each action, such as "NOOP" or "RIGHTFIRE"; empty if the model's card has none.
+
+        Of CS:GO the names of an action's 15 parts.
+        """
+        if isinstance(self.action_space, gym.spaces.MultiDiscrete):
+            return list(csgo.NAMES)
         card = self.world_model.card
         return [] if card is None else list(card.action_meanings)
 
-    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
-        """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire."""
+    def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
+        """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire.
+
+        Of CS:GO its keys but ctrl and shift, up to three at once; hand `noop=csgo.action()` to `play`.
+        """
+        if isinstance(self.action_space, gym.spaces.MultiDiscrete):
+            names = {" " if name == "space" else name: name for name in csgo.KEYS if name not in ("ctrl", "shift")}
+            chords = [chord for size in (1, 2, 3) for chord in combinations(names, size)]
+            return {chord: csgo.action(*(names[key] for key in chord)) for chord in chords}
         keys = {}
         for action, meaning in enumerate(self.get_action_meanings()):
             pressed = tuple(key for word, key in _KEYS.items() if word in meaning)

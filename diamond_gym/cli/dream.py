@@ -36,7 +36,7 @@ class DreamCommand:
     out: Path | None = None
     """The video to write: .mp4 or .gif; none if not given."""
     quality: str | None = None
-    """fast, paper or fine (default: what the model's card says, else paper)."""
+    """fast, paper or fine, of CSGO fast or quality (default: what the model's card says)."""
     max_episode_steps: int = 50
     """Steps after which a dream begins anew; -1 dreams on."""
     repeat: int = 4
@@ -62,8 +62,8 @@ class DreamCommand:
             raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
         if self.seed < 0:
             raise BadArgument(f"--seed must not be negative, got {self.seed}")
-        if self.quality is not None and self.quality not in QUALITIES:
-            raise BadArgument(f"--quality must be {', '.join(QUALITIES)}, not {self.quality}")
+        if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
+            raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of CSGO) quality, not {self.quality}")
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
         if not self.starts.isdigit() and self.starts not in ("any", "first"):
