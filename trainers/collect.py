@@ -4,15 +4,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.atari import SIZE, ale_vector
+from diamond_gym.atari import SIZE
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import game as find_game
+from diamond_gym.trainers.collect_ale import AleGames, Games
 
 _WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
 
@@ -53,7 +54,7 @@ class CollectConfig:
     """How to collect.
 
     Attributes:
-        game: One of the 26 games.
+        game: One of the 26 games; any word where the collector is given games.
         num_envs: Games played side by side.
         policy: Without a policy of your own: "random", "sticky", or "mixed", every other game one of the two.
         epsilon: Chance of a uniform random action instead of your policy's.
@@ -75,7 +76,6 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line."""
-        find_game(self.game)
         if self.num_envs < 1:
             raise BadArgument(f"num_envs is at least 1, not {self.num_envs}")
         if not 0 <= self.epsilon <= 1:
@@ -115,9 +115,16 @@ class Collector:
         store: Open for appending.
         config: See there.
         policy: Your own; instead of `config.policy`.
+        games: Your own, as many as the configuration says; instead of the game in ALE.
     """
 
-    def __init__(self, store: EpisodeStore, config: CollectConfig, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        store: EpisodeStore,
+        config: CollectConfig,
+        policy: Policy | None = None,
+        games: Games | None = None,
+    ) -> None:
         self.store, self.config = store, config
         n, num_actions = config.num_envs, store.about.num_actions
         self._rng = np.random.default_rng([config.seed, store.num_episodes])
@@ -127,17 +134,9 @@ class Collector:
                 repeat[::2] = 0.0
             policy = StickyPolicy(num_actions, repeat, self._rng)
         self._policy, self._num_actions = policy, num_actions
-        self._envs = ale_vector(
-            config.game,
-            n,
-            noop_max=config.noop_max,
-            size=store.about.frame_shape[:2],
-            life_loss_info=config.life_loss_ends,
-        )
-        obs, info = self._envs.reset(seed=int(self._rng.integers(2**31 - n)))
-        self._obs: npt.NDArray[np.uint8] = obs[:, 0]
-        self._frame = info["episode_frame_number"].copy()
-        self._ended = np.zeros(n, bool)
+        size = store.about.frame_shape[:2]
+        self._games = games or AleGames(config.game, n, size, config.noop_max, config.life_loss_ends)
+        self._obs = self._games.reset(int(self._rng.integers(2**31 - n)))
         self._scores = np.zeros(n)
         self._parts = [_Part(self._obs[i], first=True) for i in range(n)]
         self._finished: list[tuple[int | None, Episode]] = []
@@ -170,9 +169,31 @@ class Collector:
         stats.reward_signs = (int(signs[0]), int(signs[1]), int(signs[2]))
         return stats
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """What it takes to go on from here between collections, but for store and policy; None where games cannot."""
+        games = self._games.state_dict()
+        if games is None:
+            return None
+        parts = [(part.number, part.first) for part in self._parts]
+        return {
+            "games": games,
+            "rng": self._rng.bit_generator.state,
+            "scores": self._scores.tolist(),
+            "parts": parts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a state; the store has to be as it was then."""
+        self._obs = self._games.load_state_dict(state["games"])
+        self._rng.bit_generator.state = state["rng"]
+        self._scores = np.array(state["scores"])
+        self._parts = [_Part(self._obs[i], first) for i, (_, first) in enumerate(state["parts"])]
+        for part, (number, _) in zip(self._parts, state["parts"], strict=True):
+            part.number = number
+
     def close(self) -> None:
         """Ends the games."""
-        self._envs.close()
+        self._games.close()
 
     def __enter__(self) -> Self:
         return self
@@ -183,14 +204,11 @@ class Collector:
     def _step(self, stats: CollectStats, signs: npt.NDArray[np.int64]) -> int:
         """One step of all games; returns how many of them count."""
         n = self.config.num_envs
-        act = self._policy(self._obs, np.array([not part.act for part in self._parts]))
+        act = self._policy(self._obs, np.array([part.begins for part in self._parts]))
         if self.config.epsilon:
             chance = self._rng.random(n) < self.config.epsilon
             act = np.where(chance, self._rng.integers(self._num_actions, size=n), act)
-        obs, rew, end, trunc, info = self._envs.step(act)
-        # After the loss of a life the game goes on. After its end, this was a restart and the action is lost.
-        restarted = self._ended & (info["episode_frame_number"] < self._frame)
-        self._obs, self._frame, self._ended = obs[:, 0], info["episode_frame_number"].copy(), end | trunc
+        self._obs, rew, end, trunc, restarted = self._games.step(act)
         for i in range(n):
             if restarted[i]:
                 stats.scores.append(float(self._scores[i]))
@@ -200,7 +218,7 @@ class Collector:
             self._scores[i] += rew[i]
             part = self._parts[i]
             part.add(act[i], rew[i], self._obs[i])
-            if self._ended[i]:
+            if end[i] or trunc[i]:
                 stats.episodes += 1
                 self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i]))))
                 self._parts[i] = _Part(self._obs[i], first=False)
@@ -225,7 +243,12 @@ class _Part:
     def __init__(self, obs: npt.NDArray[np.uint8], first: bool) -> None:
         self.number: int | None = None
         self.obs, self.act, self.rew = [obs], list[int](), list[float]()
-        self._first = first
+        self.first = first
+
+    @property
+    def begins(self) -> bool:
+        """Whether the episode has no step yet, stored or not."""
+        return self.number is None and not self.act
 
     def add(self, act: int, rew: float, next_obs: npt.NDArray[np.uint8]) -> None:
         self.act.append(act)
@@ -235,7 +258,7 @@ class _Part:
     def episode(self, end: bool, trunc: bool) -> Episode:
         n = len(self.act)
         last = np.arange(n) == n - 1
-        info = {"first": self._first} if self.number is None else {}
+        info = {"first": self.first} if self.number is None else {}
         act, rew = np.array(self.act, np.int64), np.array(self.rew, np.float32)
         return Episode(np.stack(self.obs), act, rew, last & end, last & trunc, info)
 
