@@ -23,8 +23,9 @@ $(READY): pyproject.toml constraints.txt
 dream: $(READY) ## dream 500 steps of Breakout, four at a time, into breakout.gif
 	$(BIN)/diamond-gym dream --game Breakout --steps 500 --num-envs 4 --seed 0 --out breakout.gif
 
+# One process per core with one thread each: twice as fast on two cores as one process with two threads.
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(READY) ## the slow ones too
 	$(BIN)/python -m pytest -m "not gpu and not network"
