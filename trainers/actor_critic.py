@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.dream import Dream
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.world_model import OptimizerConfig
 
@@ -136,6 +137,10 @@ class AgentFit:
             self.agent.parameters(), lr=optimizer.lr, eps=optimizer.eps, weight_decay=optimizer.weight_decay
         )
         self.imagination: Imagination | None = None
+
+    def dream_in(self, dream: Dream, seed: int = 0) -> None:
+        """Begins to train in these dreams; `seed` is theirs and the actions'."""
+        self.imagination = Imagination(self.agent, dream, seed)
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Imagines one window and updates the agent on it.

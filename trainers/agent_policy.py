@@ -1,5 +1,8 @@
 """An agent of the paper's kind as a policy for real games."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,6 +26,16 @@ class AgentPolicy:
         self._agent, self._rng, self._temperature = actor_critic, rng, temperature
         self._device = next(actor_critic.parameters()).device
         self._state = actor_critic.initial_state(num_envs, self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next actions depend on, but for the agent."""
+        return {"memory": [part.clone() for part in self._state], "rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a state."""
+        hx, cx = (part.to(self._device, copy=True) for part in state["memory"])
+        self._state = hx, cx
+        self._rng.bit_generator.state = state["rng"]
 
     @torch.no_grad()
     def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -52,7 +52,7 @@ def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = 
     made = make_env(env, size, render_obs)
     h, w, c = made.observation_space.shape or ()
     num_actions = int(made.action_space.n)  # type: ignore[attr-defined]
-    meanings = getattr(made.unwrapped, "get_action_meanings", tuple)()
+    meanings: tuple[str, ...] = tuple(getattr(made.unwrapped, "get_action_meanings", tuple)())
     made.close()
     versions = {}
     for name in ("gymnasium", "diamond-gym"):
@@ -60,7 +60,7 @@ def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = 
             versions[name] = version(name)
         except PackageNotFoundError:  # run from a checkout that was never installed
             continue
-    return About(game_name(env), (h, w, c), num_actions, tuple(meanings), versions=versions)
+    return About(game_name(env), (h, w, c), num_actions, meanings, versions=versions)
 
 
 class GymGames:

@@ -20,20 +20,31 @@ class FocusedSampler:
         base: Draws the unfocused rows; its batch_size counts only these.
         num_focused: Rows per batch around an event.
         rng: Source of chance for the focused rows.
+        places: First and last place of the event in its segment. A place beyond the segment's end means that the
+            segment stops so many steps before the event: what leads to it is what a denoiser has to learn.
+            Default: anywhere but in the last slot, whose successor the segment would not hold.
     """
 
-    def __init__(self, base: SegmentSampler, num_focused: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        base: SegmentSampler,
+        num_focused: int,
+        rng: np.random.Generator,
+        places: tuple[int, int] | None = None,
+    ) -> None:
         self.base, self.num_focused, self._rng = base, num_focused, rng
-        self._events = find_events(base.store) if num_focused else np.zeros((0, 2), np.int64)
+        self.places = places or (0, base.length - 2)
+        self._events, self._version = np.zeros((0, 2), np.int64), -1
 
     def sample(self) -> Batch:
         """Draws one batch, focused rows last."""
         batch = self.base.sample()
+        if self.num_focused and self._version != self.base.store.version:  # the store has grown
+            self._events, self._version = find_events(self.base.store), self.base.store.version
         if not len(self._events):
             return batch
         chosen = self._events[self._rng.integers(len(self._events), size=self.num_focused)]
-        # never in the last slot, whose successor the segment would not hold
-        offset = self._rng.integers(self.base.length - 1, size=self.num_focused)
+        offset = self._rng.integers(self.places[0], self.places[1] + 1, size=self.num_focused)
         return concatenate(batch, cut(self.base.store, chosen[:, 0], chosen[:, 1] - offset, self.base.length))
 
     def state_dict(self) -> dict[str, Any]:

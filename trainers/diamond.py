@@ -1,0 +1,245 @@
+"""DIAMOND's outer loop: play, fit the world model, train the agent in its dreams, and so on.
+
+Alonso et al. 2024 (arXiv 2405.12399), algorithm 1.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.data import About, EpisodeStore
+from diamond_gym.episode_files import INDEX
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.segments import SegmentSampler
+from diamond_gym.starts import Starts
+from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.agent_policy import AgentPolicy
+from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
+from diamond_gym.trainers.collect_ale import Games
+from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.scores import Scores, play
+from diamond_gym.trainers.world_model import Fit, FitConfig, Means, check_finite
+
+_GREY = 128  # what padding before an episode's first frame looks like in pixels
+
+
+@dataclass(frozen=True)
+class DiamondConfig:
+    """The whole of a training; the defaults are the paper's for Atari 100k."""
+
+    fit: FitConfig = field(default_factory=FitConfig)
+    agent: AgentFitConfig = field(default_factory=AgentFitConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    epochs: int = 1000
+    """Epochs in all; the last ones, when the real steps are used up, train without collecting."""
+    real_steps: int = 100_000
+    """Steps of the real game, in all."""
+    first_steps: int = 5_000
+    """Real steps of the first epoch; more follow, by `steps_per_epoch`, while there are too few rewards."""
+    first_steps_at_most: int = 10_000
+    first_rewards: int = 10
+    """How often the two rarer signs of reward have to be seen, together, to end the first collection."""
+    steps_per_epoch: int = 100
+    world_model_steps: int = 400
+    """Updates of denoiser and reward/end model per epoch."""
+    agent_steps: int = 400
+    first_world_model_steps: int = 10_000
+    first_agent_steps: int = 5_000
+    num_envs: int = 1
+    """Real games side by side."""
+    epsilon: float = 0.01
+    """Chance of a random action while collecting."""
+    temperature: float = 1.0
+    """Of the policy while collecting; Freeway needs less than 1."""
+    num_starts: int = 1024
+    """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
+
+    def for_game(self, about: About) -> "DiamondConfig":
+        """The same with a game's image size and actions filled in."""
+        h, _, c = about.frame_shape
+        image: dict[str, Any] = {"img_channels": c, "num_actions": about.num_actions}
+        inner = replace(self.fit.denoiser.inner_model, **image)
+        fit = replace(
+            self.fit,
+            denoiser=replace(self.fit.denoiser, inner_model=inner),
+            reward_end=replace(self.fit.reward_end, img_size=h, **image),
+        )
+        network: ActorCriticConfig = replace(self.agent.network, img_size=h, **image)
+        return replace(self, fit=fit, agent=replace(self.agent, network=network))
+
+
+class Diamond:
+    """The state of a training, and one epoch of it.
+
+    A checkpoint is made between epochs. The store is part of it: what was collected after the checkpoint is
+    forgotten when the training goes on from there, so that a training which was killed ends with the same
+    weights, where the games' state can be had (`Games.state_dict`), as one which was not.
+
+    Attributes:
+        config: See there.
+        epoch: Epochs done.
+        world_model: The world model's fitting.
+        agent: The agent's training.
+        store: The experience.
+    """
+
+    def __init__(
+        self,
+        config: DiamondConfig,
+        run: RunFolder,
+        about: About,
+        games: Games,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        """Begins a training, or goes on with the one in the folder.
+
+        Args:
+            config: The whole of it.
+            run: Where experience, checkpoints and metrics go.
+            about: The game.
+            games: To play in, `config.num_envs` of them.
+            seed: Seeds everything.
+            device: Where the networks live.
+            precision: Of the world model's networks.
+        """
+        self.config = config = config.for_game(about)
+        self.run, self.seed, self.epoch = run, seed, 0
+        state = run.load()
+        folder = run.path / "experience"
+        if (folder / INDEX).exists():
+            os.truncate(folder / INDEX, 0 if state is None else state["experience"])
+        self.store = EpisodeStore(folder, "a", about)
+        self.world_model = Fit(
+            config.fit, self.store, config.epochs * config.world_model_steps, seed, device, precision
+        )
+        self.agent = AgentFit(config.agent, seed=seed, device=device)
+        self._policy = AgentPolicy(
+            self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature
+        )
+        collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
+        self.collector = Collector(self.store, collect, self._policy, games)
+        if state is not None:
+            self._load(state)
+
+    def train_epoch(self, progress: Callable[[str, int], None] | None = None) -> dict[str, float]:
+        """Plays, fits the world model, trains the agent, and makes a checkpoint.
+
+        Args:
+            progress: Called after each update with "world model" or "agent", and the number of them this epoch.
+
+        Raises:
+            DiamondGymError: A loss is not finite; the last good checkpoint is kept.
+        """
+        config, first = self.config, self.epoch == 0
+        figures, means = self._collect(), Means()
+        for i in range(config.first_world_model_steps if first else config.world_model_steps):
+            means.add(self.world_model.train_step())
+            if progress is not None:
+                progress("world model", i + 1)
+        figures |= means.take()
+        check_finite(figures, self.world_model.step)
+        self._begin_dreams()
+        for i in range(config.first_agent_steps if first else config.agent_steps):
+            means.add(self.agent.train_step())
+            if progress is not None:
+                progress("agent", i + 1)
+        figures |= means.take()
+        check_finite(figures, self.agent.step)
+        self.epoch += 1
+        self.run.save(self._state())
+        self.run.log(self.epoch, figures)
+        return figures
+
+    def close(self) -> None:
+        """Ends the games and lets go of the experience."""
+        self.collector.close()
+        self.store.close()
+
+    def _collect(self) -> dict[str, float]:
+        config = self.config
+        wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
+        wanted = min(wanted, config.real_steps - self.store.num_steps)
+        scores, signs = list[float](), np.zeros(3, np.int64)
+
+        def add(stats: CollectStats) -> None:
+            scores.extend(stats.scores)
+            signs[:] += stats.reward_signs
+
+        if wanted > 0:
+            add(self.collector.collect(wanted))
+        while self.epoch == 0 and np.sort(signs)[:2].sum() < config.first_rewards:
+            if self.store.num_steps >= min(config.first_steps_at_most, config.real_steps):
+                break
+            add(self.collector.collect(config.steps_per_epoch))
+        figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
+        if scores:
+            figures["real/score"] = float(np.mean(scores))
+        return figures
+
+    def _begin_dreams(self) -> None:
+        """Dreams in the world model as it is by now, from pieces of real play of which the newest count most."""
+        model, batch = self.world_model.averaged(), self.config.agent.optimizer.batch_size
+        rng = np.random.default_rng([self.seed, self.epoch, 7])
+        model.starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
+        dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
+        self.agent.dream_in(dream, int(rng.integers(2**31)))
+
+    def _state(self) -> dict[str, Any]:
+        agent = self.agent.state_dict() | {"imagination": None}  # every epoch dreams anew
+        return {
+            "epoch": self.epoch,
+            "experience": (self.store.folder / INDEX).stat().st_size,
+            "world_model": self.world_model.state_dict(),
+            "agent": agent,
+            "policy": self._policy.state_dict(),
+            "collector": self.collector.state_dict(),
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.world_model.load_state_dict(state["world_model"])
+        self.agent.load_state_dict(state["agent"])
+        if state["collector"] is not None:  # else the games begin anew
+            self.collector.load_state_dict(state["collector"])
+            self._policy.load_state_dict(state["policy"])
+
+
+def score(agent: ActorCritic, envs: VectorEnv[Any, Any, Any], game: str, episodes: int, seed: int = 0) -> Scores:
+    """Scores an agent over full games as the paper does: sampled policy, nothing random besides, unclipped rewards.
+
+    Args:
+        agent: On its device.
+        envs: The games, in mode SAME_STEP.
+        game: Their name.
+        episodes: How many games, at least as many as rows.
+        seed: Of games and actions.
+    """
+    return play(AgentPolicy(agent, envs.num_envs, np.random.default_rng([seed, 9])), envs, game, episodes, seed)
+
+
+def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator) -> Starts:
+    """Draws pieces of T frames as the denoiser's segments are drawn: newer episodes more often.
+
+    Where a piece reaches over the beginning of its episode, the frames there are mid-grey, the padding with
+    which the networks were trained.
+
+    Args:
+        store: Where from.
+        t: Frames per piece, T.
+        n: Pieces.
+        rng: The source of chance.
+    """
+    if not store.num_steps:
+        raise DiamondGymError(f"there is no experience in {store.folder} to dream from")
+    batch = SegmentSampler(store, t, n, False, rng).sample()
+    obs = np.where(batch.mask_padding[:, :, None, None, None], batch.obs, np.uint8(_GREY))
+    return Starts(np.ascontiguousarray(obs.transpose(0, 1, 3, 4, 2)), batch.act[:, : t - 1], batch.start < 1)
