@@ -27,6 +27,10 @@ from diamond_gym.trainers.optimizer import parameter_groups
 from diamond_gym.world_model import WorldModel
 
 
+LEAD = 10
+"""How many steps before a reward or an end a focused denoiser segment may stop."""
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How one network is optimised; the defaults are the paper's."""
@@ -115,7 +119,8 @@ class Fit:
         length = t + 1 + config.num_autoregressive_steps
         batch, focused = _split(config.denoiser_optimizer.batch_size, config.denoiser_focus)
         base = SegmentSampler(store, length, batch, False, rngs[0])
-        self.denoiser_batches = FocusedSampler(base, focused, rngs[1])
+        # from the step that brings the event back to those that lead to it, each as a predicted frame
+        self.denoiser_batches = FocusedSampler(base, focused, rngs[1], (t - 1, length - 2 + LEAD))
         batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
         base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2])
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
