@@ -44,9 +44,7 @@ def register_ids() -> None:
     for problem in problems:
         warnings.warn(f"diamond-gym: {problem}", stacklevel=2)
     dreams: dict[str, dict[str, str]] = {"DiamondDream-v0": {}}
-    dreams |= {
-        f"DiamondDream-{entry.name}-v0": {"model": entry.name} for entry in entries if not entry.bundled
-    }
+    dreams |= {f"DiamondDream-{entry.name}-v0": {"model": entry.name} for entry in entries if not entry.bundled}
     dreams |= {f"DiamondDream-{entry.card.game}-v0": {"game": entry.card.game} for entry in entries}
     dreams |= {f"DiamondDream-{game}-v0": {"game": game} for game in (*games(), "CSGO")}
     reals = {f"DiamondReal-{game}-v0": {"game": game} for game in games()}
@@ -58,9 +56,7 @@ def register_ids() -> None:
         gymnasium.register(
             id=id,
             entry_point="diamond_gym.envs:DreamEnv" if dream else "diamond_gym.atari:RealEnv",
-            vector_entry_point="diamond_gym.envs:DreamVectorEnv"
-            if dream
-            else "diamond_gym.atari:RealVectorEnv",
+            vector_entry_point="diamond_gym.envs:DreamVectorEnv" if dream else "diamond_gym.atari:RealVectorEnv",
             # The paper's horizon for dreams that are played; -1 dreams on. `gym.make` puts its TimeLimit
             # around the environment, `gym.make_vec` passes the number on to the batch.
             max_episode_steps=50 if dream else None,

@@ -86,8 +86,7 @@ def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
         if not is_disk_full(error, Path(path).parent):
             raise
         raise DiskFull(
-            f"the disk is full: could not write {path} (what was there before is intact); "
-            "free some space and try again"
+            f"the disk is full: could not write {path} (what was there before is intact); free some space and try again"
         ) from error
 
 

@@ -83,9 +83,7 @@ class DreamVecEnv(VecEnv):
         """The rows' options as those of the batch."""
         names = {name for options in self._options for name in options}
         if any(options.keys() != names for options in self._options):
-            raise ValueError(
-                "options must be of the same kind for every row: all have a start, or all frames."
-            )
+            raise ValueError("options must be of the same kind for every row: all have a start, or all frames.")
         return {name: np.stack([np.asarray(options[name]) for options in self._options]) for name in names}
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:

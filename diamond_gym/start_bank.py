@@ -67,9 +67,7 @@ class StartBank:
             blocks = self._unknown.intersection(index.div(self._block, rounding_mode="floor").tolist())
         for block in sorted(blocks):
             first = block * self._block
-            rows = torch.arange(first, first + self._block, device=self.obs.device).clamp_(
-                max=len(self.obs) - 1
-            )
+            rows = torch.arange(first, first + self._block, device=self.obs.device).clamp_(max=len(self.obs) - 1)
             memory = self.burn_in(to_frames(self.obs[rows]), self.act[rows])
             assert memory is not None
             hx, cx = memory
@@ -124,10 +122,7 @@ class StartBank:
         window = to_frames(obs.to(self.obs.device)).view(-1, *to_frames(self.obs[:1]).shape[1:])
         act = act.to(self.act.device, self.act.dtype).view(len(window), *actions[obs.ndim - 4 :])
         act = torch.cat((act, self.act.new_zeros(len(act), 1, *act.shape[2:])), dim=1)
-        parts = [
-            self.burn_in(*part)
-            for part in zip(window.split(self._block), act.split(self._block), strict=True)
-        ]
+        parts = [self.burn_in(*part) for part in zip(window.split(self._block), act.split(self._block), strict=True)]
         known = [part for part in parts if part is not None]
         memory = None
         if known:

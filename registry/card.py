@@ -119,9 +119,7 @@ class Card:
             raise DamagedModel(f"{where}: not readable as TOML ({error})") from None
         version = table.pop("format", None)
         if version != FORMAT:
-            raise DamagedModel(
-                f"{where}: key 'format' is {version!r}, but this version of diamond-gym reads {FORMAT}"
-            )
+            raise DamagedModel(f"{where}: key 'format' is {version!r}, but this version of diamond-gym reads {FORMAT}")
         known = {f.name for f in fields(cls)}
         for key in table:
             if key not in known:
@@ -208,9 +206,7 @@ def _check(table: Table, where: str) -> None:
         key = f"files.{kind}"
         if not isinstance(record, dict) or set(record) != {"name", "sha256", "bytes"}:
             raise wrong(key, "a table of name, sha256 and bytes")
-        if not isinstance(record["name"], str) or not re.fullmatch(
-            r"[A-Za-z0-9][A-Za-z0-9_.-]*", record["name"]
-        ):
+        if not isinstance(record["name"], str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", record["name"]):
             raise wrong(f"{key}.name", "the plain name of a file beside the card")
         if not isinstance(record["sha256"], str) or not re.fullmatch(r"[0-9a-f]{64}", record["sha256"]):
             raise wrong(f"{key}.sha256", "64 lower-case hexadecimal digits")

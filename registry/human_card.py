@@ -44,19 +44,14 @@ def human_card(card: Card) -> str:
         "observations": f"uint8 ({height}, {width}, {channels})",
         "actions": ", ".join(card.action_meanings) or card.num_actions,
         "parts": ", ".join(card.networks),
-        "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items())
-        or "the paper's",
+        "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items()) or "the paper's",
     }
-    files = {
-        record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()
-    }
+    files = {record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()}
     sections = {
         "": card.summary,
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
-        "Training": "\n\n".join(
-            text for text in (card.source and f"`{card.source}`", _table(training)) if text
-        )
+        "Training": "\n\n".join(text for text in (card.source and f"`{card.source}`", _table(training)) if text)
         or "Not recorded.",
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),

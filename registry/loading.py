@@ -111,13 +111,9 @@ def _verify(entry: Entry) -> Entry:
             length = path.stat().st_size
             if length != record.bytes:
                 state = "is truncated" if length < record.bytes else "is too long"
-                raise DamagedModel(
-                    f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}"
-                )
+                raise DamagedModel(f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}")
             if sha256_file(path) != record.sha256:
-                raise DamagedModel(
-                    f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}"
-                )
+                raise DamagedModel(f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}")
         except FileNotFoundError:
             raise DamagedModel(f"{what} is missing; {_remedy(entry)}") from None
         except OSError as error:
@@ -129,9 +125,7 @@ def _remedy(entry: Entry) -> str:
     if entry.bundled:
         return "install diamond-gym again"
     game = entry.card.game
-    return (
-        f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
-    )
+    return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
 
 
 def _brief(error: BaseException, longest: int = 200) -> str:

@@ -57,9 +57,7 @@ def save_model(
             take_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return Entry(
-        card, target / f"{card.name}.toml"
-    )  # not read again: another process may have replaced it by now
+    return Entry(card, target / f"{card.name}.toml")  # not read again: another process may have replaced it by now
 
 
 def update_card(entry: Entry, card: Card) -> Entry:

@@ -34,9 +34,7 @@ class StubDenoiser(nn.Module):
 
     def denoise(self, noisy, sigma, obs, act, sigma_cond=None):
         self.calls += 1
-        past = (levels(obs) * torch.arange(1, obs.shape[1] + 1, device=obs.device).view(1, -1, 1, 1, 1)).sum(
-            1
-        )
+        past = (levels(obs) * torch.arange(1, obs.shape[1] + 1, device=obs.device).view(1, -1, 1, 1, 1)).sum(1)
         acted = (act * torch.tensor([3, 5, 7, 11], device=act.device)).sum(1)
         total = past + acted[:, None, None, None] + (noisy * 8).floor().long() + self.salt.long()
         return (total % 256).float() / 255 * 2 - 1

@@ -30,9 +30,7 @@ def test_games_table() -> None:
         assert row.action_meanings[0] == "NOOP"
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("Brakout", "Breakout"), ("ms_pacman", "MsPacman"), ("pong", "Pong")]
-)
+@pytest.mark.parametrize(("typed", "meant"), [("Brakout", "Breakout"), ("ms_pacman", "MsPacman"), ("pong", "Pong")])
 def test_unknown_game_suggests_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(BadArgument) as caught:
         game(typed)
@@ -76,9 +74,7 @@ plain = st.one_of(
     st.floats(allow_nan=False),
     st.text(st.characters(codec="utf-8")),
 )
-table = st.dictionaries(
-    st.text(string.ascii_letters, min_size=1), st.one_of(plain, st.lists(st.integers(0, 9)))
-)
+table = st.dictionaries(st.text(string.ascii_letters, min_size=1), st.one_of(plain, st.lists(st.integers(0, 9))))
 
 
 @given(denoiser=table, training=st.dictionaries(st.text(string.ascii_letters, min_size=1), table))

@@ -75,9 +75,7 @@ def test_list_games(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["game"] for row in json.loads(capsys.readouterr().out)] == list(games())
 
 
-def test_list_tells_of_a_damaged_card_and_goes_on(
-    model: str, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_tells_of_a_damaged_card_and_goes_on(model: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "models" / "bad").mkdir()
     assert cli.main(["list"]) == 0
     out, err = capsys.readouterr()
@@ -89,9 +87,7 @@ def test_list_tells_of_a_damaged_card_and_goes_on(
 def test_info(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", model]) == 0
     shown = capsys.readouterr().out
-    assert all(
-        word in shown for word in ("A small one.", "DiamondDream-tiny-v0", "inner_model.channels", "0.25")
-    )
+    assert all(word in shown for word in ("A small one.", "DiamondDream-tiny-v0", "inner_model.channels", "0.25"))
     assert cli.main(["info", "Catch", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
 
@@ -183,9 +179,7 @@ def test_a_commands_own_check_is_a_wrong_argument() -> None:
 
 
 def test_a_wrong_type_in_one_line() -> None:
-    with pytest.raises(
-        BadArgument, match=r"^Error parsing --steps: invalid literal .* \(diamond-gym fails --help\)$"
-    ):
+    with pytest.raises(BadArgument, match=r"^Error parsing --steps: invalid literal .* \(diamond-gym fails --help\)$"):
         cli._parse(Fails, "fails", ["--steps", "many"])
 
 
@@ -222,8 +216,6 @@ def test_closed_pipe_is_quiet(root: Path) -> None:
 
 
 def test_help_is_fast_because_it_loads_little(root: Path) -> None:
-    code = (
-        "import sys; from diamond_gym.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
-    )
+    code = "import sys; from diamond_gym.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert not {"torch", "tyro", "rich", "ale_py", "stable_baselines3"} & set(done.stderr.split())

@@ -99,9 +99,7 @@ def test_rows_dream_what_singles_dream_whatever_the_batch(batch, restart):
                 assert torch.equal(a[0], b[i]), (i, t)
 
 
-@pytest.mark.parametrize(
-    "sampler", [SamplerConfig(), SamplerConfig(2, order=2, s_churn=5.0, s_tmin=0.1, s_cond=0.01)]
-)
+@pytest.mark.parametrize("sampler", [SamplerConfig(), SamplerConfig(2, order=2, s_churn=5.0, s_tmin=0.1, s_cond=0.01)])
 def test_the_other_rows_actions_and_restarts_change_nothing(sampler):
     """At equal batch size a row is bit for bit the same, with real networks too, whatever the others do."""
     steps, kept = 12, actions(1, 12, 1)[:, 0]
@@ -116,9 +114,7 @@ def test_the_other_rows_actions_and_restarts_change_nothing(sampler):
             step = dream.step(acts[t])
             if restart_others and t % 3 == 1:
                 dream.reset(mask=torch.tensor([True, False, True]))
-            rows.append(
-                (step.obs[1], step.rew[1], step.end[1], step.trunc[1], step.start[1], step.final_obs[1])
-            )
+            rows.append((step.obs[1], step.rew[1], step.end[1], step.trunc[1], step.start[1], step.final_obs[1]))
         traces.append(rows)
     for one, other in zip(*traces, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -148,9 +144,7 @@ def test_the_way_without_waiting_is_the_same(end_bias):
     assert torch.equal(waiting.reset(seed=0), flowing.reset(seed=0))
     assert not flowing._bank.incomplete
     for act in actions(0, 20, 3):
-        assert all(
-            torch.equal(a, b) for a, b in zip(trace(waiting.step(act)), trace(flowing.step(act)), strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(trace(waiting.step(act)), trace(flowing.step(act)), strict=True))
 
 
 def test_rows_outside_the_mask_stand_still():
@@ -316,9 +310,7 @@ def test_a_branch_is_exact(include_rng):
     if not include_rng:
         assert torch.equal(dream.obs_window, state.obs)
         second = [trace(dream.step(acts[t])) for t in range(7, 20)]
-        assert not all(
-            torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
-        )
+        assert not all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
         return
     other = StubWorldModel().dream(3, horizon=5)
     other.restore_state(state)

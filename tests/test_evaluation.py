@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import worlds
 
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.reward_end import RewardEnd
@@ -13,7 +14,6 @@ from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluation import RealPlay, Rollout, closed_loop, detection, figures, frame_errors
 from diamond_gym.trainers.pictures import strip, tile, write_png
 from diamond_gym.world_model import WorldModel
-from tests import worlds
 
 T, H = 2, 4
 

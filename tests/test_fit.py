@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import worlds
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.trainers.ema import Ema
@@ -17,7 +18,6 @@ from diamond_gym.trainers.focus import FocusedSampler, find_events
 from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
 from diamond_gym.trainers.sitting import Rhythm, interruptible, sit
 from diamond_gym.trainers.world_model import Fit, check_finite
-from tests import worlds
 
 
 @pytest.fixture

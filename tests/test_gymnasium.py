@@ -42,9 +42,7 @@ def run(env, steps=12, seed=0):
 
 
 @pytest.mark.parametrize("render_mode", [None, "rgb_array"])
-@pytest.mark.parametrize(
-    "kwargs", [{}, {"denoising_trajectory": True}, {"starts": "first", "quality": "fast"}]
-)
+@pytest.mark.parametrize("kwargs", [{}, {"denoising_trajectory": True}, {"starts": "first", "quality": "fast"}])
 def test_check_env_without_a_warning(render_mode, kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -208,9 +206,7 @@ def test_videos(tmp_path):
     env.close()
     envs = gym.make_vec("DiamondDream-v0", num_envs=4, **kwargs)
     assert envs.metadata["render_fps"] == 15
-    envs = vector_wrappers.RecordVideo(
-        envs, str(tmp_path / "batch"), step_trigger=lambda t: t == 0, video_length=5
-    )
+    envs = vector_wrappers.RecordVideo(envs, str(tmp_path / "batch"), step_trigger=lambda t: t == 0, video_length=5)
     run(envs, 8)
     envs.close()
     for folder in ("single", "batch"):

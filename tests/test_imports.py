@@ -125,9 +125,7 @@ def test_imports_run_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", modules())
 def test_never_by_bare_name(module: str) -> None:
     for name, line in imports(module):
-        assert name.split(".")[0] not in ("trainers", "registry"), (
-            f"{module}:{line}: import diamond_gym.{name}"
-        )
+        assert name.split(".")[0] not in ("trainers", "registry"), f"{module}:{line}: import diamond_gym.{name}"
 
 
 @pytest.mark.parametrize("module", modules())
@@ -140,10 +138,7 @@ def test_who_may_import_what(module: str) -> None:
 def test_no_circles() -> None:
     graph = {module: at_import(module) - {module} for module in modules()}
     # A package's __init__ may gather what its modules define; the circle through it is Python's own.
-    graph = {
-        module: {name for name in names if not module.startswith(f"{name}.")}
-        for module, names in graph.items()
-    }
+    graph = {module: {name for name in names if not module.startswith(f"{name}.")} for module, names in graph.items()}
     while graph:
         leaves = {module for module, names in graph.items() if not names & set(graph)}
         assert leaves, f"these import each other: {sorted(graph)}"
@@ -152,12 +147,8 @@ def test_no_circles() -> None:
 
 def test_exceptions_are_still_needed() -> None:
     for module, target in EXCEPTIONS:
-        assert any(part(name) == target for name, _ in imports(module)), (
-            f"{module} no longer imports {target}"
-        )
-        assert not any(part(name) == target for name in at_import(module)), (
-            f"{module} imports {target} at its top"
-        )
+        assert any(part(name) == target for name, _ in imports(module)), f"{module} no longer imports {target}"
+        assert not any(part(name) == target for name in at_import(module)), f"{module} imports {target} at its top"
 
 
 def test_every_entry_point_exists() -> None:

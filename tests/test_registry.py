@@ -40,10 +40,7 @@ def test_save_and_read_back(home: Path) -> None:
     assert verify(resolve("tiny")) == entry
     _, weights, starts = read_model(entry)
     assert set(weights) == set(WEIGHTS)
-    assert all(
-        torch.equal(weights[key], WEIGHTS[key]) and weights[key].dtype == WEIGHTS[key].dtype
-        for key in WEIGHTS
-    )
+    assert all(torch.equal(weights[key], WEIGHTS[key]) and weights[key].dtype == WEIGHTS[key].dtype for key in WEIGHTS)
     assert starts
     assert starts.obs.shape == (2, 4, 8, 8, 3)
 
@@ -75,9 +72,7 @@ def test_tensors_that_share_memory_are_saved() -> None:
     assert read_model(entry)[1]["a"].shape == (2, 3)
 
 
-def test_own_model_before_the_newer_bundled_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
-) -> None:
+def test_own_model_before_the_newer_bundled_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path) -> None:
     monkeypatch.setattr("diamond_gym.registry.models.bundled_folder", lambda: tmp_path)
     bundled = save_model(a_card("shipped", created="2027-01-01T00:00:00Z"), WEIGHTS, folder=tmp_path)
     assert resolve("Breakout") == bundled
@@ -203,9 +198,7 @@ def test_failed_rename_puts_the_old_model_back(monkeypatch: pytest.MonkeyPatch, 
 
     def third_time_unlucky(source: Any, target: Any) -> None:
         calls.append(target)
-        if (
-            len(calls) == 3
-        ):  # over the old folder (refused), the old one aside, and now the new one into place
+        if len(calls) == 3:  # over the old folder (refused), the old one aside, and now the new one into place
             raise PermissionError(errno.EACCES, "denied")
         rename(source, target)
 
@@ -218,9 +211,7 @@ def test_failed_rename_puts_the_old_model_back(monkeypatch: pytest.MonkeyPatch, 
 
 def test_readers_always_find_a_model_while_it_is_replaced(home: Path) -> None:
     save_model(a_card(), WEIGHTS)
-    context = multiprocessing.get_context(
-        "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    )
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     writer = context.Process(target=_save_often, args=(1,))
     writer.start()
     while writer.is_alive():
@@ -244,9 +235,7 @@ def _save_often(value: int) -> None:
 
 
 def test_two_processes_saving_one_name_leave_a_whole_model(home: Path) -> None:
-    context = multiprocessing.get_context(
-        "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    )
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     processes = [context.Process(target=_save_often, args=(value,)) for value in (1, 2)]
     for process in processes:
         process.start()

@@ -161,9 +161,7 @@ def test_wrappers(tmp_path):
 
 def test_video_recorder(tmp_path):
     pytest.importorskip("moviepy")
-    envs = VecVideoRecorder(
-        make(2, size=32, render_mode="rgb_array"), str(tmp_path), lambda s: s == 0, video_length=4
-    )
+    envs = VecVideoRecorder(make(2, size=32, render_mode="rgb_array"), str(tmp_path), lambda s: s == 0, video_length=4)
     envs.reset()
     for _ in range(6):
         envs.step(np.zeros(2, dtype=int))

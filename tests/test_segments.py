@@ -143,12 +143,8 @@ def test_ranks_share_the_episodes(tmp_path: Path) -> None:
     store = a_store(tmp_path, lengths)
     assert [drawn(rank, 3) for rank in range(3)] == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
     assert drawn(9, 10) == set(range(9))  # more ranks than episodes
-    a, b = (
-        SegmentSampler(store, 3, 4000, True, np.random.default_rng(0), rank=r, world_size=2) for r in (0, 1)
-    )
-    old = [
-        np.isin(s.sample().episode, [0, 1]).mean() for s in (a, b)
-    ]  # a quarter of nine is two, the last has three
+    a, b = (SegmentSampler(store, 3, 4000, True, np.random.default_rng(0), rank=r, world_size=2) for r in (0, 1))
+    old = [np.isin(s.sample().episode, [0, 1]).mean() for s in (a, b)]  # a quarter of nine is two, the last has three
     assert old == pytest.approx([0.05 / (0.05 * 3 + 0.7 * 2 / 3), 0.05 / (0.05 * 3 + 0.7 / 3)], abs=0.03)
 
 
@@ -207,8 +203,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         ):
             with pytest.raises(ValueError, match="not|unlike"):
                 SegmentSampler(
-                    **{"store": store, "length": 4, "batch_size": 2, "beyond_end": False, "rng": rng}
-                    | arguments
+                    **{"store": store, "length": 4, "batch_size": 2, "beyond_end": False, "rng": rng} | arguments
                 )
 
 

@@ -4,13 +4,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
+import worlds
 
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, FileRecord
 from diamond_gym.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel, pick_device, pick_precision
-from tests import worlds
 
 
 def tiny(seed: int = 0) -> WorldModel:

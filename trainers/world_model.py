@@ -26,7 +26,6 @@ from diamond_gym.trainers.focus import FocusedSampler
 from diamond_gym.trainers.optimizer import parameter_groups
 from diamond_gym.world_model import WorldModel
 
-
 LEAD = 10
 """How many steps before a reward or an end a focused denoiser segment may stop."""
 

@@ -59,9 +59,7 @@ _EXTRAS = {
 def commands() -> dict[str, str]:
     """The commands that can be called, by name, with the target `module:Class` of each."""
     targets = {name: target for name, (target, _) in _COMMANDS.items()}
-    return {
-        name: target for name, target in targets.items() if importlib.util.find_spec(target.split(":")[0])
-    }
+    return {name: target for name, target in targets.items() if importlib.util.find_spec(target.split(":")[0])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

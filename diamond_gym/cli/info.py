@@ -23,11 +23,7 @@ class Info:
         """Verifies the files and prints the card; of a damaged model, what is wrong is told instead."""
         entry = verify(resolve(self.name))
         if self.as_json:
-            print(
-                json.dumps(
-                    {**asdict(entry.card), "path": str(entry.path), "bundled": entry.bundled}, indent=2
-                )
-            )
+            print(json.dumps({**asdict(entry.card), "path": str(entry.path), "bundled": entry.bundled}, indent=2))
         else:
             _print(entry)
         return 0
