@@ -110,7 +110,9 @@ def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "S
 
 
 def _write_cards(folder: Path, card: Card) -> None:
-    for suffix, text in ((".md", human_card(card)), (".toml", card.to_toml())):
+    toml = card.to_toml()
+    readable = human_card(Card.from_toml(toml))  # its rows in the order in which a reader of the TOML has them
+    for suffix, text in ((".md", readable), (".toml", toml)):
         with atomic_write(folder / f"{card.name}{suffix}", "w") as file:
             file.write(text)
 
