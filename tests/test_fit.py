@@ -185,3 +185,14 @@ def test_learning_rate_warms_up_and_decays(store) -> None:
     assert factors[5:50] == pytest.approx([1.0] * 45)
     assert all(a >= b for a, b in itertools.pairwise(factors[50:]))
     assert 0.05 <= factors[-1] < 0.06
+
+
+def test_begins_with_another_models_weights(store) -> None:
+    first, second = Fit(worlds.CONFIG, store, 10, seed=1), Fit(worlds.CONFIG, store, 10, seed=2)
+    assert not weights_equal(first, second)
+    second.begin_with(first.world_model.weights())
+    assert weights_equal(first, second)
+    averaged = second.averaged().weights()
+    assert all(torch.equal(v, averaged[k]) for k, v in first.world_model.weights().items())
+    with pytest.raises(DiamondGymError, match="do not fit the networks"):
+        second.begin_with({"denoiser.stranger": torch.zeros(1)})

@@ -5,7 +5,7 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.focus import FocusedSampler
 from diamond_gym.trainers.optimizer import parameter_groups
-from diamond_gym.world_model import WorldModel
+from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10
 """How many steps before a reward or an end a focused denoiser segment may stop."""
@@ -160,6 +160,22 @@ class Fit:
             copy.load_state_dict({k: v.detach().clone() for k, v in state.items()})
             parts[name] = copy.eval().requires_grad_(False)
         return WorldModel(**parts).to_device(self.device, self.precision)
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes another model's weights, its reward/end model and denoiser, to begin with.
+
+        Raises:
+            DiamondGymError: They are those of networks of another kind.
+        """
+        own = {key: value for key, value in weights.items() if not key.startswith(("actor_critic.", "upsampler."))}
+        try:
+            self.world_model.load_weights(own)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:200]
+            raise DiamondGymError(f"these weights do not fit the networks of this run ({line})") from None
+        for name, part in self.world_model.parts.items():
+            for key, value in part.state_dict().items():
+                self.ema[name].average[key.replace(COMPILED, "")].copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on."""

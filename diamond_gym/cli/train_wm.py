@@ -14,7 +14,8 @@ from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data import EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, save_model
+from diamond_gym.registry import Entry, game, home_folder, resolve, save_model, verify
+from diamond_gym.registry.loading import read_weights
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
 from diamond_gym.trainers.pictures import strip, write_png
@@ -56,6 +57,8 @@ class TrainWm:
     """The experience (default: <home>/data/<game>); held-out play lies beside it, in <data>-test."""
     name: str | None = None
     """The registered model's name (default: <game>-<preset>)."""
+    init: str | None = None
+    """Begin with the weights of this model (a name or a folder) instead of random ones."""
     windows: int = 500
     """Held-out windows of the final figures; 0 for none."""
     seed: int = 0
@@ -113,6 +116,8 @@ class TrainWm:
             fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile)
             if (state := run.load()) is not None:
                 fit.load_state_dict(state)
+            elif self.init is not None:
+                fit.begin_with(read_weights(verify(resolve(self.init))))
             params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
