@@ -14,8 +14,8 @@ from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data import EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, resolve, save_model, verify
-from diamond_gym.registry.loading import read_weights
+from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
+from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
 from diamond_gym.trainers.pictures import strip, write_png
@@ -117,7 +117,7 @@ class TrainWm:
             if (state := run.load()) is not None:
                 fit.load_state_dict(state)
             elif self.init is not None:
-                fit.begin_with(read_weights(verify(resolve(self.init))))
+                fit.begin_with(read_model(resolve(self.init))[1])
             params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
