@@ -15,9 +15,10 @@ import worlds
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.focus import FocusedSampler, find_events
+from diamond_gym.trainers.metrics import check_finite
 from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
 from diamond_gym.trainers.sitting import Rhythm, interruptible, sit
-from diamond_gym.trainers.world_model import Fit, check_finite
+from diamond_gym.trainers.world_model import Fit
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
 from diamond_gym.trainers.collect_ale import Games
+from diamond_gym.trainers.metrics import Means, check_finite
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.scores import Scores, play
-from diamond_gym.trainers.world_model import Fit, FitConfig, Means, check_finite
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from diamond_gym.trainers.metrics import Means, check_finite
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.world_model import Fit, Means, check_finite
+from diamond_gym.trainers.world_model import Fit
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 """
 
 import math
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -260,49 +259,6 @@ class Fit:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-
-def check_finite(metrics: dict[str, float], step: int) -> None:
-    """Stops a fitting that has diverged.
-
-    Raises:
-        DiamondGymError: A value is NaN or infinite.
-    """
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise DiamondGymError(
-                f"{name} became {value} by step {step}; the last good checkpoint is kept: "
-                "lower the learning rate and repeat the command with another --run"
-            )
-
-
-class Means:
-    """Running means of metrics, fetched from the device only when asked for."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float | Tensor]] = {}
-        self.since = time.perf_counter()
-        self.count = 0
-
-    def add(self, metrics: dict[str, float | Tensor]) -> None:
-        """Takes in one step's metrics."""
-        self.count += 1
-        for name, value in metrics.items():
-            self._values.setdefault(name, []).append(value)
-
-    def peek(self) -> dict[str, float]:
-        """The means since the last time."""
-        return {name: _mean(values) for name, values in self._values.items()}
-
-    def take(self) -> dict[str, float]:
-        """The means since the last time, and a fresh start."""
-        means = self.peek()
-        self._values, self.since, self.count = {}, time.perf_counter(), 0
-        return means
-
-
-def _mean(values: Iterable[float | Tensor]) -> float:
-    return torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in values]).mean().item()
 
 
 def _adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
