@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.collect_ale import AleGames, Games
+from diamond_gym.trainers.players import ScriptedPolicy
 
 _WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
 
@@ -56,7 +57,8 @@ class CollectConfig:
     Attributes:
         game: One of the 26 games; any word where the collector is given games.
         num_envs: Games played side by side.
-        policy: Without a policy of your own: "random", "sticky", or "mixed", every other game one of the two.
+        policy: Without a policy of your own: "random", "sticky", "mixed", every other game one of the two, or
+            "scripted", a simple player with random spells, where the game has one (`players.PLAYERS`).
         epsilon: Chance of a uniform random action instead of your policy's.
         sticky_steps: For how many steps the sticky policy keeps an action, on average.
         seed: Collecting again into the same store with the same seed still plays other games.
@@ -67,7 +69,7 @@ class CollectConfig:
 
     game: str
     num_envs: int = 16
-    policy: Literal["mixed", "random", "sticky"] = "mixed"
+    policy: Literal["mixed", "random", "sticky", "scripted"] = "mixed"
     epsilon: float = 0.0
     sticky_steps: float = 4.0
     seed: int = 0
@@ -128,7 +130,9 @@ class Collector:
         self.store, self.config = store, config
         n, num_actions = config.num_envs, store.about.num_actions
         self._rng = np.random.default_rng([config.seed, store.num_episodes])
-        if policy is None:
+        if policy is None and config.policy == "scripted":
+            policy = ScriptedPolicy(config.game, n, self._rng)
+        elif policy is None:
             repeat = np.full(n, 0.0 if config.policy == "random" else 1 - 1 / config.sticky_steps)
             if config.policy == "mixed":
                 repeat[::2] = 0.0
@@ -290,8 +294,6 @@ def collect(
 
 
 def _installed(name: str) -> bool:
-    from importlib.metadata import PackageNotFoundError
-
     try:
         return bool(version(name))
     except PackageNotFoundError:

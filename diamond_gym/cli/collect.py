@@ -23,8 +23,9 @@ class Collect:
     """The store's folder (default: <home>/data/<game>)."""
     num_envs: int = 16
     """Games played side by side."""
-    policy: Literal["mixed", "random", "sticky"] = "mixed"
-    """random: uniform actions; sticky: each is kept for a while; mixed: every other game one of the two."""
+    policy: Literal["mixed", "random", "sticky", "scripted"] = "mixed"
+    """random: uniform actions; sticky: each is kept for a while; mixed: every other game one of the two; scripted: a
+    simple player of Breakout, Freeway or Pong, with random spells."""
     agent: str | None = None
     """Play with the agent of this model (a name or a folder) instead."""
     epsilon: float = 0.01
