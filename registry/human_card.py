@@ -32,10 +32,10 @@ def human_card(card: Card) -> str:
     """Renders a card as Markdown: data, training, figures, known failures, licence and citation.
 
     A list under `known_failures` in the card's `figures` or `training` table is told beside what is true
-    of every such model; a table `data` in `training` becomes the section on data.
+    of every such model; the tables `data` and `agent` in `training` become sections of their own.
     """
     training, figures = dict(card.training), dict(card.figures)
-    data = training.pop("data", {})
+    data, agent = training.pop("data", {}), training.pop("agent", {})
     failures = [*training.pop("known_failures", []), *figures.pop("known_failures", [])]
     height, width, channels = card.obs_shape
     about = {
@@ -53,6 +53,7 @@ def human_card(card: Card) -> str:
         "Data": _table(data) or "Not recorded.",
         "Training": "\n\n".join(text for text in (card.source and f"`{card.source}`", _table(training)) if text)
         or "Not recorded.",
+        "Agent": _table(agent) if isinstance(agent, Mapping) else str(agent),
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),
         "Files": _table(files) or "None.",
