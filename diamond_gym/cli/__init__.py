@@ -37,7 +37,7 @@ _COMMANDS = {
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
     "train-agent": ("diamond_gym.cli.train_agent:TrainAgent", "an agent that learns in dreams"),
-    "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game"),
+    "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
     "import-diamond": ("diamond_gym.cli.import_diamond:ImportDiamond", "a checkpoint in the authors' format"),
     "pull": ("diamond_gym.cli.pull:Pull", "a model from the Hugging Face hub"),
     "push": ("diamond_gym.cli.push:Push", "a model to the Hugging Face hub"),
@@ -51,6 +51,9 @@ _EXTRAS = {
     "ale_py": "atari",
     "cv2": "atari",
     "huggingface_hub": "hub",
+    "lightning": "distributed",
+    "lightning_fabric": "distributed",
+    "matplotlib": "plot",
     "stable_baselines3": "sb3",
     "tensorboard": "train",
 }

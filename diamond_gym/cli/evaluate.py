@@ -1,4 +1,4 @@
-"""`diamond-gym evaluate`: what a saved agent scores in the real game."""
+"""`diamond-gym evaluate`: what a saved agent scores in the real game, and what many runs come to."""
 
 import json
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ class Evaluate:
 
     Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. PPO, A2C, DQN and
     sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
+
+    With --runs or --published it plays nothing, but sums up runs on several games: human-normalised mean, median,
+    interquartile mean and optimality gap with 95 % stratified bootstrap intervals (Agarwal et al. 2021).
     """
 
     agent: Path | None = None
@@ -39,17 +42,34 @@ class Evaluate:
     max_episode_steps: int | None = None
     """Cut longer games (default: the half hour of play after which the emulator cuts them)."""
     seed: int = 0
-    """Seeds games and actions."""
+    """Seeds games and actions, or the bootstrap."""
     trust_pickles: bool = False
     """Open the pickles in the agent's file, which runs any code in them: only for files that you trust."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
+    out: Path | None = None
+    """Also write that JSON to a file; called scores.json and kept in a run's folder, --runs finds it."""
+    runs: tuple[Path, ...] = ()
+    """Sum up the runs in these places: folders with a scores.json for each run somewhere in them, or JSON files
+    of {"Pong": [score of each run], ...}. Several places are set side by side."""
+    published: bool = False
+    """Sum up the authors' own runs of DIAMOND, beside --runs (on the same games) or alone (all 26)."""
+    plot: Path | None = None
+    """With --runs or --published: draw it into this PNG."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
 
     def __post_init__(self) -> None:
         if self.game is not None:
             game(self.game)
+        if self.seed < 0:
+            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+        if self._sums_up:
+            if self.agent is not None or self.random or self.game is not None:
+                raise BadArgument("--runs and --published play nothing: leave out --agent, --game and --random")
+            return
+        if self.plot is not None:
+            raise BadArgument("--plot draws what --runs or --published sum up")
         if self.agent is None and not self.random:
             raise BadArgument("say what to score: --agent FILE, or --random")
         if self.agent is None and self.game is None:
@@ -61,13 +81,21 @@ class Evaluate:
             raise BadArgument(f"--max-episode-steps must be at least 1, not {self.max_episode_steps}")
         if self.stochastic and self.deterministic:
             raise BadArgument("--stochastic and --deterministic exclude each other")
-        if self.seed < 0:
-            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+
+    @property
+    def _sums_up(self) -> bool:
+        return bool(self.runs) or self.published
 
     def run(self) -> int:
-        """Plays and prints."""
+        """Plays and prints, or sums up what was played."""
+        if self._sums_up:
+            from diamond_gym.cli.aggregate_runs import aggregate_runs
+
+            aggregate_runs(self.runs, self.published, self.seed, self.as_json, self.out, self.plot)
+            return 0
         from diamond_gym.cli.progress import counting
         from diamond_gym.trainers.sb3_agent import open_agent, score_agent, score_random
+        from diamond_gym.trainers.score_files import RANDOM, rows_of, write_scores
         from diamond_gym.trainers.scores import Scores
 
         agent = None if self.agent is None else open_agent(self.agent, self.device, self.trust_pickles)
@@ -90,7 +118,7 @@ class Evaluate:
                 )
             if self.random:
                 before = (runs - 1) * self.episodes
-                scores["random"] = score_random(
+                scores[RANDOM] = score_random(
                     name,
                     self.episodes,
                     self.n_envs,
@@ -99,10 +127,11 @@ class Evaluate:
                     lambda games: advance(before + games),
                 )
         if self.as_json:
-            rows = [{"policy": policy, "game": name, **row.table()} for policy, row in scores.items()]
-            print(json.dumps(rows, indent=2))
+            print(json.dumps(rows_of(scores), indent=2))
         else:
             print_scores(scores)
+        if self.out is not None:
+            write_scores(self.out, scores)
         return 0
 
 
