@@ -58,11 +58,14 @@ def fetch_published(model: Published, revision: str, mirror: Path | None = None)
     """
     spawn = [f"{model.spawn}/*"] if model.spawn else []
     address = Address(model.repository, revision)
-    folder, address = _folder(address, [*model.files, *spawn], mirror)
+    try:
+        folder, address = _folder(address, [*model.files, *spawn], mirror)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{error}; `--revision main` asks for the newest") from None
     hashes = {path: sha256_file(_inside(folder, path)) for path in model.files}
     if model.spawn:
         hashes[model.spawn] = _hash_folder(folder, model.spawn)
-    return Fetched(folder, address, hashes, revision)
+    return Fetched(folder, address, hashes, None if mirror else revision)
 
 
 def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fetched]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from diamond_gym.registry.card import Card, Table
 from diamond_gym.registry.games import games
 
-REVISION = "main"
-"""The revision that is asked for; which commit that was at the first pull, the card of the model keeps."""
+REVISION = "5d4abca9af6ab1b3ab1c6fc228cacb7281130f7f"
+"""The commit of the authors' repository that is asked for: that of 2024-10-21, after which it had not changed until
+September 2026 by two public records of it. The hashes of its files are kept at the first pull."""
 CSGO = "CSGO"
 _TABLE = Path(__file__).with_name("published.toml")
 _PAPER_UNET: Table = {"depths": [2, 2, 2, 2], "attn_depths": [0, 0, 0, 0]}
@@ -28,7 +29,7 @@ class Published:
         config: The path of its networks' configuration.
         env_config: The path of its environment's configuration.
         spawn: The folder of its start states, if they come with it.
-        license: Of the authors' repository.
+        license: Of the weights, as far as the authors state one.
         parameters: How many numbers the checkpoint holds.
         obs_shape: What a user sees: (height, width, channels).
         num_actions: How many actions there are, or the length of one that is made of several.
@@ -120,9 +121,14 @@ def published() -> dict[str, Published]:
     with open(_TABLE, "rb") as file:
         table = tomllib.load(file)
     rows = {kind: {**table[kind], "obs_shape": tuple(table[kind]["obs_shape"])} for kind in ("atari", "csgo")}
+    atari, per_action = rows["atari"], rows["atari"].pop("parameters_per_action")
     found = {
         game.name: Published(
-            **{**rows["atari"], "checkpoint": rows["atari"]["checkpoint"].format(game=game.name)},
+            **{
+                **atari,
+                "checkpoint": atari["checkpoint"].format(game=game.name),
+                "parameters": atari["parameters"] + per_action * game.num_actions,
+            },
             game=game.name,
             num_actions=game.num_actions,
             action_meanings=game.action_meanings,

@@ -1,7 +1,8 @@
 """Spawn folders: where the dreams of a two-stage model begin, in the released format.
 
-A folder `<n>` per start holds `low_res.npy` (T, C, h, w) and `full_res.npy` (T, C, H, W), uint8, `act.npy` (T, A), and
-`next_act.npy` (K, A), what the player did from the last frame on. More than T frames may be there; the last count.
+A folder `<n>` per start holds `low_res.npy` (T, C, h, w) and `full_res.npy` (T, C, H, W), uint8, `act.npy` (T, A), of
+which the last is what the player did at the last frame, and `next_act.npy` (K, A), what he did after it. More than T
+frames may be there; the last count.
 """
 
 from pathlib import Path
@@ -50,8 +51,10 @@ def read_spawn(
     for spawn in found:
         obs.append(_frames(spawn / _FRAMES, frames, frame_shape))
         full_res.append(_frames(spawn / "full_res.npy", full_frames, full_shape))
-        act.append(_actions(spawn / "act.npy", frames - 1, num_actions)[-frames:][: frames - 1])
-        following.append(_actions(spawn / "next_act.npy", 0, num_actions))
+        acts = _actions(spawn / "act.npy", frames - 1, num_actions)[-frames:]
+        act.append(acts[: frames - 1])
+        # The authors' own replay begins with the action of the last frame, too.
+        following.append(np.concatenate((acts[frames - 1 :], _actions(spawn / "next_act.npy", 0, num_actions))))
     longest = max(len(piece) for piece in following)
     next_act = np.full((len(found), longest, num_actions), -1, np.int8)
     for row, piece in zip(next_act, following, strict=True):

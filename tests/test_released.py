@@ -161,13 +161,14 @@ def test_two_stages_with_spawns(tmp_path: Path) -> None:
     assert starts.full_res is not None
     assert starts.next_act is not None
     assert (starts.obs.shape, starts.act.shape) == ((3, 4, 6, 8, 3), (3, 3, 51))
-    assert (starts.full_res.shape, starts.next_act.shape) == ((3, 1, 30, 40, 3), (3, 7, 51))
+    assert (starts.full_res.shape, starts.next_act.shape) == ((3, 1, 30, 40, 3), (3, 8, 51))
     low, act = np.load(folder / "1" / "low_res.npy"), np.load(folder / "1" / "act.npy")
     np.testing.assert_array_equal(starts.obs[1], low[-4:].transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(starts.act[1], act[-4:-1])
     np.testing.assert_array_equal(starts.full_res[1, -1], np.load(folder / "1" / "full_res.npy")[-1].transpose(1, 2, 0))
-    np.testing.assert_array_equal(starts.next_act[1, :6], np.load(folder / "1" / "next_act.npy"))
-    assert (starts.next_act[1, 6:] == -1).all()
+    np.testing.assert_array_equal(starts.next_act[1, 0], act[-1])  # taken at the frame that the dream begins from
+    np.testing.assert_array_equal(starts.next_act[1, 1:7], np.load(folder / "1" / "next_act.npy"))
+    assert (starts.next_act[1, 7:] == -1).all()
 
 
 def test_one_file_with_both_configurations(tmp_path: Path) -> None:
@@ -404,8 +405,7 @@ def test_two_processes_importing_one_name_leave_a_whole_model(home: Path) -> Non
 
 def test_published_cards_have_the_papers_sizes() -> None:
     assert len(published()) == 27
-    for game in ("Breakout", "CSGO"):
-        model = published()[game]
+    for game, model in published().items():
         shapes = expected_shapes(model.card(), game)
         parameters = sum(int(np.prod(shape)) for shape in shapes.values())
         assert parameters == model.parameters

@@ -31,7 +31,7 @@ class Pull:
     again: bool = False
     """Fetch, check and import again what is here already."""
     revision: str = REVISION
-    """Of the authors' repository: a commit, tag or branch."""
+    """Of the authors' repository: a commit, tag or branch; main for the newest."""
     start_steps: int = START_STEPS
     """How many steps the authors' agent plays in the real game, for start states."""
 
