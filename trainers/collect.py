@@ -128,6 +128,7 @@ class Collector:
         games: Games | None = None,
     ) -> None:
         self.store, self.config = store, config
+        self._played_by = config.policy if policy is None else "agent"
         n, num_actions = config.num_envs, store.about.num_actions
         self._rng = np.random.default_rng([config.seed, store.num_episodes])
         if policy is None and config.policy == "scripted":
@@ -142,7 +143,7 @@ class Collector:
         self._games = games or AleGames(config.game, n, size, config.noop_max, config.life_loss_ends)
         self._obs = self._games.reset(int(self._rng.integers(2**31 - n)))
         self._scores = np.zeros(n)
-        self._parts = [_Part(self._obs[i], first=True) for i in range(n)]
+        self._parts = [_Part(self._obs[i], True, self._played_by) for i in range(n)]
         self._finished: list[tuple[int | None, Episode]] = []
 
     def collect(self, steps: int, progress: Callable[[int], None] | None = None) -> CollectStats:
@@ -191,7 +192,7 @@ class Collector:
         self._obs = self._games.load_state_dict(state["games"])
         self._rng.bit_generator.state = state["rng"]
         self._scores = np.array(state["scores"])
-        self._parts = [_Part(self._obs[i], first) for i, (_, first) in enumerate(state["parts"])]
+        self._parts = [_Part(self._obs[i], first, self._played_by) for i, (_, first) in enumerate(state["parts"])]
         for part, (number, _) in zip(self._parts, state["parts"], strict=True):
             part.number = number
 
@@ -217,7 +218,7 @@ class Collector:
             if restarted[i]:
                 stats.scores.append(float(self._scores[i]))
                 self._scores[i] = 0.0
-                self._parts[i] = _Part(self._obs[i], first=True)
+                self._parts[i] = _Part(self._obs[i], True, self._played_by)
                 continue
             self._scores[i] += rew[i]
             part = self._parts[i]
@@ -225,7 +226,7 @@ class Collector:
             if end[i] or trunc[i]:
                 stats.episodes += 1
                 self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i]))))
-                self._parts[i] = _Part(self._obs[i], first=False)
+                self._parts[i] = _Part(self._obs[i], False, self._played_by)
         signs += np.bincount(np.sign(rew[~restarted]).astype(np.int64) + 1, minlength=3)
         return n - int(restarted.sum())
 
@@ -244,10 +245,10 @@ class Collector:
 class _Part:
     """The piece of an episode that is not stored yet."""
 
-    def __init__(self, obs: npt.NDArray[np.uint8], first: bool) -> None:
+    def __init__(self, obs: npt.NDArray[np.uint8], first: bool, played_by: str) -> None:
         self.number: int | None = None
         self.obs, self.act, self.rew = [obs], list[int](), list[float]()
-        self.first = first
+        self.first, self.played_by = first, played_by
 
     @property
     def begins(self) -> bool:
@@ -262,7 +263,7 @@ class _Part:
     def episode(self, end: bool, trunc: bool) -> Episode:
         n = len(self.act)
         last = np.arange(n) == n - 1
-        info = {"first": self.first} if self.number is None else {}
+        info = {"first": self.first, "policy": self.played_by} if self.number is None else {}
         act, rew = np.array(self.act, np.int64), np.array(self.rew, np.float32)
         return Episode(np.stack(self.obs), act, rew, last & end, last & trunc, info)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from diamond_gym.cli.experience import TEST_SEED, experience
+from diamond_gym.cli.experience import TEST_SEED, PolicyName, experience
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data import EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
@@ -28,7 +28,7 @@ from diamond_gym.world_model import pick_device, pick_precision
 
 HORIZON = 16
 # what a resumed run may be told differently
-_FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows"})
+_FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy"})
 _ALIASED = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
 
 
@@ -51,6 +51,9 @@ class TrainWm:
     """Real steps to fit to; what is missing in the data folder is collected first."""
     test_steps: int = 6_000
     """Real steps held out, to measure the model on."""
+    policy: PolicyName = "auto"
+    """Who plays what has to be collected: mixed, random, sticky, scripted (see diamond-gym collect --help), or auto,
+    which is scripted in Freeway, whose road random play never crosses, and mixed elsewhere."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<game>-<preset>)."""
     data: Path | None = None
@@ -107,9 +110,9 @@ class TrainWm:
         precision = pick_precision(self.precision, device)
         with RunFolder(folder) as run:
             data = self.data or home_folder() / "data" / self.game.lower()
-            store = experience(data, self.game, self.collect_steps, self.seed)
+            store = experience(data, self.game, self.collect_steps, self.seed, self.policy)
             held_out = experience(
-                data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED
+                data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
             )
             config = self._for_store(store)
             run.settle(self._settings(config), _FREE)
