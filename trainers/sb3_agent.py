@@ -12,7 +12,7 @@ from diamond_gym.registry import game as find_game
 from diamond_gym.registry import resolve
 from diamond_gym.sb3_agents import AgentConfig, learn, make_agent, recent_return, training_envs
 from diamond_gym.sb3_files import AgentCard, SavedAgent, open_agent, save_agent
-from diamond_gym.trainers.scores import Scores, play, random_policy, real_games
+from diamond_gym.trainers.scores import Scores, play, real_games, score_random
 from diamond_gym.trainers.sitting import interruptible
 
 __all__ = ["AgentConfig", "AgentTraining", "open_agent", "score_agent", "score_random", "train_agent"]
@@ -136,23 +136,5 @@ def score_agent(
         with torch.random.fork_rng():  # seeded, without touching the caller's stream
             torch.manual_seed(seed)
             return play(agent.playing(rows, deterministic, seed), envs, game, episodes, seed, progress)
-    finally:
-        envs.close()
-
-
-def score_random(
-    game: str,
-    episodes: int,
-    num_envs: int = 10,
-    seed: int = 0,
-    max_episode_steps: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Scores:
-    """Scores uniform random actions over full real games; the arguments are those of `score_agent`."""
-    rows = min(num_envs, episodes)
-    envs = real_games(game, rows, max_episode_steps)
-    try:
-        policy = random_policy(find_game(game).num_actions, rows, seed)
-        return play(policy, envs, game, episodes, seed, progress)
     finally:
         envs.close()

@@ -123,3 +123,30 @@ def play(
         if progress is not None and first.any():
             progress(finished)
     return Scores(game, tuple(chain(*scores)), tuple(chain(*lengths)), truncated)
+
+
+def score_random(
+    game: str,
+    episodes: int,
+    num_envs: int = 10,
+    seed: int = 0,
+    max_episode_steps: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Scores uniform random actions over full real games.
+
+    Args:
+        game: One of the 26.
+        episodes: How many games.
+        num_envs: How many of them side by side.
+        seed: Of games and actions.
+        max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
+        progress: Called with the number of finished games.
+    """
+    rows = min(num_envs, episodes)
+    envs = real_games(game, rows, max_episode_steps)
+    try:
+        policy = random_policy(find_game(game).num_actions, rows, seed)
+        return play(policy, envs, game, episodes, seed, progress)
+    finally:
+        envs.close()

@@ -1,9 +1,11 @@
 """`diamond-gym dream`: a video of dreams, and how fast they were dreamed."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +19,20 @@ if TYPE_CHECKING:
     from diamond_gym.envs import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
+OWN = "own"
+_Player = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class DreamCommand:
-    """Dreams with random actions, writes a video of it, and prints how fast that was."""
+    """Dreams with random actions or an agent's, writes a video of it, and prints how fast that was."""
 
     game: str | None = None
     """The game to dream."""
     model: str | None = None
     """A model's name or folder, instead of the one its game's id means."""
+    agent: str | None = None
+    """Who plays: own (the model's own agent), or the .zip of one of Stable-Baselines3's (default: random actions)."""
     steps: int = 500
     """Steps of every environment."""
     num_envs: int = 4
@@ -68,6 +74,8 @@ class DreamCommand:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
         if not self.starts.isdigit() and self.starts not in ("any", "first"):
             raise BadArgument(f"--starts must be any, first or a number, not {self.starts}")
+        if self.agent is not None and self.agent != OWN and not self.agent.endswith(".zip"):
+            raise BadArgument(f"--agent must be {OWN} or an agent's .zip, not {self.agent}")
 
     def run(self) -> int:
         """Dreams, writes and reports."""
@@ -86,7 +94,8 @@ class DreamCommand:
             starts=int(self.starts) if self.starts.isdigit() else self.starts,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
-        frames, returns, ends, seconds = self._play(envs)
+        with self._player(envs) as player:
+            frames, returns, ends, seconds = self._play(envs, player)
         envs.close()
         dreamed = self.steps * self.num_envs
         print(f"{dreamed:,} frames in {seconds:.1f} s: {dreamed / seconds:.1f} frames/s at batch {self.num_envs}")
@@ -98,26 +107,45 @@ class DreamCommand:
             print(f"wrote {self.out}")
         return 0
 
-    def _play(self, envs: "DreamVectorEnv") -> tuple[list[npt.NDArray[np.uint8]], list[float], int, float]:
+    @contextmanager
+    def _player(self, envs: "DreamVectorEnv") -> Iterator[_Player]:
+        """Whoever chooses the actions, from frames (B, H, W, C) and the rows in which a dream begins (B,)."""
+        from diamond_gym.trainers.dream_players import DreamPolicy, HeldActions
+        from diamond_gym.trainers.own_agent import own_agent
+
+        if self.agent is None:
+            yield HeldActions(envs, self.repeat, self.seed)
+        elif self.agent == OWN:
+            yield DreamPolicy(own_agent(envs.world_model), envs.dream, np.random.default_rng([self.seed, 9]))
+        else:
+            import torch
+
+            from diamond_gym.sb3_files import open_agent
+
+            agent, card = open_agent(self.agent, self.device), envs.world_model.card
+            assert card is not None
+            agent.check(card.game, card.obs_shape, card.num_actions)
+            with torch.random.fork_rng():  # its policy draws from torch's own stream
+                torch.manual_seed(self.seed)
+                yield agent.playing(self.num_envs, seed=self.seed)
+
+    def _play(
+        self, envs: "DreamVectorEnv", player: _Player
+    ) -> tuple[list[npt.NDArray[np.uint8]], list[float], int, float]:
         """Returns a sheet per step, the finished episodes' returns, how many were ended by the model, and the time."""
-        rng = np.random.default_rng(self.seed)
         obs, _ = envs.reset(seed=self.seed)
-        envs.action_space.seed(self.seed)
-        act = envs.action_space.sample()
-        score, returns, ends = np.zeros(self.num_envs), [], 0
+        first = np.ones(self.num_envs, np.bool_)
+        score, returns, ends = np.zeros(self.num_envs), list[float](), 0
         frames = [self._sheet(obs)] if self.out else []
         began = time.perf_counter()
         with counting("dreaming", self.steps * self.num_envs, "frames") as advance:
             for step in range(self.steps):
-                new = rng.random(self.num_envs) < 1 / self.repeat
-                drawn = envs.action_space.sample()
-                act = np.where(new.reshape(-1, *[1] * (drawn.ndim - 1)), drawn, act)
-                obs, rew, terminated, truncated, _ = envs.step(act)
+                obs, rew, terminated, truncated, _ = envs.step(player(obs, first))
                 score += rew
-                done = terminated | truncated
-                returns += score[done].tolist()
+                first = terminated | truncated
+                returns += score[first].tolist()
                 ends += int(terminated.sum())
-                score[done] = 0
+                score[first] = 0
                 if self.out:
                     frames.append(self._sheet(obs))
                 advance((step + 1) * self.num_envs)

@@ -1,6 +1,7 @@
 """`diamond-gym evaluate`: what a saved agent scores in the real game, and what many runs come to."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,22 +14,29 @@ from diamond_gym.registry import game
 if TYPE_CHECKING:
     from diamond_gym.trainers.scores import Scores
 
+    _Player = Callable[[Callable[[int], None]], Scores]
+
+OWN = "own"
+
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Scores a saved agent of Stable-Baselines3 in the real game: full games, unclipped scores.
+    """Scores an agent in the real game as the paper does: full games, unclipped scores, actions sampled.
 
-    Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. PPO, A2C, DQN and
-    sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
+    Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. With --game or --model
+    alone it is the world model's own agent that plays, with random actions beside it. Of Stable-Baselines3's agents,
+    PPO, A2C, DQN and sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
 
     With --runs or --published it plays nothing, but sums up runs on several games: human-normalised mean, median,
     interquartile mean and optimality gap with 95 % stratified bootstrap intervals (Agarwal et al. 2021).
     """
 
     agent: Path | None = None
-    """The agent's .zip."""
+    """A .zip of Stable-Baselines3's, or own: the agent that came with the world model."""
     game: str | None = None
-    """One of the 26 Atari 100k games (default: the one that the agent's file names)."""
+    """One of the 26 Atari 100k games (default: the one that the agent's file or the model names)."""
+    model: str | None = None
+    """The name or folder of the world model whose own agent plays, instead of the one that the game's id means."""
     episodes: int = 100
     """Full games to play."""
     random: bool = False
@@ -65,15 +73,19 @@ class Evaluate:
         if self.seed < 0:
             raise BadArgument(f"--seed must not be negative, got {self.seed}")
         if self._sums_up:
-            if self.agent is not None or self.random or self.game is not None:
-                raise BadArgument("--runs and --published play nothing: leave out --agent, --game and --random")
+            if self.agent or self.random or self.game or self.model:
+                raise BadArgument(
+                    "--runs and --published play nothing: leave out --agent, --game, --model and --random"
+                )
             return
         if self.plot is not None:
             raise BadArgument("--plot draws what --runs or --published sum up")
-        if self.agent is None and not self.random:
-            raise BadArgument("say what to score: --agent FILE, or --random")
-        if self.agent is None and self.game is None:
-            raise BadArgument("say which game: --game Pong")
+        if self._saved is None and self.game is None and self.model is None:
+            if self.random or self.agent is not None:
+                raise BadArgument("say which game: --game Pong")
+            raise BadArgument("say what to score: --game Pong (its world model's agent), --agent FILE, or --random")
+        if self._saved is not None and self.model is not None:
+            raise BadArgument("--model is for the world model's own agent: leave it out, or --agent")
         for name in ("episodes", "n_envs"):
             if getattr(self, name) < 1:
                 raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
@@ -86,6 +98,16 @@ class Evaluate:
     def _sums_up(self) -> bool:
         return bool(self.runs) or self.published
 
+    @property
+    def _saved(self) -> Path | None:
+        """The file of the agent that plays; None if it is a world model's own, or nobody."""
+        return None if self.agent == Path(OWN) else self.agent
+
+    @property
+    def _own(self) -> bool:
+        """Whether a world model's own agent plays: nothing else was asked for."""
+        return self._saved is None and (self.agent is not None or self.model is not None or not self.random)
+
     def run(self) -> int:
         """Plays and prints, or sums up what was played."""
         if self._sums_up:
@@ -94,29 +116,18 @@ class Evaluate:
             aggregate_runs(self.runs, self.published, self.seed, self.as_json, self.out, self.plot)
             return 0
         from diamond_gym.cli.progress import counting
-        from diamond_gym.trainers.sb3_agent import open_agent, score_agent, score_random
         from diamond_gym.trainers.score_files import RANDOM, rows_of, write_scores
-        from diamond_gym.trainers.scores import Scores
 
-        agent = None if self.agent is None else open_agent(self.agent, self.device, self.trust_pickles)
-        name = self.game or (agent.card.game if agent is not None and agent.card is not None else None)
-        if name is None:
-            raise BadArgument(f"{self.agent} does not say which game it was trained for: --game Pong")
+        policy, name, player = self._player()
+        with_random = self.random or self._own
         scores: dict[str, Scores] = {}
-        runs = (agent is not None) + self.random
+        runs = (player is not None) + with_random
         with counting(f"playing {name}", runs * self.episodes, "games") as advance:
-            if agent is not None and self.agent is not None:
-                scores[self.agent.name] = score_agent(
-                    agent,
-                    name,
-                    self.episodes,
-                    self.n_envs,
-                    self.seed,
-                    self.deterministic,
-                    self.max_episode_steps,
-                    advance,
-                )
-            if self.random:
+            if player is not None:
+                scores[policy] = player(advance)
+            if with_random:
+                from diamond_gym.trainers.scores import score_random
+
                 before = (runs - 1) * self.episodes
                 scores[RANDOM] = score_random(
                     name,
@@ -133,6 +144,31 @@ class Evaluate:
         if self.out is not None:
             write_scores(self.out, scores)
         return 0
+
+    def _player(self) -> "tuple[str, str, _Player | None]":
+        """What plays is called, the game, and what scores it; None if only chance plays."""
+        how = self.episodes, self.n_envs, self.seed, self.deterministic, self.max_episode_steps
+        if self._saved is not None:
+            from diamond_gym.trainers.sb3_agent import open_agent, score_agent
+
+            saved = open_agent(self._saved, self.device, self.trust_pickles)
+            name = self.game or (saved.card.game if saved.card is not None else None)
+            if name is None:
+                raise BadArgument(f"{self._saved} does not say which game it was trained for: --game Pong")
+            return self._saved.name, name, lambda advance: score_agent(saved, name, *how, advance)
+        if not self._own:
+            assert self.game is not None
+            return "", self.game, None
+        from diamond_gym.registry import load_world_model
+        from diamond_gym.trainers.own_agent import own_agent, score_own
+
+        model = load_world_model(self.model or self.game or "", self.device)
+        agent, card = own_agent(model), model.card
+        assert card is not None
+        if self.game not in (None, card.game):
+            raise BadArgument(f"the world model '{card.name}' dreams {card.game}, not {self.game}")
+        game(card.game)
+        return f"the agent of {card.name}", card.game, lambda advance: score_own(agent, card.game, *how, advance)
 
 
 def print_scores(scores: "dict[str, Scores]") -> None:
