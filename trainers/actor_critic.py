@@ -15,6 +15,7 @@ from torch.distributions import Categorical
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.dream import Dream
 from diamond_gym.trainers.imagination import Imagination
+from diamond_gym.trainers.processes import ALONE, Processes
 from diamond_gym.trainers.world_model import OptimizerConfig
 
 
@@ -117,7 +118,12 @@ class AgentFit:
     """
 
     def __init__(
-        self, config: AgentFitConfig, total_steps: int = 0, seed: int = 0, device: torch.device | str = "cpu"
+        self,
+        config: AgentFitConfig,
+        total_steps: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        processes: Processes = ALONE,
     ) -> None:
         """Builds the agent and its optimizer.
 
@@ -126,8 +132,10 @@ class AgentFit:
             total_steps: See the attribute.
             seed: Seeds the weights.
             device: Where the agent lives.
+            processes: Who shares the dreams.
         """
         self.config, self.total_steps, self.step = config, total_steps, 0
+        self.processes = processes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             agent = ActorCritic(config.network)
@@ -138,9 +146,15 @@ class AgentFit:
         )
         self.imagination: Imagination | None = None
 
+    @property
+    def num_dreams(self) -> int:
+        """How many of the batch's dreams are this process's."""
+        return len(self.processes.share(self.config.optimizer.batch_size))
+
     def dream_in(self, dream: Dream, seed: int = 0) -> None:
-        """Begins to train in these dreams; `seed` is theirs and the actions'."""
-        self.imagination = Imagination(self.agent, dream, seed)
+        """Begins to train in these dreams, `num_dreams` of them; `seed` is theirs and the actions'."""
+        joint = dream.num_envs if self.processes.alone else self.config.optimizer.batch_size
+        self.imagination = Imagination(self.agent, dream, seed, self.processes.share(joint))
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Imagines one window and updates the agent on it.
@@ -159,19 +173,25 @@ class AgentFit:
         for group in self.optimizer.param_groups:
             group["lr"] = config.optimizer.lr * warmup
         self.optimizer.zero_grad()
-        loss.loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optimizer.max_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        return {
+        figures = {
             "agent/loss_actions": loss.actions.detach(),
             "agent/loss_values": loss.values.detach(),
             "agent/policy_entropy": loss.policy_entropy,
-            "agent/grad_norm": norm,
             "agent/lambda_return": returns.mean(),
             "agent/reward_per_step": window.rew.mean(),
             "agent/ends_per_step": window.end.float().mean(),
         }
+        if self.processes.alone:
+            loss.loss.backward()
+        else:  # means over these dreams, as parts of the means over all of them
+            fraction = self.imagination.share.fraction
+            (loss.loss * fraction).backward()
+            sums = self.processes.sum_gradients(self.agent, *(figure * fraction for figure in figures.values()))
+            figures = dict(zip(figures, sums, strict=True))
+        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optimizer.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        return {**figures, "agent/grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on, but for the world model."""

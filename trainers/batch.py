@@ -1,6 +1,6 @@
 """Replay batches as tensors, padded with mid-grey as the networks were trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,11 @@ class TensorBatch:
     rew: Tensor
     end: Tensor
     mask_padding: Tensor
+
+
+def take(batch: Batch, rows: slice) -> Batch:
+    """Some of a batch's rows, as views."""
+    return Batch(*(getattr(batch, f.name)[rows] for f in fields(Batch)))
 
 
 def to_tensors(batch: Batch, device: torch.device | str = "cpu", next_obs: bool = False) -> TensorBatch:

@@ -1,10 +1,12 @@
-"""Segments drawn around rewards and ends, for small budgets in which the rare would hardly be seen."""
+"""What small budgets look at most: segments drawn around rewards and ends, and pixels near what moves."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.segments import Batch, SegmentSampler, cut
@@ -71,3 +73,13 @@ def find_events(store: EpisodeStore) -> np.ndarray[tuple[int, int], np.dtype[np.
 def concatenate(first: Batch, second: Batch) -> Batch:
     """Two batches as one."""
     return Batch(*(np.concatenate((getattr(first, f.name), getattr(second, f.name))) for f in fields(Batch)))
+
+
+def motion(window: Tensor, extra: float) -> Tensor:
+    """Weights (B, 1, H, W) of the denoiser's error: 1, and `extra` more near what moved in the frames (B, T, C, H, W).
+
+    A function of the condition alone, so that the best prediction stays the same; a network of limited size
+    and time merely spends both on balls and paddles rather than on walls.
+    """
+    moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
+    return 1 + extra * F.max_pool2d(moved[:, None].float(), kernel_size=9, stride=1, padding=4)

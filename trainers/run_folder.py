@@ -1,4 +1,4 @@
-"""A training run's folder: one process at a time, checkpoints that are whole, metrics that are appended."""
+"""A training run's folder: one training at a time, checkpoints that are whole, metrics that are appended."""
 
 import json
 import math
@@ -18,7 +18,12 @@ SETTINGS = "settings.json"
 
 
 class RunFolder:
-    """The files of one training run, held by one process.
+    """The files of one training run, held by one process; others of the same training may read.
+
+    Args:
+        path: See the attribute.
+        tensorboard: Whether to write events for it, where it is installed.
+        main: Whether this is the process that holds and writes; to another, `settle`, `save` and `log` do nothing.
 
     Attributes:
         path: The folder: `settings.json`, `checkpoint.pt`, `metrics.jsonl`, TensorBoard's events, pictures.
@@ -27,14 +32,18 @@ class RunFolder:
         DiamondGymError: Another process trains in the folder.
     """
 
-    def __init__(self, path: Path, tensorboard: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: Path, tensorboard: bool = True, main: bool = True) -> None:
+        self.path, self.main = path, main
         path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path / ".lock", timeout=0)
         try:
-            self._lock.acquire()
+            if main:
+                self._lock.acquire()
         except Timeout:
             raise DiamondGymError(f"another process is training in {path}; wait for it or name another --run") from None
+        if main:
+            for litter in path.glob(".*.tmp-*"):  # of a process that was killed while it wrote
+                litter.unlink(missing_ok=True)
         self._metrics: IO[str] | None = None
         self._board: Any = None
         self._wants_board = tensorboard
@@ -64,6 +73,8 @@ class RunFolder:
         Raises:
             BadArgument: The run was begun with another value.
         """
+        if not self.main:
+            return
         path = self.path / SETTINGS
         settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
         if path.exists():
@@ -79,8 +90,9 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint in one step; the old one stays if anything goes wrong."""
-        with atomic_path(self.path / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+        if self.main:
+            with atomic_path(self.path / CHECKPOINT) as temporary:
+                torch.save(state, temporary)
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint on the CPU, or None for a new run.
@@ -98,6 +110,8 @@ class RunFolder:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl and the values to TensorBoard; NaN is written as null."""
+        if not self.main:
+            return
         if self._metrics is None:
             self._metrics = (self.path / "metrics.jsonl").open("a")
         plain = {key: value if math.isfinite(value) else None for key, value in values.items()}

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.data import EpisodeStore
@@ -19,10 +19,11 @@ from diamond_gym.denoiser import Denoiser, DenoiserConfig, SigmaDistribution, Tr
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.segments import SegmentSampler
-from diamond_gym.trainers.batch import to_tensors
+from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
-from diamond_gym.trainers.focus import FocusedSampler
+from diamond_gym.trainers.focus import FocusedSampler, motion
 from diamond_gym.trainers.optimizer import parameter_groups
+from diamond_gym.trainers.processes import ALONE, Processes, Share
 from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10
@@ -75,6 +76,7 @@ class Fit:
         config: What is fitted, and how.
         step: Steps done.
         world_model: The networks in training.
+        processes: Who shares the batches; all of them hold the same weights.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Fit:
         device: torch.device | str = "cpu",
         precision: str = "float32",
         compile: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         """Builds networks, optimizers and samplers.
 
@@ -97,8 +100,10 @@ class Fit:
             device: Where the networks live.
             precision: "float32" or "bfloat16" (autocast; weights and optimizer stay float32).
             compile: Compile the networks with torch.compile, which takes a minute or two at the first step.
+            processes: Who shares the batches, each process with a store of the same experience.
         """
         torch.manual_seed(seed)
+        self.processes = processes
         self.config, self.total_steps = config, total_steps
         self.device, self.precision = torch.device(device), precision
         denoiser, reward_end = Denoiser(config.denoiser), RewardEnd(config.reward_end)
@@ -204,21 +209,36 @@ class Fit:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _denoiser_step(self) -> dict[str, float | Tensor]:
-        batch = to_tensors(self.denoiser_batches.sample(), self.device)
-        weight = self._motion if self.config.motion_weight else None
+        joint = self.denoiser_batches.sample()
+        share = self.processes.share(len(joint))
+        batch = to_tensors(take(joint, share.rows), self.device)
+        weight = partial(self._motion, share) if self.config.motion_weight else None
         denoiser = self.world_model.denoiser
+        num_targets = None
+        if not self.processes.alone:
+            counts = joint.mask_padding[:, denoiser.num_steps_conditioning :].sum(axis=0)
+            num_targets = torch.from_numpy(counts).to(self.device, torch.float32)
         with self._autocast():
-            loss = denoiser.loss(batch.obs, batch.act, batch.mask_padding, self.noise, pixel_weight=weight)
-        norm = self._update("denoiser", denoiser, loss, self.config.denoiser_optimizer, self.step)
-        return {"denoiser/loss": loss.detach(), "denoiser/grad_norm": norm}
+            loss = denoiser.loss(
+                batch.obs,
+                batch.act,
+                batch.mask_padding,
+                share.noise(self.noise),
+                pixel_weight=weight,
+                num_targets=num_targets,
+            )
+        norm, total = self._update("denoiser", denoiser, loss, self.config.denoiser_optimizer, self.step)
+        return {"denoiser/loss": total, "denoiser/grad_norm": norm}
 
     def _reward_end_step(self) -> dict[str, float | Tensor]:
-        batch = to_tensors(self.reward_end_batches.sample(), self.device, next_obs=True)
+        joint = self.reward_end_batches.sample()
+        own = take(joint, self.processes.share(len(joint)).rows)
+        batch = to_tensors(own, self.device, next_obs=True)
         model = self.world_model.reward_end
         assert model is not None
         assert batch.next_obs is not None
         with self._autocast():
-            loss_rew, loss_end, *_ = model.loss(
+            loss_rew, loss_end, logits_rew, logits_end = model.loss(
                 batch.obs[:, :-1],
                 batch.act[:, :-1],
                 batch.next_obs,
@@ -226,36 +246,41 @@ class Fit:
                 batch.end[:, :-1],
                 batch.mask_padding[:, :-1],
             )
+        if not self.processes.alone:  # means over the real steps here, as parts of the means over all of them
+            here, all_steps = own.mask_padding[:, :-1].sum(), joint.mask_padding[:, :-1].sum()
+            if not here:  # the mean of nothing is NaN
+                loss_rew, loss_end = logits_rew.sum(), logits_end.sum()
+            fraction = float(here / max(1, all_steps))
+            loss_rew, loss_end = loss_rew * fraction, loss_end * fraction
         updates = self.step // self.config.reward_end_every
-        norm = self._update("reward_end", model, loss_rew + loss_end, self.config.reward_end_optimizer, updates)
-        return {
-            "reward_end/loss_rew": loss_rew.detach(),
-            "reward_end/loss_end": loss_end.detach(),
-            "reward_end/grad_norm": norm,
-        }
+        config = self.config.reward_end_optimizer
+        norm, total_rew, total_end = self._update(
+            "reward_end", model, loss_rew + loss_end, config, updates, loss_rew, loss_end
+        )
+        return {"reward_end/loss_rew": total_rew, "reward_end/loss_end": total_end, "reward_end/grad_norm": norm}
 
-    def _update(self, name: str, module: nn.Module, loss: Tensor, config: OptimizerConfig, updates: int) -> Tensor:
+    def _update(
+        self, name: str, module: nn.Module, loss: Tensor, config: OptimizerConfig, updates: int, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """One step of an optimizer; the gradient's norm, and the parts of the loss (or it) over all processes."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = config.lr * self.lr_factor(config, updates)
         optimizer.zero_grad()
         loss.backward()
+        figures = self.processes.sum_gradients(module, *(part.detach() for part in parts or (loss,)))
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         optimizer.step()
         if self.config.ema_decay:
             self.ema[name].update(module)
-        return norm
+        return norm, *figures
 
-    def _motion(self, window: Tensor) -> Tensor:
-        """Weights (B, 1, H, W) of mean 1, higher near what moved in the past frames (B, T, C, H, W).
-
-        A function of the condition alone, so that the best prediction stays the same; a network of limited size
-        and time merely spends both on balls and paddles rather than on walls.
-        """
-        moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
-        near = F.max_pool2d(moved[:, None].float(), kernel_size=9, stride=1, padding=4)
-        weight = 1 + self.config.motion_weight * near
-        return weight / weight.mean()
+    def _motion(self, share: Share, window: Tensor) -> Tensor:
+        """Weights (B, 1, H, W) of mean 1 over the joint batch, higher near what moved in the past frames."""
+        weight = motion(window, self.config.motion_weight)
+        if share.processes.alone:
+            return weight / weight.mean()
+        return weight / share.processes.sum(weight.mean() * share.fraction)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")

@@ -1,0 +1,72 @@
+"""What each of two processes does for test_processes: `torchrun --nproc-per-node 2 two_processes.py FOLDER`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import worlds
+from stubs import StubWorldModel
+
+from diamond_gym.actor_critic import ActorCriticConfig
+from diamond_gym.data import EpisodeStore
+from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.processes import ALONE, Processes, launch
+from diamond_gym.trainers.world_model import Fit, OptimizerConfig
+
+STEPS = 6
+PLAIN = replace(worlds.CONFIG, motion_weight=0.0, focus=0.0, ema_decay=0.0)
+# three rows: one process has one of them, the other two; two rows of reward/end: one each, at times without a real step
+UNEVEN = replace(
+    worlds.CONFIG,
+    denoiser_optimizer=replace(worlds.CONFIG.denoiser_optimizer, batch_size=3),
+    reward_end_optimizer=replace(worlds.CONFIG.reward_end_optimizer, batch_size=2),
+    reward_end_length=2,
+    reward_end_every=1,
+    focus=0.0,
+)
+AGENT = AgentFitConfig(
+    ActorCriticConfig(lstm_dim=8, img_size=8, channels=[4, 4], down=[1, 1], num_actions=4),
+    optimizer=OptimizerConfig(lr=1e-2, weight_decay=0, warmup_steps=2, max_grad_norm=0.05, batch_size=5),
+    horizon=4,
+)
+
+
+def fit(store: EpisodeStore, config, processes: Processes = ALONE):
+    """Metrics of every step, and the state after the last."""
+    made = Fit(config, store, total_steps=10, seed=3, processes=processes)
+    metrics = [{k: float(v) for k, v in made.train_step().items()} for _ in range(STEPS)]
+    return metrics, made.state_dict()
+
+
+def agent(processes: Processes = ALONE, state=None, steps: int = STEPS):
+    """The same for the agent, in dreams whose numbers are whole."""
+    made = AgentFit(AGENT, seed=1, processes=processes)
+    torch.nn.init.normal_(made.agent.actor_linear.weight, generator=torch.Generator().manual_seed(4))
+    made.dream_in(StubWorldModel().dream(made.num_dreams, horizon=5), seed=2)
+    if state is not None:
+        made.load_state_dict(state)
+    metrics = [{k: float(v) for k, v in made.train_step().items()} for _ in range(steps)]
+    return metrics, made.state_dict()
+
+
+def main(folder: Path) -> None:
+    processes = launch("cpu")
+    store = EpisodeStore(folder / "walks")
+    found = {
+        "rank": processes.rank,
+        "world": processes.world,
+        "any": [processes.any(False), processes.any(processes.rank == 1)],
+        "plain": fit(store, PLAIN, processes),
+        "everything": fit(store, worlds.CONFIG, processes),
+        "uneven": fit(store, UNEVEN, processes),
+        "agent": agent(processes),
+        "resumed": agent(processes, agent(steps=2)[1], STEPS - 2),  # begun by one process, gone on with by two
+        "interrupted": agent(processes, steps=2),
+    }
+    processes.wait()
+    torch.save(found, folder / f"{processes.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
