@@ -1,4 +1,4 @@
-"""One sitting of a fitting: steps until a limit or an interruption, with checkpoints, metrics and pictures."""
+"""One sitting of a training: steps until a limit or an interruption, with checkpoints, metrics and pictures."""
 
 import signal
 import time
@@ -6,10 +6,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from diamond_gym.trainers.metrics import Means, check_finite
+from diamond_gym.trainers.processes import Processes
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.world_model import Fit
+
+
+class Fitting(Protocol):
+    """What is trained in a sitting: a world model (`Fit`), or an agent (`AgentFit`)."""
+
+    step: int
+    total_steps: int
+    processes: Processes
+
+    def train_step(self) -> dict[str, float | Tensor]:
+        """Does one step, and returns its metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on."""
+        ...
+
+
+_AGREE_STEPS = 8  # several processes ask each other only so often, as each has to wait for the answer
 
 
 @dataclass(frozen=True)
@@ -62,7 +84,7 @@ def interruptible() -> Iterator[Interruption]:
 
 
 def sit(
-    fit: Fit,
+    fit: Fitting,
     run: RunFolder,
     minutes: float | None = None,
     rhythm: Rhythm | None = None,
@@ -92,15 +114,20 @@ def sit(
             now = time.monotonic()
             if fit.step % rhythm.log_steps == 0 or fit.step == fit.total_steps:
                 _log(fit, run, means, rhythm, on_log)
-            if now - saved > rhythm.checkpoint_seconds:
+            late = minutes is not None and now - began > 60 * minutes
+            save, stop = now - saved > rhythm.checkpoint_seconds, interruption.asked or late
+            if not fit.processes.alone:  # they save and stop together, or wait for each other for ever
+                ask = fit.step % _AGREE_STEPS == 0
+                save, stop = (ask and fit.processes.any(wish) for wish in (save, stop))
+            if save:
                 check_finite(means.peek(), fit.step)
                 run.save(fit.state_dict())
                 saved = time.monotonic()
             if on_picture is not None and now - drawn > rhythm.picture_seconds:
                 on_picture(fit.step)
                 drawn = time.monotonic()
-            if interruption.asked or (minutes is not None and now - began > 60 * minutes):
-                reason = "interrupted" if interruption.asked else "minutes"
+            if stop:
+                reason = "minutes" if late and not interruption.asked else "interrupted"
                 break
         check_finite(means.peek(), fit.step)
         if fit.step > first_step:
@@ -109,7 +136,7 @@ def sit(
 
 
 def _log(
-    fit: Fit,
+    fit: Fitting,
     run: RunFolder,
     means: Means,
     rhythm: Rhythm,

@@ -1,5 +1,6 @@
 """`diamond-gym train-wm`: a world model from a game's name alone."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
 from diamond_gym.trainers.pictures import strip, write_png
 from diamond_gym.trainers.presets import preset_flags
+from diamond_gym.trainers.processes import launch
 from diamond_gym.trainers.registering import draw_starts, half, make_card
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.sitting import sit
@@ -36,7 +38,8 @@ _ALIASED = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
 class TrainWm:
     """Fits a world model to real play and registers it, so that gym.make dreams with it.
 
-    Collects experience if there is too little yet. Repeating the command goes on where it stopped.
+    Collects experience if there is too little yet. Repeating the command goes on where it stopped. On several devices
+    or machines, which share every batch: torchrun --nproc-per-node 2 -m diamond_gym.cli -- train-wm ...
     """
 
     game: str
@@ -99,24 +102,30 @@ class TrainWm:
                 preset = word.removeprefix("--preset=")
         if preset == "auto":
             preset = "paper" if pick_device().type == "cuda" else "nano"
-            print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
         return [*preset_flags(preset), *words, "--preset", preset]
 
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
         label = f"{self.game.lower()}-{self.preset}"
         folder = self.run_folder or home_folder() / "runs" / label
-        device = pick_device(self.device)
+        processes = launch(self.device)
+        device = processes.device or pick_device(self.device)
         precision = pick_precision(self.precision, device)
-        with RunFolder(folder) as run:
+        if processes.any(precision == "bfloat16"):  # what is measured may differ between them
+            precision = "bfloat16"
+        console.quiet = not processes.main
+        with RunFolder(folder, main=processes.main) as run:
             data = self.data or home_folder() / "data" / self.game.lower()
-            store = experience(data, self.game, self.collect_steps, self.seed, self.policy)
-            held_out = experience(
-                data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
-            )
+            with processes.main_first():
+                store = experience(data, self.game, self.collect_steps, self.seed, self.policy)
+                held_out = experience(
+                    data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
+                )
             config = self._for_store(store)
             run.settle(self._settings(config), _FREE)
-            fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile)
+            fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile, processes)
             if (state := run.load()) is not None:
                 fit.load_state_dict(state)
             elif self.init is not None:
@@ -132,7 +141,9 @@ class TrainWm:
                 write_png(folder / "strips" / f"{step:07d}.png", strip(play, rollout))
 
             with fitting(fit, self.minutes) as report:
-                sitting = sit(fit, run, self.minutes, on_log=report, on_picture=draw)
+                sitting = sit(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
+            if not processes.main:
+                return 130 if sitting.reason == "interrupted" else 0
             draw(fit.step)
             if sitting.reason != "steps":
                 console.print(f"stopped at step {fit.step:,} of {self.steps:,}; repeat the command to go on")
