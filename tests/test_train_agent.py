@@ -181,7 +181,7 @@ def test_real_games_look_as_dreams_do():
 def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
     monkeypatch.setattr(sb3_agent, "real_games", lambda game, n, limit=None: Games(n))
     monkeypatch.setattr(scores, "real_games", lambda game, n, limit=None: Games(n))
-    words = ["train-agent", "--game", "Breakout", "--steps", "32", "--n-envs", "2", "--device", "cpu"]
+    words = ["train-agent", "--game", "Breakout", "--algo", "ppo", "--steps", "32", "--n-envs", "2", "--device", "cpu"]
     assert cli.main([*words, "--episodes", "2"]) == 0
     out, err = capsys.readouterr()
     assert "breakout-ppo.zip" in out
@@ -233,7 +233,9 @@ def test_a_registered_model_from_its_name_alone(home):
     ],
 )
 def test_one_line_for_what_is_wrong(words, message, capsys):
-    assert cli.main(["train-agent", *(["--game", "Pong"] if "--game" not in words else []), *words]) == 2
+    assert (
+        cli.main(["train-agent", "--algo", "ppo", *(["--game", "Pong"] if "--game" not in words else []), *words]) == 2
+    )
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1

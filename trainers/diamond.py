@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.data import About, EpisodeStore
@@ -24,10 +25,12 @@ from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
 from diamond_gym.trainers.collect_ale import Games
 from diamond_gym.trainers.metrics import Means, check_finite
+from diamond_gym.trainers.processes import ALONE, Processes
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.scores import Scores, play
 from diamond_gym.trainers.world_model import Fit, FitConfig
 
+_CHECK_STEPS = 100  # a diverged phase of an epoch should not take its hours before that is noticed
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
 
 
@@ -89,6 +92,8 @@ class Diamond:
         world_model: The world model's fitting.
         agent: The agent's training.
         store: The experience.
+        processes: Who shares the batches. The main one plays, and writes all that is written.
+        collector: Plays; None in other processes than the main one.
     """
 
     def __init__(
@@ -96,10 +101,11 @@ class Diamond:
         config: DiamondConfig,
         run: RunFolder,
         about: About,
-        games: Games,
+        games: Games | None,
         seed: int = 0,
         device: torch.device | str = "cpu",
         precision: str = "float32",
+        processes: Processes = ALONE,
     ) -> None:
         """Begins a training, or goes on with the one in the folder.
 
@@ -107,27 +113,31 @@ class Diamond:
             config: The whole of it.
             run: Where experience, checkpoints and metrics go.
             about: The game.
-            games: To play in, `config.num_envs` of them.
+            games: To play in, `config.num_envs` of them; None in other processes than the main one.
             seed: Seeds everything.
             device: Where the networks live.
             precision: Of the world model's networks.
+            processes: Who shares the batches.
         """
+        self.processes = processes
         self.config = config = config.for_game(about)
         self.run, self.seed, self.epoch = run, seed, 0
         state = run.load()
         folder = run.path / "experience"
-        if (folder / INDEX).exists():
-            os.truncate(folder / INDEX, 0 if state is None else state["experience"])
-        self.store = EpisodeStore(folder, "a", about)
-        self.world_model = Fit(
-            config.fit, self.store, config.epochs * config.world_model_steps, seed, device, precision
-        )
-        self.agent = AgentFit(config.agent, seed=seed, device=device)
+        with processes.main_first():
+            if processes.main and (folder / INDEX).exists():
+                os.truncate(folder / INDEX, 0 if state is None else state["experience"])
+            self.store = EpisodeStore(folder, "a", about) if processes.main else EpisodeStore(folder)
+        total = config.epochs * config.world_model_steps
+        self.world_model = Fit(config.fit, self.store, total, seed, device, precision, processes=processes)
+        self.agent = AgentFit(config.agent, seed=seed, device=device, processes=processes)
         self._policy = AgentPolicy(
             self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature
         )
-        collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
-        self.collector = Collector(self.store, collect, self._policy, games)
+        self.collector: Collector | None = None
+        if processes.main:
+            collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
+            self.collector = Collector(self.store, collect, self._policy, games)
         if state is not None:
             self._load(state)
 
@@ -141,16 +151,18 @@ class Diamond:
             DiamondGymError: A loss is not finite; the last good checkpoint is kept.
         """
         config, first = self.config, self.epoch == 0
-        figures, means = self._collect(), Means()
+        means = Means()
+        with self.processes.main_first():
+            figures = self._collect()
         for i in range(config.first_world_model_steps if first else config.world_model_steps):
-            means.add(self.world_model.train_step())
+            self._add(means, self.world_model.train_step(), self.world_model.step)
             if progress is not None:
                 progress("world model", i + 1)
         figures |= means.take()
         check_finite(figures, self.world_model.step)
         self._begin_dreams()
         for i in range(config.first_agent_steps if first else config.agent_steps):
-            means.add(self.agent.train_step())
+            self._add(means, self.agent.train_step(), self.agent.step)
             if progress is not None:
                 progress("agent", i + 1)
         figures |= means.take()
@@ -162,11 +174,23 @@ class Diamond:
 
     def close(self) -> None:
         """Ends the games and lets go of the experience."""
-        self.collector.close()
+        if self.collector is not None:
+            self.collector.close()
         self.store.close()
 
+    @staticmethod
+    def _add(means: Means, metrics: dict[str, float | Tensor], step: int) -> None:
+        """Takes in a step's metrics, and looks at them now and then."""
+        means.add(metrics)
+        if step % _CHECK_STEPS == 0:
+            check_finite({name: float(value) for name, value in metrics.items()}, step)
+
     def _collect(self) -> dict[str, float]:
-        config = self.config
+        """Plays, or reads what the main process has played."""
+        if self.collector is None:
+            self.store.refresh()
+            return {}
+        collector, config = self.collector, self.config
         wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
         wanted = min(wanted, config.real_steps - self.store.num_steps)
         scores, signs = list[float](), np.zeros(3, np.int64)
@@ -176,11 +200,11 @@ class Diamond:
             signs[:] += stats.reward_signs
 
         if wanted > 0:
-            add(self.collector.collect(wanted))
+            add(collector.collect(wanted))
         while self.epoch == 0 and np.sort(signs)[:2].sum() < config.first_rewards:
             if self.store.num_steps >= min(config.first_steps_at_most, config.real_steps):
                 break
-            add(self.collector.collect(config.steps_per_epoch))
+            add(collector.collect(config.steps_per_epoch))
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
         if scores:
             figures["real/score"] = float(np.mean(scores))
@@ -188,7 +212,7 @@ class Diamond:
 
     def _begin_dreams(self) -> None:
         """Dreams in the world model as it is by now, from pieces of real play of which the newest count most."""
-        model, batch = self.world_model.averaged(), self.config.agent.optimizer.batch_size
+        model, batch = self.world_model.averaged(), self.agent.num_dreams
         rng = np.random.default_rng([self.seed, self.epoch, 7])
         model.starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
         dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
@@ -202,19 +226,26 @@ class Diamond:
             "world_model": self.world_model.state_dict(),
             "agent": agent,
             "policy": self._policy.state_dict(),
-            "collector": self.collector.state_dict(),
+            "collector": None if self.collector is None else self.collector.state_dict(),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
         self.world_model.load_state_dict(state["world_model"])
         self.agent.load_state_dict(state["agent"])
-        if state["collector"] is not None:  # else the games begin anew
+        if self.collector is not None and state["collector"] is not None:  # else the games begin anew
             self.collector.load_state_dict(state["collector"])
             self._policy.load_state_dict(state["policy"])
 
 
-def score(agent: ActorCritic, envs: VectorEnv[Any, Any, Any], game: str, episodes: int, seed: int = 0) -> Scores:
+def score(
+    agent: ActorCritic,
+    envs: VectorEnv[Any, Any, Any],
+    game: str,
+    episodes: int,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
     """Scores an agent over full games as the paper does: sampled policy, nothing random besides, unclipped rewards.
 
     Args:
@@ -223,8 +254,10 @@ def score(agent: ActorCritic, envs: VectorEnv[Any, Any, Any], game: str, episode
         game: Their name.
         episodes: How many games, at least as many as rows.
         seed: Of games and actions.
+        progress: Called with the number of finished games.
     """
-    return play(AgentPolicy(agent, envs.num_envs, np.random.default_rng([seed, 9])), envs, game, episodes, seed)
+    policy = AgentPolicy(agent, envs.num_envs, np.random.default_rng([seed, 9]))
+    return play(policy, envs, game, episodes, seed, progress)
 
 
 def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator) -> Starts:

@@ -1,45 +1,65 @@
 """Presets: sets of training flags, one TOML file each, read before the user's own flags."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import did_you_mean
 
-
-def preset_names() -> list[str]:
-    """The presets that come with the package, sorted."""
-    files = resources.files("diamond_gym.trainers").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+WORLD_MODEL, AGENT, LOOP = "", "agents", "loops"
+"""What a preset is for, and the folder it lies in: a world model's fitting, an agent's training, the whole loop."""
 
 
-def preset_table(name: str) -> dict[str, Any]:
+def preset_names(kind: str = WORLD_MODEL) -> list[str]:
+    """The presets of a kind that come with the package, sorted."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder(kind).iterdir() if file.name.endswith(".toml"))
+
+
+def preset_table(name: str, kind: str = WORLD_MODEL) -> dict[str, Any]:
     """A preset's nested table.
 
     Raises:
         BadArgument: There is no such preset.
     """
-    names = preset_names()
+    names = preset_names(kind)
     if name not in names:
         raise BadArgument(f"unknown preset '{name}'{did_you_mean(name, names)} (presets: {', '.join(names)})")
-    return tomllib.loads((resources.files("diamond_gym.trainers") / f"{name}.toml").read_text())
+    return tomllib.loads((_folder(kind) / f"{name}.toml").read_text())
 
 
-def preset_flags(name: str) -> list[str]:
+def preset_flags(name: str, kind: str = WORLD_MODEL) -> list[str]:
     """A preset as the words one would type: nested keys joined by dots, underscores as hyphens, lists spread out."""
-    return list(_flags(preset_table(name), ""))
+    return list(flags(preset_table(name, kind)))
 
 
-def _flags(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def wanted_preset(words: Sequence[str], default: str = "auto") -> str:
+    """The preset that the words of a command line name; the last one, as with any option."""
+    preset = default
+    for i, word in enumerate(words):
+        if word == "--preset" and i + 1 < len(words):
+            preset = words[i + 1]
+        elif word.startswith("--preset="):
+            preset = word.removeprefix("--preset=")
+    return preset
+
+
+def flags(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A nested table as the words one would type."""
     for key, value in table.items():
         flag = prefix + key.replace("_", "-")
         if isinstance(value, Mapping):
-            yield from _flags(value, flag + ".")
+            yield from flags(value, flag + ".")
             continue
         if isinstance(value, bool):
             yield f"--{flag}" if value else f"--{prefix}no-{key.replace('_', '-')}"
             continue
         yield f"--{flag}"
         yield from (str(item) for item in value) if isinstance(value, list) else (str(value),)
+
+
+def _folder(kind: str) -> Traversable:
+    package = resources.files("diamond_gym.trainers")
+    return package / kind if kind else package

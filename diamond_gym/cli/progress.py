@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.world_model import Fit
+    from diamond_gym.trainers.sitting import Fitting
 
 console = Console(stderr=True, highlight=False)
 LINE_SECONDS = 60.0
 RATE_WINDOW = 20
+_SHOWN = {"agent/lambda_return", "agent/policy_entropy", "agent/reward_per_step"}  # beside the losses
 
 
 class Advance(Protocol):
@@ -68,13 +69,13 @@ class Report(Protocol):
 
 
 @contextmanager
-def fitting(fit: "Fit", minutes: float | None) -> Iterator[Report]:
-    """Shows a fitting's losses, its rate over the last logs, and the time to its end or to the sitting's."""
+def fitting(fit: "Fitting", minutes: float | None) -> Iterator[Report]:
+    """Shows a training's losses, its rate over the last logs, and the time to its end or to the sitting's."""
     began, first = time.monotonic(), fit.step
     recent = deque([(began, first)], maxlen=RATE_WINDOW)
     printed = began
     with _bar() as bar:
-        task = bar.add_task("fitting", total=fit.total_steps, completed=fit.step, said="")
+        task = bar.add_task("training", total=fit.total_steps, completed=fit.step, said="")
 
         def report(step: int, values: dict[str, float]) -> None:
             nonlocal printed
@@ -82,7 +83,8 @@ def fitting(fit: "Fit", minutes: float | None) -> Iterator[Report]:
             recent.append((now, step))
             rate = (step - recent[0][1]) / max(1e-6, now - recent[0][0])
             left = (fit.total_steps - step) / max(rate, 1e-9)
-            losses = " ".join(f"{name.split('/')[1]} {v:.4f}" for name, v in values.items() if "loss" in name)
+            shown = {name.split("/")[1]: v for name, v in values.items() if "loss" in name or name in _SHOWN}
+            losses = " ".join(f"{name} {v:.4f}" for name, v in shown.items())
             said = f"{losses}  {rate:.2f} steps/s, {_clock(left)} left"
             if minutes is not None and left > (sitting := 60 * minutes - (now - began)):
                 said += f", this sitting {_clock(max(0, sitting))}"

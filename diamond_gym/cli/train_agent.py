@@ -1,41 +1,48 @@
 """`diamond-gym train-agent`: an agent that learns in dreams, scored in the real game."""
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game, home_folder
 from diamond_gym.sampler import QUALITIES
+from diamond_gym.trainers.actor_critic import AgentFitConfig
+from diamond_gym.trainers.presets import AGENT, preset_flags, wanted_preset
+from diamond_gym.world_model import pick_device
+
+SB3_STEPS, SB3_ENVS = 100_000, 16
+# which options say something to the one kind of algorithm alone
+_SB3_ONLY = ("out", "frame_stack", "real", "max_episode_steps")
+_DIAMOND_ONLY = ("run_folder", "num_denoising_steps", "init", "score_minutes", "precision", "compile", "fit")
 
 
 @dataclass(frozen=True)
 class TrainAgent:
     """Trains an agent in dreams, saves it, and scores it in the real game beside a random policy.
 
-    The agent is one of Stable-Baselines3's. Ctrl-C saves what there is.
+    The agent is DIAMOND's, which is registered with the world model it learned in, or one of
+    Stable-Baselines3's. Ctrl-C keeps what there is; with DIAMOND's, repeating the command goes on.
     """
 
     game: str
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
-    algo: Literal["ppo", "a2c", "dqn"] = "ppo"
-    """Which of Stable-Baselines3's algorithms."""
+    algo: Literal["diamond", "ppo", "a2c", "dqn"] = "diamond"
+    """DIAMOND's actor-critic, or one of Stable-Baselines3's algorithms."""
+    preset: str = "auto"
+    """diamond: a set of the flags below: paper, nano, or auto (paper on a CUDA device, else nano)."""
     model: str | None = None
     """The world model's name or folder, instead of the one that the game's id means."""
-    steps: int = 100_000
-    """Steps of training, over all dreams; rounded up to whole rollouts."""
-    n_envs: int = 16
-    """Dreams side by side."""
+    steps: int | None = None
+    """Steps of training, over all dreams; rounded up to whole rollouts (default: the preset's; sb3: 100,000)."""
+    n_envs: int | None = None
+    """Dreams side by side (default: the preset's; sb3: 16)."""
     seed: int = 0
     """Seeds networks, dreams, actions, and the games that score the agent."""
-    out: Path | None = None
-    """The .zip to write (default: <home>/agents/<game>-<algo>.zip, or <game>-<algo>-real.zip with --real)."""
-    frame_stack: int = 4
-    """How many frames the agent sees at once."""
-    real: bool = False
-    """Learn in the real game instead, with rewards and ends as dreams have them, for comparison."""
-    max_episode_steps: int = 50
-    """Steps after which a dream begins anew; -1 dreams on."""
     quality: str | None = None
     """fast, paper or fine (default: as the model's card says)."""
     minutes: float | None = None
@@ -44,39 +51,98 @@ class TrainAgent:
     """Full real games that score the agent; 0 for none."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """diamond: the run's folder (default: <home>/runs/<model>-agent-<preset>)."""
+    num_denoising_steps: int | None = None
+    """diamond: steps of the sampler per frame, over those of the quality."""
+    init: str | None = None
+    """diamond: begin with the agent of this model (a name or a folder) instead of random weights."""
+    score_minutes: float = 0.0
+    """diamond: score the agent in the real game so often while it is trained, too; 0 for never."""
+    precision: str = "auto"
+    """diamond: auto (measured), float32 or bfloat16, of the world model."""
+    compile: bool = False
+    """diamond: compile the world model, which takes a minute or two at the start."""
+    out: Path | None = None
+    """sb3: the .zip to write (default: <home>/agents/<game>-<algo>.zip, or <game>-<algo>-real.zip with --real)."""
+    frame_stack: int = 4
+    """sb3: how many frames the agent sees at once."""
+    real: bool = False
+    """sb3: learn in the real game instead, with rewards and ends as dreams have them, for comparison."""
+    max_episode_steps: int = 50
+    """sb3: steps after which a dream begins anew; -1 dreams on. DIAMOND's dreams have --horizon."""
+    fit: Annotated[AgentFitConfig, tyro.conf.arg(name="")] = field(default_factory=AgentFitConfig)
 
     def __post_init__(self) -> None:
         game(self.game)
-        for name in ("steps", "n_envs", "frame_stack"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.max_episode_steps < 1 and self.max_episode_steps != -1:
-            raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
-        if self.seed < 0 or self.episodes < 0:
-            raise BadArgument("--seed and --episodes must not be negative")
-        if self.minutes is not None and not self.minutes > 0:
-            raise BadArgument(f"--minutes must be more than 0, not {self.minutes}")
+        self._check_numbers()
         if self.quality is not None and self.quality not in QUALITIES:
             raise BadArgument(f"--quality must be {', '.join(QUALITIES)}, not {self.quality}")
         if self.real and self.model is not None:
             raise BadArgument("--real learns without a world model: leave out --model")
         if self.out is not None and (self.out.suffix != ".zip" or self.out.is_dir()):
             raise BadArgument(f"--out must end in .zip, not {self.out}")
+        own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c and dqn")
+        defaults = {f.name: f.default for f in fields(self)} | {"fit": AgentFitConfig()}
+        for name in own:
+            if getattr(self, name) != defaults[name]:
+                flag = {"run_folder": "--run", "fit": "a flag of the agent's network, loss or optimizer"}.get(name)
+                flag = flag or f"--{name.replace('_', '-')}"
+                raise BadArgument(f"{flag} is for --algo {others}, not for {self.algo}")
+
+    def _check_numbers(self) -> None:
+        for name in ("steps", "n_envs", "frame_stack", "num_denoising_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.fit.horizon < 1 or self.fit.optimizer.batch_size < 1:
+            raise BadArgument("--horizon and --optimizer.batch-size must be at least 1")
+        if self.max_episode_steps < 1 and self.max_episode_steps != -1:
+            raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
+        if self.seed < 0 or self.episodes < 0:
+            raise BadArgument("--seed and --episodes must not be negative")
+        if not self.score_minutes >= 0:
+            raise BadArgument(f"--score-minutes must not be negative, got {self.score_minutes}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise BadArgument(f"--minutes must be more than 0, not {self.minutes}")
+
+    @classmethod
+    def arguments(cls, words: Sequence[str]) -> list[str]:
+        """Puts the preset's flags before the user's, where the agent is DIAMOND's."""
+        words = list(words)
+        algos = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--algo"]
+        algos += [word.removeprefix("--algo=") for word in words if word.startswith("--algo=")]
+        if "-h" in words or "--help" in words or (algos and algos[-1] != "diamond"):
+            return words
+        preset = wanted_preset(words)
+        if preset == "auto":
+            preset = "paper" if pick_device().type == "cuda" else "nano"
+            print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+        return [*preset_flags(preset, AGENT), *words, "--preset", preset]
 
     def run(self) -> int:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
-        from diamond_gym.cli.progress import console, counting
-        from diamond_gym.trainers.sb3_agent import AgentConfig, train_agent
         from diamond_gym.trainers.scores import real_games
 
-        if self.episodes:  # a missing ALE is better told now than after the training
+        if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
             real_games(self.game, 1).close()
+        if self.algo == "diamond":
+            from diamond_gym.cli.train_dreamer import train_dreamer
+
+            return train_dreamer(self)
+        return self._run_sb3()
+
+    def _run_sb3(self) -> int:
+        from diamond_gym.cli.progress import console, counting
+        from diamond_gym.trainers.sb3_agent import AgentConfig, train_agent
+
+        steps = SB3_STEPS if self.steps is None else self.steps
+        assert self.algo != "diamond"
         config = AgentConfig(
             game=self.game,
             algo=self.algo,
             model=self.model,
-            steps=self.steps,
-            n_envs=self.n_envs,
+            steps=steps,
+            n_envs=SB3_ENVS if self.n_envs is None else self.n_envs,
             seed=self.seed,
             frame_stack=self.frame_stack,
             real=self.real,
@@ -85,7 +151,7 @@ class TrainAgent:
             device=self.device,
         )
         where = "the real game" if self.real else "dreams"
-        with counting(f"learning {self.game} in {where}", self.steps, "steps") as advance:
+        with counting(f"learning {self.game} in {where}", steps, "steps") as advance:
             out = self._out()
             training = train_agent(config, out, self.minutes, advance)
         console.print(f"saved {out} after {training.steps:,} steps", soft_wrap=True)
