@@ -35,6 +35,7 @@ def found(tmp_path_factory):
         "everything": two_processes.fit(store, worlds.CONFIG),
         "uneven": two_processes.fit(store, two_processes.UNEVEN),
         "agent": two_processes.agent(),
+        "diamond": two_processes.diamond(folder / "alone"),
     }
     return alone, *(torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2))
 
@@ -94,6 +95,35 @@ def test_a_training_goes_on_with_another_number_of_processes(found):
     same(alone["agent"][1], one["resumed"][1], rtol=1e-3, atol=1e-5)  # from one process to two
     _, whole = two_processes.agent(state=one["interrupted"][1], steps=two_processes.STEPS - 2)  # and from two to one
     same(alone["agent"][1], whole, rtol=1e-3, atol=1e-5)
+
+
+def test_the_outer_loop_plays_once_and_learns_together(found):
+    alone, one, two = found
+    figures, weights, episodes = alone["diamond"]
+    same(one["diamond"][1], two["diamond"][1], rtol=0, atol=0)
+    for one_episode, two_episode, episode in zip(one["diamond"][2], two["diamond"][2], episodes, strict=True):
+        for first, second, third in zip(one_episode, two_episode, episode, strict=True):
+            assert (first == second).all() and (first == third).all()
+    assert [f["real/steps"] for f in one["diamond"][0]] == [28, 36, 40, 40]
+    for mine, theirs in zip(figures, one["diamond"][0], strict=True):
+        # a pixel may fall on another of 256 levels with another size of batch
+        assert [theirs[key] for key in mine] == pytest.approx(list(mine.values()), rel=0.02, abs=0.02)
+    assert one["diamond"][1].keys() == weights.keys()
+
+
+def test_one_process_writes(found, tmp_path):
+    import json
+
+    from diamond_gym.trainers.run_folder import RunFolder
+
+    with RunFolder(tmp_path, tensorboard=False), RunFolder(tmp_path, tensorboard=False, main=False) as other:
+        other.save({"step": 1})
+        other.log(1, {"loss": 1.0})
+        other.settle({"lr": 1})
+        assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+        assert other.load() is None
+    folder = found[1]["folder"] / "diamond"
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
 def test_shares_cover_the_batch():

@@ -7,11 +7,15 @@ from pathlib import Path
 import torch
 import worlds
 from stubs import StubWorldModel
+from test_diamond import ID, TINY
 
 from diamond_gym.actor_critic import ActorCriticConfig
 from diamond_gym.data import EpisodeStore
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.collect_gym import GymGames, about_env
+from diamond_gym.trainers.diamond import Diamond
 from diamond_gym.trainers.processes import ALONE, Processes, launch
+from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.world_model import Fit, OptimizerConfig
 
 STEPS = 6
@@ -50,10 +54,25 @@ def agent(processes: Processes = ALONE, state=None, steps: int = STEPS):
     return metrics, made.state_dict()
 
 
+def diamond(folder: Path, processes: Processes = ALONE):
+    """The outer loop, left after two epochs and gone on with: figures by epoch, weights, experience."""
+    figures = []
+    for epochs in (2, 4):
+        with RunFolder(folder, tensorboard=False, main=processes.main) as run:
+            games = GymGames(ID, TINY.num_envs) if processes.main else None
+            made = Diamond(TINY, run, about_env(ID), games, processes=processes)
+            figures += [made.train_epoch() for _ in range(made.epoch, epochs)]
+            made.close()
+        processes.wait()
+    weights = made.world_model.world_model.weights() | made.agent.agent.state_dict()
+    return figures, weights, [(episode.obs, episode.act) for episode in made.store]
+
+
 def main(folder: Path) -> None:
     processes = launch("cpu")
     store = EpisodeStore(folder / "walks")
     found = {
+        "folder": folder,
         "rank": processes.rank,
         "world": processes.world,
         "any": [processes.any(False), processes.any(processes.rank == 1)],
@@ -62,6 +81,7 @@ def main(folder: Path) -> None:
         "uneven": fit(store, UNEVEN, processes),
         "agent": agent(processes),
         "resumed": agent(processes, agent(steps=2)[1], STEPS - 2),  # begun by one process, gone on with by two
+        "diamond": diamond(folder / "diamond", processes),
         "interrupted": agent(processes, steps=2),
     }
     processes.wait()
