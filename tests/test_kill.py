@@ -1,0 +1,208 @@
+"""Trainings killed with SIGKILL at chosen points: the same call again goes on to the bits of one left alone."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from diamond_gym import episode_files
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.trainers.actor_critic import AgentFit
+from diamond_gym.trainers.collect import Collector
+from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
+from diamond_gym.trainers.world_model import Fit
+
+EPOCHS, FINAL = 4, "final.pt"
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_save(state, path):
+    """torch.save, were it killed in its midst."""
+    whole(state, path)
+    os.truncate(path, os.path.getsize(path) // 2)
+    die()
+
+
+def half_write(file, at, parts):
+    """What the store writes with, were it killed in its midst."""
+    piece = b"".join(parts)
+    file.seek(at)
+    file.write(piece[: len(piece) // 2])
+    file.flush()
+    die()
+
+
+def after(function):
+    """A function that kills when it is done."""
+    return lambda *words: die(function(*words))
+
+
+whole, rename = torch.save, os.replace
+# name: what is replaced, by what, and at which of its calls
+POINTS = {
+    "collecting": (Collector, "_step", die, 7),
+    "storing frames": (episode_files, "write_all", half_write, 1),
+    "storing the index": (episode_files, "write_all", half_write, 6),
+    "world model": (Fit, "train_step", die, 2),
+    "agent": (AgentFit, "train_step", die, 4),
+    "saving": (torch, "save", half_save, 1),
+    "before renaming": (os, "replace", die, 1),
+    "after renaming": (os, "replace", after(os.replace), 1),
+    "logging": (RunFolder, "log", die, 2),
+}
+
+
+def at_call(count, usual, fatal):
+    """The usual function, but for one call."""
+    calls = 0
+
+    def counting(*words, **options):
+        nonlocal calls
+        calls += 1
+        return (fatal if calls == count else usual)(*words, **options)
+
+    return counting
+
+
+def train(folder, point=None):
+    """The whole training, or what there is of it until the point."""
+    from test_diamond import begin
+
+    torch.set_num_threads(1)
+    if point is not None:
+        owner, name, fatal, count = POINTS[point]
+        setattr(owner, name, at_call(count, getattr(owner, name), fatal))
+    with RunFolder(folder, tensorboard=False) as run:
+        diamond = begin(run)
+        while diamond.epoch < EPOCHS:
+            diamond.train_epoch()
+        diamond.close()
+        weights = diamond.world_model.world_model.weights() | diamond.agent.agent.state_dict()
+        episodes = [(episode.obs, episode.act, episode.rew) for episode in diamond.store]
+        whole({"weights": weights, "episodes": episodes}, folder / FINAL)
+
+
+def hold(folder, held, let_go):
+    with RunFolder(folder, tensorboard=False):
+        held.set()
+        let_go.wait()
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Fresh processes that find torch loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_kill", "test_diamond"])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
+        yield context
+
+
+@pytest.fixture(scope="module")
+def run(processes):
+    def run(folder, point=None):
+        child = processes.Process(target=train, args=(folder, point))
+        child.start()
+        child.join()
+        return child.exitcode
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder) == 0
+    return torch.load(folder / FINAL, weights_only=False)
+
+
+def same(folder, expected):
+    found = torch.load(folder / FINAL, weights_only=False)
+    assert all(torch.equal(found["weights"][key], value) for key, value in expected["weights"].items())
+    assert len(found["episodes"]) == len(expected["episodes"])
+    for episode, other in zip(found["episodes"], expected["episodes"], strict=True):
+        assert all((part == same_part).all() for part, same_part in zip(episode, other, strict=True))
+
+
+def test_killed_again_and_again(run, expected, tmp_path):
+    """Nine deaths of one training, in its first epoch and in later ones."""
+    for point in POINTS:
+        assert run(tmp_path, point) == -signal.SIGKILL, f"never came to {point}"
+    assert not (tmp_path / FINAL).exists()
+    assert run(tmp_path) == 0
+    same(tmp_path, expected)
+    litter = {path.name for path in tmp_path.iterdir() if ".tmp-" in path.name}
+    assert not litter, "what a killed process left behind is cleared away by the next"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_once(run, expected, tmp_path, point):
+    assert run(tmp_path, point) == -signal.SIGKILL
+    assert run(tmp_path) == 0
+    same(tmp_path, expected)
+    lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == sorted(set(lines)) and set(lines) <= set(range(1, EPOCHS + 1))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(processes, expected, tmp_path):
+    """By the clock, wherever that is, a little later each time, until it is through."""
+    for attempt in range(200):
+        child = processes.Process(target=train, args=(tmp_path,))
+        child.start()
+        child.join(0.3 + 0.1 * attempt)
+        if not child.is_alive():
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    assert child.exitcode == 0
+    assert attempt > 2
+    same(tmp_path, expected)
+
+
+def test_a_second_process_is_refused_and_the_dead_hold_nothing(processes, tmp_path):
+    held, let_go = processes.Event(), processes.Event()
+    child = processes.Process(target=hold, args=(tmp_path, held, let_go))
+    child.start()
+    assert held.wait(120)
+    with pytest.raises(DiamondGymError, match="another process is training"):
+        RunFolder(tmp_path)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    RunFolder(tmp_path).close()
+
+
+def test_diverged_training_keeps_the_last_good_checkpoint(tmp_path):
+    from test_diamond import begin
+
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = begin(run)
+        diamond.train_epoch()
+        good = (tmp_path / CHECKPOINT).read_bytes()
+        with torch.no_grad():
+            diamond.agent.agent.critic_linear.weight.fill_(float("nan"))
+        with pytest.raises(DiamondGymError, match=r"agent/\w+ became nan by step 5.*last good checkpoint is kept"):
+            diamond.train_epoch()
+        diamond.close()
+        diamond = begin(run)
+        assert diamond.epoch == 1
+        with torch.no_grad():
+            diamond.world_model.world_model.denoiser.inner_model.conv_in.weight.fill_(float("inf"))
+        with pytest.raises(DiamondGymError, match=r"denoiser/\w+ became nan by step 5"):
+            diamond.train_epoch()
+        diamond.close()
+        assert (tmp_path / CHECKPOINT).read_bytes() == good
+        diamond = begin(run)
+        assert all(torch.isfinite(value).all() for value in diamond.agent.agent.state_dict().values())
+        assert torch.isfinite(torch.tensor(list(diamond.train_epoch().values()))).all()
+        diamond.close()
