@@ -17,7 +17,8 @@ from diamond_gym.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import AgentFitConfig
 from diamond_gym.trainers.collect_gym import GymGames, about_env
-from diamond_gym.trainers.diamond import Diamond, DiamondConfig, replay_starts, score
+from diamond_gym.trainers.diamond import Diamond, replay_starts, score
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.world_model import FitConfig, OptimizerConfig
 

@@ -5,7 +5,6 @@ Alonso et al. 2024 (arXiv 2405.12399), algorithm 1.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,70 +12,28 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.data import About, EpisodeStore
 from diamond_gym.episode_files import INDEX
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.sampler import SamplerConfig
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.actor_critic import AgentFit
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
 from diamond_gym.trainers.collect_ale import Games
+from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.metrics import Means, check_finite
 from diamond_gym.trainers.processes import ALONE, Processes
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.scores import Scores, play
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import Fit
+
+__all__ = ["Diamond", "DiamondConfig", "replay_starts", "score"]
 
 _CHECK_STEPS = 100  # a diverged phase of an epoch should not take its hours before that is noticed
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
-
-
-@dataclass(frozen=True)
-class DiamondConfig:
-    """The whole of a training; the defaults are the paper's for Atari 100k."""
-
-    fit: FitConfig = field(default_factory=FitConfig)
-    agent: AgentFitConfig = field(default_factory=AgentFitConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    epochs: int = 1000
-    """Epochs in all; the last ones, when the real steps are used up, train without collecting."""
-    real_steps: int = 100_000
-    """Steps of the real game, in all."""
-    first_steps: int = 5_000
-    """Real steps of the first epoch; more follow, by `steps_per_epoch`, while there are too few rewards."""
-    first_steps_at_most: int = 10_000
-    first_rewards: int = 10
-    """How often the two rarer signs of reward have to be seen, together, to end the first collection."""
-    steps_per_epoch: int = 100
-    world_model_steps: int = 400
-    """Updates of denoiser and reward/end model per epoch."""
-    agent_steps: int = 400
-    first_world_model_steps: int = 10_000
-    first_agent_steps: int = 5_000
-    num_envs: int = 1
-    """Real games side by side."""
-    epsilon: float = 0.01
-    """Chance of a random action while collecting."""
-    temperature: float = 1.0
-    """Of the policy while collecting; Freeway needs less than 1."""
-    num_starts: int = 1024
-    """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
-
-    def for_game(self, about: About) -> "DiamondConfig":
-        """The same with a game's image size and actions filled in."""
-        h, _, c = about.frame_shape
-        image: dict[str, Any] = {"img_channels": c, "num_actions": about.num_actions}
-        inner = replace(self.fit.denoiser.inner_model, **image)
-        fit = replace(
-            self.fit,
-            denoiser=replace(self.fit.denoiser, inner_model=inner),
-            reward_end=replace(self.fit.reward_end, img_size=h, **image),
-        )
-        network: ActorCriticConfig = replace(self.agent.network, img_size=h, **image)
-        return replace(self, fit=fit, agent=replace(self.agent, network=network))
 
 
 class Diamond:
@@ -106,6 +63,8 @@ class Diamond:
         device: torch.device | str = "cpu",
         precision: str = "float32",
         processes: Processes = ALONE,
+        compile: bool = False,
+        test_games: Callable[[int], Games] | None = None,
     ) -> None:
         """Begins a training, or goes on with the one in the folder.
 
@@ -118,6 +77,8 @@ class Diamond:
             device: Where the networks live.
             precision: Of the world model's networks.
             processes: Who shares the batches.
+            compile: Compile the world model's networks with torch.compile.
+            test_games: Makes so many games for a test collection; None for none of those.
         """
         self.processes = processes
         self.config = config = config.for_game(about)
@@ -129,11 +90,15 @@ class Diamond:
                 os.truncate(folder / INDEX, 0 if state is None else state["experience"])
             self.store = EpisodeStore(folder, "a", about) if processes.main else EpisodeStore(folder)
         total = config.epochs * config.world_model_steps
-        self.world_model = Fit(config.fit, self.store, total, seed, device, precision, processes=processes)
+        self.world_model = Fit(config.fit, self.store, total, seed, device, precision, compile, processes)
         self.agent = AgentFit(config.agent, seed=seed, device=device, processes=processes)
         self._policy = AgentPolicy(
             self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature
         )
+        self.held_out: HeldOut | None = None
+        if test_games is not None and processes.main:
+            known = 0 if state is None else state["held_out"]
+            self.held_out = HeldOut(run.path / "test-experience", about, test_games, seed, known)
         self.collector: Collector | None = None
         if processes.main:
             collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
@@ -168,6 +133,10 @@ class Diamond:
         figures |= means.take()
         check_finite(figures, self.agent.step)
         self.epoch += 1
+        if self.held_out is not None and config.test_every and self.epoch % config.test_every == 0:
+            figures |= self.held_out.measure(
+                self.epoch, self.world_model, self.agent.agent, config.test_episodes, config.test_steps_at_most
+            )
         self.run.save(self._state())
         self.run.log(self.epoch, figures)
         return figures
@@ -176,6 +145,8 @@ class Diamond:
         """Ends the games and lets go of the experience."""
         if self.collector is not None:
             self.collector.close()
+        if self.held_out is not None:
+            self.held_out.close()
         self.store.close()
 
     @staticmethod
@@ -223,6 +194,7 @@ class Diamond:
         return {
             "epoch": self.epoch,
             "experience": (self.store.folder / INDEX).stat().st_size,
+            "held_out": 0 if self.held_out is None else self.held_out.size,
             "world_model": self.world_model.state_dict(),
             "agent": agent,
             "policy": self._policy.state_dict(),

@@ -1,0 +1,150 @@
+"""Test collections: whole games that nothing learns from, and how well the world model knows them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diamond_gym.actor_critic import ActorCritic
+from diamond_gym.data import About, EpisodeStore
+from diamond_gym.episode_files import INDEX
+from diamond_gym.segments import SegmentSampler
+from diamond_gym.trainers.agent_policy import AgentPolicy
+from diamond_gym.trainers.batch import to_tensors
+from diamond_gym.trainers.collect import CollectConfig, Collector
+from diamond_gym.trainers.collect_ale import Games, Step
+from diamond_gym.trainers.evaluation import detection
+from diamond_gym.trainers.world_model import Fit
+
+_BATCHES = 8
+_STEPS = 50  # of each game between two looks at whether all are over
+
+
+class FirstGames:
+    """Games of which the first of each row counts, so that short ones count no more than long ones.
+
+    Attributes:
+        scores: The sum of rewards of each row's first game, (B,).
+        over: Which of them are over, (B,).
+    """
+
+    def __init__(self, games: Games, num_envs: int) -> None:
+        self._games = games
+        self.scores = np.zeros(num_envs)
+        self.over = np.zeros(num_envs, np.bool_)
+
+    def reset(self, seed: int) -> npt.NDArray[np.uint8]:
+        """See `Games`."""
+        return self._games.reset(seed)
+
+    def step(self, act: npt.NDArray[np.int64]) -> Step:
+        """See `Games`."""
+        step = self._games.step(act)
+        _, rew, end, trunc, _ = step
+        self.scores += np.where(self.over, 0, rew)
+        self.over |= end | trunc
+        return step
+
+    def close(self) -> None:
+        """See `Games`."""
+        self._games.close()
+
+    def state_dict(self) -> None:
+        """None: a test is not interrupted."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> npt.NDArray[np.uint8]:
+        """Never called, as there is no state."""
+        raise NotImplementedError
+
+
+class HeldOut:
+    """The experience of test collections, in a store of its own, and what is measured on it.
+
+    Nothing of it touches the training: neither its experience nor its randomness.
+
+    Args:
+        folder: The store's.
+        about: The game.
+        games: Makes so many games that only their end ends, not the loss of a life.
+        seed: Seeds games, actions and batches.
+        size: As many bytes of the store's index count, the rest is forgotten (see `size`).
+    """
+
+    def __init__(self, folder: Path, about: About, games: Callable[[int], Games], seed: int, size: int = 0) -> None:
+        if (folder / INDEX).exists():
+            os.truncate(folder / INDEX, size)
+        self.store = EpisodeStore(folder, "a", about)
+        self._games, self._seed = games, seed
+
+    @property
+    def size(self) -> int:
+        """Bytes of the store's index by now, for a checkpoint."""
+        return (self.store.folder / INDEX).stat().st_size
+
+    def close(self) -> None:
+        """Lets go of the store."""
+        self.store.close()
+
+    def measure(self, epoch: int, fit: Fit, agent: ActorCritic, episodes: int, steps_at_most: int) -> dict[str, float]:
+        """Plays whole games with the policy sampled and nothing random besides, and measures the model on them.
+
+        Args:
+            epoch: Tells one test from another.
+            fit: The world model's.
+            agent: Plays.
+            episodes: How many games, side by side.
+            steps_at_most: After so many steps a game is left as it stands.
+        """
+        games = FirstGames(self._games(episodes), episodes)
+        policy = AgentPolicy(agent, episodes, np.random.default_rng([self._seed, epoch, 11]))
+        config = CollectConfig(self.store.about.game, episodes, seed=self._seed + 1)
+        with Collector(self.store, config, policy, games) as collector:
+            for played in range(0, steps_at_most, _STEPS):
+                collector.collect(episodes * min(_STEPS, steps_at_most - played))
+                if games.over.all():
+                    break
+        figures = {"test/score": float(games.scores.mean()), "test/games_over": float(games.over.mean())}
+        return figures | self._losses(epoch, fit)
+
+    @torch.no_grad()
+    def _losses(self, epoch: int, fit: Fit) -> dict[str, float]:
+        """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first."""
+        config, device = fit.config, fit.device
+        model = fit.averaged()
+        assert model.reward_end is not None
+        rng = np.random.default_rng([self._seed, epoch, 13])
+        length = model.denoiser.num_steps_conditioning + 1 + config.num_autoregressive_steps
+        frames = SegmentSampler(self.store, length, config.denoiser_optimizer.batch_size, False, rng)
+        steps = SegmentSampler(self.store, config.reward_end_length, config.reward_end_optimizer.batch_size, True, rng)
+        sums = np.zeros(3)
+        real: list[npt.NDArray[Any]] = []
+        found: list[npt.NDArray[Any]] = []
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.autocast(device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"),
+        ):
+            torch.manual_seed(epoch)
+            for _ in range(_BATCHES):
+                batch = to_tensors(frames.sample(), device)
+                loss = model.denoiser.loss(batch.obs, batch.act, batch.mask_padding, fit.noise)
+                batch = to_tensors(steps.sample(), device, next_obs=True)
+                assert batch.next_obs is not None
+                obs, act, rew, end, mask = (
+                    part[:, :-1] for part in (batch.obs, batch.act, batch.rew, batch.end, batch.mask_padding)
+                )
+                loss_rew, loss_end, *logits = model.reward_end.loss(obs, act, batch.next_obs, rew, end, mask)
+                sums += [float(loss), float(loss_rew), float(loss_end)]
+                real.append(torch.stack((rew.sign(), end.float()))[:, mask].cpu().numpy())
+                likely = logits[0].argmax(-1) - 1, logits[1].argmax(-1)
+                found.append(torch.stack([part.float() for part in likely])[:, mask].cpu().numpy())
+        names = "denoiser_loss", "reward_loss", "end_loss"
+        figures = {f"test/{name}": float(value) for name, value in zip(names, sums / _BATCHES, strict=True)}
+        reals, founds = np.concatenate(real, axis=1), np.concatenate(found, axis=1)
+        for i, name in enumerate(("reward", "end")):
+            score = detection(reals[i], founds[i])
+            figures |= {f"test/{name}_precision": score.precision, f"test/{name}_recall": score.recall}
+        return figures
