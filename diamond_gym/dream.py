@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from diamond_gym.dream_state import DreamState, DreamStep
+from diamond_gym.folded_reward_end import FoldedRewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
 from diamond_gym.reward_end import LstmState, RewardEnd
-from diamond_gym.sampler import Denoises, SamplerConfig, sample
+from diamond_gym.row_blocks import folded, sample_rows
+from diamond_gym.sampler import Denoises, SamplerConfig
 from diamond_gym.start_bank import StartBank
 from diamond_gym.starts import Starts
 
@@ -74,7 +76,7 @@ class Dream:
             sampler: Default: the paper's three Euler steps.
             horizon: Steps after which a row is truncated, None for never.
             device: Where both networks are.
-            precision: "float32", or "bfloat16" to autocast the networks (and nothing else).
+            precision: "float32", or "bfloat16" for the networks (and nothing else).
             seed: Seed of a first `reset` that brings none; None for a fresh one.
             choice: Which starts to draw from: "any", "first" (beginnings of games) or one index.
             model: What to call the model in a cloned state, so that another model refuses it.
@@ -83,11 +85,12 @@ class Dream:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self._dtype = PRECISIONS[precision]
         self.denoiser, self.reward_end = denoiser, reward_end
+        self._outcome = FoldedRewardEnd(reward_end, self._dtype) if isinstance(reward_end, RewardEnd) else reward_end
         self.num_envs, self.device = num_envs, torch.device(device)
         self.sampler, self.horizon = sampler or SamplerConfig(), horizon
-        self._dtype = PRECISIONS[precision]
-        self._bank = StartBank(starts, choice, reward_end, self.device, self._dtype)
+        self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
         self._rng = RowRandom(num_envs, self.device)
         self._seed, self._seeded = seed, False
         self._waits = self.device.type == "cpu"  # asking whether any row restarts costs nothing there
@@ -99,6 +102,15 @@ class Dream:
         self._memory: LstmState | None = None
         self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.start = torch.full_like(self.steps, -1)
+
+    @property
+    def denoiser(self) -> Denoises:
+        """Samples frames, in its folded form where it has one."""
+        return self._denoiser
+
+    @denoiser.setter
+    def denoiser(self, denoiser: Denoises) -> None:
+        self._denoiser, self._frames = denoiser, folded(denoiser, self._dtype)
 
     @torch.no_grad()
     def reset(
@@ -223,23 +235,20 @@ class Dream:
     def _imagine(
         self, window: Tensor, actions: Tensor
     ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
-        """The next frame with its trajectory, reward, end and LSTM state of all rows.
-
-        A batch too large for the device could be split here: no row needs another.
-        """
+        """The next frame with its trajectory, reward, end and LSTM state of all rows."""
         noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
         stream = iter(range(EXTRA_NOISE, 2**31))
 
         def extra(shape: tuple[int, ...]) -> Tensor:
             return self._rng.normal(shape[1:], next(stream))
 
-        # Autocast reaches the networks' convolutions and linears; the sampler's arithmetic stays float32.
+        # Folded networks see to their precision themselves; of others autocast reaches convolutions and linears.
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            next_obs, trajectory = sample(self.denoiser, window, actions, noise, self.sampler, extra)
-            if self.reward_end is None:
+            next_obs, trajectory = sample_rows(self._frames, window, actions, noise, self.sampler, extra)
+            if self._outcome is None:
                 nothing = torch.zeros(self.num_envs, device=self.device)
                 return next_obs, trajectory, nothing, nothing.bool(), None
-            logits_rew, logits_end, (hx, cx) = self.reward_end(
+            logits_rew, logits_end, (hx, cx) = self._outcome(
                 window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
             )
         rew = (draw_category(logits_rew[:, 0], uniform[:, 0]) - 1).to(torch.float32)

@@ -7,7 +7,7 @@ the start noise has unit variance instead of sigma_max's, and the denoiser is to
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +58,32 @@ class Denoises(Protocol):
         ...
 
 
+class Frame(Protocol):
+    """A frame being sampled, as `Prepares` gives it."""
+
+    def denoise(self, noisy: Tensor, step: int) -> Tensor:
+        """Denoises at the step's noise level; see `diamond_gym.folded_denoiser.FoldedFrame.denoise`."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A denoiser that computes what the denoising steps of a frame share only once."""
+
+    def prepare(self, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None = None) -> Frame:
+        """See `diamond_gym.folded_denoiser.FoldedDenoiser.prepare`."""
+        ...
+
+
+def _begin(
+    denoiser: Denoises | Prepares, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None
+) -> Callable[[Tensor, int], Tensor]:
+    """What denoises an image at the i-th of the noise levels, given these past frames."""
+    if isinstance(denoiser, Prepares):
+        return denoiser.prepare(obs, act, sigmas, sigma_cond).denoise
+    return lambda noisy, i: denoiser.denoise(noisy, sigmas[i], obs, act, sigma_cond)
+
+
 def karras_sigmas(config: SamplerConfig, device: torch.device | str = "cpu") -> Tensor:
     """The noise levels from sigma_max down to sigma_min and a final 0, float32 (n + 1,) (EDM eq. 5)."""
     n, inv_rho = config.num_denoising_steps, 1 / config.rho
@@ -75,7 +101,7 @@ def gammas(config: SamplerConfig) -> list[float]:
 
 
 def sample(
-    denoiser: Denoises,
+    denoiser: Denoises | Prepares,
     obs: Tensor,
     act: Tensor | None,
     initial_noise: Tensor,
@@ -85,7 +111,7 @@ def sample(
     """Samples the next frame (EDM algorithm 2; order 1 is its Euler half).
 
     Args:
-        denoiser: Anything with the denoise method of `diamond_gym.denoiser.Denoiser`.
+        denoiser: Anything with the denoise method of `diamond_gym.denoiser.Denoiser`, or a folded one.
         obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first.
         act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
         initial_noise: Standard normal, float32 (B, C, H, W).
@@ -103,26 +129,27 @@ def sample(
     last = config.num_denoising_steps - 1
     x, trajectory = initial_noise, [initial_noise]
     b, t, c, h, w = obs.shape
+    denoise = _begin(denoiser, obs, act, sigmas[:-1], None) if config.s_cond == 0 else None
     for i, gamma in enumerate(gammas(config)):
         sigma, next_sigma = sigmas[i], sigmas[i + 1]
-        sigma_cond = None
         if config.s_cond > 0:
             assert noise is not None
             # on top of the earlier steps' noise, as the released models are sampled
             obs = obs + config.s_cond * noise((b, t * c, h, w)).reshape(obs.shape)
-            sigma_cond = torch.full_like(sigma, config.s_cond)
+            denoise = _begin(denoiser, obs, act, sigmas[:-1], torch.full_like(sigma, config.s_cond))
+        assert denoise is not None
         sigma_hat = sigma * (gamma + 1)
         if gamma > 0:
             assert noise is not None
             x = x + config.s_noise * noise((b, c, h, w)) * (sigma_hat**2 - sigma**2).sqrt()
-        denoised = denoiser.denoise(x, sigma, obs, act, sigma_cond)
+        denoised = denoise(x, i)
         d = (x - denoised) / sigma_hat
         dt = next_sigma - sigma_hat
         if config.order == 1 or i == last:
             x = x + d * dt  # Euler
         else:
             x_2 = x + d * dt
-            d_2 = (x_2 - denoiser.denoise(x_2, next_sigma, obs, act, sigma_cond)) / next_sigma
+            d_2 = (x_2 - denoise(x_2, i + 1)) / next_sigma
             x = x + (d + d_2) / 2 * dt  # Heun: the mean of the slopes at both ends
         trajectory.append(x)
     return x, trajectory

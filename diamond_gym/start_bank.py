@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diamond_gym.folded_reward_end import FoldedRewardEnd
 from diamond_gym.reward_end import LstmState, RewardEnd
 from diamond_gym.starts import Starts
 
@@ -38,7 +39,7 @@ class StartBank:
         self,
         starts: Starts,
         choice: str | int,
-        reward_end: RewardEnd | None,
+        reward_end: RewardEnd | FoldedRewardEnd | None,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:

@@ -17,7 +17,8 @@ from diamond_gym.dream_state import DreamState, DreamStep
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
 from diamond_gym.reward_end import LstmState, RewardEnd
-from diamond_gym.sampler import Denoises, SamplerConfig, sample
+from diamond_gym.row_blocks import folded, sample_rows
+from diamond_gym.sampler import Denoises, SamplerConfig
 from diamond_gym.start_bank import to_frames, to_pixels
 from diamond_gym.starts import Starts
 
@@ -118,6 +119,7 @@ class TwoStageDream(Dream):
                 f"full-size frames of {height}x{width} are no multiple of {self._small[0]}x{self._small[1]}."
             )
         self.upsampler, self.upsampler_sampler = upsampler, sampler.upsampler
+        self._large_frames = folded(upsampler, self._dtype)
         self.frame_shape = (c, height, width)
         self.fingerprint["full-size frames"] = (self._t_full, *self.frame_shape)
         self._full_starts = torch.from_numpy(starts.full_res).to(self.device)  # (N, T', H, W, C)
@@ -205,7 +207,7 @@ class TwoStageDream(Dream):
 
         obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return sample(self.upsampler, obs, None, noise, self.upsampler_sampler, extra)
+            return sample_rows(self._large_frames, obs, None, noise, self.upsampler_sampler, extra)
 
     def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
         """Replaces the rows' state, the large frames with it."""

@@ -1,0 +1,135 @@
+"""A denoiser folded for dreaming; see `diamond_gym.folded`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_gym.denoiser import Conditioners, Denoiser, InnerModel, quantise
+from diamond_gym.folded import fold_norms, hold, renew, shared, versions
+
+
+class FoldedInner(nn.Module):
+    """An `InnerModel` taken apart into what is done once per frame and what at every denoising step (`forward`)."""
+
+    def __init__(self, inner: InnerModel, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.patch, self.dtype = inner.config.patch_size, dtype
+        image = inner.config.img_channels * self.patch**2
+        own = shared(inner)
+        self.unet, self.norm_out, self.conv_out = own.unet, own.norm_out, own.conv_out
+        # conv(cat(obs, noisy)) = conv_obs(obs) + conv_noisy(noisy); the bias goes with the former
+        weight, bias = own.conv_in.weight.detach(), own.conv_in.bias
+        assert bias is not None
+        self.weight_obs = nn.Parameter(weight[:, :-image].clone())
+        self.weight_noisy = nn.Parameter(weight[:, -image:].clone())
+        self.bias = nn.Parameter(bias.detach().clone())
+        modulation = fold_norms(self.unet)
+        hold(self, dtype)
+        # the condition is small: it stays float32
+        self.modulation, self.cond_proj = modulation, own.cond_proj
+        self.noise_emb, self.noise_cond_emb = own.noise_emb, own.noise_cond_emb
+        self._embed_actions = own.embed_actions if own.act_emb is not None else None
+        self.act_emb = own.act_emb
+        self.requires_grad_(False)
+
+    def modulations(self, c_noise: Tensor, act: Tensor | None, c_noise_cond: Tensor | None) -> Tensor:
+        """Scales and shifts of all norms for noise levels (n,) and actions (B, T[, A]): float32 (n, B or 1, ...)."""
+        cond = self.noise_emb(c_noise)
+        if self.noise_cond_emb is not None:
+            cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond[None])
+        cond = cond[:, None]
+        if self._embed_actions is not None:
+            assert act is not None
+            cond = cond + self._embed_actions(act)
+        return self.modulation(self.cond_proj(cond))  # type: ignore[no-any-return]
+
+    def past(self, obs: Tensor) -> Tensor:
+        """What the first convolution makes of scaled past frames (B, T*C, H, W)."""
+        return self._enter(obs, self.weight_obs, self.bias)
+
+    def forward(self, noisy: Tensor, past: Tensor, modulation: Tensor) -> Tensor:
+        """The output F, float32 (B, C, H, W), of scaled noisy images (B, C, H, W)."""
+        x = self._enter(noisy, self.weight_noisy, None).add_(past)
+        x = self.unet(x, modulation)
+        x = self.conv_out(F.silu(self.norm_out(x), inplace=True)).float()
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+
+    def _enter(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x.to(self.dtype)
+        x = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, padding=1)
+
+
+class FoldedDenoiser:
+    """A denoiser's frames without gradient: `prepare` does what a frame needs once, then each step is `denoise`.
+
+    It is compiled if the original's network is (`denoiser.inner_model.compile()`).
+
+    Args:
+        denoiser: The original, which it follows.
+        dtype: The arithmetic of the network; what is around it is float32.
+    """
+
+    def __init__(self, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> None:
+        self.denoiser, self.dtype = denoiser, dtype
+        self._versions: tuple[int, ...] = ()
+        self._inner: FoldedInner | None = None
+
+    @property
+    def inner(self) -> FoldedInner:
+        """The folded network, compiled if the original is; folded anew if the original's weights have changed."""
+        now = versions(self.denoiser)
+        if self._inner is None or now != self._versions:
+            compiled = self.denoiser.inner_model._compiled_call_impl is not None
+            inner = FoldedInner(self.denoiser.inner_model, self.dtype)
+            if compiled and self._inner is not None and self._inner.bias.device == inner.bias.device:
+                renew(self._inner, inner)
+            else:
+                self._inner = inner
+                if compiled:
+                    inner.compile(dynamic=False)
+            self._versions = now
+        return self._inner
+
+    def prepare(
+        self, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None = None
+    ) -> "FoldedFrame":
+        """Begins a frame.
+
+        Args:
+            obs: Past frames in [-1, 1], float32 (B, T, C, H, W), as `Denoiser.denoise` takes them.
+            act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
+            sigmas: The noise levels at which it will be denoised, float32 (n,).
+            sigma_cond: Noise level of obs where it was noised, a scalar tensor.
+        """
+        with torch.autocast(obs.device.type, enabled=False):
+            return FoldedFrame(self.denoiser, self.inner, obs, act, sigmas, sigma_cond)
+
+
+class FoldedFrame:
+    """A frame being sampled: what the noisy image does not change has been computed."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        inner: FoldedInner,
+        obs: Tensor,
+        act: Tensor | None,
+        sigmas: Tensor,
+        sigma_cond: Tensor | None,
+    ) -> None:
+        self._inner, config = inner, denoiser.config
+        self._cs = Conditioners.of(sigmas, config.sigma_data, config.sigma_offset_noise)
+        c_noise_cond = None if sigma_cond is None else sigma_cond.log() / 4
+        modulations = inner.modulations(self._cs.c_noise, act, c_noise_cond)
+        self._modulations = modulations.expand(-1, len(obs), -1)
+        self._past = inner.past(obs.flatten(1, 2) / config.sigma_data)
+        self._last = obs[:, denoiser.num_steps_conditioning - 1] if config.residual else None
+
+    def denoise(self, noisy: Tensor, step: int) -> Tensor:
+        """The denoised frame, float32 (B, C, H, W), of `noisy` at the step's noise level."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            cs = self._cs
+            output = self._inner(noisy * cs.c_in[step], self._past, self._modulations[step])
+            base = cs.c_skip[step] * noisy if self._last is None else self._last
+            return quantise(torch.addcmul(base, cs.c_out[step], output), nearest=self._last is not None)

@@ -1,0 +1,172 @@
+"""Folded networks compute what their originals do, and follow them."""
+
+import pytest
+import torch
+from engines import golden_engine
+from stubs import ACTIONS, tiny_networks
+from torch import nn
+
+from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.folded_denoiser import FoldedDenoiser
+from diamond_gym.folded_reward_end import FoldedRewardEnd
+from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.row_blocks import rows_at_once, sample_rows
+from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
+
+SHAPE = {"cond_channels": 16, "depths": [1, 2], "channels": [32, 64], "attn_depths": [0, 1]}
+CHURN = SamplerConfig(s_churn=2.0, s_tmax=4.0, s_cond=0.01)
+CONFIGS = {
+    "paper's kind": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS)),
+    "nano's kind": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS, patch_size=2), residual=True),
+    "told its condition's noise": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS, noise_cond=True)),
+    "upsampler's kind": DenoiserConfig(
+        InnerModelConfig(**SHAPE, num_steps_conditioning=1, num_extra_images=1), upsampling_factor=2
+    ),
+}
+
+
+def filled(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.05)
+    return module.eval()
+
+
+def inputs(config: DenoiserConfig, batch: int, size: tuple[int, int] = (10, 14)):
+    inner = config.inner_model
+    torch.manual_seed(1)
+    obs = torch.rand(batch, inner.num_steps_conditioning + inner.num_extra_images, 3, *size) * 2 - 1
+    act = None if inner.num_actions is None else torch.randint(ACTIONS, (batch, inner.num_steps_conditioning))
+    return obs, act, torch.randn(batch, 3, *size)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_denoising_is_that_of_the_original(config, batch):
+    torch.manual_seed(0)
+    denoiser = filled(Denoiser(config))
+    obs, act, noisy = inputs(config, batch)
+    sigmas = torch.tensor([5.0, 0.3, 0.002])
+    sigma_cond = torch.tensor(0.01) if config.inner_model.noise_cond else None
+    with torch.no_grad():
+        frame = FoldedDenoiser(denoiser).prepare(obs, act, sigmas, sigma_cond)
+        for i, sigma in enumerate(sigmas):
+            ours, theirs = frame.denoise(noisy, i), denoiser.denoise(noisy, sigma, obs, act, sigma_cond)
+            levels = (ours - theirs).abs() * 127.5
+            assert levels.max() < 1.01
+            assert (levels > 0.5).float().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+def test_output_before_quantisation(config):
+    torch.manual_seed(0)
+    denoiser = filled(Denoiser(config))
+    obs, act, noisy = inputs(config, 2)
+    sigma = torch.tensor([0.7])
+    cs = denoiser.conditioners(sigma)
+    with torch.no_grad():
+        inner = FoldedDenoiser(denoiser).inner
+        modulation = inner.modulations(cs.c_noise, act, None)[0].expand(2, -1)
+        ours = inner(noisy * cs.c_in, inner.past(obs.flatten(1, 2) / 0.5), modulation)
+        theirs = denoiser.model_output(noisy, denoiser.conditioners(sigma.expand(2)), obs, act)
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("sampler", [*QUALITIES.values(), CHURN])
+def test_samples_in_blocks_of_rows(sampler, monkeypatch):
+    config = CONFIGS["told its condition's noise"]
+    torch.manual_seed(0)
+    denoiser = filled(Denoiser(config))
+    obs, act, noise = inputs(config, 5)
+    extra = [torch.randn(5, 12, 10, 14)[:, :k] for _ in range(20) for k in (12, 3)]
+
+    def source():
+        left = list(extra)
+
+        def draw(shape):
+            while left[0].shape[1] != shape[1]:
+                left.pop(0)
+            return left.pop(0).reshape(shape)
+
+        return draw
+
+    with torch.no_grad():
+        theirs, path = sample(denoiser, obs, act, noise, sampler, source())
+        folded = FoldedDenoiser(denoiser)
+        monkeypatch.setattr("diamond_gym.row_blocks.CACHE_BYTES", 2 * 4 * 32 * 10 * 14)
+        assert rows_at_once(folded, obs) == 2
+        ours, our_path = sample_rows(folded, obs, act, noise, sampler, source())
+    assert len(path) == len(our_path)
+    assert ((ours - theirs).abs() * 127.5 > 1.01).float().mean() <= 1e-3
+    assert ((ours - theirs).abs() * 127.5 > 0.5).float().mean() <= 1e-2
+
+
+def test_blocks_are_as_equal_as_can_be():
+    folded = FoldedDenoiser(Denoiser(CONFIGS["nano's kind"]), torch.bfloat16)
+    sizes = [rows_at_once(folded, torch.empty(batch, 4, 3, 64, 64)) for batch in (1, 8, 9, 32)]
+    assert sizes == [1, 8, 5, 8]
+
+
+@pytest.mark.parametrize("difference", [False, True])
+def test_reward_and_end_are_those_of_the_original(difference):
+    torch.manual_seed(0)
+    config = RewardEndConfig(lstm_dim=16, img_size=16, num_actions=ACTIONS, difference=difference, **SHAPE)
+    model = filled(RewardEnd(config))
+    obs, act = torch.rand(3, 4, 3, 16, 16) * 2 - 1, torch.randint(ACTIONS, (3, 3))
+    arguments = obs[:, :-1], act, obs[:, 1:]
+    with torch.no_grad():
+        folded = FoldedRewardEnd(model)
+        for state in (None, (torch.randn(1, 3, 16), torch.randn(1, 3, 16))):
+            (rew, end, memory), (rew2, end2, memory2) = folded(*arguments, state), model(*arguments, state)
+            for ours, theirs in zip((rew, end, *memory), (rew2, end2, *memory2), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_follows_the_original(dtype):
+    denoiser, reward_end = tiny_networks()
+    obs, act, noisy = inputs(denoiser.config, 2, (16, 16))
+    frames, outcome = FoldedDenoiser(denoiser, dtype), FoldedRewardEnd(reward_end, dtype)
+
+    def results():
+        with torch.no_grad():
+            frame = frames.prepare(obs, act, torch.tensor([0.3])).denoise(noisy, 0)
+            return frame, outcome(obs[:, :-1], act[:, :-1], obs[:, 1:])[0]
+
+    before, inner = results(), frames.inner
+    assert results()[0].equal(before[0]) and frames.inner is inner
+    with torch.no_grad():
+        denoiser.inner_model.conv_out.weight.mul_(3)
+        reward_end.head[0].weight.mul_(3)
+    after = results()
+    assert not after[0].equal(before[0]) and not after[1].equal(before[1])
+    fresh = FoldedDenoiser(denoiser, dtype).prepare(obs, act, torch.tensor([0.3])).denoise(noisy, 0)
+    assert after[0].equal(fresh)
+
+
+def test_the_original_is_left_as_it_was():
+    denoiser, reward_end = tiny_networks()
+    before = {k: v.clone() for k, v in denoiser.state_dict().items()}
+    dtypes = {p.requires_grad for p in denoiser.parameters()}
+    assert FoldedDenoiser(denoiser, torch.bfloat16).inner.weight_obs.dtype == torch.bfloat16
+    assert FoldedRewardEnd(reward_end, torch.bfloat16).networks.lstm.weight_ih_l0.dtype == torch.bfloat16
+    assert {p.requires_grad for p in denoiser.parameters()} == dtypes == {True}
+    assert all(v.dtype == torch.float32 and v.equal(before[k]) for k, v in denoiser.state_dict().items())
+    assert all(p.requires_grad for p in reward_end.parameters())
+
+
+def test_a_large_network_is_not_held_twice():
+    denoiser, _ = tiny_networks()
+    inner = FoldedDenoiser(denoiser.to(memory_format=torch.channels_last)).inner
+    assert inner.conv_out.weight.data_ptr() == denoiser.inner_model.conv_out.weight.data_ptr()
+
+
+def test_many_hot_actions():
+    dynamics = golden_engine().denoiser
+    obs = torch.rand(2, 4, 3, 6, 8) * 2 - 1
+    act = (torch.rand(2, 4, dynamics.config.inner_model.num_actions) > 0.8).float()
+    noise = torch.randn(2, 3, 6, 8)
+    with torch.no_grad():
+        ours, theirs = (sample(d, obs, act, noise, QUALITIES["paper"])[0] for d in (FoldedDenoiser(dynamics), dynamics))
+    assert ((ours - theirs).abs() * 127.5 > 0.5).float().mean() <= 1e-3
