@@ -4,6 +4,7 @@ huggingface_hub does the fetching: it goes on where it was interrupted, and show
 is remembered by its hash in the model's card, and every later pull is held to it.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from diamond_gym.registry.models import Entry, entries, read_entry
 from diamond_gym.registry.published import Published
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATIENCE = 10.0  # seconds for the hub's first answer
 _NETWORK = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet")
 
 
@@ -141,15 +143,36 @@ def _folder(address: Address, wanted: Iterable[str], mirror: Path | None) -> tup
         if not mirror.is_dir():
             raise BadArgument(f"there is no folder {mirror}")
         return mirror, Address(address.repository, _commit(mirror))
-    import huggingface_hub
-
     with _clear_lines(address, "fetched"):
-        folder = Path(
+        folder = _download(address, list(wanted))
+    return folder, Address(address.repository, _commit(folder) or address.revision)
+
+
+def _download(address: Address, wanted: list[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def snapshot(cached: bool) -> Path:
+        return Path(
             huggingface_hub.snapshot_download(
-                address.repository, revision=address.revision, allow_patterns=list(wanted), library_name="diamond-gym"
+                address.repository,
+                revision=address.revision,
+                allow_patterns=wanted,
+                library_name="diamond-gym",
+                local_files_only=cached,
             )
         )
-    return folder, Address(address.repository, _commit(folder) or address.revision)
+
+    try:  # knocked first: of a commit, the library would try to list the files for half a minute before it gave up
+        huggingface_hub.HfApi().repo_info(address.repository, revision=address.revision, timeout=_PATIENCE)
+    except Exception as error:
+        if getattr(error, "response", None) is not None or not _is_of_the_network(error):
+            raise
+        try:
+            return snapshot(cached=True)
+        except (errors.LocalEntryNotFoundError, OSError):
+            raise error from None
+    return snapshot(cached=False)
 
 
 def _commit(folder: Path) -> str | None:
@@ -187,6 +210,9 @@ def _clear_lines(address: Address, done: str) -> Iterator[None]:
     """Turns what huggingface_hub and the network raise into one clear line each."""
     from huggingface_hub import errors
 
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what it warns of, such as each attempt that failed, the line at the end sums up
     try:
         yield
     except DiamondGymError:
@@ -211,9 +237,15 @@ def _clear_lines(address: Address, done: str) -> Iterator[None]:
             raise BadArgument(
                 f"the hub does not let you: log in with `hf auth login` ({status} for {address})"
             ) from None
-        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK:
+        if _is_of_the_network(error):
             raise _unreachable(address, error) from None
         raise
+    finally:
+        log.setLevel(level)
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK
 
 
 def _unreachable(address: Address, error: Exception) -> Unreachable:

@@ -124,7 +124,7 @@ def read_released(
         name=name or f"{game.lower()}-diamond",
         game=game,
         created=now(),
-        license="unknown, as the checkpoint's source says",
+        license="unknown",
         summary=f"A DIAMOND world model of {game}, imported from a checkpoint in the released format.",
         source=f"diamond-gym import-diamond {checkpoint.name}",
         spaces=spaces,

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
-from diamond_gym.registry import entries, load_world_model, resolve, save_model
+from diamond_gym.registry import entries, load_world_model, resolve, save_model, with_agent
 from diamond_gym.registry.address import Address
 from diamond_gym.registry.export import export
 from diamond_gym.registry.games import games
 from diamond_gym.registry.hub import Unreachable, fetch_model, fetch_published
-from diamond_gym.registry.published import CSGO, published
+from diamond_gym.registry.published import CSGO, REVISION, published
 from diamond_gym.registry.released import read_released
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -75,11 +75,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             if path.is_file() and any(fnmatch(name, pattern) for pattern in allow_patterns):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, folder / name)
-        if not (root / repo_id).exists():
-            raise hub_error(hub_errors.RepositoryNotFoundError, 404)
         return str(folder)
 
     class Api:
+        def repo_info(self, repo_id: str, *, revision: str | None, timeout: float) -> None:
+            if not (root / repo_id).exists():
+                raise hub_error(hub_errors.RepositoryNotFoundError, 404)
+
         def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> None:
             assert exist_ok
             (root / repo_id).mkdir(parents=True, exist_ok=True)
@@ -317,12 +319,86 @@ def test_offline_in_one_line(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", fails)
     for words in (["pull", "Pong"], ["pull", "--all"], ["pull", "user/repo"]):
         assert cli.main(words) in (1, 2)
         assert message in one_line(capsys)
     with pytest.raises(kind):
         fetch_published(published()["Pong"], "main")
     assert not any(home.iterdir())
+
+
+def test_the_cache_will_do_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[bool] = []
+    there = mirror(tmp_path) / "csgo"
+
+    def knock(*_: Any, **__: Any) -> None:
+        raise ConnectError("no route")
+
+    def snapshot_download(repo_id: str, *, local_files_only: bool, **_: Any) -> str:
+        asked.append(local_files_only)
+        if not there.exists():
+            raise hub_errors.LocalEntryNotFoundError("nothing in the cache")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", knock)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    fetched = fetch_published(published()[CSGO], REVISION)
+    assert (asked, fetched.asked, fetched.address.revision) == ([True], REVISION, REVISION)
+    shutil.rmtree(there)
+    assert cli.main(["pull", "csgo"]) == 1
+    line = one_line(capsys)
+    assert "could not be reached (no route); check the connection" in line
+
+
+def test_a_revision_that_is_gone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def knock(*_: Any, revision: str, **__: Any) -> None:
+        assert revision == REVISION
+        raise hub_error(hub_errors.RevisionNotFoundError, 404)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", knock)
+    assert cli.main(["pull", "Pong"]) == 1
+    assert "no such revision or file; `--revision main` asks for the newest" in one_line(capsys)
+
+
+def test_what_can_be_pulled_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("Alien", "alien-diamond", "CSGO"):
+        assert cli.main(["info", word]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "the hub: `diamond-gym pull" in said
+        assert "none stated for the weights" in said
+        assert ("mean_score" in said) == (word != "CSGO")
+    assert cli.main(["info", "pong-diamond", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert (table["pull"], table["path"]) == ("diamond-gym pull Pong", None)
+    assert len(table["figures"]["published"]["scores"]) == 5
+
+
+def test_an_agent_trained_here_is_not_lost(
+    tmp_path: Path, hub: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = mirror(tmp_path / "mirror")
+    files = [folder / path for path in published()["Breakout"].files]
+    released = read_released(*files, "Breakout")
+    save_model(replace(released.card, training={**released.card.training, "pulled": {}}), released.weights)
+    entry = resolve("breakout-diamond")
+    assert entry.card.actor_critic is not None
+    agent = {key: value for key, value in released.weights.items() if key.startswith("actor_critic.")}
+    mine = with_agent(entry, entry.card.actor_critic, agent, {"windows": 3})
+    assert cli.main(["pull", "Breakout", "--from", str(folder), *PULL]) == 0
+    assert "is here already" in err(capsys)
+    assert cli.main(["pull", "Breakout", "--from", str(folder), "--again", *PULL]) == 2
+    assert "the agent of 'breakout-diamond' was trained here and would be lost" in one_line(capsys)
+    assert resolve("breakout-diamond") == mine
+
+    # but an agent that came along comes again
+    assert cli.main(["push", "breakout-diamond", "user/repo"]) == 0
+    shutil.rmtree(home)
+    for _ in range(2):
+        assert cli.main(["pull", "user/repo"]) == 0
+    assert resolve("breakout-diamond").card.training["agent"] == {"windows": 3}
 
 
 def test_not_on_the_hub(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:

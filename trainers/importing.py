@@ -23,16 +23,28 @@ NUM_ENVS = 16
 _ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
 
 
-def check_free(name: str) -> None:
-    """Refuses to put an imported model in place of one that was trained here.
+def check_free(name: str, agent: object = None) -> None:
+    """Refuses to put an imported model in place of one that was trained here, or got its agent here.
+
+    Args:
+        name: The name it would take.
+        agent: What the card of the model to come tells of its agent, if it does.
 
     Raises:
         BadArgument: There is such a model.
     """
     for entry in entries():
-        if entry.name == name and not entry.bundled and not {"imported", "pulled"} & set(entry.card.training):
+        if entry.name != name or entry.bundled:
+            continue
+        training = entry.card.training
+        if not {"imported", "pulled"} & set(training):
             raise BadArgument(
                 f"there is a model '{name}' of your own already: choose another --name, or `diamond-gym remove {name}`"
+            )
+        if training.get("agent") not in (None, agent):
+            raise BadArgument(
+                f"the agent of '{name}' was trained here and would be lost: "
+                f"keep it with `diamond-gym export {name} FOLDER`, then `diamond-gym remove {name}`"
             )
 
 

@@ -10,6 +10,9 @@ import tyro
 from diamond_gym.registry import Entry, games, survey
 from diamond_gym.registry.published import Published, published
 
+_DAY = len("2026-01-31")  # of a time; --json has the whole of it
+_LEAST = 16  # characters of a summary
+
 
 @dataclass(frozen=True)
 class ListModels:
@@ -95,10 +98,23 @@ def _print(rows: list[dict[str, object]], games: bool) -> None:
         print("no world models yet; train one with: diamond-gym train-wm --game Breakout")
         return
     hidden = () if games else ("path", "license")
-    table = Table(*(key for key in rows[0] if key not in hidden), box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(_cell(key, value) for key, value in row.items() if key not in hidden))
-    Console(markup=False, highlight=False).print(table)
+    keys = [key for key in rows[0] if key not in hidden]
+    columns = {key: [_cell(key, row[key]) for row in rows] for key in keys}
+    console = Console(markup=False, highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    room = console.width
+    for key, cells in columns.items():
+        if key == "summary":  # the last one, which gets what is left of a line
+            cells[:] = [_fitting(cell, max(room, _LEAST)) for cell in cells]
+        room -= max(len(key), *map(len, cells)) + 2
+        table.add_column(key, no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    console.print(table, crop=False, no_wrap=True)
+
+
+def _fitting(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 3]}..."
 
 
 def _cell(key: str, value: object) -> str:
@@ -106,4 +122,4 @@ def _cell(key: str, value: object) -> str:
         return "-"
     if key == "bytes" and isinstance(value, int):
         return f"{value / 1e6:.1f} MB"
-    return str(value)
+    return str(value)[:_DAY] if key == "created" else str(value)

@@ -69,10 +69,10 @@ class Pull:
         from diamond_gym.registry.released import read_released
         from diamond_gym.trainers.importing import check_free
 
-        check_free(model.name)
         if not self.again and _is_here(model.name):
             console.print(f"{model.name} is here already (--again fetches it once more)")
             return
+        check_free(model.name)
         fetched = fetch_published(model, self.revision, self.source)
         check_first_pull(fetched, model.name)
         checkpoint, config, env_config = (fetched.folder / path for path in model.files)
@@ -99,7 +99,7 @@ class Pull:
         from diamond_gym.trainers.importing import check_free
 
         there, fetched = fetch_model(address, self.source)
-        check_free(there.name)
+        check_free(there.name, there.card.training.get("agent"))
         check_first_pull(fetched, there.name)
         there, weights, starts = read_model(there)
         check_weights(there.card, weights, str(there.file("weights")))
