@@ -225,7 +225,7 @@ def test_a_registered_model_from_its_name_alone(home):
         (["--steps", "0"], "--steps must be at least 1"),
         (["--frame-stack", "0"], "--frame-stack must be at least 1"),
         (["--max-episode-steps", "0"], "--max-episode-steps must be"),
-        (["--quality", "best"], "--quality must be fast, paper, fine, not best"),
+        (["--quality", "best"], "--quality must be fast, paper, fine or (of two stages) quality, not best"),
         (["--minutes", "0"], "--minutes must be more than 0"),
         (["--real", "--model", "x"], "leave out --model"),
         (["--out", "agent.pt"], "--out must end in .zip"),
@@ -239,3 +239,18 @@ def test_one_line_for_what_is_wrong(words, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--algo", "ppo"], "quality must be one of fast, paper, fine, got 'quality'"),
+        (["--preset", "nano"], "tiny dreams in qualities fast, paper, fine, not quality"),
+    ],
+)
+def test_a_quality_that_the_model_has_not(words, message, capsys):
+    save_tiny_model(size=64)
+    assert cli.main(["train-agent", "--game", "Breakout", "--quality", "quality", "--episodes", "0", *words]) == 2
+    err = capsys.readouterr().err.strip()
+    assert message in err
+    assert "\n" not in err

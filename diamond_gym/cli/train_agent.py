@@ -44,7 +44,7 @@ class TrainAgent:
     seed: int = 0
     """Seeds networks, dreams, actions, and the games that score the agent."""
     quality: str | None = None
-    """fast, paper or fine (default: as the model's card says)."""
+    """fast, paper or fine, of models of two stages fast or quality (default: as the model's card says)."""
     minutes: float | None = None
     """Stop training after so many minutes."""
     episodes: int = 10
@@ -76,8 +76,10 @@ class TrainAgent:
     def __post_init__(self) -> None:
         game(self.game)
         self._check_numbers()
-        if self.quality is not None and self.quality not in QUALITIES:
-            raise BadArgument(f"--quality must be {', '.join(QUALITIES)}, not {self.quality}")
+        if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
+            raise BadArgument(
+                f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {self.quality}"
+            )
         if self.real and self.model is not None:
             raise BadArgument("--real learns without a world model: leave out --model")
         if self.out is not None and (self.out.suffix != ".zip" or self.out.is_dir()):

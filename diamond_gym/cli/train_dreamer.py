@@ -97,6 +97,8 @@ def _config(wishes: "TrainAgent", entry: Entry) -> AgentFitConfig:
 
 
 def _sampler(wishes: "TrainAgent", entry: Entry) -> SamplerConfig:
+    if wishes.quality is not None and wishes.quality not in QUALITIES:
+        raise BadArgument(f"{entry.name} dreams in qualities {', '.join(QUALITIES)}, not {wishes.quality}")
     sampler = SamplerConfig(**entry.card.sampler) if wishes.quality is None else QUALITIES[wishes.quality]
     if wishes.num_denoising_steps is not None:
         sampler = replace(sampler, num_denoising_steps=wishes.num_denoising_steps)
