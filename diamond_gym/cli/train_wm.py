@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from diamond_gym.cli.experience import TEST_SEED, PolicyName, experience
 from diamond_gym.cli.progress import console, counting, fitting
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data import About, EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
@@ -75,6 +76,8 @@ class TrainWm:
     """auto (measured), float32 or bfloat16."""
     compile: bool = False
     """Compile the networks, which takes a minute or two at the start."""
+    dry_run: bool = False
+    """Only say how much work it is, how fast this machine is at it (measured for a while), and how long it takes."""
     fit: Annotated[FitConfig, tyro.conf.arg(name="")] = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -116,14 +119,16 @@ class TrainWm:
         if processes.any(precision == "bfloat16"):  # what is measured may differ between them
             precision = "bfloat16"
         console.quiet = not processes.main
+        if self.dry_run:
+            return self._plan(device, precision) if processes.main else 0
         with RunFolder(folder, main=processes.main) as run:
-            data = self.data or home_folder() / "data" / self.game.lower()
+            data = self._data
             with processes.main_first():
                 store = experience(data, self.game, self.collect_steps, self.seed, self.policy)
                 held_out = experience(
                     data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
                 )
-            config = self._for_store(store)
+            config = self._for_game(store.about)
             run.settle(self._settings(config), _FREE)
             fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile, processes)
             if (state := run.load()) is not None:
@@ -155,12 +160,34 @@ class TrainWm:
 
     def _settings(self, config: FitConfig) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k != "run_folder"}
+        settings = {
+            k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k not in ("run_folder", "dry_run")
+        }
         return settings | {"fit": asdict(config)}
 
-    def _for_store(self, store: EpisodeStore) -> FitConfig:
+    def _plan(self, device: torch.device, precision: str) -> int:
+        from diamond_gym.cli.dry_run import print_plan
+        from diamond_gym.trainers.collect import about_game
+        from diamond_gym.trainers.plan import plan_world_model
+
+        about, folder = about_game(self.game), self._data
+        to_play = 0
+        for place, steps in ((folder, self.collect_steps), (folder.with_name(f"{folder.name}-test"), self.test_steps)):
+            there = EpisodeStore(place).num_steps if (place / "store.json").exists() else 0
+            to_play += max(0, steps - there)
+        config = self._for_game(about)
+        print_plan(
+            plan_world_model(config, about, None, to_play, self.steps, device, precision), f"{device} in {precision}"
+        )
+        return 0
+
+    @property
+    def _data(self) -> Path:
+        return self.data or home_folder() / "data" / self.game.lower()
+
+    def _for_game(self, about: About) -> FitConfig:
         """The configuration with the game's image size and actions filled in."""
-        about, fit = store.about, self.fit
+        fit = self.fit
         inner = replace(fit.denoiser.inner_model, num_actions=about.num_actions, img_channels=about.frame_shape[2])
         reward_end = replace(
             fit.reward_end,
