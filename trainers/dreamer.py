@@ -94,7 +94,11 @@ def register_agent(entry: Entry, agent: ActorCritic, facts: Mapping[str, Any]) -
         agent: The agent.
         facts: What its card says of the training.
     """
-    weights = agent_weights(agent)
-    entry = with_agent(entry, asdict(agent.config), weights, facts)
-    agent.load_state_dict({key.removeprefix(PREFIXES["actor_critic"]): value for key, value in weights.items()})
+    entry = with_agent(entry, asdict(agent.config), agent_weights(agent), facts)
+    round_agent(agent)
     return entry
+
+
+def round_agent(agent: ActorCritic) -> None:
+    """Makes an agent what it is once stored, so that what is scored is what was stored."""
+    agent.load_state_dict({key: value.half() for key, value in agent.state_dict().items()})

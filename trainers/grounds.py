@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from diamond_gym.atari import RealVectorEnv
+from diamond_gym.atari import SIZE, RealVectorEnv
 from diamond_gym.data import About
 from diamond_gym.trainers.collect import about_game
 from diamond_gym.trainers.collect_ale import AleGames, Games
@@ -102,3 +102,9 @@ class GymGround:
     def lives(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """See `Ground`."""
         return self.whole(num_envs)
+
+
+def side_of(env: str, render_obs: bool) -> int:
+    """The side of an environment's frames: their own if they are square and small, else the paper's."""
+    h, w, _ = about_env(env, None, render_obs).frame_shape
+    return h if h == w and h <= SIZE else SIZE

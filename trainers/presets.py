@@ -35,6 +35,17 @@ def preset_flags(name: str, kind: str = WORLD_MODEL) -> list[str]:
     return list(flags(preset_table(name, kind)))
 
 
+def loop_flags(name: str) -> list[str]:
+    """A preset of the whole loop as words: the networks' presets that it names, with its own numbers on top."""
+    table = preset_table(name, LOOP)
+    names, loop = table["presets"], table["loop"]
+    fit, agent = preset_table(names["world-model"]), preset_table(names["agent"], AGENT)
+    for key in ("steps", "collect-steps"):  # of a fitting alone
+        fit.pop(key, None)
+        agent.pop(key, None)
+    return list(flags(_over({"fit": fit, "agent": agent}, loop)))
+
+
 def wanted_preset(words: Sequence[str], default: str = "auto") -> str:
     """The preset that the words of a command line name; the last one, as with any option."""
     preset = default
@@ -47,17 +58,27 @@ def wanted_preset(words: Sequence[str], default: str = "auto") -> str:
 
 
 def flags(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A nested table as the words one would type."""
+    """A nested table as the words one would type; false is what every switch is unless it is named."""
     for key, value in table.items():
         flag = prefix + key.replace("_", "-")
         if isinstance(value, Mapping):
             yield from flags(value, flag + ".")
             continue
         if isinstance(value, bool):
-            yield f"--{flag}" if value else f"--{prefix}no-{key.replace('_', '-')}"
+            if value:
+                yield f"--{flag}"
             continue
         yield f"--{flag}"
         yield from (str(item) for item in value) if isinstance(value, list) else (str(value),)
+
+
+def _over(table: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """One nested table on top of another."""
+    merged = dict(table)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
 
 
 def _folder(kind: str) -> Traversable:

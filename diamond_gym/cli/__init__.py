@@ -36,6 +36,7 @@ _COMMANDS = {
     "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
+    "train": ("diamond_gym.cli.train:Train", "a world model and an agent together: DIAMOND's whole loop"),
     "train-agent": ("diamond_gym.cli.train_agent:TrainAgent", "an agent that learns in dreams"),
     "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
     "import-diamond": ("diamond_gym.cli.import_diamond:ImportDiamond", "a checkpoint in the authors' format"),
@@ -56,6 +57,7 @@ _EXTRAS = {
     "matplotlib": "plot",
     "stable_baselines3": "sb3",
     "tensorboard": "train",
+    "wandb": "wandb",
 }
 
 

@@ -96,6 +96,31 @@ def fitting(fit: "Fitting", minutes: float | None) -> Iterator[Report]:
         yield report
 
 
+class Tell(Protocol):
+    """Told how many are done, and what to say beside the bar."""
+
+    def __call__(self, done: int, said: str) -> None:
+        """Moves the bar."""
+        ...
+
+
+@contextmanager
+def training_bar(total: int, done: int) -> Iterator[Tell]:
+    """Shows how many epochs are done, and what is being done; now and then a line where there is no terminal."""
+    printed = time.monotonic()
+    with _bar() as bar:
+        task = bar.add_task("epochs", total=total, completed=done, said="")
+
+        def tell(done: int, said: str) -> None:
+            nonlocal printed
+            bar.update(task, completed=done, said=said)
+            if not console.is_terminal and time.monotonic() - printed > LINE_SECONDS:
+                console.print(said, soft_wrap=True)
+                printed = time.monotonic()
+
+        yield tell
+
+
 def _per_second(rate: float, unit: str) -> str:
     return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
 
