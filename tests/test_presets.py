@@ -1,8 +1,8 @@
 """Presets become flags, and the paper's are the paper's."""
 
 import pytest
-import tyro
 
+from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.presets import preset_flags, preset_names, preset_table
@@ -10,7 +10,8 @@ from diamond_gym.trainers.world_model import FitConfig
 
 
 def parse(*words: str) -> TrainWm:
-    return tyro.cli(TrainWm, args=TrainWm.arguments(["--game", "Pong", *words]))
+    words = TrainWm.arguments(["--game", "Pong", *words])
+    return cli._parse(TrainWm, "train-wm", words)  # as the shell's words are read
 
 
 def test_every_preset_parses() -> None:
