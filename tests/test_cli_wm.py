@@ -1,13 +1,15 @@
 """train-wm, evaluate-wm and dream as a user types them, on the real game with networks of a toy's size."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
+from stubs import save_tiny_model
 
 from diamond_gym.cli import main
-from diamond_gym.registry import resolve
+from diamond_gym.registry import human_card, resolve
 
 pytest.importorskip("ale_py")
 
@@ -16,6 +18,11 @@ TINY = (
     *("--denoiser.cond-channels", "16", "--denoiser.channels", "8", "8", "8", "--denoiser.patch-size", "4"),
     *("--reward-end.lstm-dim", "8", "--reward-end.channels", "8", "8", "8", "--denoiser-optimizer.batch-size", "2"),
     *("--reward-end-optimizer.batch-size", "2"),
+)
+
+SMALL = (
+    *("--windows", "4", "--horizon", "4", "--rollouts", "2", "--rollout-steps", "5", "--free-dreams", "2"),
+    *("--free-steps", "5", "--starts", "2", "--dreams-per-start", "2", "--num-denoising-steps", "1"),
 )
 
 
@@ -39,12 +46,7 @@ def test_from_a_games_name_to_a_video(home: Path, tmp_path: Path, capsys: pytest
     assert card.training["steps"] == 4 and card.training["data"]["steps"] >= 400
     assert card.figures["mse_over_copy_16"] > 0
 
-    picture = tmp_path / "strip.png"
-    words = ["evaluate-wm", "Breakout", "--windows", "4", "--horizon", "4", "--picture", str(picture)]
-    assert main([*words, "--json"]) == 0
-    table = json.loads(capsys.readouterr().out)
-    assert table["windows"] == 4 and table["mse_over_copy_4"] > 0
-    assert iio.imread(picture).shape[2] == 3
+    check_fidelity(tmp_path, capsys)
 
     for name in ("dream.gif", "dream.mp4"):
         video = tmp_path / name
@@ -55,6 +57,56 @@ def test_from_a_games_name_to_a_video(home: Path, tmp_path: Path, capsys: pytest
 
     assert train("--steps", "4", "--sigma.loc", "1") == 2
     assert "was begun with fit" in capsys.readouterr().err
+
+
+def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """evaluate-wm on the model that was just trained."""
+    files = {option: tmp_path / f"{option}{suffix}" for option, suffix in (("picture", ".png"), ("video", ".gif"))}
+    if find_spec("matplotlib"):
+        files["page"] = tmp_path / "page.png"
+    words = ["evaluate-wm", "Breakout", *SMALL, "--save", "--json"]
+    assert main([*words, *(word for option, path in files.items() for word in (f"--{option}", str(path)))]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["windows"] == 4 and table["mse_over_copy_4"] > 0 and 0 < table["ssim_copy_4"] <= 1
+    assert table["held_out"]["policy"] == "mixed" and table["held_out"]["steps"] >= 300
+    assert table["returns"]["random"]["starts"] == 2 and table["drift"]["steps"] == 5
+    assert table["ball"]["random"]["real_alive"] == 1
+    assert table["diversity"]["to_reality_1"] > 0
+    assert iio.imread(files["picture"]).shape[2] == 3
+    assert len(iio.imread(files["video"])) >= 6
+    card = resolve("Breakout").card
+    assert card.figures["mse_over_copy_4"] == table["mse_over_copy_4"] and card.figures["mse_over_copy_16"] > 0
+    assert "held_out.policy | mixed" in human_card(card)
+
+    assert main(["evaluate-wm", "Breakout", "--ball", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "ball.random.real_alive" in said and "mse" not in said
+
+    assert main(["evaluate-wm", "Breakout", *SMALL, "--data", str(tmp_path / "nothing")]) == 1
+    assert "there is no experience in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--windows", "0"], "--windows must be at least 1"),
+        (["--dreams-per-start", "1"], "--dreams-per-start must be 0 or at least 2"),
+        (["--quick", "--save"], "too rough for a card"),
+        (["--page", "page.pdf"], "--page must end in .png"),
+        (["--video", "film.avi"], "--video must end in .mp4 or .gif"),
+        (["--ball", "--page", "page.png"], "--ball only counts"),
+        (["--played-by", "random", "mixed"], "--played-by needs a word for each of --data: 2 for 0"),
+        (["--policies", "best"], "a policy is one of random, scripted, agent, not best"),
+        (["--policies", "agent"], "this model has no agent of its own"),
+    ],
+)
+def test_evaluate_wm_refuses_nonsense_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_model(size=64)
+    assert main(["evaluate-wm", "tiny", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

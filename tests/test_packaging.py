@@ -110,7 +110,7 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     distributions = {requirement_name(line) for group in groups for line in group}
-    ours_by_another_name = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    ours_by_another_name = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow"}
     for file in (path for folder in TREES for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -37,11 +37,12 @@ def ssim(a: _Frames, b: _Frames) -> _Floats:
     """Structural similarity of frames uint8 (N, C, H, W) with sides of at least 11: (N,), 1 where they are equal."""
     if min(a.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs frames of at least {WINDOW}×{WINDOW} pixels, not {a.shape[-2:]}")
-    parts = [
-        _ssim(torch.from_numpy(a[i : i + _CHUNK]).double() / 255, torch.from_numpy(b[i : i + _CHUNK]).double() / 255)
-        for i in range(0, len(a), _CHUNK)
-    ]
+    parts = [_ssim(_images(a[i : i + _CHUNK]), _images(b[i : i + _CHUNK])) for i in range(0, len(a), _CHUNK)]
     return torch.cat(parts).numpy()
+
+
+def _images(frames: _Frames) -> Tensor:
+    return torch.from_numpy(np.array(frames, np.float64)) / 255  # a copy: torch wants memory that may be written
 
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:

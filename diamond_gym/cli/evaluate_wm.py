@@ -1,47 +1,68 @@
 """`diamond-gym evaluate-wm`: how well a model dreams what really happened."""
 
 import json
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.experience import TEST_SEED, experience
-from diamond_gym.cli.progress import counting
+from diamond_gym.cli.progress import console, counting
+from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
+from diamond_gym.registry.human_card import flat_rows
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
+from diamond_gym.trainers.ball import COURTS
+from diamond_gym.trainers.measuring import Fidelity, Sizes, can_play, describe, measure, policies_of
 from diamond_gym.trainers.pictures import strip, write_png
+
+_VIDEOS = (".mp4", ".gif")
 
 
 @dataclass(frozen=True)
 class EvaluateWm:
-    """Dreams held-out real play over again, with the actions that were really taken, and compares.
+    """Holds a model's dreams against the real game, and prints how far they go together.
 
-    Prints the frames' mean squared error over that of repeating the last real frame, and how well rewards and
-    ends were found at their exact step.
+    With the actions that were really taken, held-out play is dreamed over again: errors of frames beside those of
+    repeating the last real frame, rewards and ends at their exact step, and whether their chances are what they say.
+    Then policies play the game, and dream on from the same frames: returns, and the ball of Breakout and Pong. Last,
+    the drift of free dreams and how different dreams of one start become. Without the real game (pip install
+    'diamond-gym[atari]') the held-out play is all.
     """
 
     name: tyro.conf.Positional[str]
     """A model's name or folder, or a game's name."""
-    data: Path | None = None
-    """Held-out play (default: <home>/data/<game>-test; collected if it is not there)."""
-    windows: int = 500
-    """How many pieces of real play."""
-    horizon: int = 16
-    """Steps to dream of each."""
+    data: tuple[Path, ...] = ()
+    """Held-out play, one store or several measured apart, of which the first is the one that counts (default:
+    <home>/data/<game>-test; collected if it is not there)."""
+    played_by: tuple[str, ...] = ()
+    """Who played each of --data, where the stores do not tell."""
+    sizes: Annotated[Sizes, tyro.conf.arg(name="")] = field(default_factory=Sizes)
+    policies: tuple[str, ...] = ()
+    """Who plays in dream and game: random, scripted (Breakout, Freeway and Pong), agent, the model's own (default:
+    random, and agent where there is one)."""
+    quick: bool = False
+    """Measure on a fifth of everything: a first look, too rough for --save."""
+    ball: bool = False
+    """Only count the dreams in which the ball of Breakout or Pong stays alive, beside real play."""
     num_denoising_steps: int = 3
     """Denoising steps per frame."""
     seed: int = 0
-    """Seeds the choice of windows and the dreams."""
+    """Seeds the choice of windows, the games and the dreams."""
     test_steps: int = 6_000
     """Steps to collect where there is no held-out play yet."""
     picture: Path | None = None
     """Write a picture (.png) of real frames above dreamed ones."""
+    page: Path | None = None
+    """Write all figures on one page (.png), which needs matplotlib."""
+    video: Path | None = None
+    """Write a video (.mp4 or .gif) of reality, dream and difference side by side."""
     save: bool = False
     """Store the figures in the model's card."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -52,50 +73,128 @@ class EvaluateWm:
     """auto (measured), float32 or bfloat16."""
 
     def __post_init__(self) -> None:
-        for name in ("windows", "horizon", "num_denoising_steps", "test_steps"):
+        for name in ("num_denoising_steps", "test_steps"):
             if getattr(self, name) < 1:
                 raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.picture is not None and self.picture.suffix != ".png":
-            raise BadArgument(f"--picture must end in .png, not {self.picture}")
+        if self.seed < 0:
+            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+        for option in ("picture", "page"):
+            path = getattr(self, option)
+            if path is not None and path.suffix != ".png":
+                raise BadArgument(f"--{option} must end in .png, not {path}")
+        if self.video is not None and self.video.suffix not in _VIDEOS:
+            raise BadArgument(f"--video must end in {' or '.join(_VIDEOS)}, not {self.video}")
+        if self.played_by and len(self.played_by) != max(1, len(self.data)):
+            raise BadArgument(
+                f"--played-by needs a word for each of --data: {len(self.played_by)} for {len(self.data)}"
+            )
+        if self.quick and self.save:
+            raise BadArgument("--quick figures are too rough for a card: leave out --save or --quick")
+        if self.ball and (self.page or self.video or self.picture):
+            raise BadArgument("--ball only counts: --page, --video and --picture need the whole measurement")
 
     def run(self) -> int:
-        """Measures and prints."""
+        """Measures, prints and writes what was asked for."""
+        if self.page is not None:
+            import matplotlib  # noqa: F401  (or one line that says what to install, before minutes of measuring)
         entry = resolve(self.name)
+        game = entry.card.game
+        if self.ball and (game not in COURTS or not can_play(game)):
+            why = "pip install 'diamond-gym[atari]'" if game in COURTS else f"{game} is none of {', '.join(COURTS)}"
+            raise DiamondGymError(f"--ball needs the real game of a ball: {why}")
         model = load_world_model(entry.folder if not entry.bundled else entry.name, self.device, self.precision)
+        if model.upsampler is not None:
+            raise DiamondGymError("models of two stages cannot be held against real play yet")
+        policies = policies_of(model, game, self.policies) if can_play(game) else []
+        if not policies:
+            console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
+        sizes = self.sizes.quicker() if self.quick else self.sizes
+        if self.ball:
+            sizes = replace(sizes, free_dreams=0, dreams_per_start=0, rollouts=max(1, sizes.rollouts))
+        held_out = {} if self.ball else self._held_out(entry.card)
         sampler = SamplerConfig(num_denoising_steps=self.num_denoising_steps)
-        play = self._real_play(entry.card, model.denoiser.num_steps_conditioning)
-        with counting("dreaming", self.windows * self.horizon, "frames") as advance:
-            rollout = closed_loop(
-                model, play, sampler, seed=self.seed, progress=lambda frames: advance(frames, more=True)
-            )
-        table = figures(play, rollout, tuple(h for h in (1, 4, 16) if h <= self.horizon))
-        table = {key: float(f"{value:.4g}") for key, value in table.items()}
+        with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
+            found = measure(
+                model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
+                lambda frames: advance(frames, more=True),
+            )  # fmt: skip
+        table = _rounded(found.table())
+        if self.ball:
+            table = {"ball": table["ball"]}
         table |= {"num_denoising_steps": self.num_denoising_steps}
-        if self.picture is not None:
-            write_png(self.picture, strip(play, rollout, rows=4))
+        self._write(found, entry.card.action_meanings)
         if self.save:
             update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}))
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:
-            _print(entry.name, table, model.precision)
+            _print(f"{entry.name}, {model.precision}", table)
         return 0
 
-    def _real_play(self, card: Card, t: int) -> RealPlay:
-        folder = self.data or home_folder() / "data" / f"{card.game.lower()}-test"
-        if self.data is not None and not (folder / "store.json").exists():
-            raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
-        wanted = 0 if self.data is not None else self.test_steps
-        store = experience(folder, card.game, wanted, TEST_SEED)
-        if store.about.game != card.game or store.about.frame_shape != card.obs_shape:
-            raise DiamondGymError(f"{folder} holds {store.about.game}, but the model dreams {card.game}")
-        return RealPlay.draw(store, self.windows, t, self.horizon, self.seed)
+    def _held_out(self, card: Card) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
+        """The stores with what they are, by names that tell them apart: the policies', or else the folders'."""
+        folders = self.data or (home_folder() / "data" / f"{card.game.lower()}-test",)
+        found: dict[str, tuple[EpisodeStore, dict[str, Any]]] = {}
+        for i, folder in enumerate(folders):
+            if self.data and not (folder / "store.json").exists():
+                raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
+            store = experience(folder, card.game, 0 if self.data else self.test_steps, TEST_SEED)
+            if store.about.game != card.game or store.about.frame_shape != card.obs_shape:
+                raise DiamondGymError(f"{folder} holds {store.about.game}, but the model dreams {card.game}")
+            about = describe(store, self.played_by[i] if self.played_by else None)
+            label = f"{about['policy']} play"
+            found[label if label not in found else folder.name] = (store, about)
+        return found
+
+    def _write(self, found: Fidelity, action_meanings: tuple[str, ...]) -> None:
+        if self.picture is not None:
+            first = next(iter(found.loops.values()))
+            write_png(self.picture, strip(first.play, first.rollout, rows=4))
+        if self.page is not None:
+            from diamond_gym.trainers.figure_page import draw_page
+
+            draw_page(self.page, found)
+        if self.video is not None:
+            from diamond_gym.cli.dream import write_video
+            from diamond_gym.trainers.comparison_video import FPS, comparison
+
+            if found.diversity is None:
+                raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
+            write_video(self.video, comparison(found.diversity, action_meanings), FPS)
+        for path in (self.picture, self.page, self.video):
+            if path is not None:
+                console.print(f"wrote {path}", soft_wrap=True)
 
 
-def _print(name: str, figures: dict[str, float], precision: str) -> None:
-    table = Table(title=f"{name}, {figures['windows']:,.0f} windows, {precision}")
+def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data of four significant digits; what is no number (never happened, so never measured) is left out."""
+    plain: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            plain[key] = _rounded(value)
+        elif isinstance(value, list):
+            plain[key] = [float(f"{item:.4g}") for item in value]
+        elif isinstance(value, str | int):
+            plain[key] = value
+        elif math.isfinite(value):
+            plain[key] = float(f"{value:.4g}")
+    return plain
+
+
+def _print(title: str, figures: Mapping[str, Any]) -> None:
+    table = Table(title=title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for key, value in figures.items():
-        table.add_row(key, f"{value:g}")
+    groups = [{key: value} if isinstance(value, dict) else {} for key, value in figures.items()]
+    plain = {key: value for key, value in figures.items() if not isinstance(value, dict)}
+    for group in [plain, *(group for group in groups if group)]:
+        for key, value in flat_rows(group):
+            table.add_row(key, _shown(value))
+        table.add_section()
     Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(f"{item:g}" for item in value)
+    return value if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,61 @@
+"""A film of reality, dream and difference side by side."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from diamond_gym.trainers.fidelity import Diversity
+from diamond_gym.trainers.pictures import tile
+
+FPS = 8
+_SCALE, _GAP, _HEAD = 4, 2, 22
+_TITLES = ("reality", "dream", "difference")
+_INK, _PAPER = (230, 230, 230), (24, 24, 24)
+_HOLD = 6  # frames for which the last real frame stands before the dream begins
+
+_Frames = npt.NDArray[np.uint8]
+
+
+def difference(real: _Frames, dreamed: _Frames) -> _Frames:
+    """Absolute difference of frames uint8 (..., C, H, W), twice as bright: black where they agree."""
+    return np.minimum(np.abs(real.astype(np.int16) - dreamed) * 2, 255).astype(np.uint8)
+
+
+def comparison(found: Diversity, action_meanings: tuple[str, ...] = (), scale: int = _SCALE) -> list[_Frames]:
+    """The first dream of each start beside what really followed, start below start.
+
+    Args:
+        found: Dreams of some starts with the actions that were really taken.
+        action_meanings: Words for the actions, to be shown.
+        scale: Screen pixels per pixel.
+
+    Returns:
+        Frames uint8 (height, width, 3): at first the last real frame, where dream and reality are one, then a frame
+        for each step.
+    """
+    real = np.concatenate((found.before[:, None], found.real), axis=1)
+    dreamed = np.concatenate((found.before[:, None], found.dreamed[:, 0]), axis=1)
+    both = np.stack((real, dreamed, difference(real, dreamed)), axis=1).transpose(2, 0, 1, 4, 5, 3)  # (H+1, K, 3, ...)
+    steps = both.shape[0] - 1
+    film = []
+    for step, sheet in enumerate(both):
+        words = [f"step {step} of {steps}" if step else "the last real frame before the dream"]
+        if step and action_meanings:
+            words.append("actions: " + ", ".join(action_meanings[act] for act in found.act[:, step - 1]))
+        film += [_labelled(tile(sheet, scale), scale * real.shape[-1] + _GAP, words)] * (1 if step else _HOLD)
+    return film
+
+
+def _labelled(sheet: _Frames, column: int, words: list[str]) -> _Frames:
+    """Puts the titles above the columns, and words below."""
+    height, width, _ = sheet.shape
+    if sheet.shape[2] == 1:
+        sheet = sheet.repeat(3, axis=2)
+    page = Image.new("RGB", (width, height + _HEAD * (1 + len(words))), _PAPER)
+    page.paste(Image.fromarray(sheet), (0, _HEAD))
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    for i, title in enumerate(_TITLES):
+        pen.text((i * column + column // 2, _HEAD // 2), title, _INK, font, anchor="mm")
+    for i, line in enumerate(words):
+        pen.text((6, height + _HEAD * (1 + i) + _HEAD // 2), line, _INK, font, anchor="lm")
+    return np.asarray(page)

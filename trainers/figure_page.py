@@ -1,0 +1,187 @@
+"""All that was measured of a world model on one page; needs matplotlib."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.files import atomic_path
+from diamond_gym.trainers.calibration import Reliability
+from diamond_gym.trainers.comparison_video import difference
+from diamond_gym.trainers.evaluation import detection
+from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy
+from diamond_gym.trainers.measuring import Fidelity
+from diamond_gym.trainers.pictures import tile
+
+_Said = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]  # rewards' signs and ends
+
+_DPI = 110
+_DREAM, _REAL, _COPY = "tab:blue", "black", "tab:orange"
+_STRIP = 8  # frames of the picture at the top
+
+
+def draw_page(path: Path, found: Fidelity) -> None:
+    """Draws and writes a PNG: a row for each part that was measured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows: list[tuple[float, Callable[[Any], None]]] = []
+    if (diversity := found.diversity) is not None:
+        rows.append((1.9, lambda part: _strips(part, diversity)))
+    if found.loops:
+        rows.append((2.7, lambda part: _closed_loop(part, found)))
+        loop = next(iter(found.loops.values()))
+        rollout, judged = loop.rollout, loop.judged
+        if rollout.rew_probs is not None and rollout.end_probs is not None and judged is not None:
+            dreamed = rollout.rew_probs.argmax(-1) - 1, rollout.end_probs > 0.5
+            on_real = judged[0].argmax(-1) - 1, judged[1] > 0.5
+            rows.append((2.7, lambda part: _outcomes(part, loop, dreamed, on_real)))
+    if found.under or diversity is not None:
+        rows.append((2.7, lambda part: _policies(part, found.under, diversity)))
+    if (drift := found.drift) is not None:
+        rows.append((2.7, lambda part: _drift(part, drift)))
+    figure = Figure(figsize=(13, 0.6 + sum(height for height, _ in rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    about = "; ".join(f"{label}: {info['steps']:,} steps" for label, info in found.held_out.items())
+    figure.suptitle(
+        f"{found.name}: dreams of {found.game} against the real game" + (f"\nheld-out {about}" * bool(about))
+    )
+    parts: Any = figure.subfigures(len(rows), 1, height_ratios=[height for height, _ in rows], squeeze=False)
+    for part, (_, draw) in zip(parts[:, 0], rows, strict=True):
+        draw(part)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, format="png")
+
+
+def _strips(part: Any, found: Diversity) -> None:
+    """Reality, dream and difference of the first start."""
+    steps = np.unique(np.geomspace(1, found.real.shape[1], _STRIP).round().astype(int))
+    real, dreamed = found.real[0, steps - 1], found.dreamed[0, 0, steps - 1]
+    axes = part.subplots()
+    sheet = tile(np.stack((real, dreamed, difference(real, dreamed))).transpose(0, 1, 3, 4, 2), 2)
+    axes.imshow(sheet)
+    cell = (sheet.shape[1] + 2) / len(steps)
+    axes.set_xticks([cell * (i + 0.5) for i in range(len(steps))], [f"step {step}" for step in steps])
+    row = (sheet.shape[0] + 2) / 3
+    axes.set_yticks([row * (i + 0.5) for i in range(3)], ["reality", "dream", "difference"])
+    axes.tick_params(length=0)
+    axes.set_title("one start, with the actions that were really taken", fontsize="medium")
+
+
+def _closed_loop(part: Any, found: Fidelity) -> None:
+    """Errors by horizon."""
+    left, ratio, middle, right = part.subplots(1, 4)
+    styles = ("-", "--", ":")
+    for style, (label, loop) in zip(styles * len(found.loops), found.loops.items(), strict=False):
+        steps = np.arange(1, len(loop.dream.mse) + 1)
+        said = f", {label}" if len(found.loops) > 1 else ""
+        for name, axes in (("mse", left), ("psnr", middle), ("ssim", right)):
+            axes.plot(steps, getattr(loop.dream, name), style, color=_DREAM, label=f"dream{said}")
+            axes.plot(steps, getattr(loop.copy, name), style, color=_COPY, label=f"last frame copied{said}")
+        ratio.plot(steps, loop.dream.mse / loop.copy.mse, style, color=_DREAM, label=f"dream{said}")
+    left.set(title="mean squared error", yscale="log", ylabel="pixels in [0, 1]")
+    ratio.axhline(1, color=_COPY)
+    ratio.plot((1, 4, 16), (0.4, 0.6, 0.9), "v", color="tab:red", label="what is wanted")
+    ratio.set(title="error over that of copying", ylim=(0, None))
+    ratio.legend(fontsize="x-small")
+    middle.set(title="PSNR", ylabel="dB")
+    right.set(title="SSIM")
+    left.legend(fontsize="x-small")
+    for axes in (left, ratio, middle, right):
+        axes.set_xlabel("steps dreamed")
+
+
+def _outcomes(part: Any, loop: ClosedLoop, dreamed: _Said, on_real: _Said) -> None:
+    """Rewards and ends: found at their step, and whether their chances are what they say."""
+    left, middle, right = part.subplots(1, 3)
+    real = loop.play.rew, loop.play.end
+    names = ("precision", "recall", "f1")
+    for i, (label, says, colour) in enumerate(
+        (("in the dream", dreamed, _DREAM), ("on the real frames", on_real, "tab:cyan"))
+    ):
+        scores = [
+            getattr(detection(truth, said), name) for truth, said in zip(real, says, strict=True) for name in names
+        ]
+        bars = left.bar(np.arange(6) + np.repeat((0, 0.4), 3) + 0.4 * i, scores, 0.4, color=colour, label=label)
+        left.bar_label(bars, fmt="%.2f", fontsize=6)
+    left.set_xticks(
+        np.arange(6) + np.repeat((0.2, 0.6), 3), [f"{kind}\n{name}" for kind in ("reward", "end") for name in names]
+    )
+    left.tick_params(axis="x", labelsize="x-small")
+    left.set(ylim=(0, 1.3), title=f"{(real[0] != 0).sum()} rewards and {real[1].sum()} ends, at their exact step")
+    left.legend(fontsize="x-small", ncols=2, loc="upper center")
+    for axes, (name, found) in zip((middle, right), loop.reliability().items(), strict=True):
+        _reliability(axes, name, found)
+
+
+def _reliability(axes: Any, name: str, found: Reliability) -> None:
+    axes.plot((1e-4, 1), (1e-4, 1), color="grey", linewidth=0.8, label="chances are what they say")
+    filled = found.count > 0
+    # a bin in which it never happened has no place on a logarithmic axis: it is drawn at the foot
+    happened = np.maximum(found.happened[filled], 1e-4)
+    axes.plot(found.said[filled].clip(1e-4), happened, "o-", color=_DREAM, label="the model's, by bins")
+    for x, y, n in zip(found.said[filled].clip(1e-4), happened, found.count[filled], strict=True):
+        axes.annotate(f"{n:,}", (x, y), xytext=(3, -9), textcoords="offset points", fontsize=6)
+    axes.set(
+        xscale="log", yscale="log", xlim=(7e-5, 1.5), ylim=(7e-5, 1.5), xlabel="chance given", ylabel="it happened"
+    )
+    axes.set_title(f"{name}: calibration error {found.ece:.4f}, Brier {found.brier:.4f}", fontsize="medium")
+    axes.legend(fontsize="x-small", loc="upper left")
+
+
+def _policies(part: Any, found: list[UnderPolicy], diversity: Diversity | None) -> None:
+    """Returns in dream and game, the ball, and how different dreams of one start become."""
+    balls = [under for under in found if under.alive_by_step()]
+    panels = iter(part.subplots(1, bool(found) + bool(balls) + (diversity is not None), squeeze=False)[0])
+    if found:
+        axes = next(panels)
+        for i, under in enumerate(found):
+            told = under.returns()
+            for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
+                low, high = told[f"{side}_interval_95"]
+                error = [[told[side] - low], [high - told[side]]]
+                label = {"dream": "in dreams", "real": "in the game"}[side] if i == 0 else None
+                axes.errorbar(i + shift, told[side], yerr=error, fmt="o", color=colour, capsize=4, label=label)
+        axes.set_xticks(range(len(found)), [f"{under.policy} play" for under in found])
+        axes.set(xlim=(-0.6, len(found) - 0.4), ylabel="sum of reward signs, to the first end")
+        first = found[0].returns()
+        axes.set_title(f"return over {first['steps']} steps, {first['starts']} starts each, 95 %", fontsize="medium")
+        axes.legend(fontsize="x-small")
+    if balls:
+        axes = next(panels)
+        for style, under in zip(("-", "--", ":"), balls, strict=False):
+            for side, share in under.alive_by_step().items():
+                colour, word = (_REAL, "the game") if side else (_DREAM, "dreams")
+                steps = np.arange(len(share) + 1)
+                label = f"{word}, {under.policy} play"
+                axes.plot(steps, np.concatenate(([1], share)), style, color=colour, label=label)
+        axes.set(ylim=(0, 1.05), xlabel="steps", ylabel="share of balls alive", title="the ball stays alive")
+        axes.legend(fontsize="x-small")
+    if diversity is not None:
+        axes = next(panels)
+        steps = np.arange(1, len(diversity.spread) + 1)
+        axes.plot(steps, diversity.error, color=_REAL, label="a dream and what really followed")
+        axes.plot(steps, diversity.spread, color=_DREAM, label="two dreams of one start")
+        axes.set(yscale="log", xlabel="steps dreamed", ylabel="mean squared distance")
+        starts, dreams = diversity.dreamed.shape[:2]
+        title = f"diversity: {dreams} dreams of each of {starts} starts (the game's own: 0)"
+        axes.set_title(title, fontsize="medium")
+        axes.legend(fontsize="x-small")
+
+
+def _drift(part: Any, found: Drift) -> None:
+    """Simple statistics of free dreams by step."""
+    titles = {
+        "brightness": "mean brightness",
+        "contrast": "standard deviation of pixels",
+        "moving": "share of moving pixels",
+        "energy": "mean squared change of frames",
+    }
+    for axes, (name, title) in zip(part.subplots(1, 4), titles.items(), strict=True):
+        steps = np.arange(1, len(found.real.brightness) + 1)
+        axes.plot(steps, getattr(found.real, name), color=_REAL, linewidth=0.9, label="the game")
+        axes.plot(steps, getattr(found.dreamed, name), color=_DREAM, linewidth=0.9, label="free dreams")
+        axes.set(title=title, xlabel="steps", ylim=(0, None))
+    axes.legend(fontsize="x-small")
