@@ -1,95 +1,212 @@
-"""The paper's networks with random weights: imported, registered, loaded, and one second of Breakout dreamed.
+"""The authors' networks at full size with random weights: imported, registered, loaded, and one second dreamed.
 
     python -m benchmarks.paper_size
+    python -m benchmarks.paper_size --game CSGO --quality fast
+    python -m benchmarks.paper_size --game CSGO --quality quality
 
-prints one JSON object. A second is 15 frames, at three denoising steps each. The peak of memory is the process's own
-(resident, everything included), so run it in a fresh one.
+prints one JSON object. A second is 15 frames of an Atari game and 16 of CS:GO. The random checkpoint is written by a
+process of its own, so that the peak of memory (resident, everything included) is that of importing and dreaming.
 """
 
+import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
+from diamond_gym import csgo
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.registry import load_world_model
-from diamond_gym.registry.published import Published, published
-from diamond_gym.registry.released import read_released
+from diamond_gym.registry.published import CSGO, Published, published
+from diamond_gym.registry.released import Released, read_released
+from diamond_gym.registry.spawn import read_spawn
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.importing import register
+from diamond_gym.two_stage import TWO_STAGE_QUALITIES
 from diamond_gym.world_model import WorldModel, denoiser_config
 
-FRAMES_PER_SECOND = 15
+ATARI_FRAMES, CSGO_FRAMES = 15, 16
+NAME = "paper-size"
+_DERIVED = ("num_actions", "noise_cond", "num_extra_images")  # what the released YAML leaves to the tensors
 
 
-def write_release(model: Published, folder: Path) -> tuple[Path, Path, Path]:
-    """Writes a random model of a published one's sizes in the authors' format: checkpoint and two YAML files."""
+def write_release(game: str, folder: Path) -> None:
+    """Writes a random model of a published one's sizes as the authors would: checkpoint, two YAML files, spawns."""
+    model = published()[game]
     card = model.card()
-    assert card.reward_end is not None
-    assert card.actor_critic is not None
-    world_model = WorldModel(
-        Denoiser(denoiser_config(card.denoiser)),
-        RewardEnd(RewardEndConfig(**card.reward_end)),
-        ActorCritic(ActorCriticConfig(**card.actor_critic)),
-    )
-    files = folder / "agent.pt", folder / "agent.yaml", folder / "env.yaml"
-    torch.save(world_model.weights(), files[0])
-    parts = {"denoiser": card.denoiser, "rew_end_model": card.reward_end, "actor_critic": card.actor_critic}
-    del card.denoiser["inner_model"]["num_actions"], card.reward_end["num_actions"], card.actor_critic["num_actions"]
-    files[1].write_text(yaml.safe_dump(parts))
-    files[2].write_text(yaml.safe_dump({"train": {"size": card.obs_shape[0]}}))
-    return files
+    with torch.device("meta"):  # the orthogonal initialisation of networks this wide takes minutes
+        networks = WorldModel(
+            Denoiser(denoiser_config(card.denoiser)),
+            RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end else None,
+            ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic else None,
+            Denoiser(denoiser_config(card.upsampler)) if card.upsampler else None,
+        )
+    weights = networks.to_empty(device="cpu").weights()
+    for tensor in weights.values():
+        tensor.normal_(std=0.02)
+    checkpoint, config, env_config = _files(folder)
+    torch.save(weights, checkpoint)
+    tables = (card.denoiser, card.upsampler, card.reward_end, card.actor_critic)
+    parts = ("denoiser", "upsampler", "rew_end_model", "actor_critic")
+    told = {part: _told(table) for part, table in zip(parts, tables, strict=True) if table}
+    config.write_text(yaml.safe_dump(told))
+    height, width, channels = card.obs_shape
+    env_config.write_text(yaml.safe_dump({"train": {"size": [height, width]}}))
+    if card.upsampler is not None:
+        factor, rng = card.upsampler["upsampling_factor"], np.random.default_rng(0)
+        spawn = folder / "spawn" / "0"
+        spawn.mkdir(parents=True)
+        for name, (h, w) in {"low_res": (height // factor, width // factor), "full_res": (height, width)}.items():
+            np.save(spawn / f"{name}.npy", rng.integers(0, 256, (4, channels, h, w), dtype=np.uint8))
+        actions = csgo.encode(rng.integers(0, csgo.SIZES, (204, len(csgo.SIZES)))).astype(np.uint8)
+        np.save(spawn / "act.npy", actions[:4])
+        np.save(spawn / "next_act.npy", actions[4:])
 
 
-def measure(folder: Path, frames: int = FRAMES_PER_SECOND, game: str = "Breakout") -> dict[str, object]:
+def measure(
+    folder: Path, game: str = "Breakout", quality: str | None = None, frames: int | None = None, device: str = "cpu",
+    precision: str = "float32",
+) -> dict[str, Any]:  # fmt: skip
     """Imports, loads and dreams; returns the seconds each took and the peak of memory.
 
     Args:
         folder: An empty one for the checkpoint, outside of which only the user's registry is written to.
-        frames: How many to dream.
-        game: One of the 26.
+        game: One of the 26, or CSGO.
+        quality: Of the sampler; default: the paper's three steps, of CSGO "fast".
+        frames: How many to dream; default: a second of them.
+        device: Where to dream.
+        precision: Of the networks.
     """
-    files = write_release(published()[game], folder)
-    began = time.perf_counter()
-    released = read_released(*files, game, "paper-size")
-    t = released.num_steps_conditioning
-    starts = Starts(np.zeros((1, t, *released.frame_shape), np.uint8), np.zeros((1, t - 1), np.int64), np.ones(1, bool))
-    register(released, starts, {})
-    imported = time.perf_counter()
-    model = load_world_model("paper-size", "cpu", "float32")
-    loaded = time.perf_counter()
-    dream = model.dream(1, horizon=None, seed=0)
-    dream.reset()
-    started = time.perf_counter()
-    for _ in range(frames):
-        dream.step(torch.zeros(1, dtype=torch.long))
-    ended = time.perf_counter()
-    scale = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, kibibytes elsewhere
+    frames = frames or (CSGO_FRAMES if game == CSGO else ATARI_FRAMES)
+    writer = multiprocessing.get_context("spawn").Process(target=write_release, args=(game, folder))
+    writer.start()
+    writer.join()
+    if writer.exitcode != 0:
+        raise SystemExit("the random checkpoint could not be written")
+    model = published()[game]
+
+    files = _files(folder)
+    import_seconds = _timed(lambda: _import(files, model, folder / "spawn"))
+    import_peak = _peak_memory_mb()
+    loaded: list[WorldModel] = []
+    load_seconds = _timed(lambda: loaded.append(load_world_model(NAME, device, precision)))
+    qualities: dict[str, Any] = TWO_STAGE_QUALITIES if game == CSGO else QUALITIES
+    dream = loaded[0].dream(1, sampler=qualities[quality] if quality else None, horizon=None, seed=0)
+    reset_seconds = _timed(dream.reset)
+    act = torch.from_numpy(csgo.encode(csgo.action("w"))[None]) if game == CSGO else torch.zeros(1, dtype=torch.long)
+    each = [_timed(lambda: _step(dream, act.to(dream.device))) for _ in range(frames)]
     return {
-        "parameters": sum(value.numel() for value in model.weights().values()),
+        "game": game,
+        "quality": quality or ("fast" if game == CSGO else "paper"),
+        "parameters": sum(value.numel() for value in loaded[0].weights().values()),
         "checkpoint_mb": round(files[0].stat().st_size / 1e6, 1),
-        "import_seconds": round(imported - began, 2),
-        "load_seconds": round(loaded - imported, 2),
+        "import_seconds": round(import_seconds, 2),
+        "import_peak_memory_mb": import_peak,
+        "load_seconds": round(load_seconds, 2),
+        "reset_seconds": round(reset_seconds, 2),
         "frames": frames,
-        "dream_seconds": round(ended - started, 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6),
+        "obs_shape": list(loaded[0].obs_shape),
+        "first_frame_seconds": round(each[0], 3),
+        "median_frame_seconds": round(float(np.median(each)), 3),
+        "dream_seconds": round(sum(each), 2),
+        "frames_per_second": round(frames / sum(each), 3),
+        "peak_memory_mb": _peak_memory_mb(),
+        "device": str(dream.device),
+        "precision": loaded[0].precision,
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
-        "machine": platform.machine(),
+        "machine": _machine(),
+        "torch": version("torch"),
+        "commit": _commit(),
     }
 
 
+def _told(table: dict[str, Any]) -> dict[str, Any]:
+    """A network's table as the released YAML has it."""
+    kept = {key: _told(value) if key == "inner_model" else value for key, value in table.items() if key not in _DERIVED}
+    return {key: value for key, value in kept.items() if value is not None}
+
+
+def _files(folder: Path) -> tuple[Path, Path, Path]:
+    return folder / "agent.pt", folder / "agent.yaml", folder / "env.yaml"
+
+
+def _import(files: tuple[Path, Path, Path], model: Published, spawn: Path) -> None:
+    """As `diamond-gym import-diamond` does it, but for playing the real game."""
+    released = read_released(*files, model.game, NAME)
+    register(replace(released, card=replace(released.card, license=model.license)), _starts(released, spawn), {})
+
+
+def _starts(released: Released, spawn: Path) -> Starts:
+    card, t = released.card, released.num_steps_conditioning
+    if card.upsampler is not None:
+        return read_spawn(spawn, released.frame_shape, card.obs_shape, card.num_actions, t, 1)
+    obs = np.random.default_rng(0).integers(0, 256, (1, t, *released.frame_shape), dtype=np.uint8)
+    return Starts(obs, np.zeros((1, t - 1), np.int64), np.ones(1, bool))
+
+
+def _step(dream: Any, act: torch.Tensor) -> None:
+    step = dream.step(act)
+    step.obs.sum().item()  # waits for the device
+
+
+def _timed(do: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    do()
+    return time.perf_counter() - began
+
+
+def _peak_memory_mb() -> int:
+    scale = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, kibibytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6)
+
+
+def _machine() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    """The commit of this checkout; "unknown" outside of one."""
+    try:
+        words = ["git", "describe", "--always", "--dirty"]
+        return subprocess.check_output(words, cwd=Path(__file__).parent, text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--game", default="Breakout", choices=list(published()), metavar="GAME|CSGO")
+    parser.add_argument("--quality", choices=sorted({*QUALITIES, *TWO_STAGE_QUALITIES}))
+    parser.add_argument("--frames", type=int, help="default: one second of the game")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
+    wishes = parser.parse_args()
+    if wishes.quality and wishes.quality not in (TWO_STAGE_QUALITIES if wishes.game == CSGO else QUALITIES):
+        parser.error(f"{wishes.game} has no quality {wishes.quality}")
     with tempfile.TemporaryDirectory() as home:
         os.environ["DIAMOND_GYM_HOME"] = home
-        print(json.dumps(measure(Path(home)), indent=2))
+        print(json.dumps(measure(Path(home), **vars(wishes)), indent=2))

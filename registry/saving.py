@@ -97,7 +97,7 @@ def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "S
     names = {"weights": f"{card.name}.safetensors"}
     with atomic_path(folder / names["weights"]) as path:
         # Keys in order and no metadata: the same tensors give the same bytes, hence the same hash.
-        save_file({key: weights[key].detach().cpu().contiguous().clone() for key in sorted(weights)}, path)
+        save_file(_apart({key: weights[key] for key in sorted(weights)}), path)
     if starts is not None:
         from diamond_gym.starts import save_starts
 
@@ -107,6 +107,20 @@ def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "S
     card = card.with_files({kind: _record(folder / name) for kind, name in names.items()})
     _write_cards(folder, card)
     return read_entry(folder / f"{card.name}.toml")
+
+
+def _apart(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors as safetensors wants them, each in memory of its own; copied only where that has to be."""
+    taken: set[int] = set()
+    apart = {}
+    for key, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        apart[key] = tensor
+    return apart
 
 
 def _write_cards(folder: Path, card: Card) -> None:

@@ -51,6 +51,14 @@ def test_same_tensors_give_the_same_hash() -> None:
     assert first == second
 
 
+def test_tensors_that_share_memory_are_saved_each() -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    tied = {"a": whole, "b": whole, "row": whole[1], "column": whole[:, 1], "turned": whole.T, "none": torch.ones(0)}
+    _, weights, _ = read_model(save_model(a_card(), tied | {"nothing": torch.ones(0)}))
+    for key, value in tied.items():
+        assert torch.equal(weights[key], value)
+
+
 def test_update_card_keeps_the_files() -> None:
     entry = save_model(a_card(), WEIGHTS)
     changed = update_card(entry, replace(entry.card, figures={"mse": 0.5}, files={}))
