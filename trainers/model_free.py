@@ -131,9 +131,15 @@ class ModelFree:
             figures["real/score"] = float(np.mean(self._games.scores))
             self._games.scores.clear()
         self.epoch += 1
-        self.run.save({"epoch": self.epoch, "agent": self.agent.state_dict() | {"imagination": None}})
+        self.run.save(self._state())
         self.run.log(self.epoch, figures)
         return figures
+
+    def _state(self) -> dict[str, Any]:
+        imagination, self.agent.imagination = self.agent.imagination, None  # real games have no state to keep
+        agent = self.agent.state_dict()
+        self.agent.imagination = imagination
+        return {"epoch": self.epoch, "agent": agent}
 
     def close(self) -> None:
         """Ends the games."""

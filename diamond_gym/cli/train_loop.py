@@ -56,6 +56,11 @@ class Loop:
         self._wishes, self._run, self._ground, self._processes = wishes, run, ground, processes
         self._precision = precision
         about, config = ground.about(), wishes.loop.for_game(ground.about())
+        self._log = None
+        if wishes.wandb and processes.main:
+            from diamond_gym.trainers.wandb_log import WandbLog
+
+            self._log = WandbLog(run.path, {**asdict(wishes.loop), "game": about.game, "seed": wishes.seed})
         self._training: Diamond | ModelFree
         if config.model_free:
             self._training = ModelFree(config, run, about, ground, wishes.seed, device)
@@ -73,11 +78,6 @@ class Loop:
             f"in {precision} ({sizes})",
             soft_wrap=True,
         )
-        self._log = None
-        if wishes.wandb and processes.main:
-            from diamond_gym.trainers.wandb_log import WandbLog
-
-            self._log = WandbLog(run.path, {**asdict(wishes.loop), "game": about.game, "seed": wishes.seed})
 
     def run(self) -> int:
         """Trains to the end or until it is stopped; returns the exit code."""

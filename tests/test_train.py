@@ -1,0 +1,283 @@
+"""`diamond-gym train` as a user types it, on Catch and on environments of their own, with networks of a toy's size."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import tyro
+
+import diamond_gym  # noqa: F401
+from diamond_gym import cli
+from diamond_gym.cli.epochs import EpochTable, Rates
+from diamond_gym.cli.train import Train
+from diamond_gym.registry import load_world_model, resolve
+from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.presets import LOOP, preset_names
+from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.world_model import Fit
+
+ID = "DiamondGym/Catch-v0"
+TINY = shlex.split(
+    "--preset smoke --device cpu --precision float32 --videos-every 0 "
+    "--denoiser.cond-channels 8 --denoiser.channels 8 --denoiser.depths 1 --denoiser.attn-depths 0 "
+    "--denoiser.patch-size 4 --reward-end.lstm-dim 8 --reward-end.channels 8 --reward-end.depths 1 "
+    "--reward-end.attn-depths 0 --reward-end.patch-size 4 --denoiser-optimizer.batch-size 2 "
+    "--reward-end-optimizer.batch-size 2 --fit.reward-end-length 6 --agent.network.lstm-dim 8 "
+    "--agent.network.channels 4 4 --agent.network.down 1 1 --agent.horizon 3 --agent.optimizer.batch-size 2 "
+    "--first-steps 30 --first-steps-at-most 30 --steps-per-epoch 10 --real-steps 60 --num-envs 2 "
+    "--first-world-model-steps 3 --world-model-steps 2 --first-agent-steps 3 --agent-steps 2 --num-starts 8 "
+    "--test-steps-at-most 8"
+)
+
+
+def train(*words, env=ID):
+    return cli.main(["train", "--env", env, *TINY, *words])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def same(one, other):
+    parts = [state[key] for state in (one, other) for key in ("world_model", "agent")]
+    weights = [parts[0]["weights"], parts[1]["agent"], parts[2]["weights"], parts[3]["agent"]]
+    return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in
+               ((weights[0], weights[2]), (weights[1], weights[3])))  # fmt: skip
+
+
+class FakeWandb:
+    def __init__(self):
+        self.inits, self.logged, self.finished, self.id = [], [], 0, "abc"
+
+    def init(self, **kwargs):
+        self.inits.append(kwargs)
+        return self
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_from_nothing_to_an_agent_and_its_dream(home, tmp_path, capsys, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run = tmp_path / "run"
+    words = ("--run", str(run), "--name", "caught", "--videos-every", "3", "--wandb")
+    assert train(*words) == 0
+    err = capsys.readouterr().err
+    assert "epoch 0 of 3" in err and "reward P/R" in err and "registered caught" in err
+    assert "whole games of the end" in err
+    metrics = {key: value for line in lines(run) for key, value in line.items()}
+    for key in ("denoiser/loss", "agent/policy_entropy", "test/score", "test/reward_precision", "test/end_recall",
+                "speed/dreamed_frames_per_second", "final/score"):  # fmt: skip
+        assert np.isfinite(metrics[key]), key
+    assert -1 <= metrics["final/score"] <= 1 and metrics["test/games_over"] == 1  # a game has seven steps
+    assert {path.name for path in (run / "videos").iterdir()} == {"epoch-0003-dream.mp4", "epoch-0003-real.mp4"}
+    assert list(run.glob("events.out.tfevents*"))
+    assert [step for step, _ in wandb.logged] == [1, 2, 3, 3] and wandb.finished == 1
+    assert wandb.inits[0]["id"] is None and wandb.inits[0]["config"]["epochs"] == 3
+
+    card = resolve("caught").card
+    assert (card.game, card.sampler, card.training["agent"]["windows"]) == ("Catch", {"num_denoising_steps": 1}, 7)
+    assert card.training["agent"]["score"] == metrics["final/score"]
+    assert "Gymnasium environment" in card.training["data"]["source"]
+    assert load_world_model("caught", "cpu").actor_critic.config.num_actions == 3
+    dream = gym.make("diamond_gym:DiamondDream-v0", model="caught", device="cpu")
+    assert dream.reset(seed=0)[0].shape == (16, 16, 3)
+
+    assert train(*words) == 0  # again: there is nothing left to train
+    assert wandb.inits[1]["id"] == "abc"
+    assert checkpoint(run)["epoch"] == 3
+
+
+def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train("--run", str(whole), "--final-episodes", "0") == 0
+    assert "it is not registered" in capsys.readouterr().err and (whole / "model").is_dir()
+    words = ("--run", str(parts), "--final-episodes", "0")
+    assert train(*words, "--minutes", "1e-9") == 0
+    assert "stopped with epoch 1 of 3 done; repeat" in capsys.readouterr().err
+    step = Fit.train_step
+
+    def interrupting(fit):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(fit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "train_step", interrupting)
+        assert train(*words) == 130
+    assert "the one in hand was dropped; repeat" in capsys.readouterr().err
+    assert checkpoint(parts)["epoch"] == 1
+    assert train(*words) == 0
+    assert same(checkpoint(whole), checkpoint(parts))
+
+
+def test_divergence_keeps_the_last_good_epoch(tmp_path, capsys, monkeypatch):
+    assert train("--run", str(tmp_path), "--minutes", "1e-9") == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    step = Fit.train_step
+    monkeypatch.setattr(Fit, "train_step", lambda fit: step(fit) | {"denoiser/loss": torch.tensor(torch.inf)})
+    assert train("--run", str(tmp_path)) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "denoiser/loss became inf by step 5; the last good checkpoint is kept" in said
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_folder_is_one_process_and_one_trainings(tmp_path, capsys):
+    assert train("--run", str(tmp_path), "--minutes", "1e-9") == 0
+    with RunFolder(tmp_path):
+        assert train("--run", str(tmp_path)) == 1
+    assert "another process is training" in capsys.readouterr().err
+    assert train("--run", str(tmp_path), "--agent.loss.gamma", "0.9") == 2
+    assert "was begun with loop" in capsys.readouterr().err
+    (tmp_path / "checkpoint.pt").write_bytes(b"rubbish")
+    assert train("--run", str(tmp_path)) == 1
+    assert "not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_without_a_world_model(tmp_path, capsys):
+    words = ("--run", str(tmp_path), "--model-free", "--real-steps", "30", "--videos-every", "3")
+    assert train(*words, "--minutes", "1e-9") == 0
+    assert train(*words) == 0
+    assert "whole games of the end" in capsys.readouterr().err
+    steps = [line["real/steps"] for line in lines(tmp_path) if "real/steps" in line]
+    assert steps == [18, 30, 30]  # windows of 3 steps of 2 games: 3 of them, 2, and none any more
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["epoch-0003-real.mp4"]
+    assert not (tmp_path / "model").exists()
+
+
+MODULE = """
+import gymnasium as gym, numpy as np
+class Grey(gym.Env):
+    observation_space = gym.spaces.Box(0, 255, (20, 30, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observation_space.sample() // 2, {}
+    def step(self, act):
+        self.time += 1
+        return self.observation_space.sample() // 2, float(act), self.time == 5, False, {}
+gym.register("Mine/Grey-v3", Grey)
+"""
+
+
+def test_an_environment_of_the_users_own(home, tmp_path, monkeypatch):
+    (tmp_path / "my_games.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("--epochs", "1", "--test-every", "0", "--final-episodes", "1")
+    assert train(*words, "--name", "grey", "--size", "16", env="my_games:Mine/Grey-v3") == 0
+    card = resolve("Grey").card
+    assert (card.name, card.obs_shape, card.num_actions) == ("grey", (16, 16, 3), 2)
+    assert (home / "runs" / "grey-diamond-smoke" / "checkpoint.pt").exists()
+
+
+def test_a_plan_leaves_nothing_behind(home, capsys, monkeypatch):
+    from diamond_gym.trainers import plan
+
+    asked = []
+    monkeypatch.setattr(plan, "plan", lambda *args: asked.append(args) or [])
+    monkeypatch.setattr("diamond_gym.cli.dry_run.print_plan", lambda phases, where: print(where))
+    assert train("--dry-run") == 0
+    assert capsys.readouterr().out == "cpu in float32\n"
+    assert asked[0][0].epochs == 3 and asked[0][1].game == "Catch"
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--game", "Brakout"], "did you mean Breakout?"),
+        ([], "say what to learn"),
+        (["--game", "Pong", "--env", ID], "say what to learn"),
+        (["--game", "Pong", "--render-obs"], "are for --env"),
+        (["--env", "CartPole-v1"], "render_obs takes its rendered picture instead"),
+        (["--env", "NoSuch-v0"], "NoSuch-v0 cannot be made"),
+        (["--env", ID, "--preset", "nanoo"], "did you mean nano"),
+        (["--env", ID, "--minutes", "0"], "--minutes must be more than 0"),
+        (["--env", ID, "--epochs", "0"], "--epochs must be at least 1, not 0"),
+        (["--env", ID, "--epsilon", "2"], "--epsilon is a chance"),
+        (["--env", ID, "--temperature", "0"], "--temperature must be more than 0"),
+        (["--env", ID, "--seed", "-1"], "must not be negative"),
+    ],
+)
+def test_one_line_for_what_is_wrong(words, message, capsys):
+    assert cli.main(["train", "--preset", "smoke", "--precision", "float32", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_wandb_that_is_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert train("--run", str(tmp_path), "--wandb") == 1
+    assert "pip install 'diamond-gym[wandb]'" in capsys.readouterr().err
+
+
+def parse(*words):
+    return tyro.cli(Train, args=Train.arguments(["--game", "Freeway", *words]))
+
+
+def test_presets_parse_and_the_papers_is_the_papers():
+    parsed = {name: parse("--preset", name) for name in preset_names(LOOP)}
+    assert set(parsed) == {"nano", "paper", "smoke"}
+    assert parsed["paper"].loop == DiamondConfig()
+    assert parsed["nano"].loop.fit.denoiser.inner_model.patch_size == 2  # the networks of train-wm's preset
+    assert parsed["nano"].loop.agent.network.lstm_dim == 256  # and of train-agent's
+    assert parsed["smoke"].loop.fit.denoiser_optimizer.batch_size == 8
+
+
+def test_the_users_flags_come_on_top_in_train_wms_words():
+    loop = parse("--preset", "nano", "--denoiser.channels", "8", "16", "--fit.focus", "0.25", "--temperature", "0.5",
+                 "--denoiser_optimizer.lr=0.5", "--agent.horizon", "9").loop  # fmt: skip
+    assert loop.fit.denoiser.inner_model.channels == [8, 16]
+    assert (loop.fit.focus, loop.temperature, loop.agent.horizon) == (0.25, 0.5, 9)
+    assert loop.fit.denoiser_optimizer.lr == 0.5
+
+
+def test_work_is_counted():
+    config = DiamondConfig()
+    assert config.updates(0) == (0, 0)
+    assert config.updates(1) == (10_000, 5_000)
+    assert config.updates(1000) == (10_000 + 999 * 400, 5_000 + 999 * 400)
+    assert DiamondConfig(model_free=True).updates(1)[0] == 0
+
+
+def test_time_left_is_what_the_rates_say(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("diamond_gym.cli.epochs.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    config = DiamondConfig(epochs=3, first_world_model_steps=4, world_model_steps=2, first_agent_steps=3, agent_steps=3)
+    rates = Rates(config, 0)
+    rates.begin()
+    assert rates.left() == "?"
+    clock.now = 10  # games
+    for kind, steps, seconds in (("world model", 4, 2), ("agent", 3, 5)):
+        for step in range(1, steps + 1):
+            clock.now += seconds
+            rates.progress(kind, step)
+    figures = rates.end()
+    assert figures["speed/epoch_seconds"] == 10 + 4 * 2 + 3 * 5
+    assert figures["speed/dreamed_frames_per_second"] == 32 * 15 / 5
+    assert rates.left() == "0:00:58"  # two more epochs, each of 10 s of games, 2 * 2 s and 3 * 5 s
+
+
+def test_a_table_repeats_its_header_and_keeps_the_last_test():
+    table = EpochTable()
+    first = table.line(1, {"test/reward_precision": 0.5, "test/reward_recall": 0.25, "real/steps": 12345.0}, "0:10:00")
+    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("0:10:00")
+    rows = [table.line(i, {}, "?") for i in range(2, 42)]
+    assert [i for i, row in enumerate(rows, 2) if "\n" in row] == [21, 41]
+    assert all("0.50/0.25" in row for row in rows)
+    assert len({len(line) for row in [first, *rows] for line in row.splitlines()}) == 1
