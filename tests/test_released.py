@@ -412,7 +412,8 @@ def test_published_cards_have_the_papers_sizes() -> None:
 
 
 @pytest.mark.slow
-def test_the_papers_size_imports_and_dreams(tmp_path: Path) -> None:
+def test_the_papers_size_imports_and_dreams(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(root)
     from benchmarks.paper_size import measure  # the same measurement, told there with its figures
 
     figures = measure(tmp_path, frames=1)
