@@ -27,6 +27,7 @@ RANKS = [
     {"envs", "vector_env"},
     {"sb3", "sb3_agents", "sb3_files"},
     {"trainers"},
+    {"benchmark"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -40,6 +40,7 @@ _COMMANDS = {
     "train-agent": ("diamond_gym.cli.train_agent:TrainAgent", "an agent that learns in dreams"),
     "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
     "import-diamond": ("diamond_gym.cli.import_diamond:ImportDiamond", "a checkpoint in the authors' format"),
+    "benchmark": ("diamond_gym.cli.benchmark:Benchmark", "how fast all that is, on this machine"),
     "pull": ("diamond_gym.cli.pull:Pull", "a model from the Hugging Face hub"),
     "push": ("diamond_gym.cli.push:Push", "a model to the Hugging Face hub"),
     "export": ("diamond_gym.cli.export:Export", "a model's files, in a folder of yours"),

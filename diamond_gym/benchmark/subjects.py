@@ -1,0 +1,71 @@
+"""The two models that are measured: one of the paper's size, and a bundled small one."""
+
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.denoiser import Denoiser
+from diamond_gym.registry import load_world_model
+from diamond_gym.registry.published import published
+from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.starts import Starts
+from diamond_gym.world_model import WorldModel, denoiser_config
+
+GAME, NANO = "Breakout", "breakout-nano"
+SIZES = ("nano", "paper")
+
+
+def world_model(size: str, device: torch.device, precision: str) -> WorldModel:
+    """A model on its device: "nano" is a bundled one, "paper" has the paper's sizes and random weights."""
+    if size == "nano":
+        return load_world_model(NANO, str(device), precision)
+    card = published()[GAME].card()
+    assert card.reward_end is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser = Denoiser(denoiser_config(card.denoiser))
+        reward_end = RewardEnd(RewardEndConfig(**card.reward_end))
+        for parameter in (*denoiser.parameters(), *reward_end.parameters()):
+            if parameter.ndim > 1 and not parameter.any():  # what begins silent would be silent for ever
+                nn.init.normal_(parameter, std=0.02)
+    h, w, c = card.obs_shape
+    rng, t = np.random.default_rng(0), denoiser.num_steps_conditioning
+    starts = Starts(
+        rng.integers(0, 256, (8, t, h, w, c), dtype=np.uint8),
+        rng.integers(0, card.num_actions, (8, t - 1)),
+        np.ones(8, bool),
+    )
+    model = WorldModel(denoiser.eval(), reward_end.eval(), card=card, starts=starts)
+    return model.to_device(device, precision)
+
+
+def agent(size: str, model: WorldModel, device: torch.device) -> ActorCritic:
+    """An agent of the paper's size, or a smaller one, with random weights."""
+    config = ActorCriticConfig(num_actions=model.num_actions, img_size=model.obs_shape[0])
+    if size == "nano":
+        config = ActorCriticConfig(
+            **{**asdict(config), "lstm_dim": 256, "channels": [16, 16, 32, 32], "down": [1, 1, 1, 1]}
+        )
+    return ActorCritic(config).to(device)
+
+
+def inputs(model: WorldModel, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Past frames (B, T, C, H, W), actions (B, T) and noise (B, C, H, W), random, on the model's device."""
+    h, w, c = model.obs_shape
+    t, chance = model.denoiser.num_steps_conditioning, torch.Generator().manual_seed(0)
+    obs = torch.rand(batch, t, c, h, w, generator=chance) * 2 - 1
+    act = torch.randint(model.num_actions, (batch, t), generator=chance)
+    noise = torch.randn(batch, c, h, w, generator=chance)
+    return obs.to(model.device), act.to(model.device), noise.to(model.device)
+
+
+def gflop_per_call(model: WorldModel) -> float:
+    """GFLOP of denoising one image once, all of the network counted."""
+    obs, act, noise = inputs(model, 1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.denoiser.denoise(noise, torch.tensor(1.0, device=noise.device), obs, act)
+    return float(counter.get_total_flops()) / 1e9
