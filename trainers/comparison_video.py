@@ -40,8 +40,9 @@ def comparison(found: Diversity, action_meanings: tuple[str, ...] = (), scale: i
     film = []
     for step, sheet in enumerate(both):
         words = [f"step {step} of {steps}" if step else "the last real frame before the dream"]
-        if step and action_meanings:
-            words.append("actions: " + ", ".join(action_meanings[act] for act in found.act[:, step - 1]))
+        if action_meanings:
+            acts = found.act[:, step - 1] if step else ()
+            words.append(("actions: " + ", ".join(action_meanings[act] for act in acts)) if step else "")
         film += [_labelled(tile(sheet, scale), scale * real.shape[-1] + _GAP, words)] * (1 if step else _HOLD)
     return film
 
