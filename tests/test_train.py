@@ -107,7 +107,7 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train("--run", str(whole), "--final-episodes", "0") == 0
     assert "it is not registered" in capsys.readouterr().err and (whole / "model").is_dir()
-    words = ("--run", str(parts), "--final-episodes", "0")
+    words = ("--run", str(parts), "--final-episodes", "0", "--videos-every", "1")  # which make no difference
     assert train(*words, "--minutes", "1e-9") == 0
     assert "stopped with epoch 1 of 3 done; repeat" in capsys.readouterr().err
     step = Fit.train_step

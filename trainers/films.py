@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.trainers.agent_policy import AgentPolicy
@@ -24,7 +25,8 @@ def dream_film(training: Diamond, rows: int = _ROWS, steps: int = _STEPS) -> lis
     Returns:
         Pictures uint8 (H, W, C).
     """
-    model = training.world_model.averaged()
+    with torch.random.fork_rng(devices=[]):  # networks are built with random weights first; the training's go on
+        model = training.world_model.averaged()
     rng = np.random.default_rng([training.seed, training.epoch, 17])
     model.starts = replay_starts(training.store, model.denoiser.num_steps_conditioning, rows, rng)
     dream = model.dream(rows, sampler=training.config.sampler, horizon=_HORIZON)

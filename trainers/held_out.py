@@ -114,7 +114,8 @@ class HeldOut:
     def _losses(self, epoch: int, fit: Fit) -> dict[str, float]:
         """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first."""
         config, device = fit.config, fit.device
-        model = fit.averaged()
+        with torch.random.fork_rng(devices=[]):  # networks are built with random weights first
+            model = fit.averaged()
         assert model.reward_end is not None
         rng = np.random.default_rng([self._seed, epoch, 13])
         length = model.denoiser.num_steps_conditioning + 1 + config.num_autoregressive_steps
