@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from diamond_gym import episode_files
+from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.trainers.actor_critic import AgentFit
 from diamond_gym.trainers.collect import Collector
@@ -74,14 +76,18 @@ def at_call(count, usual, fatal):
     return counting
 
 
-def train(folder, point=None):
-    """The whole training, or what there is of it until the point."""
-    from test_diamond import begin
-
+def arm(point):
     torch.set_num_threads(1)
     if point is not None:
         owner, name, fatal, count = POINTS[point]
         setattr(owner, name, at_call(count, getattr(owner, name), fatal))
+
+
+def train(folder, point=None):
+    """The whole training, or what there is of it until the point."""
+    from test_diamond import begin
+
+    arm(point)
     with RunFolder(folder, tensorboard=False) as run:
         diamond = begin(run)
         while diamond.epoch < EPOCHS:
@@ -90,6 +96,24 @@ def train(folder, point=None):
         weights = diamond.world_model.world_model.weights() | diamond.agent.agent.state_dict()
         episodes = [(episode.obs, episode.act, episode.rew) for episode in diamond.store]
         whole({"weights": weights, "episodes": episodes}, folder / FINAL)
+
+
+WORDS = (
+    *("train", "--env", "DiamondGym/Catch-v0", "--preset", "smoke", "--precision", "float32", "--device", "cpu"),
+    *("--epochs", f"{EPOCHS}", "--real-steps", "40", "--first-steps", "20", "--first-steps-at-most", "30"),
+    *("--steps-per-epoch", "8", "--num-envs", "1", "--world-model-steps", "2", "--agent-steps", "2"),
+    *("--first-world-model-steps", "3", "--first-agent-steps", "3", "--num-starts", "8", "--test-every", "2"),
+    *("--test-episodes", "2", "--final-episodes", "2", "--videos-every", "0"),
+    *("--denoiser.channels", "8", "8", "8", "--denoiser.cond-channels", "16", "--reward-end.channels", "8", "8", "8"),
+)
+
+
+def command(folder, point=None):
+    """The same by `diamond-gym train`."""
+    from diamond_gym import cli
+
+    arm(point)
+    sys.exit(cli.main([*WORDS, "--run", str(folder)]))
 
 
 def hold(folder, held, let_go):
@@ -109,8 +133,8 @@ def processes():
 
 @pytest.fixture(scope="module")
 def run(processes):
-    def run(folder, point=None):
-        child = processes.Process(target=train, args=(folder, point))
+    def run(folder, point=None, how=train):
+        child = processes.Process(target=how, args=(folder, point))
         child.start()
         child.join()
         return child.exitcode
@@ -154,13 +178,39 @@ def test_killed_once(run, expected, tmp_path, point):
     assert lines == sorted(set(lines)) and set(lines) <= set(range(1, EPOCHS + 1))
 
 
+def made(folder):
+    """Networks and experience that a command has left."""
+    state = torch.load(folder / CHECKPOINT)
+    assert state["epoch"] == EPOCHS
+    with EpisodeStore(folder / "experience") as store:
+        episodes = [(episode.obs, episode.act, episode.rew) for episode in store]
+    torch.save({"weights": state["world_model"]["weights"] | state["agent"]["agent"], "episodes": episodes},
+               folder / FINAL)  # fmt: skip
+    return folder
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_killed_again_and_again(run, tmp_path):
+    """`diamond-gym train`, the same words each time."""
+    assert run(tmp_path / "whole", how=command) == 0
+    expected = torch.load(made(tmp_path / "whole") / FINAL, weights_only=False)
+    for point in POINTS:
+        assert run(tmp_path / "killed", point, command) == -signal.SIGKILL, f"never came to {point}"
+    assert run(tmp_path / "killed", how=command) == 0
+    same(made(tmp_path / "killed"), expected)
+    assert run(tmp_path / "killed", how=command) == 0  # once more: there is nothing left to do
+    same(made(tmp_path / "killed"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_any_moment(processes, expected, tmp_path):
-    """By the clock, wherever that is, a little later each time, until it is through."""
-    for attempt in range(200):
+    """By the clock, wherever that is, later each time, until it is through."""
+    for attempt in range(30):
         child = processes.Process(target=train, args=(tmp_path,))
         child.start()
-        child.join(0.3 + 0.1 * attempt)
+        child.join(0.3 * 1.3**attempt)
         if not child.is_alive():
             break
         os.kill(child.pid, signal.SIGKILL)
