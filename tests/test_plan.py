@@ -1,14 +1,17 @@
 """The plan of a training: counts that can be checked by hand, rates that were measured, nothing left behind."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import worlds
 from test_diamond import ID, TINY
 
+from diamond_gym import cli
 from diamond_gym.cli.dry_run import clock, print_plan, scaled
 from diamond_gym.data import About
+from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import plan as planning
 from diamond_gym.trainers.collect_gym import GymGames, about_env
@@ -101,6 +104,33 @@ def test_pieces_grow_as_far_as_the_budget_goes(monkeypatch, cost, whole, overhea
     assert planning._seconds_of(piece, 32, budget=4.0) == pytest.approx(overhead + cost)
     assert (largest == 1) == whole
     assert now < 10.0
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("plan", ["train", "--env", ID, "--preset", "smoke"], ["dreamed frames", "agent", "1,000 real steps"]),
+        (
+            "plan_world_model",
+            ["train-wm", "--game", "Pong", "--preset", "nano"],
+            ["36,000 real steps", "10,000 updates"],
+        ),
+    ],
+)
+def test_dry_runs_leave_nothing(name, words, said, home, tmp_path, monkeypatch, capsys):
+    if words[0] == "train-wm":
+        pytest.importorskip("ale_py")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(planning, name, partial(getattr(planning, name), seconds=0.1))
+    assert cli.main([*words, "--dry-run", "--device", "cpu", "--precision", "float32"]) == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(word in printed for word in [*said, "FLOP/s", "together"]), printed
+    assert not list(home.iterdir()) and not list(tmp_path.iterdir())
+
+
+def test_a_run_without_dreams_has_no_such_plan():
+    with pytest.raises(BadArgument, match="model-free"):
+        plan(replace(TINY, model_free=True), about_env(ID), GymGames(ID, 1))
 
 
 def test_it_is_printed(capsys):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diamond_gym.data import About, EpisodeStore
+from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, Policy
@@ -72,10 +73,15 @@ def plan(
         device: Where the networks would live.
         precision: Of the world model's networks.
         seconds: About how long to measure.
+
+    Raises:
+        BadArgument: The training is model-free, without dreams to plan.
     """
+    if config.model_free:
+        games.close()
+        raise BadArgument("a model-free run dreams nothing: --dry-run plans those that do")
     config = config.for_game(about)
-    later = max(0, config.epochs - 1)
-    updates = config.first_world_model_steps + later * config.world_model_steps
+    updates, windows = config.updates(config.epochs)
     agent = AgentFit(config.agent, device=device)
     policy = AgentPolicy(agent.agent, config.num_envs, np.random.default_rng(0), config.temperature)
     collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon)
@@ -84,7 +90,7 @@ def plan(
         return [
             Phase("playing", config.real_steps, "real steps", 0.0, rate, {}),
             _plan_fit(config.fit, store, updates, device, precision, seconds * 5 / 12, flop),
-            _plan_agent(config, store, later, device, precision, seconds * 5 / 12, flop),
+            _plan_agent(config, store, windows, device, precision, seconds * 5 / 12, flop),
         ]
 
 
@@ -176,7 +182,7 @@ def _plan_fit(
 def _plan_agent(
     config: DiamondConfig,
     store: EpisodeStore,
-    later: int,
+    windows: int,
     device: torch.device | str,
     precision: str,
     seconds: float,
@@ -197,7 +203,6 @@ def _plan_agent(
         return lambda: _settle(fit.train_step())
 
     per_window = _seconds_of(piece, rows * horizon, seconds)
-    windows = config.first_agent_steps + later * config.agent_steps
     frames = windows * rows * horizon
     facts = {"dreamed frames": frames, "denoiser calls": frames * denoiser_calls(config.sampler)}
     return Phase("agent", windows, "windows", frames * flop.dreamed_frame, 1 / per_window, facts)
