@@ -226,8 +226,8 @@ def test_wandb_that_is_not_there(tmp_path, capsys, monkeypatch):
     assert "pip install 'diamond-gym[wandb]'" in capsys.readouterr().err
 
 
-def parse(*words):
-    return tyro.cli(Train, args=Train.arguments(["--game", "Freeway", *words]))
+def parse(*words, game="Pong"):
+    return tyro.cli(Train, args=Train.arguments(["--game", game, *words]))
 
 
 def test_presets_parse_and_the_papers_is_the_papers():
@@ -245,6 +245,12 @@ def test_the_users_flags_come_on_top_in_train_wms_words():
     assert loop.fit.denoiser.inner_model.channels == [8, 16]
     assert (loop.fit.focus, loop.temperature, loop.agent.horizon) == (0.25, 0.5, 9)
     assert loop.fit.denoiser_optimizer.lr == 0.5
+
+
+def test_freeway_is_explored_at_a_lower_temperature():
+    assert parse("--preset", "paper", game="Freeway").loop == DiamondConfig(temperature=0.01)
+    assert parse("--preset", "paper", "--temperature", "0.3", game="Freeway").loop.temperature == 0.3
+    assert Train.arguments(["--game=Freeway", "--preset", "nano"]).count("0.01") == 1
 
 
 def test_work_is_counted():

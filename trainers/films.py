@@ -70,4 +70,6 @@ def real_film(
 
 
 def _sheet(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Frames (B, H, W, C) side by side in three channels, whatever C is."""
+    frames = frames[..., :3] if frames.shape[3] > 2 else frames[..., :1].repeat(3, axis=3)
     return tile(frames[None], _SCALE)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # what a resumed run may be told differently
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
+FREEWAY_TEMPERATURE = 0.01
 _INNER = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
 _FIT = {f.name.replace("_", "-") for f in fields(FitConfig)}
 
@@ -97,7 +99,7 @@ class Train:
             preset = "paper" if pick_device().type == "cuda" else "nano"
             if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
                 print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
-        return [*loop_flags(preset), *words, "--preset", preset]
+        return [*loop_flags(preset), *_for_game(words), *words, "--preset", preset]
 
     def run(self) -> int:
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
@@ -141,6 +143,16 @@ class Train:
         games = ground.games(self.loop.num_envs)
         print_plan(plan(self.loop, ground.about(), games, device, precision), f"{device} in {precision}")
         return 0
+
+
+def _for_game(words: Sequence[str]) -> list[str]:
+    """Flags that a game needs whatever the preset.
+
+    In Freeway a reward comes only after many steps up, which a policy that has learnt nothing yet, sampled as it is,
+    never takes in a row: the authors lower the temperature while collecting.
+    """
+    freeway = "--game=Freeway" in words or ("--game", "Freeway") in pairwise(words)
+    return ["--temperature", str(FREEWAY_TEMPERATURE)] if freeway else []
 
 
 def alias(word: str) -> str:
