@@ -19,7 +19,7 @@ _Said = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]  # rewards' sign
 
 _DPI = 110
 _DREAM, _REAL, _COPY = "tab:blue", "black", "tab:orange"
-_STRIP = 8  # frames of the picture at the top
+_STRIP = 14  # frames of the picture at the top
 
 
 def draw_page(path: Path, found: Fidelity) -> None:
@@ -29,7 +29,7 @@ def draw_page(path: Path, found: Fidelity) -> None:
 
     rows: list[tuple[float, Callable[[Any], None]]] = []
     if (diversity := found.diversity) is not None:
-        rows.append((1.9, lambda part: _strips(part, diversity)))
+        rows.append((3.1, lambda part: _strips(part, diversity)))
     if found.loops:
         rows.append((2.7, lambda part: _closed_loop(part, found)))
         loop = next(iter(found.loops.values()))
@@ -63,7 +63,7 @@ def _strips(part: Any, found: Diversity) -> None:
     sheet = tile(np.stack((real, dreamed, difference(real, dreamed))).transpose(0, 1, 3, 4, 2), 2)
     axes.imshow(sheet)
     cell = (sheet.shape[1] + 2) / len(steps)
-    axes.set_xticks([cell * (i + 0.5) for i in range(len(steps))], [f"step {step}" for step in steps])
+    axes.set_xticks([cell * (i + 0.5) for i in range(len(steps))], [f"step {step}" for step in steps], fontsize="small")
     row = (sheet.shape[0] + 2) / 3
     axes.set_yticks([row * (i + 0.5) for i in range(3)], ["reality", "dream", "difference"])
     axes.tick_params(length=0)
@@ -123,7 +123,7 @@ def _reliability(axes: Any, name: str, found: Reliability) -> None:
     happened = np.maximum(found.happened[filled], 1e-4)
     axes.plot(found.said[filled].clip(1e-4), happened, "o-", color=_DREAM, label="the model's, by bins")
     for x, y, n in zip(found.said[filled].clip(1e-4), happened, found.count[filled], strict=True):
-        axes.annotate(f"{n:,}", (x, y), xytext=(3, -9), textcoords="offset points", fontsize=6)
+        axes.annotate(f"{n:,}", (x, y), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
     axes.set(
         xscale="log", yscale="log", xlim=(7e-5, 1.5), ylim=(7e-5, 1.5), xlabel="chance given", ylabel="it happened"
     )
@@ -166,7 +166,7 @@ def _policies(part: Any, found: list[UnderPolicy], diversity: Diversity | None) 
         axes.plot(steps, diversity.spread, color=_DREAM, label="two dreams of one start")
         axes.set(yscale="log", xlabel="steps dreamed", ylabel="mean squared distance")
         starts, dreams = diversity.dreamed.shape[:2]
-        title = f"diversity: {dreams} dreams of each of {starts} starts (the game's own: 0)"
+        title = f"{dreams} dreams of each of {starts} starts\n(the game itself knows one future: 0)"
         axes.set_title(title, fontsize="medium")
         axes.legend(fontsize="x-small")
 
@@ -183,5 +183,10 @@ def _drift(part: Any, found: Drift) -> None:
         steps = np.arange(1, len(found.real.brightness) + 1)
         axes.plot(steps, getattr(found.real, name), color=_REAL, linewidth=0.9, label="the game")
         axes.plot(steps, getattr(found.dreamed, name), color=_DREAM, linewidth=0.9, label="free dreams")
-        axes.set(title=title, xlabel="steps", ylim=(0, None))
+        axes.set(title=title, xlabel="steps")
+        if name in ("brightness", "contrast"):  # nearly constant: room for a tenth of it above and below
+            low, high = axes.get_ylim()
+            axes.set_ylim(0.9 * low, 1.1 * high)
+        else:
+            axes.set_ylim(0, None)
     axes.legend(fontsize="x-small")
