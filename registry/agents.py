@@ -68,4 +68,8 @@ def _card(card: Card, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Ca
             f"but {card.name} dreams {height}x{width}x{channels} with {card.num_actions}"
         )
     figures = {key: value for key, value in card.figures.items() if key != "published"}
-    return replace(card, actor_critic=table, figures=figures, training={**card.training, "agent": dict(facts)})
+    summary = card.summary
+    if card.actor_critic is not None and "agent" not in card.training:  # the one that came with an imported model
+        summary = f"{summary} Its agent is another one, trained later.".lstrip()
+    training = {**card.training, "agent": dict(facts)}
+    return replace(card, summary=summary, actor_critic=table, figures=figures, training=training)

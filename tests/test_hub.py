@@ -123,6 +123,7 @@ def test_list_tells_what_can_be_pulled(golden: str, capsys: pytest.CaptureFixtur
     row = rows["pong-diamond"]
     assert (row["from"], row["pull"]) == ("hub", "diamond-gym pull Pong")
     assert row["license"] == published()["Pong"].license
+    assert (rows["golden"]["agent"], row["agent"], rows["csgo-diamond"]["agent"]) == (True, True, False)
     assert row["published"]["mean_score"] == 20.36
 
 
@@ -387,6 +388,9 @@ def test_an_agent_trained_here_is_not_lost(
     assert entry.card.actor_critic is not None
     agent = {key: value for key, value in released.weights.items() if key.startswith("actor_critic.")}
     mine = with_agent(entry, entry.card.actor_critic, agent, {"windows": 3})
+    assert mine.card.summary == f"{entry.card.summary} Its agent is another one, trained later."
+    mine = with_agent(mine, entry.card.actor_critic, agent, {"windows": 3})
+    assert mine.card.summary.count("another one") == 1
     assert cli.main(["pull", "Breakout", "--from", str(folder), *PULL]) == 0
     assert "is here already" in err(capsys)
     assert cli.main(["pull", "Breakout", "--from", str(folder), "--again", *PULL]) == 2

@@ -49,6 +49,7 @@ def _model(entry: Entry) -> dict[str, object]:
         "from": "package" if entry.bundled else "you",
         "created": card.created,
         "bytes": entry.bytes,
+        "agent": card.actor_critic is not None,
         "summary": card.summary,
         "license": card.license,
         "path": str(entry.path),
@@ -62,6 +63,7 @@ def _available(model: Published) -> dict[str, object]:
         "from": "hub",
         "created": None,
         "bytes": model.bytes,
+        "agent": bool(model.scores),
         "summary": model.summary,
         "license": model.license,
         "path": None,
@@ -118,8 +120,10 @@ def _fitting(text: str, room: int) -> str:
 
 
 def _cell(key: str, value: object) -> str:
-    if value is None:
+    if value is None or value is False:
         return "-"
+    if value is True:
+        return "own"
     if key == "bytes" and isinstance(value, int):
         return f"{value / 1e6:.1f} MB"
     return str(value)[:_DAY] if key == "created" else str(value)
