@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from diamond_gym.compiling import compile_network
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.loading import load_world_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
@@ -56,11 +57,11 @@ def open_model(
         assert wanted is not None
         world_model = load_world_model(wanted, device, precision)
     if compile:  # in place, so that the keys of the weights stay as they are; the LSTM gains nothing
-        world_model.denoiser.inner_model.compile(dynamic=False)
-        if world_model.upsampler is not None:
-            world_model.upsampler.inner_model.compile(dynamic=False)
+        for network in (world_model.denoiser, world_model.upsampler):
+            if network is not None:
+                compile_network(network.inner_model)
         if world_model.reward_end is not None:
-            world_model.reward_end.encoder.compile(dynamic=False)
+            compile_network(world_model.reward_end.encoder)
     return world_model
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Conditioners, Denoiser, InnerModel, quantise
 from diamond_gym.folded import fold_norms, hold, renew, shared, versions
 
@@ -87,7 +88,7 @@ class FoldedDenoiser:
             else:
                 self._inner = inner
                 if compiled:
-                    inner.compile(dynamic=False)
+                    compile_network(inner)
             self._versions = now
         return self._inner
 

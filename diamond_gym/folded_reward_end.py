@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_gym.compiling import compile_network
 from diamond_gym.folded import fold_norms, hold, renew, shared, versions
 from diamond_gym.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
 
@@ -67,7 +68,7 @@ class FoldedRewardEnd:
             else:
                 self._networks = networks
                 if compiled:
-                    networks.encoder.compile(dynamic=False)
+                    compile_network(networks.encoder)
             self._versions = now
         return self._networks
 

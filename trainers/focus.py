@@ -82,4 +82,5 @@ def motion(window: Tensor, extra: float) -> Tensor:
     and time merely spends both on balls and paddles rather than on walls.
     """
     moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
-    return 1 + extra * F.max_pool2d(moved[:, None].float(), kernel_size=9, stride=1, padding=4)
+    near = F.max_pool2d(moved[:, None].float(), kernel_size=(1, 9), stride=1, padding=(0, 4))
+    return 1 + extra * F.max_pool2d(near, kernel_size=(9, 1), stride=1, padding=(4, 0))  # in turn: half the time

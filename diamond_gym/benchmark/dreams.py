@@ -15,6 +15,7 @@ from diamond_gym.benchmark.machine import DTYPES, peak_megabytes, reset_peak
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import gflop_per_call, inputs, world_model
+from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.envs import DreamVectorEnv
 from diamond_gym.folded_denoiser import FoldedDenoiser
@@ -41,7 +42,7 @@ def _ways(settings: Settings, denoiser: Denoiser) -> dict[str, tuple[str, Folded
     if settings.compile:
         for name in settings.precisions:
             compiled = copy.deepcopy(denoiser)
-            compiled.inner_model.compile(dynamic=False)
+            compile_network(compiled.inner_model)
             ways[f"{name} compiled"] = (name, FoldedDenoiser(compiled, DTYPES[name]))
     return ways
 

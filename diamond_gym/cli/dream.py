@@ -57,6 +57,8 @@ class DreamCommand:
     """auto, cpu, cuda, ..."""
     precision: str = "auto"
     """auto (measured), float32 or bfloat16."""
+    compile: bool = False
+    """Compile the networks: a minute or two at first (what was compiled is kept), faster frames afterwards."""
 
     def __post_init__(self) -> None:
         if self.game is None and self.model is None:
@@ -89,6 +91,7 @@ class DreamCommand:
             num_envs=self.num_envs,
             device=self.device,
             precision=self.precision,
+            compile=self.compile,
             quality=self.quality,
             max_episode_steps=self.max_episode_steps,
             starts=int(self.starts) if self.starts.isdigit() else self.starts,
