@@ -18,7 +18,8 @@ _Frames = npt.NDArray[np.uint8]
 
 def difference(real: _Frames, dreamed: _Frames) -> _Frames:
     """Absolute difference of frames uint8 (..., C, H, W), twice as bright: black where they agree."""
-    return np.minimum(np.abs(real.astype(np.int16) - dreamed) * 2, 255).astype(np.uint8)
+    apart = np.abs(real.astype(np.int16) - dreamed.astype(np.int16))
+    return np.asarray((2 * apart).clip(max=255), np.uint8)
 
 
 def comparison(found: Diversity, action_meanings: tuple[str, ...] = (), scale: int = _SCALE) -> list[_Frames]:
