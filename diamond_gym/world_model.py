@@ -131,14 +131,16 @@ class WorldModel(nn.Module):
         Raises:
             RuntimeError: A key is missing, left over or of another shape.
         """
-        model = cls(
-            Denoiser(denoiser_config(card.denoiser)),
-            RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,
-            ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic is not None else None,
-            Denoiser(denoiser_config(card.upsampler)) if card.upsampler is not None else None,
-            card,
-            starts,
-        )
+        with torch.device("meta"):  # to initialise wide networks takes minutes, and all is filled below
+            model = cls(
+                Denoiser(denoiser_config(card.denoiser)),
+                RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,
+                ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic is not None else None,
+                Denoiser(denoiser_config(card.upsampler)) if card.upsampler is not None else None,
+                card,
+                starts,
+            )
+        model = model.to_empty(device="cpu")
         model.load_weights(weights)
         return model.eval()
 
