@@ -1,0 +1,83 @@
+"""Frames of the sampler and updates of the denoiser, plain and folded, of a bundled model and of the paper's size.
+
+`make bench`, or `pytest benchmarks/test_networks.py --benchmark-enable`; `--benchmark-group-by=param:size,param:batch`
+puts what is to be compared together. `diamond-gym benchmark` measures the same in turn, with ratios and ceilings.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diamond_gym.benchmark.fitting import experience
+from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
+from diamond_gym.benchmark.subjects import inputs, world_model
+from diamond_gym.folded_denoiser import FoldedDenoiser
+from diamond_gym.row_blocks import sample_rows
+from diamond_gym.sampler import QUALITIES
+from diamond_gym.segments import SegmentSampler
+from diamond_gym.trainers.batch import to_tensors
+from diamond_gym.trainers.world_model import Fit, FitConfig, OptimizerConfig
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PAPER = QUALITIES["paper"]
+
+
+def no_noise(shape: tuple[int, ...]) -> torch.Tensor:
+    raise AssertionError(f"the paper's sampler draws no further noise, and was asked for {shape}")
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("way", ["plain", "float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("size", ["nano", "paper"])
+def test_frames(benchmark: Any, size: str, batch: int, way: str, device: str) -> None:
+    model = world_model(size, torch.device(device), "float32")
+    arguments = inputs(model, batch)
+    plain = PlainDenoiser(model.denoiser, device)
+    folded = FoldedDenoiser(model.denoiser, DTYPES.get(way, torch.float32))
+
+    @torch.no_grad()
+    def frame() -> None:
+        if way == "plain":
+            plain_sample(plain, *arguments, PAPER)
+        else:
+            sample_rows(folded, *arguments, PAPER, no_noise)
+        wait(device)
+
+    benchmark.pedantic(frame, rounds=10 if size == "nano" else 3, warmup_rounds=1)
+    if benchmark.stats is not None:
+        benchmark.extra_info["frames_per_second"] = round(batch / benchmark.stats.stats.median, 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", list(DTYPES))
+def test_update(benchmark: Any, tmp_path: Path, precision: str, device: str) -> None:
+    model = world_model("nano", torch.device(device), "float32")
+    assert model.reward_end is not None
+    store = experience(tmp_path, model)
+    config = FitConfig(model.denoiser.config, model.reward_end.config, OptimizerConfig(batch_size=16))
+    fit = Fit(config, store, 10**6, 0, device, precision)
+
+    def update() -> None:
+        fit.train_step()
+        wait(device)
+
+    benchmark.pedantic(update, rounds=10, warmup_rounds=2)
+    store.close()
+
+
+@pytest.mark.parametrize(("length", "beyond_end"), [(6, False), (19, True)], ids=["denoiser", "reward_end"])
+def test_replay(benchmark: Any, tmp_path: Path, length: int, beyond_end: bool) -> None:
+    store = experience(tmp_path, world_model("nano", torch.device("cpu"), "float32"))
+    batches = SegmentSampler(store, length, 32, beyond_end, np.random.default_rng(0))
+    benchmark.pedantic(lambda: to_tensors(batches.sample(), next_obs=beyond_end), rounds=20, warmup_rounds=2)
+    store.close()
