@@ -83,7 +83,7 @@ def _closed_loop(part: Any, found: Fidelity) -> None:
         ratio.plot(steps, loop.dream.mse / loop.copy.mse, style, color=_DREAM, label=f"dream{said}")
     left.set(title="mean squared error", yscale="log", ylabel="pixels in [0, 1]")
     ratio.axhline(1, color=_COPY)
-    ratio.plot((1, 4, 16), (0.4, 0.6, 0.9), "v", color="tab:red", label="what is wanted")
+    ratio.plot((1, 4, 16), (0.4, 0.6, 0.9), "v", color="tab:red", label="aimed at: below")
     ratio.set(title="error over that of copying", ylim=(0, None))
     ratio.legend(fontsize="x-small")
     middle.set(title="PSNR", ylabel="dB")
