@@ -18,6 +18,7 @@ from diamond_gym import cli
 from diamond_gym.cli.epochs import EpochTable, Rates
 from diamond_gym.cli.train import Train
 from diamond_gym.registry import load_world_model, resolve
+from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.presets import LOOP, preset_names
 from diamond_gym.trainers.run_folder import RunFolder
@@ -110,17 +111,19 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
     words = ("--run", str(parts), "--final-episodes", "0", "--videos-every", "1")  # which make no difference
     assert train(*words, "--minutes", "1e-9") == 0
     assert "stopped with epoch 1 of 3 done; repeat" in capsys.readouterr().err
-    step = Fit.train_step
+    for what, name in ((Fit, "train_step"), (Collector, "_step")):  # while it learns, and while it plays
+        known, asked = getattr(what, name), iter([True])
 
-    def interrupting(fit):
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(fit)
+        def interrupting(*args, known=known, asked=asked):
+            if next(asked, False):  # a second time would stop it at once
+                os.kill(os.getpid(), signal.SIGINT)
+            return known(*args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Fit, "train_step", interrupting)
-        assert train(*words) == 130
-    assert "the one in hand was dropped; repeat" in capsys.readouterr().err
-    assert checkpoint(parts)["epoch"] == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(what, name, interrupting)
+            assert train(*words) == 130
+        assert "the one in hand was dropped; repeat" in capsys.readouterr().err
+        assert checkpoint(parts)["epoch"] == 1
     assert train(*words) == 0
     assert same(checkpoint(whole), checkpoint(parts))
 

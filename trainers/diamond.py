@@ -110,7 +110,8 @@ class Diamond:
         """Plays, fits the world model, trains the agent, and makes a checkpoint.
 
         Args:
-            progress: Called after each update with "world model" or "agent", and the number of them this epoch.
+            progress: Called after each step of "playing" (by the main process) and each update of "world model" and
+                "agent", with their number in this epoch. What it raises ends the epoch, which is then lost.
 
         Raises:
             DiamondGymError: A loss is not finite; the last good checkpoint is kept.
@@ -118,7 +119,7 @@ class Diamond:
         config, first = self.config, self.epoch == 0
         means = Means()
         with self.processes.main_first():
-            figures = self._collect()
+            figures = self._collect(progress)
         for i in range(config.first_world_model_steps if first else config.world_model_steps):
             self._add(means, self.world_model.train_step(), self.world_model.step)
             if progress is not None:
@@ -156,7 +157,7 @@ class Diamond:
         if step % _CHECK_STEPS == 0:
             check_finite({name: float(value) for name, value in metrics.items()}, step)
 
-    def _collect(self) -> dict[str, float]:
+    def _collect(self, progress: Callable[[str, int], None] | None = None) -> dict[str, float]:
         """Plays, or reads what the main process has played."""
         if self.collector is None:
             self.store.refresh()
@@ -165,17 +166,22 @@ class Diamond:
         wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
         wanted = min(wanted, config.real_steps - self.store.num_steps)
         scores, signs = list[float](), np.zeros(3, np.int64)
+        before = self.store.num_steps
+
+        def told(steps: int) -> None:
+            if progress is not None:
+                progress("playing", self.store.num_steps - before + steps)
 
         def add(stats: CollectStats) -> None:
             scores.extend(stats.scores)
             signs[:] += stats.reward_signs
 
         if wanted > 0:
-            add(collector.collect(wanted))
+            add(collector.collect(wanted, told))
         while self.epoch == 0 and np.sort(signs)[:2].sum() < config.first_rewards:
             if self.store.num_steps >= min(config.first_steps_at_most, config.real_steps):
                 break
-            add(collector.collect(config.steps_per_epoch))
+            add(collector.collect(config.steps_per_epoch, told))
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
         if scores:
             figures["real/score"] = float(np.mean(scores))

@@ -74,6 +74,8 @@ class Rates:
     def progress(self, kind: str, step: int) -> None:
         """An update is done, the `step`-th of its kind in this epoch."""
         now = time.perf_counter()
+        if kind not in self._done:  # playing: its time is part of the rest of an epoch
+            return
         if step > 1:  # before the first, games were played, or dreams begun
             self._seconds[kind] += now - self._last
             self._timed[kind] += 1

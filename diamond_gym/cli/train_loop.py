@@ -9,6 +9,7 @@ import torch
 
 from diamond_gym.cli.epochs import EpochTable, Rates
 from diamond_gym.cli.progress import console, counting, training_bar
+from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry
 from diamond_gym.trainers.diamond import Diamond, score
 from diamond_gym.trainers.films import dream_film, real_film
@@ -63,6 +64,8 @@ class Loop:
             self._log = WandbLog(run.path, {**asdict(wishes.loop), "game": about.game, "seed": wishes.seed})
         self._training: Diamond | ModelFree
         if config.model_free:
+            if not processes.alone:
+                raise BadArgument("--model-free is for one process: leave out torchrun")
             self._training = ModelFree(config, run, about, ground, wishes.seed, device)
         else:
             games = ground.games(config.num_envs) if processes.main else None
@@ -105,6 +108,8 @@ class Loop:
             def progress(kind: str, step: int) -> None:
                 rates.progress(kind, step)
                 bar(training.epoch, f"epoch {training.epoch + 1}: {kind} {step:,}, {rates.left()} left")
+                if kind == "playing" and not self._processes.alone:
+                    return  # the others wait, and cannot be asked
                 if self._asked(interruption, step):
                     raise _Stop
 
