@@ -34,6 +34,8 @@ PREFIXES = {
     "upsampler": "upsampler.",
 }
 COMPILED = "_orig_mod."
+LARGE = 20_000_000
+"""Parameters from which on a model is worth being built without being initialised first."""
 
 
 def denoiser_config(table: Table) -> DenoiserConfig:
@@ -131,7 +133,10 @@ class WorldModel(nn.Module):
         Raises:
             RuntimeError: A key is missing, left over or of another shape.
         """
-        with torch.device("meta"):  # to initialise wide networks takes minutes, and all is filled below
+        # To initialise wide networks takes minutes, and all is filled below. Not to initialise them has torch import
+        # its compiler, which takes longer than to initialise small ones.
+        large = sum(tensor.numel() for tensor in weights.values()) > LARGE
+        with torch.device("meta" if large else "cpu"):
             model = cls(
                 Denoiser(denoiser_config(card.denoiser)),
                 RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,
@@ -140,7 +145,8 @@ class WorldModel(nn.Module):
                 card,
                 starts,
             )
-        model = model.to_empty(device="cpu")
+        if large:
+            model = model.to_empty(device="cpu")
         model.load_weights(weights)
         return model.eval()
 

@@ -5,10 +5,11 @@ from dataclasses import asdict
 import pytest
 import torch
 import worlds
+from stubs import save_tiny_model
 
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.registry import Card, FileRecord
+from diamond_gym.registry import Card, FileRecord, load_world_model
 from diamond_gym.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel, pick_device, pick_precision
 
@@ -92,3 +93,12 @@ def test_num_actions_and_shape() -> None:
 def test_fingerprints_tell_weights_apart_in_any_process() -> None:
     assert tiny().fingerprint == tiny().fingerprint != tiny(1).fingerprint
     assert WorldModel.from_card(card(), tiny().weights()).fingerprint == "tiny:" + "0" * 64
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_filled_whether_or_not_it_was_initialised_first(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save_tiny_model()
+    monkeypatch.setattr("diamond_gym.world_model.LARGE", limit)
+    model = load_world_model("tiny", "cpu", "float32")
+    assert model.device.type == "cpu"
+    assert all(value.equal(saved.weights()[key]) for key, value in model.weights().items())
