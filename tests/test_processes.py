@@ -1,5 +1,6 @@
 """Two processes that share batches end with the losses and the weights of one that has them whole."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import worlds
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.processes import ALONE, Processes, launch
+from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
 
 pytest.importorskip("lightning_fabric")
 
@@ -112,10 +114,6 @@ def test_the_outer_loop_plays_once_and_learns_together(found):
 
 
 def test_one_process_writes(found, tmp_path):
-    import json
-
-    from diamond_gym.trainers.run_folder import RunFolder
-
     with RunFolder(tmp_path, tensorboard=False), RunFolder(tmp_path, tensorboard=False, main=False) as other:
         other.save({"step": 1})
         other.log(1, {"loss": 1.0})
@@ -124,6 +122,25 @@ def test_one_process_writes(found, tmp_path):
         assert other.load() is None
     folder = found[1]["folder"] / "diamond"
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_command_on_two_processes(tmp_path):
+    """`torchrun --nproc-per-node 2 -m diamond_gym.cli -- train ...`, interrupted by nothing, and once more."""
+    from test_kill import EPOCHS, WORDS
+
+    run = tmp_path / "run"
+    torchrun("-m", "diamond_gym.cli", "--", *WORDS, "--run", str(run))
+    assert torch.load(run / CHECKPOINT)["epoch"] == EPOCHS
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps, scores = [line["step"] for line in lines], [line["final/score"] for line in lines if "final/score" in line]
+    assert len(scores) == 1 and -1 <= scores[0] <= 1
+    assert [line["step"] for line in lines if "denoiser/loss" in line] == list(range(1, EPOCHS + 1))
+    assert steps == sorted(steps) and set(steps) == set(range(1, EPOCHS + 1))
+    before = (run / CHECKPOINT).read_bytes()
+    torchrun("-m", "diamond_gym.cli", "--", *WORDS, "--run", str(run))
+    assert (run / CHECKPOINT).read_bytes() == before
 
 
 def test_shares_cover_the_batch():
