@@ -9,11 +9,11 @@ from diamond_gym.benchmark.fitting import fitting, imagining, replaying
 from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import GAME, NANO
 
-_IMPORTS = "import time; a = time.perf_counter(); import gymnasium; b = time.perf_counter(); import diamond_gym; "
-_IMPORTS += "print(time.perf_counter() - b)"
-_FIRST = "import time; a = time.perf_counter(); import gymnasium, diamond_gym; "
+_IMPORTS = "import time; a = time.{clock}(); import gymnasium; b = time.{clock}(); import diamond_gym; "
+_IMPORTS += "print(time.{clock}() - b)"
+_FIRST = "import time; a = time.{clock}(); import gymnasium, diamond_gym; "
 _FIRST += f"env = gymnasium.make('diamond_gym:DiamondDream-{GAME}-v0', model='{NANO}', device='{{device}}'); "
-_FIRST += "env.reset(seed=0); env.step(0); print(time.perf_counter() - a)"
+_FIRST += "env.reset(seed=0); env.step(0); print(time.{clock}() - a)"
 
 
 def ceilings(settings: Settings) -> Iterable[Row]:
@@ -25,9 +25,10 @@ def ceilings(settings: Settings) -> Iterable[Row]:
 
 def waiting(settings: Settings) -> Iterable[Row]:
     """How long a user waits at first, in processes of their own: importing, and the first step of a bundled model."""
-    first = _FIRST.format(device=settings.device)
+    clock = "process_time" if settings.processor else "perf_counter"
+    imports, first = _IMPORTS.format(clock=clock), _FIRST.format(clock=clock, device=settings.device)
     for what, code, runs in (
-        ("import diamond_gym, beyond gymnasium", _IMPORTS, 5),
+        ("import diamond_gym, beyond gymnasium", imports, 5),
         ("gym.make and a first step, with all imports", first, 3),
     ):
         taken = sorted(_seconds(code) for _ in range(runs))
