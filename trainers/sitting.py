@@ -114,11 +114,9 @@ def sit(
             now = time.monotonic()
             if fit.step % rhythm.log_steps == 0 or fit.step == fit.total_steps:
                 _log(fit, run, means, rhythm, on_log)
-            late = minutes is not None and now - began > 60 * minutes
-            save, stop = now - saved > rhythm.checkpoint_seconds, interruption.asked or late
-            if not fit.processes.alone:  # they save and stop together, or wait for each other for ever
-                ask = fit.step % _AGREE_STEPS == 0
-                save, stop = (ask and fit.processes.any(wish) for wish in (save, stop))
+            # Several processes save and stop together, or wait for each other for ever.
+            ask = fit.processes.alone or fit.step % _AGREE_STEPS == 0
+            save = ask and fit.processes.any(now - saved > rhythm.checkpoint_seconds)
             if save:
                 check_finite(means.peek(), fit.step)
                 run.save(fit.state_dict())
@@ -126,7 +124,8 @@ def sit(
             if on_picture is not None and now - drawn > rhythm.picture_seconds:
                 on_picture(fit.step)
                 drawn = time.monotonic()
-            if stop:
+            late = minutes is not None and now - began > 60 * minutes
+            if ask and fit.processes.any(interruption.asked or late):
                 reason = "minutes" if late and not interruption.asked else "interrupted"
                 break
         check_finite(means.peek(), fit.step)
