@@ -201,7 +201,7 @@ CATCH = DiamondConfig(
         OptimizerConfig(lr=3e-3, weight_decay=0, max_grad_norm=100, batch_size=32), horizon=8,
     ),
     sampler=SamplerConfig(num_denoising_steps=1),
-    epochs=4, real_steps=8000, first_steps=3000, first_steps_at_most=3000, steps_per_epoch=500,
+    epochs=5, real_steps=8000, first_steps=3000, first_steps_at_most=3000, steps_per_epoch=500,
     world_model_steps=100, agent_steps=100, first_world_model_steps=1200, first_agent_steps=150,
     num_envs=4, epsilon=0.1,
 )  # fmt: skip
