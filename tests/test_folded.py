@@ -6,6 +6,7 @@ from engines import golden_engine
 from stubs import ACTIONS, tiny_networks
 from torch import nn
 
+from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.folded_denoiser import FoldedDenoiser
 from diamond_gym.folded_reward_end import FoldedRewardEnd
@@ -170,3 +171,61 @@ def test_many_hot_actions():
     with torch.no_grad():
         ours, theirs = (sample(d, obs, act, noise, QUALITIES["paper"])[0] for d in (FoldedDenoiser(dynamics), dynamics))
     assert ((ours - theirs).abs() * 127.5 > 0.5).float().mean() <= 1e-3
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits():
+    denoiser, reward_end = (network.cuda() for network in tiny_networks())
+    obs, act, noise = (x.cuda() for x in inputs(denoiser.config, 4, (16, 16)))
+    frames, outcome = FoldedDenoiser(denoiser), FoldedRewardEnd(reward_end)
+
+    def frame():
+        x = sample_rows(frames, obs, act, noise, QUALITIES["paper"], lambda _: noise)[0]
+        return x, outcome(obs[:, -1:], act[:, -1:], x[:, None])[0]
+
+    with torch.no_grad():
+        first = frame()
+        torch.cuda.set_sync_debug_mode("error")  # raises where the host would wait
+        try:
+            second = frame()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert second[0].equal(first[0])
+    assert rows_at_once(frames, obs) == 4
+
+
+@pytest.mark.gpu
+def test_compiled_on_a_gpu():
+    denoiser = tiny_networks()[0].cuda()
+    obs, act, noise = (x.cuda() for x in inputs(denoiser.config, 4, (16, 16)))
+    with torch.no_grad():
+        plain = sample(denoiser, obs, act, noise, QUALITIES["paper"])[0]
+        compile_network(denoiser.inner_model)
+        folded = FoldedDenoiser(denoiser)
+        for _ in range(3):  # the graph is recorded in the second call, and replayed from the third
+            compiled = sample(folded, obs, act, noise, QUALITIES["paper"])[0]
+    assert ((compiled - plain).abs() * 127.5 > 1.01).float().mean() <= 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_compiled_networks_follow_too():
+    denoiser, _ = tiny_networks()
+    obs, act, noise = inputs(denoiser.config, 2, (16, 16))
+    compile_network(denoiser.inner_model)
+    folded = FoldedDenoiser(denoiser)
+    with torch.no_grad():
+        sample(folded, obs, act, noise, QUALITIES["fast"])
+        inner = folded.inner
+        denoiser.inner_model.conv_out.weight.mul_(3)
+        compiled = sample(folded, obs, act, noise, QUALITIES["fast"])[0]
+        assert folded.inner is inner
+        theirs = sample(tripled(), obs, act, noise, QUALITIES["fast"])[0]
+    assert ((compiled - theirs).abs() * 127.5 > 1.01).float().mean() <= 1e-2
+
+
+def tripled():
+    denoiser, _ = tiny_networks()
+    with torch.no_grad():
+        denoiser.inner_model.conv_out.weight.mul_(3)
+    return denoiser
