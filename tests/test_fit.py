@@ -197,3 +197,21 @@ def test_begins_with_another_models_weights(store) -> None:
     assert all(torch.equal(v, averaged[k]) for k, v in first.world_model.weights().items())
     with pytest.raises(DiamondGymError, match="do not fit the networks"):
         second.begin_with({"denoiser.stranger": torch.zeros(1)})
+
+
+def test_autoregressive_predictions_may_come_late(store) -> None:
+    late = replace(worlds.CONFIG, num_autoregressive_steps=1, autoregressive_from=0.5)
+    fit = Fit(late, store, total_steps=4)
+    lengths = []
+    denoiser = fit.world_model.denoiser
+    loss = denoiser.loss
+
+    def measured(obs, act, mask_padding, *args, **kwargs):
+        lengths.append((obs.shape[1], act.shape[1], mask_padding.shape[1]))
+        return loss(obs, act, mask_padding, *args, **kwargs)
+
+    denoiser.loss = measured
+    for _ in range(4):
+        fit.train_step()
+    t = denoiser.num_steps_conditioning
+    assert lengths == [(t + 1,) * 3] * 2 + [(t + 2,) * 3] * 2

@@ -14,9 +14,10 @@ from diamond_gym.data import EpisodeStore
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.trainers.collect_gym import GymGames, about_env
 from diamond_gym.trainers.diamond import Diamond
+from diamond_gym.trainers.optimizer import OptimizerConfig
 from diamond_gym.trainers.processes import ALONE, Processes, launch
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.world_model import Fit, OptimizerConfig
+from diamond_gym.trainers.world_model import Fit
 
 STEPS = 6
 PLAIN = replace(worlds.CONFIG, motion_weight=0.0, focus=0.0, ema_decay=0.0)

@@ -15,8 +15,8 @@ from torch.distributions import Categorical
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.dream import Dream
 from diamond_gym.trainers.imagination import Imagination
+from diamond_gym.trainers.optimizer import OptimizerConfig
 from diamond_gym.trainers.processes import ALONE, Processes
-from diamond_gym.trainers.world_model import OptimizerConfig
 
 
 @dataclass(frozen=True)

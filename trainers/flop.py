@@ -62,7 +62,12 @@ def count_fit(fit: FitConfig, shape: tuple[int, int, int]) -> tuple[float, float
     call, training = flop_of(denoiser, denoise)
     score_call, _ = flop_of(reward_end, lambda: score(1))
     _, score_training = flop_of(reward_end, lambda: score(length))
-    return call, training * (1 + fit.num_autoregressive_steps), score_call, score_training
+    return call, int(training * predictions(fit)), score_call, score_training
+
+
+def predictions(fit: FitConfig) -> float:
+    """How many frames a segment of the denoiser's training predicts, on average over the fitting."""
+    return 1 + fit.num_autoregressive_steps * (1 - fit.autoregressive_from)
 
 
 def count(config: DiamondConfig, shape: tuple[int, int, int]) -> Flop:

@@ -29,7 +29,7 @@ _QUICKER = 5
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to measure. At 65 dreamed frames a second, a small model's on two cores, the defaults take five minutes."""
+    """How much to measure; at 65 dreamed frames a second the defaults would take five minutes."""
 
     windows: int = 500
     """Held-out windows to dream over again with the same actions."""

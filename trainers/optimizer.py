@@ -1,11 +1,25 @@
 """The optimizer of the paper: AdamW without decay on biases, norms and embeddings, linear warm-up."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 DECAYED_LAYERS = (nn.Conv2d, nn.Linear, nn.LSTM, nn.LSTMCell)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How one network is optimised; the defaults are the paper's."""
+
+    lr: float = 1e-4
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    warmup_steps: int = 100
+    max_grad_norm: float = 1.0
+    batch_size: int = 32
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -27,3 +41,9 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         {"params": [p for p in parameters if (id(p) in decayed) is decays], "weight_decay": decay}
         for decays, decay in groups
     ]
+
+
+def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over a network's parameter groups, fused where the device can."""
+    groups = parameter_groups(module, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))

@@ -18,7 +18,7 @@ from diamond_gym.trainers.collect import CollectConfig, Collector, Policy
 from diamond_gym.trainers.collect_ale import Games
 from diamond_gym.trainers.diamond import replay_starts
 from diamond_gym.trainers.diamond_config import DiamondConfig
-from diamond_gym.trainers.flop import Flop, count, count_fit, denoiser_calls
+from diamond_gym.trainers.flop import Flop, count, count_fit, denoiser_calls, predictions
 from diamond_gym.trainers.world_model import Fit, FitConfig
 
 _STARTS = 16
@@ -172,7 +172,7 @@ def _plan_fit(
     per_step = _seconds_of(piece, max(rows, rows_of_other), seconds) / every
     segments = -(-steps // every) * rows_of_other
     facts = {
-        "denoiser calls, forwards and back": steps * rows * (1 + config.num_autoregressive_steps),
+        "denoiser calls, forwards and back": int(steps * rows * predictions(config)),
         "reward/end segments": segments,
     }
     work = steps * rows * flop.denoiser_row + segments * flop.reward_end_row

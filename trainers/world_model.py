@@ -23,24 +23,12 @@ from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.focus import FocusedSampler, motion
-from diamond_gym.trainers.optimizer import parameter_groups
+from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
 from diamond_gym.trainers.processes import ALONE, Processes, Share
 from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10
 """How many steps before a reward or an end a focused denoiser segment may stop."""
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How one network is optimised; the defaults are the paper's."""
-
-    lr: float = 1e-4
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
-    warmup_steps: int = 100
-    max_grad_norm: float = 1.0
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,8 @@ class FitConfig:
     sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
     num_autoregressive_steps: int = 1
     """k: predictions of a segment beyond the first, each on the model's own frames."""
+    autoregressive_from: float = 0.0
+    """Part of the steps, at the beginning, that do without those (0: the paper's)."""
     reward_end_length: int = 19
     """Steps per segment of the reward/end model (horizon 15 + T)."""
     reward_end_every: int = 1
@@ -115,8 +105,8 @@ class Fit:
             denoiser.inner_model.compile()
             reward_end.encoder.compile()
         self.optimizers = {
-            "denoiser": _adamw(denoiser, config.denoiser_optimizer, self.device),
-            "reward_end": _adamw(reward_end, config.reward_end_optimizer, self.device),
+            "denoiser": adamw(denoiser, config.denoiser_optimizer, self.device),
+            "reward_end": adamw(reward_end, config.reward_end_optimizer, self.device),
         }
         seeds = np.random.SeedSequence(seed).spawn(4)
         rngs = [np.random.default_rng(s) for s in seeds]
@@ -217,14 +207,17 @@ class Fit:
         weight = partial(self._motion, share) if self.config.motion_weight else None
         denoiser = self.world_model.denoiser
         num_targets = None
+        t = denoiser.num_steps_conditioning
+        early = self.step < self.config.autoregressive_from * self.total_steps
+        seen = slice(0, t + 1 if early else None)
         if not self.processes.alone:
-            counts = joint.mask_padding[:, denoiser.num_steps_conditioning :].sum(axis=0)
+            counts = joint.mask_padding[:, seen][:, t:].sum(axis=0)
             num_targets = torch.from_numpy(counts).to(self.device, torch.float32)
         with self._autocast():
             loss = denoiser.loss(
-                batch.obs,
-                batch.act,
-                batch.mask_padding,
+                batch.obs[:, seen],
+                batch.act[:, seen],
+                batch.mask_padding[:, seen],
                 share.noise(self.noise),
                 pixel_weight=weight,
                 num_targets=num_targets,
@@ -286,11 +279,6 @@ class Fit:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-
-def _adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
-    groups = parameter_groups(module, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 
 
 def _split(batch_size: int, focus: float) -> tuple[int, int]:
