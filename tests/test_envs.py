@@ -378,7 +378,7 @@ def test_bad_arguments_are_one_clear_line():
     for kwargs, error, words in (
         ({}, BadArgument, "which dream"),
         ({"game": "Braekout"}, DiamondGymError, "did you mean Breakout"),
-        ({"game": "Freeway"}, ModelNotFound, "train-wm --game Freeway"),
+        ({"game": "Hero"}, ModelNotFound, "train-wm --game Hero"),
         ({"model": "nobody"}, ModelNotFound, "nobody"),
         ({"model": model, "num_envs": 0}, BadArgument, "at least 1, got 0"),
         ({"model": model, "num_envs": 2.5}, BadArgument, "at least 1, got 2.5"),

@@ -220,7 +220,7 @@ def test_bad_arguments():
         (("DiamondDream-v0", 0), {"model": model}, BadArgument, "n_envs must be .* got 0"),
         (("DiamondDream-v0", "4"), {"model": model}, BadArgument, "n_envs must be .* got '4'"),
         (("DiamondDream-v0", 2), {}, DiamondGymError, "which dream"),
-        (("DiamondDream-Freeway-v0", 2), {}, ModelNotFound, "train-wm --game Freeway"),
+        (("DiamondDream-Hero-v0", 2), {}, ModelNotFound, "train-wm --game Hero"),
         (
             ("DiamondDream-v0", 2),
             {"model": model, "autoreset_mode": "NextStep"},

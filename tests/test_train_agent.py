@@ -213,8 +213,8 @@ def test_a_registered_model_from_its_name_alone(home):
     assert len(training.card.model_sha256) == 64
     with pytest.raises(BadArgument, match="the model mine dreams Breakout, not Pong"):
         train_agent(config(game="Pong", model="mine"), home / "agent.zip")
-    with pytest.raises(ModelNotFound, match="train-wm --game Freeway"):
-        train_agent(config(game="Freeway"), home / "agent.zip")
+    with pytest.raises(ModelNotFound, match="train-wm --game Hero"):
+        train_agent(config(game="Hero"), home / "agent.zip")
 
 
 @pytest.mark.parametrize(
