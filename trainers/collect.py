@@ -261,8 +261,7 @@ class _Part:
         self.obs.append(next_obs)
 
     def episode(self, end: bool, trunc: bool) -> Episode:
-        n = len(self.act)
-        last = np.arange(n) == n - 1
+        last = np.arange(len(self.act)) == len(self.act) - 1
         info = {"first": self.first, "policy": self.played_by} if self.number is None else {}
         act, rew = np.array(self.act, np.int64), np.array(self.rew, np.float32)
         return Episode(np.stack(self.obs), act, rew, last & end, last & trunc, info)
