@@ -1,7 +1,5 @@
 """`diamond-gym train`: DIAMOND's whole loop, from nothing to an agent, on an Atari game or an environment of yours."""
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console
 from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
@@ -17,7 +16,7 @@ from diamond_gym.registry import game, home_folder
 from diamond_gym.trainers.collect_gym import game_name
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
-from diamond_gym.trainers.presets import loop_flags, wanted_preset
+from diamond_gym.trainers.presets import loop_flags
 from diamond_gym.trainers.processes import launch
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.world_model import FitConfig
@@ -94,11 +93,7 @@ class Train:
         words = [alias(word) for word in words]
         if "-h" in words or "--help" in words:
             return words
-        preset = wanted_preset(words)
-        if preset == "auto":
-            preset = "paper" if pick_device().type == "cuda" else "nano"
-            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-                print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+        preset = settled_preset(words)
         return [*loop_flags(preset), *_for_game(words), *words, "--preset", preset]
 
     def run(self) -> int:

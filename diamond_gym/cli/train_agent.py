@@ -1,6 +1,5 @@
 """`diamond-gym train-agent`: an agent that learns in dreams, scored in the real game."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from diamond_gym.cli.preset import settled_preset
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game, home_folder
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.actor_critic import AgentFitConfig
-from diamond_gym.trainers.presets import AGENT, preset_flags, wanted_preset
-from diamond_gym.world_model import pick_device
+from diamond_gym.trainers.presets import AGENT, preset_flags
 
 SB3_STEPS, SB3_ENVS = 100_000, 16
 # which options say something to the one kind of algorithm alone
@@ -115,10 +114,7 @@ class TrainAgent:
         algos += [word.removeprefix("--algo=") for word in words if word.startswith("--algo=")]
         if "-h" in words or "--help" in words or (algos and algos[-1] != "diamond"):
             return words
-        preset = wanted_preset(words)
-        if preset == "auto":
-            preset = "paper" if pick_device().type == "cuda" else "nano"
-            print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+        preset = settled_preset(words)
         return [*preset_flags(preset, AGENT), *words, "--preset", preset]
 
     def run(self) -> int:

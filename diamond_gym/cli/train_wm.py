@@ -1,8 +1,6 @@
 """`diamond-gym train-wm`: a world model from a game's name alone."""
 
-import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 import tyro
 
 from diamond_gym.cli.experience import TEST_SEED, PolicyName, experience
+from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data import About, EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
@@ -97,16 +96,7 @@ class TrainWm:
         words = [_alias(word) for word in words]
         if "-h" in words or "--help" in words:
             return words
-        preset = "auto"
-        for i, word in enumerate(words):
-            if word == "--preset" and i + 1 < len(words):
-                preset = words[i + 1]
-            elif word.startswith("--preset="):
-                preset = word.removeprefix("--preset=")
-        if preset == "auto":
-            preset = "paper" if pick_device().type == "cuda" else "nano"
-            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-                print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+        preset = settled_preset(words)
         return [*preset_flags(preset), *words, "--preset", preset]
 
     def run(self) -> int:
