@@ -215,3 +215,15 @@ def test_autoregressive_predictions_may_come_late(store) -> None:
         fit.train_step()
     t = denoiser.num_steps_conditioning
     assert lengths == [(t + 1,) * 3] * 2 + [(t + 2,) * 3] * 2
+
+
+def test_an_option_that_a_run_was_begun_without_has_its_default(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", tensorboard=False) as run:
+        run.settle({"steps": 3, "fit": {"focus": 0.5}})
+        now = {"steps": 3, "fit": {"focus": 0.5, "new": 0.0}}
+        with pytest.raises(BadArgument, match="begun with fit"):
+            run.settle(now)
+        with pytest.raises(BadArgument, match="begun with fit"):
+            run.settle(now, defaults={"fit": {"new": 1.0}})
+        run.settle(now, defaults={"fit": {"focus": 0.0, "new": 0.0}})
+        run.settle(now)

@@ -1,53 +1,95 @@
-"""What small budgets look at most: segments drawn around rewards and ends, and pixels near what moves."""
+"""What small budgets look at most: segments drawn around events, and pixels near what moves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.data import EpisodeStore
-from diamond_gym.segments import Batch, SegmentSampler, cut
+from diamond_gym.segments import Batch, cut
+
+_Events = npt.NDArray[np.int64]
+
+
+class Sampler(Protocol):
+    """What draws batches of segments."""
+
+    @property
+    def store(self) -> EpisodeStore:
+        """Where the segments are cut from."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Steps per segment."""
+        ...
+
+    def sample(self) -> Batch:
+        """Draws one batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of chance, as plain data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a state."""
+        ...
 
 
 class FocusedSampler:
-    """Draws part of each batch so that it holds a step with a reward or an end, the rest as the paper does.
+    """Draws part of each batch around events, the rest as another sampler does.
 
     The rare outcomes are then over-represented and the model's probabilities of them somewhat too high: the
     price of seeing them at all in a short fitting.
 
     Args:
-        base: Draws the unfocused rows; its batch_size counts only these.
+        base: Draws the unfocused rows, whose number is its own; a focused sampler, too, if there are two kinds of event.
         num_focused: Rows per batch around an event.
         rng: Source of chance for the focused rows.
         places: First and last place of the event in its segment. A place beyond the segment's end means that the
             segment stops so many steps before the event: what leads to it is what a denoiser has to learn.
             Default: anywhere but in the last slot, whose successor the segment would not hold.
+        find: Finds the events of a store, (episode, step), int64 (N, 2). Default: rewards and ends.
     """
 
     def __init__(
         self,
-        base: SegmentSampler,
+        base: Sampler,
         num_focused: int,
         rng: np.random.Generator,
         places: tuple[int, int] | None = None,
+        find: Callable[[EpisodeStore], _Events] | None = None,
     ) -> None:
         self.base, self.num_focused, self._rng = base, num_focused, rng
         self.places = places or (0, base.length - 2)
+        self._find = find or find_events
         self._events, self._version = np.zeros((0, 2), np.int64), -1
+
+    @property
+    def store(self) -> EpisodeStore:
+        """Where the segments are cut from."""
+        return self.base.store
+
+    @property
+    def length(self) -> int:
+        """Steps per segment."""
+        return self.base.length
 
     def sample(self) -> Batch:
         """Draws one batch, focused rows last."""
         batch = self.base.sample()
-        if self.num_focused and self._version != self.base.store.version:  # the store has grown
-            self._events, self._version = find_events(self.base.store), self.base.store.version
+        if self.num_focused and self._version != self.store.version:  # the store has grown
+            self._events, self._version = self._find(self.store), self.store.version
         if not len(self._events):
             return batch
         chosen = self._events[self._rng.integers(len(self._events), size=self.num_focused)]
         offset = self._rng.integers(self.places[0], self.places[1] + 1, size=self.num_focused)
-        return concatenate(batch, cut(self.base.store, chosen[:, 0], chosen[:, 1] - offset, self.base.length))
+        return concatenate(batch, cut(self.store, chosen[:, 0], chosen[:, 1] - offset, self.length))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of chance, as plain data."""
@@ -59,7 +101,7 @@ class FocusedSampler:
         self._rng.bit_generator.state = state["rng"]
 
 
-def find_events(store: EpisodeStore) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def find_events(store: EpisodeStore) -> _Events:
     """All steps with a reward or an end: (episode, step), int64 (N, 2)."""
     events = []
     for number, length in enumerate(store.lengths):

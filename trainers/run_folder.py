@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -63,12 +64,18 @@ class RunFolder:
                 log.close()
         self._lock.release()
 
-    def settle(self, settings: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
+    def settle(
+        self,
+        settings: dict[str, Any],
+        may_change: frozenset[str] = frozenset(),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         """Writes the run's settings, or holds them against those it was begun with.
 
         Args:
             settings: Plain data, by the names of the options.
             may_change: Names that a resumed run may give another value.
+            defaults: What an option meant, at any depth of the settings, before there was such an option.
 
         Raises:
             BadArgument: The run was begun with another value.
@@ -78,7 +85,7 @@ class RunFolder:
         path = self.path / SETTINGS
         settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
         if path.exists():
-            begun = json.loads(path.read_text())
+            begun = _completed(json.loads(path.read_text()), json.loads(json.dumps(defaults or {})))
             for key in sorted({*begun, *settings} - may_change):
                 if begun.get(key) != settings.get(key):
                     raise BadArgument(
@@ -138,3 +145,12 @@ def _board(path: Path) -> Any:
     except ModuleNotFoundError:
         return _NoBoard()
     return SummaryWriter(str(path))
+
+
+def _completed(settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of what they do not name, at any depth."""
+    whole = {**defaults, **settings}
+    for key, value in whole.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            whole[key] = _completed(value, defaults[key])
+    return whole

@@ -20,6 +20,7 @@ from diamond_gym.denoiser import Denoiser, DenoiserConfig, SigmaDistribution, Tr
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.segments import SegmentSampler
+from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.focus import FocusedSampler, motion
@@ -58,6 +59,8 @@ class FitConfig:
     """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
     denoiser_focus: float = 0.0
     """The same for the denoiser's batches."""
+    appearance_focus: float = 0.0
+    """Part of the denoiser's batches in which something appears that was nowhere near, as when a ball is served."""
 
 
 class Fit:
@@ -108,14 +111,18 @@ class Fit:
             "denoiser": adamw(denoiser, config.denoiser_optimizer, self.device),
             "reward_end": adamw(reward_end, config.reward_end_optimizer, self.device),
         }
-        seeds = np.random.SeedSequence(seed).spawn(4)
+        seeds = np.random.SeedSequence(seed).spawn(5)
         rngs = [np.random.default_rng(s) for s in seeds]
         t = denoiser.num_steps_conditioning
         length = t + 1 + config.num_autoregressive_steps
-        batch, focused = _split(config.denoiser_optimizer.batch_size, config.denoiser_focus)
+        optimizer = config.denoiser_optimizer
+        batch, focused, appearing = _split(optimizer.batch_size, config.denoiser_focus, config.appearance_focus)
         base = SegmentSampler(store, length, batch, False, rngs[0])
         # from the step that brings the event back to those that lead to it, each as a predicted frame
         self.denoiser_batches = FocusedSampler(base, focused, rngs[1], (t - 1, length - 2 + LEAD))
+        if appearing:
+            places = (t - 1, t - 1)  # it appears in the first frame that is predicted
+            self.denoiser_batches = FocusedSampler(self.denoiser_batches, appearing, rngs[4], places, Appearances())
         batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
         base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2])
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
@@ -281,7 +288,10 @@ class Fit:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
-def _split(batch_size: int, focus: float) -> tuple[int, int]:
-    """Unfocused and focused rows of a batch; at least one is unfocused."""
-    focused = min(batch_size - 1, round(batch_size * focus))
-    return batch_size - focused, focused
+def _split(batch_size: int, *parts: float) -> tuple[int, ...]:
+    """Unfocused rows of a batch, at least one, and those of each kind of focus."""
+    rows, left = [], batch_size - 1
+    for part in parts:
+        rows.append(min(left, round(batch_size * part)))
+        left -= rows[-1]
+    return left + 1, *rows

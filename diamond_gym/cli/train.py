@@ -112,7 +112,7 @@ class Train:
         console.quiet = not processes.main
         folder = self.run_folder or home_folder() / "runs" / self.label
         with RunFolder(folder, main=processes.main) as run:
-            run.settle(self._settings(), _FREE)
+            run.settle(self._settings(), _FREE, {"loop": asdict(DiamondConfig())})
             return Loop(self, run, ground, device, precision, processes).run()
 
     @property

@@ -37,7 +37,8 @@ def train_dreamer(wishes: "TrainAgent") -> int:
     assert wishes.steps is not None, "every preset says how many"
     with RunFolder(folder) as run:
         model = world_to_dream_in(entry, device, precision, wishes.compile)
-        run.settle(_settings(wishes, config, sampler) | {"world_model": model.fingerprint}, _FREE)
+        defaults = {"fit": asdict(AgentFitConfig()), "sampler": asdict(SamplerConfig())}
+        run.settle(_settings(wishes, config, sampler) | {"world_model": model.fingerprint}, _FREE, defaults)
         fit = AgentFit(config, -(-wishes.steps // per_step), wishes.seed, device)
         state = run.load()
         if state is None and wishes.init is not None:

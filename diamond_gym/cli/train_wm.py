@@ -119,7 +119,7 @@ class TrainWm:
                     data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
                 )
             config = self._for_game(store.about)
-            run.settle(self._settings(config), _FREE)
+            run.settle(self._settings(config), _FREE, {"fit": asdict(FitConfig())})
             fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile, processes)
             if (state := run.load()) is not None:
                 fit.load_state_dict(state)
