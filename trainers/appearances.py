@@ -16,6 +16,7 @@ _PAST = 4  # frames in which nothing may have moved near the place
 _CHANGE, _MOTION = 48, 24  # levels of 255: of what appears, and of what counts as motion before it
 _REACH = 6  # pixels around what moved: further than a ball flies in a step
 _CELL = 8  # pixels: the places that are told apart
+_COMMON = 0.1  # of all steps: the part from which on motion at a place is nothing special
 _MOST = 1000  # of one place's appearances
 
 
@@ -23,34 +24,40 @@ class Appearances:
     """Finds the appearances of a store; episodes that are known are not searched again."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, _Int]] = {}
+        self._known: dict[int, tuple[int, _Int, _Int]] = {}
 
     def __call__(self, store: EpisodeStore) -> _Int:
         """All (episode, step), int64 (N, 2), with whose next frame something appears.
 
-        Each place of the frame makes up about the same part of them, some being listed again and again: a paddle that
-        starts to move appears a hundred times as often as a ball.
+        Places where something moves in a tenth of all steps are left out: a paddle that starts to move appears a
+        hundred times as often as a ball, and is easily learned. Each other place makes up about the same part, some
+        of its appearances being listed again and again.
         """
         for number, length in enumerate(store.lengths.tolist()):
             if number not in self._known or self._known[number][0] != length:
                 segment = cut(store, np.array([number]), np.array([0]), length)
-                frames = np.concatenate((segment.obs[0], segment.final_obs))
-                found = appearances(frames)
-                self._known[number] = (length, np.column_stack((np.full(len(found), number), found)))
-        rows = [self._known[number][1] for number in range(store.num_episodes)]
-        if not sum(map(len, rows)):
+                found, moving = appearances(np.concatenate((segment.obs[0], segment.final_obs)))
+                self._known[number] = (length, np.column_stack((np.full(len(found), number), found)), moving)
+        if not self._known:
             return np.zeros((0, 2), np.int64)
-        table = np.concatenate(rows)
+        _, tables, moving = zip(*(self._known[number] for number in range(store.num_episodes)), strict=True)
+        table = np.concatenate(tables)
+        still = np.sum(moving, axis=0) < _COMMON * store.num_steps
+        table = table[still[table[:, 2]]]
         places = [table[table[:, 2] == place, :2] for place in np.unique(table[:, 2])]
-        each = min(_MOST, max(map(len, places)))
-        return np.concatenate([np.resize(events, (each, 2)) for events in places])
+        each = min(_MOST, max(map(len, places), default=0))
+        return np.concatenate([np.resize(events, (each, 2)) for events in places] or [np.zeros((0, 2), np.int64)])
 
 
-def appearances(frames: npt.NDArray[np.uint8]) -> _Int:
-    """The steps t of an episode with which something appears, and where: int64 (N, 2), t and a cell's number.
+def appearances(frames: npt.NDArray[np.uint8]) -> tuple[_Int, _Int]:
+    """The steps of an episode with which something appears, and where things move at all.
 
     Args:
-        frames: uint8 (L + 1, C, H, W). Frame t + 1 changes where frames t - 3 to t stood still all around.
+        frames: uint8 (L + 1, C, H, W).
+
+    Returns:
+        Steps t and cells, int64 (N, 2): frame t + 1 changes in the cell, where frames t - 3 to t stood still all
+        around. And in how many steps something moves in each cell of 8×8 pixels, int64 (cells,), row by row.
     """
     changed = np.zeros((2, max(0, len(frames) - 1), *frames.shape[2:]), np.bool_)
     for t in range(changed.shape[1]):  # frame by frame: an episode may hold thousands
@@ -60,13 +67,18 @@ def appearances(frames: npt.NDArray[np.uint8]) -> _Int:
     busy = np.zeros_like(near)
     for back in range(1, _PAST):
         busy[back:] |= near[:-back]
-    new = changed[0] & ~busy
+    new = _cells(changed[0] & ~busy)
     new[: _PAST - 1] = False  # too little is known of what moved before
-    height, width = new.shape[1:]
-    t, pixel = np.nonzero(new.reshape(len(new), height * width))
-    t, first = np.unique(t, return_index=True)
-    row, column = np.divmod(pixel[first], width)
-    return np.column_stack((t, row // _CELL * (width // _CELL + 1) + column // _CELL)).astype(np.int64)
+    at, cell = np.nonzero(new)
+    at, first = np.unique(at, return_index=True)
+    return np.column_stack((at, cell[first])).astype(np.int64), _cells(changed[1]).sum(axis=0)
+
+
+def _cells(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which cells of masks (L, H, W) hold anything true, (L, cells)."""
+    rows, columns = (np.arange(0, size, _CELL) for size in mask.shape[1:])
+    found = np.logical_or.reduceat(np.logical_or.reduceat(mask, rows, axis=1), columns, axis=2)
+    return found.reshape(len(mask), len(rows) * len(columns))
 
 
 def _spread(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:

@@ -48,7 +48,8 @@ class FocusedSampler:
     price of seeing them at all in a short fitting.
 
     Args:
-        base: Draws the unfocused rows, whose number is its own; a focused sampler, too, if there are two kinds of event.
+        base: Draws the unfocused rows, whose number is its own; a focused sampler itself where there are two kinds of
+            event.
         num_focused: Rows per batch around an event.
         rng: Source of chance for the focused rows.
         places: First and last place of the event in its segment. A place beyond the segment's end means that the
