@@ -30,6 +30,7 @@ class SamplerFields(TypedDict, total=False):
     s_tmax: float
     s_noise: float
     s_cond: float
+    eta: float
     upsampler: "SamplerFields"
     """The same of the second stage, for models of two."""
 

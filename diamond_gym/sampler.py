@@ -29,6 +29,10 @@ class SamplerConfig:
     s_noise: float = 1.0
     s_cond: float = 0.0
     """Noise level put on the conditioning frames before each step (CS:GO's dynamics: 0.005)."""
+    eta: float = 0.0
+    """Ancestral sampling, 0 to 1: this part of the next level's noise is drawn anew (1: as much as keeps it a sample of
+    that level, the DDPM's way; 0: none, EDM's and the paper's). Few deterministic steps drown what may or may not
+    happen, as where a ball is served, in the mean of both."""
 
     def __post_init__(self) -> None:
         if self.num_denoising_steps < 1:
@@ -39,6 +43,8 @@ class SamplerConfig:
             raise ValueError(f"0 < sigma_min <= sigma_max must hold, got {self.sigma_min} and {self.sigma_max}")
         if min(self.s_churn, self.s_cond, self.s_noise) < 0 or self.rho <= 0:
             raise ValueError("s_churn, s_cond and s_noise must not be negative, and rho must be positive")
+        if not 0 <= self.eta <= 1 or (self.eta and self.order == 2):
+            raise ValueError(f"eta must be in [0, 1], and 0 with order 2, got {self.eta} with order {self.order}")
 
 
 QUALITIES: dict[str, SamplerConfig] = {
@@ -100,6 +106,19 @@ def gammas(config: SamplerConfig) -> list[float]:
     return [churn if config.s_tmin <= sigma <= config.s_tmax else 0.0 for sigma in sigmas]
 
 
+def ancestral(sigma: Tensor, next_sigma: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """How far down a step goes, and how much noise is then drawn anew to come to the next level.
+
+    As DDPM's posterior has it between two levels of the same variance-exploding process (Song et al. 2021,
+    arXiv 2011.13456, ancestral sampling): down² + up² = next_sigma².
+
+    Returns:
+        down and up, scalars.
+    """
+    up = torch.minimum(next_sigma, eta * next_sigma * (sigma**2 - next_sigma**2).clamp(min=0).sqrt() / sigma)
+    return (next_sigma**2 - up**2).sqrt(), up
+
+
 def sample(
     denoiser: Denoises | Prepares,
     obs: Tensor,
@@ -116,15 +135,16 @@ def sample(
         act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
         initial_noise: Standard normal, float32 (B, C, H, W).
         config: The schedule and its churn.
-        noise: Gives standard normal noise of a shape; called only where s_churn or s_cond ask for noise, the
-            conditioning frames' (B, T*C, H, W) before the image's (B, C, H, W) of each step.
+        noise: Gives standard normal noise of a shape; called only where s_churn, s_cond or eta ask for noise, the
+            conditioning frames' (B, T*C, H, W) before the image's (B, C, H, W) of each step; eta's comes after them,
+            in all steps but the last.
 
     Returns:
         The frame, float32 (B, C, H, W), on 8-bit levels in [-1, 1], and the trajectory of num_denoising_steps + 1
         images from the initial noise to the frame.
     """
-    if noise is None and (config.s_cond > 0 or any(gammas(config))):
-        raise ValueError("this sampler has s_churn or s_cond: it needs a source of noise")
+    if noise is None and (config.s_cond > 0 or config.eta > 0 or any(gammas(config))):
+        raise ValueError("this sampler has s_churn, s_cond or eta: it needs a source of noise")
     sigmas = karras_sigmas(config, initial_noise.device)
     last = config.num_denoising_steps - 1
     x, trajectory = initial_noise, [initial_noise]
@@ -145,7 +165,11 @@ def sample(
         denoised = denoise(x, i)
         d = (x - denoised) / sigma_hat
         dt = next_sigma - sigma_hat
-        if config.order == 1 or i == last:
+        if config.eta > 0 and i < last:
+            assert noise is not None
+            down, up = ancestral(sigma_hat, next_sigma, config.eta)
+            x = x + d * (down - sigma_hat) + up * noise((b, c, h, w))
+        elif config.order == 1 or i == last:
             x = x + d * dt  # Euler
         else:
             x_2 = x + d * dt

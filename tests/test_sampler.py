@@ -1,11 +1,13 @@
 """Properties of the schedule and the sampler that hold for any configuration."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diamond_gym.sampler import QUALITIES, SamplerConfig, gammas, karras_sigmas, sample
+from diamond_gym.sampler import QUALITIES, SamplerConfig, ancestral, gammas, karras_sigmas, sample
 
 
 class Constant:
@@ -30,6 +32,12 @@ configs = st.builds(
     s_tmin=st.floats(0, 1),
     s_noise=st.floats(0, 1.1),
     s_cond=st.sampled_from([0.0, 0.005]),
+) | st.builds(
+    SamplerConfig,
+    num_denoising_steps=st.integers(1, 8),
+    sigma_max=st.floats(1, 80),
+    rho=st.floats(1, 10),
+    eta=st.floats(0, 1),
 )
 
 
@@ -62,11 +70,41 @@ def test_churn_stays_in_its_band(config: SamplerConfig) -> None:
         assert gamma == 0 or config.s_tmin <= sigma <= config.s_tmax
 
 
+@given(st.floats(1e-3, 50), st.floats(0.01, 0.99), st.floats(0, 1))
+def test_ancestral_steps_keep_the_level(sigma: float, part: float, eta: float) -> None:
+    high, low = torch.tensor(sigma, dtype=torch.float64), torch.tensor(sigma * part, dtype=torch.float64)
+    down, up = ancestral(high, low, eta)
+    torch.testing.assert_close(down**2 + up**2, low**2)
+    assert up > 0 or eta < 1e-9
+    # DDPM's posterior: what is left of the old noise is part of what was there
+    assert down <= low and up <= low
+
+
+class Coin:
+    """The best denoiser of an image of one value that is 1 in a quarter of all cases, else -1."""
+
+    def denoise(self, noisy, sigma, obs, act, sigma_cond=None):
+        return torch.tanh(noisy / sigma**2 - 0.5 * math.log(3))
+
+
+def test_three_ancestral_steps_draw_what_three_deterministic_ones_average() -> None:
+    """Beginning, like the paper, with noise of variance 1 at a level of 5, the mean is all that Euler's steps know."""
+    torch.manual_seed(0)
+    args = Coin(), torch.zeros(4000, 4, 1, 1, 1), None, torch.randn(4000, 1, 1, 1)
+    mean, _ = sample(*args, SamplerConfig())
+    drawn, _ = sample(*args, SamplerConfig(eta=1.0, sigma_min=0.2), torch.randn)
+    many, _ = sample(*args, SamplerConfig(20, eta=1.0), torch.randn)
+    assert (mean > 0).float().mean() < 0.01, "never what is not the likeliest"
+    assert 0.1 < (drawn > 0).float().mean() < 0.3
+    assert 0.18 < (many > 0).float().mean() < 0.3
+    assert (drawn.abs() > 0.9).float().mean() > 0.9
+
+
 def test_noise_is_needed_only_where_asked_for() -> None:
     args = (Constant(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 4, 3, 2, 2), None, torch.randn(1, 3, 2, 2))
     for config in QUALITIES.values():
         sample(*args, config)
-    for config in (SamplerConfig(s_churn=1), SamplerConfig(s_cond=0.1)):
+    for config in (SamplerConfig(s_churn=1), SamplerConfig(s_cond=0.1), SamplerConfig(eta=0.5)):
         with pytest.raises(ValueError, match="needs a source of noise"):
             sample(*args, config)
 
@@ -78,6 +116,8 @@ def test_noise_is_needed_only_where_asked_for() -> None:
         ({"order": 3}, "order must be 1"),
         ({"sigma_min": 6.0}, "sigma_min <= sigma_max"),
         ({"s_churn": -1.0}, "must not be negative"),
+        ({"eta": 1.5}, "eta must be in"),
+        ({"eta": 1.0, "order": 2}, "eta must be in"),
     ],
 )
 def test_nonsense_is_refused(fields: dict[str, float], message: str) -> None:

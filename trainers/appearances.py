@@ -36,8 +36,8 @@ class Appearances:
         for number, length in enumerate(store.lengths.tolist()):
             if number not in self._known or self._known[number][0] != length:
                 segment = cut(store, np.array([number]), np.array([0]), length)
-                found, moving = appearances(np.concatenate((segment.obs[0], segment.final_obs)))
-                self._known[number] = (length, np.column_stack((np.full(len(found), number), found)), moving)
+                found, moves = appearances(np.concatenate((segment.obs[0], segment.final_obs)))
+                self._known[number] = (length, np.column_stack((np.full(len(found), number), found)), moves)
         if not self._known:
             return np.zeros((0, 2), np.int64)
         _, tables, moving = zip(*(self._known[number] for number in range(store.num_episodes)), strict=True)

@@ -12,13 +12,14 @@ import torch
 from diamond_gym.data import EpisodeStore
 from diamond_gym.registry import Card
 from diamond_gym.registry.card import now
+from diamond_gym.sampler import SamplerConfig
 from diamond_gym.segments import cut, windows
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.world_model import FitConfig
 from diamond_gym.world_model import WorldModel
 
 
-def draw_starts(store: EpisodeStore, t: int, n: int = 256, seed: int = 0) -> Starts:
+def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:
     """Draws real pieces of T frames: up to a quarter of them beginnings of games, the others from anywhere.
 
     Args:
@@ -45,6 +46,7 @@ def make_card(
     training: Mapping[str, Any],
     figures: Mapping[str, float],
     command: str,
+    sampler: SamplerConfig | None = None,
 ) -> Card:
     """The card of a fitted model.
 
@@ -55,6 +57,7 @@ def make_card(
         training: What else to say about the training.
         figures: What was measured.
         command: The command that made it.
+        sampler: How it samples frames unless a user says otherwise; default: as the paper does.
     """
     about = store.about
     return Card(
@@ -70,6 +73,7 @@ def make_card(
         },
         denoiser=asdict(config.denoiser),
         reward_end=asdict(config.reward_end),
+        sampler={} if sampler in (None, SamplerConfig()) else asdict(sampler),
         training={
             **training,
             "data": {

@@ -30,7 +30,9 @@ from diamond_gym.world_model import pick_device, pick_precision
 
 HORIZON = 16
 # what a resumed run may be told differently
-_FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy"})
+_FREE = frozenset(
+    {"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy", "sampler"}
+)
 _ALIASED = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
 
 
@@ -77,6 +79,8 @@ class TrainWm:
     """Compile the networks, which takes a minute or two at the start."""
     dry_run: bool = False
     """Only say how much work it is, how fast this machine is at it (measured for a while), and how long it takes."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How the registered model samples frames unless a user says otherwise."""
     fit: Annotated[FitConfig, tyro.conf.arg(name="")] = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -132,7 +136,7 @@ class TrainWm:
             play = RealPlay.draw(held_out, 3, config.denoiser.inner_model.num_steps_conditioning, HORIZON)
 
             def draw(step: int) -> None:
-                rollout = closed_loop(fit.averaged(), play, SamplerConfig())
+                rollout = closed_loop(fit.averaged(), play, self.sampler)
                 write_png(folder / "strips" / f"{step:07d}.png", strip(play, rollout))
 
             with fitting(fit, self.minutes) as report:
@@ -149,7 +153,7 @@ class TrainWm:
         return 0
 
     def _settings(self, config: FitConfig) -> dict[str, Any]:
-        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        settings = {f.name: getattr(self, f.name) for f in fields(self)} | {"sampler": asdict(self.sampler)}
         settings = {
             k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k not in ("run_folder", "dry_run")
         }
@@ -196,10 +200,10 @@ class TrainWm:
         if self.windows:
             play = RealPlay.draw(held_out, self.windows, t, HORIZON)
             with counting("measuring", self.windows * HORIZON, "frames") as advance:
-                measured = figures(play, closed_loop(model, play, SamplerConfig(), progress=lambda n: advance(n, True)))
+                measured = figures(play, closed_loop(model, play, self.sampler, progress=lambda n: advance(n, True)))
         training = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
         command = "diamond-gym " + shlex.join(["train-wm", "--game", self.game, "--preset", self.preset])
-        card = make_card(self.name or label, store, fit.config, training, measured, command)
+        card = make_card(self.name or label, store, fit.config, training, measured, command, self.sampler)
         return save_model(card, weights, draw_starts(store, t))
 
 
