@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.card import Card
 from diamond_gym.registry.checkpoint import check_weights
+from diamond_gym.registry.human_card import PREVIEW
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import Entry
 from diamond_gym.registry.saving import save_model
@@ -54,7 +55,8 @@ def with_agent(
     card = _card(entry.card, config, facts)
     kept = {key: value for key, value in own.items() if not key.startswith(prefix)}
     check_weights(card, {**kept, **agent}, f"the agent of {entry.name}")
-    return save_model(card, {**kept, **agent}, starts, folder)
+    preview = entry.file(PREVIEW)
+    return save_model(card, {**kept, **agent}, starts, folder, preview.read_bytes() if preview else None)
 
 
 def _card(card: Card, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Card:

@@ -5,6 +5,9 @@ from typing import Any
 
 from diamond_gym.registry.card import Card, Table
 
+PREVIEW = "preview"
+"""The kind of file that is a picture of the model's dreams."""
+
 _CITATION = """\
 ```bibtex
 @inproceedings{alonso2024diamond,
@@ -47,8 +50,11 @@ def human_card(card: Card) -> str:
         "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items()) or "the paper's",
     }
     files = {record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()}
+    preview = (
+        f"![Real frames, and below them dreamed ones]({card.files[PREVIEW].name})" if PREVIEW in card.files else ""
+    )
     sections = {
-        "": card.summary,
+        "": "\n\n".join(text for text in (card.summary, preview) if text),
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
         "Training": "\n\n".join(text for text in (card.source and f"`{card.source}`", _table(training)) if text)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diamond_gym.errors import ModelNotFound
 from diamond_gym.files import atomic_path, atomic_write, disk_space_for, sha256_file
 from diamond_gym.registry.card import Card, FileRecord, check_name
-from diamond_gym.registry.human_card import human_card
+from diamond_gym.registry.human_card import PREVIEW, human_card
 from diamond_gym.registry.models import Entry, local_folder, read_entry
 from diamond_gym.registry.swap import beside, discard, put_back, take_place
 
@@ -25,6 +25,7 @@ def save_model(
     weights: "Mapping[str, Tensor]",
     starts: "Starts | None" = None,
     folder: str | os.PathLike[str] | None = None,
+    preview: bytes | None = None,
 ) -> Entry:
     """Writes a model: card, human card, weights and start states.
 
@@ -36,7 +37,8 @@ def save_model(
         card: What the model is; its `files` are filled in here.
         weights: Tensors by state-dict key, stored in the types they have.
         starts: The real frames that dreams begin from.
-        folder: Where to write the four files instead, flat, each atomically, the card last.
+        folder: Where to write the files instead, flat, each atomically, the card last.
+        preview: A picture of its dreams, a PNG file's content.
 
     Returns:
         The entry of the model as written.
@@ -47,25 +49,26 @@ def save_model(
     """
     check_name(card.name)
     if folder is not None:
-        return _write(Path(folder), card, weights, starts)
+        return _write(Path(folder), card, weights, starts, preview)
     target = local_folder(card.name)
     temporary = beside(target, "tmp")
     with disk_space_for(target):
         try:
             temporary.mkdir(parents=True)
-            card = _write(temporary, card, weights, starts).card
+            card = _write(temporary, card, weights, starts, preview).card
             take_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Entry(card, target / f"{card.name}.toml")  # not read again: another process may have replaced it by now
 
 
-def update_card(entry: Entry, card: Card) -> Entry:
+def update_card(entry: Entry, card: Card, preview: bytes | None = None) -> Entry:
     """Writes a changed card, and the human card with it, over the same files; for instance with new figures.
 
     Args:
         entry: The model whose card changes.
         card: What the card says from now on; its name and files stay those of the entry.
+        preview: A new picture of the model's dreams, a PNG file's content; None keeps the one that it may have.
 
     Returns:
         The entry with the new card.
@@ -73,7 +76,10 @@ def update_card(entry: Entry, card: Card) -> Entry:
     Raises:
         DiskFull: There is no room left; the old card is intact.
     """
-    _write_cards(entry.folder, replace(card, name=entry.name, files=entry.card.files))
+    files = dict(entry.card.files)
+    if preview is not None:
+        files[PREVIEW] = _write_preview(entry.folder, entry.name, preview)
+    _write_cards(entry.folder, replace(card, name=entry.name, files=files))
     return read_entry(entry.path)
 
 
@@ -90,8 +96,10 @@ def remove(name: str) -> None:
     discard(target)
 
 
-def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "Starts | None") -> Entry:
-    """Writes the four files of a model flat into a folder; the card, by which it is found, comes last."""
+def _write(
+    folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "Starts | None", preview: bytes | None
+) -> Entry:
+    """Writes the files of a model flat into a folder; the card, by which it is found, comes last."""
     from safetensors.torch import save_file
 
     names = {"weights": f"{card.name}.safetensors"}
@@ -104,7 +112,10 @@ def _write(folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "S
         names["starts"] = f"{card.name}.starts.npz"
         with atomic_path(folder / names["starts"]) as path:
             save_starts(path, starts)
-    card = card.with_files({kind: _record(folder / name) for kind, name in names.items()})
+    files = {kind: _record(folder / name) for kind, name in names.items()}
+    if preview is not None:
+        files[PREVIEW] = _write_preview(folder, card.name, preview)
+    card = card.with_files(files)
     _write_cards(folder, card)
     return read_entry(folder / f"{card.name}.toml")
 
@@ -121,6 +132,13 @@ def _apart(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         taken.add(tensor.untyped_storage().data_ptr())
         apart[key] = tensor
     return apart
+
+
+def _write_preview(folder: Path, name: str, preview: bytes) -> FileRecord:
+    path = folder / f"{name}.png"
+    with atomic_write(path, "wb") as file:
+        file.write(preview)
+    return _record(path)
 
 
 def _write_cards(folder: Path, card: Card) -> None:

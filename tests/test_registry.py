@@ -27,6 +27,7 @@ from diamond_gym.registry import (
     update_card,
     verify,
 )
+from diamond_gym.registry.export import export
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import read_entry
 
@@ -65,6 +66,22 @@ def test_update_card_keeps_the_files() -> None:
     assert verify(resolve("tiny")) == changed
     assert changed.card == replace(entry.card, figures={"mse": 0.5})
     assert "| mse | 0.5 |" in entry.path.with_suffix(".md").read_text()
+
+
+def test_a_preview_is_a_file_of_the_model(tmp_path: Path) -> None:
+    entry = save_model(a_card(), WEIGHTS, preview=b"a picture")
+    shown = entry.path.with_suffix(".md").read_text()
+    assert "](tiny.png)" in shown and (entry.folder / "tiny.png").read_bytes() == b"a picture"
+    assert "png" not in save_model(replace(a_card(), name="bare"), WEIGHTS).path.with_suffix(".md").read_text()
+    entry = update_card(entry, entry.card, b"another")
+    assert verify(entry).file("preview") == entry.folder / "tiny.png"
+    assert (entry.folder / "tiny.png").read_bytes() == b"another"
+    assert update_card(entry, entry.card) == entry, "kept where there is no new one"
+    copy = export(entry, tmp_path / "copy")
+    assert (copy.folder / "tiny.png").read_bytes() == b"another"
+    (entry.folder / "tiny.png").write_bytes(b"damaged")
+    with pytest.raises(DamagedModel, match="preview"):
+        verify(entry)
 
 
 def test_save_into_a_folder(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def tile(frames: npt.NDArray[np.uint8], scale: int = 1) -> npt.NDArray[np.uint8]
     return padded.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)[:-GAP, :-GAP]
 
 
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """A picture as a PNG file's content."""
+    return iio.imwrite("<bytes>", image, extension=".png")
+
+
 def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """Writes a picture, whole or not at all."""
     with atomic_path(path) as temporary:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -14,13 +16,14 @@ from rich.table import Table
 from diamond_gym.cli.experience import TEST_SEED, experience
 from diamond_gym.cli.progress import console, counting
 from diamond_gym.data import EpisodeStore
+from diamond_gym.env_arguments import SamplerFields, choose_sampler
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
 from diamond_gym.registry.human_card import flat_rows
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.ball import COURTS
 from diamond_gym.trainers.measuring import Fidelity, Sizes, can_play, describe, measure, policies_of
-from diamond_gym.trainers.pictures import strip, write_png
+from diamond_gym.trainers.pictures import png, strip, write_png
 
 _VIDEOS = (".mp4", ".gif")
 
@@ -51,8 +54,8 @@ class EvaluateWm:
     """Measure on a fifth of everything: a first look, too rough for --save."""
     ball: bool = False
     """Only count the dreams in which the ball of Breakout or Pong stays alive, beside real play."""
-    num_denoising_steps: int = 3
-    """Denoising steps per frame."""
+    num_denoising_steps: int | None = None
+    """Denoising steps per frame (default: as the model's card says)."""
     seed: int = 0
     """Seeds the choice of windows, the games and the dreams."""
     test_steps: int = 6_000
@@ -64,7 +67,7 @@ class EvaluateWm:
     video: Path | None = None
     """Write a video (.mp4 or .gif) of reality, dream and difference side by side."""
     save: bool = False
-    """Store the figures in the model's card."""
+    """Store the figures in the model's card, and the picture beside it."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
     device: str = "auto"
@@ -74,8 +77,9 @@ class EvaluateWm:
 
     def __post_init__(self) -> None:
         for name in ("num_denoising_steps", "test_steps"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.seed < 0:
             raise BadArgument(f"--seed must not be negative, got {self.seed}")
         for option in ("picture", "page"):
@@ -112,7 +116,11 @@ class EvaluateWm:
         if self.ball:
             sizes = replace(sizes, free_dreams=0, dreams_per_start=0, rollouts=max(1, sizes.rollouts))
         held_out = {} if self.ball else self._held_out(entry.card)
-        sampler = SamplerConfig(num_denoising_steps=self.num_denoising_steps)
+        fields: SamplerFields = {}
+        if self.num_denoising_steps is not None:
+            fields["num_denoising_steps"] = self.num_denoising_steps
+        sampler = choose_sampler(model, None, fields)
+        assert isinstance(sampler, SamplerConfig)
         with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
             found = measure(
                 model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
@@ -121,10 +129,11 @@ class EvaluateWm:
         table = _rounded(found.table())
         if self.ball:
             table = {"ball": table["ball"]}
-        table |= {"num_denoising_steps": self.num_denoising_steps}
+        table |= {"num_denoising_steps": sampler.num_denoising_steps}
         self._write(found, entry.card.action_meanings)
         if self.save:
-            update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}))
+            preview = None if self.ball else png(_strip(found))
+            update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}), preview)
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:
@@ -148,8 +157,7 @@ class EvaluateWm:
 
     def _write(self, found: Fidelity, action_meanings: tuple[str, ...]) -> None:
         if self.picture is not None:
-            first = next(iter(found.loops.values()))
-            write_png(self.picture, strip(first.play, first.rollout, rows=4))
+            write_png(self.picture, _strip(found))
         if self.page is not None:
             from diamond_gym.trainers.figure_page import draw_page
 
@@ -164,6 +172,12 @@ class EvaluateWm:
         for path in (self.picture, self.page, self.video):
             if path is not None:
                 console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _strip(found: Fidelity) -> npt.NDArray[np.uint8]:
+    """Real frames above dreamed ones, of the play that counts."""
+    first = next(iter(found.loops.values()))
+    return strip(first.play, first.rollout, rows=4)
 
 
 def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:
