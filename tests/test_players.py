@@ -68,5 +68,10 @@ def test_spells_of_chance_come_between() -> None:
 
 
 def test_a_game_without_a_script_is_refused() -> None:
-    with pytest.raises(BadArgument, match="Breakout, Pong, Freeway, not for Boxing"):
+    with pytest.raises(BadArgument, match="RoadRunner, not for Boxing"):
         ScriptedPolicy("Boxing", 2, np.random.default_rng(0))
+
+
+def test_road_runner_eats_what_lies_on_the_road(tmp_path: Path) -> None:
+    scripted, chance = (rewards(tmp_path, "RoadRunner", policy, 2000) for policy in ("scripted", "random"))
+    assert scripted[2] > 3 * chance[2]

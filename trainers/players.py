@@ -18,6 +18,7 @@ _Places = npt.NDArray[np.float64]
 
 _NOOP, _FIRE, _RIGHT, _LEFT = 0, 1, 2, 3  # the minimal actions of Breakout and, but for the words, of Pong
 _UP = 1  # of Freeway
+_AWAY = 4  # of RoadRunner: to the left
 _SCRIPTED_STEPS, _RANDOM_STEPS, _HELD_STEPS = 24.0, 10.0, 4.0  # mean lengths of spells, and of a held random action
 
 
@@ -60,6 +61,11 @@ def _freeway(obs: _Frames, before: _Frames) -> _Actions:
     return np.full(len(obs), _UP, np.int64)
 
 
+def _road_runner(obs: _Frames, before: _Frames) -> _Actions:
+    """Runs on."""
+    return np.full(len(obs), _AWAY, np.int64)
+
+
 def _follow(now: tuple[_Places, _Places], before: tuple[_Places, _Places], near: float, unseen: int) -> _Actions:
     """Actions that bring the paddle to the ball; it coasts on for a step after the key is released."""
     (ball, paddle), (old_ball, old_paddle) = now, before
@@ -72,7 +78,7 @@ def _follow(now: tuple[_Places, _Places], before: tuple[_Places, _Places], near:
 
 _Player = Callable[[_Frames, _Frames], _Actions]  # from these frames and those before, both (B, H, W, 3)
 
-PLAYERS: Mapping[str, _Player] = {"Breakout": _breakout, "Pong": _pong, "Freeway": _freeway}
+PLAYERS: Mapping[str, _Player] = {"Breakout": _breakout, "Pong": _pong, "Freeway": _freeway, "RoadRunner": _road_runner}
 
 
 class ScriptedPolicy:

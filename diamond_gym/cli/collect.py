@@ -25,7 +25,7 @@ class Collect:
     """Games played side by side."""
     policy: Literal["mixed", "random", "sticky", "scripted"] = "mixed"
     """random: uniform actions; sticky: each is kept for a while; mixed: every other game one of the two; scripted: a
-    simple player of Breakout, Freeway or Pong, with random spells."""
+    simple player of Breakout, Freeway, Pong or RoadRunner, with random spells."""
     agent: str | None = None
     """Play with the agent of this model (a name or a folder) instead."""
     epsilon: float = 0.01

@@ -48,8 +48,8 @@ class EvaluateWm:
     """Who played each of --data, where the stores do not tell."""
     sizes: Annotated[Sizes, tyro.conf.arg(name="")] = field(default_factory=Sizes)
     policies: tuple[str, ...] = ()
-    """Who plays in dream and game: random, scripted (Breakout, Freeway and Pong), agent, the model's own (default:
-    random, and agent where there is one)."""
+    """Who plays in dream and game: random, scripted (Breakout, Freeway, Pong, RoadRunner), agent, the model's own
+    (default: random, and agent where there is one)."""
     quick: bool = False
     """Measure on a fifth of everything: a first look, too rough for --save."""
     ball: bool = False
