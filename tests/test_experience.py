@@ -29,7 +29,7 @@ def test_the_policy_plays_what_is_missing_and_is_noted(tmp_path: Path) -> None:
 
 
 def test_no_script_for_boxing(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="scripted player for Breakout, Pong, Freeway, not for Boxing"):
+    with pytest.raises(BadArgument, match="scripted player for Breakout, Pong, Freeway, RoadRunner, not for Boxing"):
         experience(tmp_path / "boxing", "Boxing", 100, seed=0, policy="scripted")
 
 
