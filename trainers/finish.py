@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from diamond_gym.registry import Entry, save_model
-from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.diamond import Diamond
 from diamond_gym.trainers.dreamer import agent_weights, round_agent
 from diamond_gym.trainers.registering import draw_starts, half, make_card
@@ -41,20 +40,17 @@ def register_run(
     }
     numbers = asdict(config)
     loop = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
-    about = {"preset": preset, "precision": precision, "seed": training.seed, "epochs": training.epoch}
-    card = make_card(
-        name, training.store, config.fit, {**about, "steps": training.world_model.step, "loop": loop}, {}, command
-    )
+    about: dict[str, Any] = {"preset": preset, "precision": precision, "seed": training.seed, "epochs": training.epoch}
+    about |= {"steps": training.world_model.step, "loop": loop}
+    card = make_card(name, training.store, config.fit, about, {}, command, config.sampler)
     model = training.world_model.averaged()
     data = card.training["data"] if source is None else {**card.training["data"], "source": source}
-    paper = asdict(SamplerConfig())
     card = replace(
         card,
         summary=f"A DIAMOND world model of {card.game} and the agent that was trained in it while it was fitted, "
         f"with {training.store.num_steps} steps of real play.",
         spaces={key: value for key, value in card.spaces.items() if value != []},  # not every game names its actions
         actor_critic=asdict(agent.agent.config),
-        sampler={key: value for key, value in asdict(config.sampler).items() if value != paper[key]},
         training={**card.training, "data": data, "agent": facts},
     )
     if folder is not None:

@@ -6,7 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.files import atomic_path
+from diamond_gym.files import atomic_write
 from diamond_gym.trainers.evaluation import RealPlay, Rollout
 
 GAP = 2
@@ -53,5 +53,5 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
 
 def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """Writes a picture, whole or not at all."""
-    with atomic_path(path) as temporary:
-        iio.imwrite(temporary, image, extension=".png")
+    with atomic_write(path) as file:
+        file.write(png(image))

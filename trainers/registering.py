@@ -46,7 +46,7 @@ def make_card(
     training: Mapping[str, Any],
     figures: Mapping[str, float],
     command: str,
-    sampler: SamplerConfig | None = None,
+    sampler: SamplerConfig,
 ) -> Card:
     """The card of a fitted model.
 
@@ -57,9 +57,9 @@ def make_card(
         training: What else to say about the training.
         figures: What was measured.
         command: The command that made it.
-        sampler: How it samples frames unless a user says otherwise; default: as the paper does.
+        sampler: How it samples frames unless a user says otherwise; the card names what is not the paper's.
     """
-    about = store.about
+    about, paper = store.about, asdict(SamplerConfig())
     return Card(
         name=name,
         game=about.game,
@@ -73,7 +73,7 @@ def make_card(
         },
         denoiser=asdict(config.denoiser),
         reward_end=asdict(config.reward_end),
-        sampler={} if sampler in (None, SamplerConfig()) else asdict(sampler),
+        sampler={key: value for key, value in asdict(sampler).items() if value != paper[key]},
         training={
             **training,
             "data": {

@@ -60,7 +60,7 @@ class FitConfig:
     denoiser_focus: float = 0.0
     """The same for the denoiser's batches."""
     appearance_focus: float = 0.0
-    """Part of the denoiser's batches in which something appears that was nowhere near, as when a ball is served."""
+    """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
 
 
 class Fit:
