@@ -17,7 +17,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
-_REPLAY = 20_000  # transitions in DQN's memory: 2 GB of four-frame stacks
+_REPLAY = 80_000  # frames in DQN's memory, seen and next: 2 GB of 64x64
 Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
 
 
@@ -71,10 +71,11 @@ class AgentConfig:
         if self.algo == "a2c":
             return {"n_steps": 8, "learning_rate": 7e-4, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.01}
         return {
-            "buffer_size": max(self.n_envs, min(self.steps, _REPLAY)), "learning_starts": min(5_000, self.steps // 10),
-            "train_freq": 4, "gradient_steps": self.n_envs,  # one of 32 transitions for every four new ones
-            "target_update_interval": 2_000, "exploration_fraction": 0.3, "exploration_final_eps": 0.02,
-            "learning_rate": 1e-4, "gamma": 0.99,
+            # an update every two steps and returns of ten, for few steps (as in van Hasselt et al. 2019, 1906.05243)
+            "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "n_steps": 10, "gamma": 0.98,
+            "buffer_size": max(self.n_envs, min(self.steps, _REPLAY // self.frame_stack)),
+            "learning_starts": min(3_000, self.steps // 10), "target_update_interval": 2_000,
+            "exploration_fraction": 0.25, "exploration_final_eps": 0.02, "learning_rate": 2e-4,
         }  # fmt: skip
 
 

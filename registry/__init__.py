@@ -3,7 +3,7 @@
 Importing this package loads no torch; only `load_world_model` and `save_model` do, when they are called.
 """
 
-from diamond_gym.registry.agents import with_agent
+from diamond_gym.registry.agents import with_agent, with_agent_file
 from diamond_gym.registry.card import Card, FileRecord, now
 from diamond_gym.registry.games import Game, game, games
 from diamond_gym.registry.home import home_folder, models_folder
@@ -32,4 +32,5 @@ __all__ = [
     "update_card",
     "verify",
     "with_agent",
+    "with_agent_file",
 ]

@@ -1,4 +1,4 @@
-"""Agents beside their world models: an actor-critic in a registered model's own files."""
+"""Agents beside their world models: an actor-critic in a registered model's weights, or a file of another library."""
 
 import os
 from collections.abc import Mapping
@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry.card import Card
+from diamond_gym.registry.card import Card, Table
 from diamond_gym.registry.checkpoint import check_weights
-from diamond_gym.registry.human_card import PREVIEW
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import Entry
-from diamond_gym.registry.saving import save_model
+from diamond_gym.registry.saving import AGENT, save_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +54,40 @@ def with_agent(
     card = _card(entry.card, config, facts)
     kept = {key: value for key, value in own.items() if not key.startswith(prefix)}
     check_weights(card, {**kept, **agent}, f"the agent of {entry.name}")
-    preview = entry.file(PREVIEW)
-    return save_model(card, {**kept, **agent}, starts, folder, preview.read_bytes() if preview else None)
+    return save_model(card, {**kept, **agent}, starts, folder, _extras(entry))
+
+
+def with_agent_file(
+    entry: Entry, content: bytes, facts: Mapping[str, Any], folder: str | os.PathLike[str] | None = None
+) -> Entry:
+    """Registers a copy of a model together with an agent in a file of its own, in place of one that it may have.
+
+    The copy is what `with_agent` writes, but for the kind of agent.
+
+    Args:
+        entry: The model.
+        content: The file's, as `diamond_gym.sb3_files.packed` makes it.
+        facts: What the card tells of the agent, as its table `training.agent`.
+        folder: Where to write the model's files instead, flat, each atomically, the card last.
+
+    Returns:
+        The entry of the copy.
+
+    Raises:
+        DamagedModel: The model is not whole.
+        DiskFull: There is no room left; the old model is intact.
+    """
+    from diamond_gym.world_model import PREFIXES
+
+    entry, own, starts = read_model(entry)
+    weights = {key: value for key, value in own.items() if not key.startswith(PREFIXES["actor_critic"])}
+    return save_model(_told(entry.card, None, facts), weights, starts, folder, {**_extras(entry), AGENT: content})
+
+
+def _extras(entry: Entry) -> dict[str, bytes]:
+    """The further files of a model, but for its agent."""
+    paths = {kind: entry.file(kind) for kind in entry.card.files if kind not in ("weights", "starts", AGENT)}
+    return {kind: path.read_bytes() for kind, path in paths.items() if path is not None}
 
 
 def _card(card: Card, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Card:
@@ -69,9 +100,14 @@ def _card(card: Card, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Ca
             f"the agent sees frames of {side}x{side}x{seen} and has {actions} actions, "
             f"but {card.name} dreams {height}x{width}x{channels} with {card.num_actions}"
         )
+    return _told(card, table, facts)
+
+
+def _told(card: Card, actor_critic: Table | None, facts: Mapping[str, Any]) -> Card:
+    """The card with another agent."""
     figures = {key: value for key, value in card.figures.items() if key != "published"}
     summary = card.summary
     if card.actor_critic is not None and "agent" not in card.training:  # the one that came with an imported model
         summary = f"{summary} Its agent is another one, trained later.".lstrip()
     training = {**card.training, "agent": dict(facts)}
-    return replace(card, summary=summary, actor_critic=table, figures=figures, training=training)
+    return replace(card, summary=summary, actor_critic=actor_critic, figures=figures, training=training)

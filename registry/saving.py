@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
     from diamond_gym.starts import Starts
 
+AGENT = "agent"
+"""The kind of file that is an agent of Stable-Baselines3, as it saves one."""
+_EXTRAS = {PREVIEW: ".png", AGENT: ".agent.zip"}
+
 
 def save_model(
     card: Card,
     weights: "Mapping[str, Tensor]",
     starts: "Starts | None" = None,
     folder: str | os.PathLike[str] | None = None,
-    preview: bytes | None = None,
+    extras: Mapping[str, bytes] | None = None,
 ) -> Entry:
     """Writes a model: card, human card, weights and start states.
 
@@ -38,7 +42,7 @@ def save_model(
         weights: Tensors by state-dict key, stored in the types they have.
         starts: The real frames that dreams begin from.
         folder: Where to write the files instead, flat, each atomically, the card last.
-        preview: A picture of its dreams, a PNG file's content.
+        extras: Contents of further files: `"preview"`, a picture of its dreams as PNG, and `"agent"`, an agent's .zip.
 
     Returns:
         The entry of the model as written.
@@ -49,26 +53,26 @@ def save_model(
     """
     check_name(card.name)
     if folder is not None:
-        return _write(Path(folder), card, weights, starts, preview)
+        return _write(Path(folder), card, weights, starts, extras or {})
     target = local_folder(card.name)
     temporary = beside(target, "tmp")
     with disk_space_for(target):
         try:
             temporary.mkdir(parents=True)
-            card = _write(temporary, card, weights, starts, preview).card
+            card = _write(temporary, card, weights, starts, extras or {}).card
             take_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Entry(card, target / f"{card.name}.toml")  # not read again: another process may have replaced it by now
 
 
-def update_card(entry: Entry, card: Card, preview: bytes | None = None) -> Entry:
+def update_card(entry: Entry, card: Card, extras: Mapping[str, bytes] | None = None) -> Entry:
     """Writes a changed card, and the human card with it, over the same files; for instance with new figures.
 
     Args:
         entry: The model whose card changes.
         card: What the card says from now on; its name and files stay those of the entry.
-        preview: A new picture of the model's dreams, a PNG file's content; None keeps the one that it may have.
+        extras: Contents of further files, as `save_model` takes them; those that are not named stay as they are.
 
     Returns:
         The entry with the new card.
@@ -76,9 +80,7 @@ def update_card(entry: Entry, card: Card, preview: bytes | None = None) -> Entry
     Raises:
         DiskFull: There is no room left; the old card is intact.
     """
-    files = dict(entry.card.files)
-    if preview is not None:
-        files[PREVIEW] = _write_preview(entry.folder, entry.name, preview)
+    files = dict(entry.card.files) | _write_extras(entry.folder, entry.name, extras or {})
     _write_cards(entry.folder, replace(card, name=entry.name, files=files))
     return read_entry(entry.path)
 
@@ -97,7 +99,7 @@ def remove(name: str) -> None:
 
 
 def _write(
-    folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "Starts | None", preview: bytes | None
+    folder: Path, card: Card, weights: "Mapping[str, Tensor]", starts: "Starts | None", extras: Mapping[str, bytes]
 ) -> Entry:
     """Writes the files of a model flat into a folder; the card, by which it is found, comes last."""
     from safetensors.torch import save_file
@@ -113,8 +115,7 @@ def _write(
         with atomic_path(folder / names["starts"]) as path:
             save_starts(path, starts)
     files = {kind: _record(folder / name) for kind, name in names.items()}
-    if preview is not None:
-        files[PREVIEW] = _write_preview(folder, card.name, preview)
+    files |= _write_extras(folder, card.name, extras)
     card = card.with_files(files)
     _write_cards(folder, card)
     return read_entry(folder / f"{card.name}.toml")
@@ -134,11 +135,14 @@ def _apart(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     return apart
 
 
-def _write_preview(folder: Path, name: str, preview: bytes) -> FileRecord:
-    path = folder / f"{name}.png"
-    with atomic_write(path, "wb") as file:
-        file.write(preview)
-    return _record(path)
+def _write_extras(folder: Path, name: str, extras: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    records = {}
+    for kind, content in extras.items():
+        path = folder / f"{name}{_EXTRAS[kind]}"
+        with atomic_write(path, "wb") as file:
+            file.write(content)
+        records[kind] = _record(path)
+    return records
 
 
 def _write_cards(folder: Path, card: Card) -> None:

@@ -64,7 +64,7 @@ def test_the_next_agent_takes_its_place() -> None:
     assert same(load_world_model("tiny", "cpu").actor_critic, second)
     assert resolve("tiny").card.training["agent"] == {"m": 2}
     assert resolve("tiny").card.figures == {"mse_1": 0.5}
-    update_card(resolve("tiny"), resolve("tiny").card, b"a picture")
+    update_card(resolve("tiny"), resolve("tiny").card, {"preview": b"a picture"})
     kept = with_agent(resolve("tiny"), config, first.state_dict(), {}).file("preview")
     assert kept is not None and kept.read_bytes() == b"a picture"
 

@@ -203,13 +203,14 @@ def test_who_played_is_told(tmp_path: Path) -> None:
 
 
 def test_policies(oracle: WorldModel) -> None:
-    assert policies_of(oracle, "Breakout") == ["random"]
-    assert policies_of(oracle, "Pong", ("scripted", "random")) == ["scripted", "random"]
+    assert policies_of(False, "Breakout") == ["random"]
+    assert policies_of(True, "Breakout") == ["random", "agent"]
+    assert policies_of(False, "Pong", ("scripted", "random")) == ["scripted", "random"]
     for wanted, message in ((("best",), "not best"), (("agent",), "no agent of its own")):
         with pytest.raises(BadArgument, match=message):
-            policies_of(oracle, "Breakout", wanted)
+            policies_of(False, "Breakout", wanted)
     with pytest.raises(BadArgument, match="not for Boxing"):
-        policies_of(oracle, "Boxing", ("scripted",))
+        policies_of(False, "Boxing", ("scripted",))
     frames = np.zeros((2, 64, 64, 3), np.uint8)
     scripted = policy_maker(oracle, "Freeway", "scripted")(2, np.random.default_rng(0))
     assert scripted(frames, np.ones(2, bool)).tolist() == [1, 1]

@@ -150,7 +150,7 @@ def test_an_agent_of_stable_baselines_dreams_too(tmp_path: Path, capsys: pytest.
         (["dream", "--game", "Breakout", "--agent", "no.zip"], 1, "there is no agent at no.zip"),
         (["evaluate", "--game", "Breakout"], 1, "no agent of its own: train one"),
         (["evaluate", "--agent", "own"], 2, "say which game"),
-        (["evaluate", "--game", "Pong", "--model", "tiny"], 1, "no agent of its own"),
+        (["evaluate", "--game", "Pong", "--model", "tiny"], 2, "'tiny' dreams Breakout, not Pong"),
         (["evaluate", "--agent", "a.zip", "--model", "tiny"], 2, "--model is for the world model's own agent"),
     ],
 )

@@ -69,11 +69,11 @@ def test_update_card_keeps_the_files() -> None:
 
 
 def test_a_preview_is_a_file_of_the_model(tmp_path: Path) -> None:
-    entry = save_model(a_card(), WEIGHTS, preview=b"a picture")
+    entry = save_model(a_card(), WEIGHTS, extras={"preview": b"a picture"})
     shown = entry.path.with_suffix(".md").read_text()
     assert "](tiny.png)" in shown and (entry.folder / "tiny.png").read_bytes() == b"a picture"
     assert "png" not in save_model(replace(a_card(), name="bare"), WEIGHTS).path.with_suffix(".md").read_text()
-    entry = update_card(entry, entry.card, b"another")
+    entry = update_card(entry, entry.card, {"preview": b"another"})
     assert verify(entry).file("preview") == entry.folder / "tiny.png"
     assert (entry.folder / "tiny.png").read_bytes() == b"another"
     assert update_card(entry, entry.card) == entry, "kept where there is no new one"

@@ -11,6 +11,7 @@ from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import games
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.sb3_files import SavedAgent
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import Policy, StickyPolicy
 from diamond_gym.trainers.collect_ale import AleGames
@@ -131,7 +132,7 @@ def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any
     return {"policy": played_by or " and ".join(noted), "steps": store.num_steps, "episodes": len(store)}
 
 
-def policies_of(model: WorldModel, game: str, wanted: Sequence[str] = ()) -> list[str]:
+def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
     """The policies to compare: those wanted, else random and, where the model has one, its own agent.
 
     Raises:
@@ -142,17 +143,19 @@ def policies_of(model: WorldModel, game: str, wanted: Sequence[str] = ()) -> lis
             raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
         if name == "scripted":
             ScriptedPolicy(game, 1, np.random.default_rng(0))  # which says so if there is no script
-    if "agent" in wanted and model.actor_critic is None:
+    if "agent" in wanted and not has_agent:
         raise BadArgument("this model has no agent of its own")
-    return list(wanted) or (["random"] if model.actor_critic is None else ["random", "agent"])
+    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
 
 
-def policy_maker(model: WorldModel, game: str, name: str) -> MakePolicy:
-    """Makes policies by name, for any number of rows."""
+def policy_maker(model: WorldModel, game: str, name: str, saved: SavedAgent | None = None) -> MakePolicy:
+    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
 
     def make(rows: int, rng: np.random.Generator) -> Policy:
         if name == "scripted":
             return ScriptedPolicy(game, rows, rng)
+        if name == "agent" and saved is not None:
+            return saved.playing(rows, seed=int(rng.integers(2**31)))
         if name == "agent":
             assert model.actor_critic is not None
             return AgentPolicy(model.actor_critic, rows, rng)
@@ -188,6 +191,7 @@ def measure(
     sampler: SamplerConfig,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    saved: SavedAgent | None = None,
 ) -> Fidelity:
     """Measures everything that `sizes` asks for.
 
@@ -201,6 +205,7 @@ def measure(
         sampler: How frames are sampled.
         seed: Seeds everything.
         progress: Called with the number of frames dreamed since the last call.
+        saved: The model's own agent, where it lies in a file beside it.
     """
     found = Fidelity(name, game)
     t = model.denoiser.num_steps_conditioning
@@ -210,11 +215,11 @@ def measure(
         found.held_out[label] = about
     size = model.obs_shape[:2]
     for policy in policies if sizes.rollouts else ():
-        make = policy_maker(model, game, policy)
+        make = policy_maker(model, game, policy, saved)
         real = real_pieces(model, game, make, sizes.rollouts, sizes.rollout_steps, seed, size)
         found.under.append(UnderPolicy.measure(model, game, policy, real, make, sampler, seed, progress))
     if policies and sizes.free_dreams:
-        make = policy_maker(model, game, policies[0])
+        make = policy_maker(model, game, policies[0], saved)
         real = real_pieces(model, game, make, sizes.free_dreams, sizes.free_steps, seed, size)
         found.drift = Drift.measure(model, real, make, sampler, seed, progress)
     plays = [under.real.play for under in found.under] + [loop.play for loop in found.loops.values()]

@@ -1,4 +1,4 @@
-"""A registered model's own agent: taken from the model, and scored in the real game as the paper scores it."""
+"""A registered model's own agent: taken from the model or the file beside it, and scored as the paper scores it."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,9 @@ import numpy as np
 
 from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.errors import BadArgument, ModelNotFound
-from diamond_gym.registry import games
+from diamond_gym.registry import Entry, games
+from diamond_gym.registry.saving import AGENT
+from diamond_gym.sb3_files import SavedAgent, open_agent
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.scores import Scores, play, real_games
 from diamond_gym.world_model import WorldModel
@@ -14,8 +16,18 @@ from diamond_gym.world_model import WorldModel
 _SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
 
+def own_file(entry: Entry, device: str = "auto") -> SavedAgent | None:
+    """The agent of Stable-Baselines3 that lies beside a model; None if there is none.
+
+    Raises:
+        DiamondGymError: The file is none of SB3's, or needs its pickles to be opened.
+    """
+    path = entry.file(AGENT)
+    return open_agent(path, device) if path is not None else None
+
+
 def own_agent(model: WorldModel) -> ActorCritic:
-    """The agent that came with a model.
+    """The agent of the paper's kind that came with a model.
 
     Raises:
         ModelNotFound: It has none; the message says how to come by one.

@@ -2,20 +2,22 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from diamond_gym.errors import BadArgument
+from diamond_gym.registry import Entry, resolve, with_agent_file
 from diamond_gym.registry import game as find_game
-from diamond_gym.registry import resolve
 from diamond_gym.sb3_agents import AgentConfig, learn, make_agent, recent_return, training_envs
-from diamond_gym.sb3_files import AgentCard, SavedAgent, open_agent, save_agent
+from diamond_gym.sb3_files import AgentCard, SavedAgent, open_agent, packed, save_agent
 from diamond_gym.trainers.scores import Scores, play, real_games, score_random
 from diamond_gym.trainers.sitting import interruptible
 
-__all__ = ["AgentConfig", "AgentTraining", "open_agent", "score_agent", "score_random", "train_agent"]
+__all__ = ["AgentConfig", "AgentTraining", "open_agent", "register_file", "score_agent", "score_random", "train_agent"]
+
+_TOLD = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")  # by a card
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,22 @@ def train_agent(
     finally:
         envs.close()
     return AgentTraining(reason, agent.num_timesteps, seconds, recent_return(agent), card)
+
+
+def register_file(entry: Entry, path: Path) -> Entry:
+    """Registers a model together with a saved agent as its own, made as small as it can be; `path` stays as it is.
+
+    Raises:
+        DiamondGymError: The agent cannot be opened, cannot play the model's game, or did not learn in this model's
+            dreams.
+    """
+    saved, card = open_agent(path, "cpu"), entry.card
+    saved.check(card.game, card.obs_shape, card.num_actions)
+    if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
+        raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
+    told = asdict(saved.card)
+    facts = {key: told[key] for key in _TOLD if told[key] is not None}
+    return with_agent_file(entry, packed(path), facts)
 
 
 def score_agent(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from diamond_gym.cli.progress import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
+from diamond_gym.registry import resolve
 from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
@@ -114,18 +115,20 @@ class DreamCommand:
     def _player(self, envs: "DreamVectorEnv") -> Iterator[_Player]:
         """Whoever chooses the actions, from frames (B, H, W, C) and the rows in which a dream begins (B,)."""
         from diamond_gym.trainers.dream_players import DreamPolicy, HeldActions
-        from diamond_gym.trainers.own_agent import own_agent
+        from diamond_gym.trainers.own_agent import own_agent, own_file
 
         if self.agent is None:
             yield HeldActions(envs, self.repeat, self.seed)
-        elif self.agent == OWN:
+            return
+        saved = own_file(resolve(self.model or self.game or ""), self.device) if self.agent == OWN else None
+        if self.agent == OWN and saved is None:
             yield DreamPolicy(own_agent(envs.world_model), envs.dream, np.random.default_rng([self.seed, 9]))
         else:
             import torch
 
             from diamond_gym.sb3_files import open_agent
 
-            agent, card = open_agent(self.agent, self.device), envs.world_model.card
+            agent, card = saved or open_agent(self.agent, self.device), envs.world_model.card
             assert card is not None
             agent.check(card.game, card.obs_shape, card.num_actions)
             with torch.random.fork_rng():  # its policy draws from torch's own stream

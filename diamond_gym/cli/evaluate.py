@@ -159,16 +159,21 @@ class Evaluate:
         if not self._own:
             assert self.game is not None
             return "", self.game, None
-        from diamond_gym.registry import load_world_model
-        from diamond_gym.trainers.own_agent import own_agent, score_own
+        from diamond_gym.registry import load_world_model, resolve, verify
+        from diamond_gym.trainers.own_agent import own_agent, own_file, score_own
 
-        model = load_world_model(self.model or self.game or "", self.device)
-        agent, card = own_agent(model), model.card
-        assert card is not None
-        if self.game not in (None, card.game):
-            raise BadArgument(f"the world model '{card.name}' dreams {card.game}, not {self.game}")
-        game(card.game)
-        return f"the agent of {card.name}", card.game, lambda advance: score_own(agent, card.game, *how, advance)
+        entry = verify(resolve(self.model or self.game or ""))
+        name, called = entry.card.game, f"the agent of {entry.name}"
+        if self.game not in (None, name):
+            raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
+        game(name)
+        beside = own_file(entry, self.device)
+        if beside is not None:
+            from diamond_gym.trainers.sb3_agent import score_agent
+
+            return called, name, lambda advance: score_agent(beside, name, *how, advance)
+        agent = own_agent(load_world_model(entry.name if entry.bundled else entry.folder, self.device))
+        return called, name, lambda advance: score_own(agent, name, *how, advance)
 
 
 def print_scores(scores: "dict[str, Scores]") -> None:

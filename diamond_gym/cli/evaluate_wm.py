@@ -19,10 +19,11 @@ from diamond_gym.data import EpisodeStore
 from diamond_gym.env_arguments import SamplerFields, choose_sampler
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
-from diamond_gym.registry.human_card import flat_rows
+from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.ball import COURTS
 from diamond_gym.trainers.measuring import Fidelity, Sizes, can_play, describe, measure, policies_of
+from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.pictures import png, strip, write_png
 
 _VIDEOS = (".mp4", ".gif")
@@ -109,7 +110,9 @@ class EvaluateWm:
         model = load_world_model(entry.folder if not entry.bundled else entry.name, self.device, self.precision)
         if model.upsampler is not None:
             raise DiamondGymError("models of two stages cannot be held against real play yet")
-        policies = policies_of(model, game, self.policies) if can_play(game) else []
+        saved = own_file(entry, self.device)
+        has_agent = saved is not None or model.actor_critic is not None
+        policies = policies_of(has_agent, game, self.policies) if can_play(game) else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
         sizes = self.sizes.quicker() if self.quick else self.sizes
@@ -124,7 +127,7 @@ class EvaluateWm:
         with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
             found = measure(
                 model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
-                lambda frames: advance(frames, more=True),
+                lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
         table = _rounded(found.table())
         if self.ball:
@@ -132,8 +135,8 @@ class EvaluateWm:
         table |= {"num_denoising_steps": sampler.num_denoising_steps}
         self._write(found, entry.card.action_meanings)
         if self.save:
-            preview = None if self.ball else png(_strip(found))
-            update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}), preview)
+            extras = {} if self.ball else {PREVIEW: png(_strip(found))}
+            update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}), extras)
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:

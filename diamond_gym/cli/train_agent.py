@@ -9,14 +9,14 @@ import tyro
 
 from diamond_gym.cli.preset import settled_preset
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import game, home_folder
+from diamond_gym.registry import game, home_folder, resolve
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.actor_critic import AgentFitConfig
 from diamond_gym.trainers.presets import AGENT, preset_flags
 
 SB3_STEPS, SB3_ENVS = 100_000, 16
 # which options say something to the one kind of algorithm alone
-_SB3_ONLY = ("out", "frame_stack", "real", "max_episode_steps")
+_SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
 _DIAMOND_ONLY = ("run_folder", "num_denoising_steps", "init", "score_minutes", "precision", "compile", "fit")
 
 
@@ -64,6 +64,8 @@ class TrainAgent:
     """diamond: compile the world model, which takes a minute or two at the start."""
     out: Path | None = None
     """sb3: the .zip to write (default: <home>/agents/<game>-<algo>.zip, or <game>-<algo>-real.zip with --real)."""
+    register: bool = False
+    """sb3: also register the agent with the world model it learned in, as its own agent."""
     frame_stack: int = 4
     """sb3: how many frames the agent sees at once."""
     real: bool = False
@@ -81,6 +83,8 @@ class TrainAgent:
             )
         if self.real and self.model is not None:
             raise BadArgument("--real learns without a world model: leave out --model")
+        if self.real and self.register:
+            raise BadArgument("--register is for an agent that learned in dreams: leave it out, or --real")
         if self.out is not None and (self.out.suffix != ".zip" or self.out.is_dir()):
             raise BadArgument(f"--out must end in .zip, not {self.out}")
         own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c and dqn")
@@ -131,7 +135,7 @@ class TrainAgent:
 
     def _run_sb3(self) -> int:
         from diamond_gym.cli.progress import console, counting
-        from diamond_gym.trainers.sb3_agent import AgentConfig, train_agent
+        from diamond_gym.trainers.sb3_agent import AgentConfig, register_file, train_agent
 
         steps = SB3_STEPS if self.steps is None else self.steps
         assert self.algo != "diamond"
@@ -157,6 +161,9 @@ class TrainAgent:
             console.print(f"mean return of its last episodes in {where}: {training.recent_return:.2f}")
         if training.reason == "interrupted":
             return 130
+        if self.register:
+            entry = register_file(resolve(self.model or self.game), out)
+            console.print(f"registered the agent with {entry.name} in {entry.folder}", soft_wrap=True)
         if self.episodes:
             self._score(out)
         return 0

@@ -1,0 +1,150 @@
+"""An agent of Stable-Baselines3 beside a model, as its own: packed, registered, and played by every command."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN
+from stubs import ACTIONS, save_tiny_model
+from test_agents import CONFIG, an_agent
+from test_evaluate import Games
+
+from diamond_gym import cli
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.registry import load_world_model, resolve, update_card, verify, with_agent, with_agent_file
+from diamond_gym.sb3_files import open_agent, packed
+from diamond_gym.trainers import sb3_agent, scores
+from diamond_gym.trainers.measuring import policy_maker
+from diamond_gym.trainers.own_agent import own_file
+from diamond_gym.trainers.sb3_agent import AgentConfig, register_file, train_agent
+
+SIDE = 36  # the least that SB3's CnnPolicy takes
+
+
+@pytest.fixture
+def model() -> str:
+    """A registered model whose frames are large enough."""
+    save_tiny_model(size=SIDE)
+    return "tiny"
+
+
+@pytest.fixture(params=["dqn", "ppo"])
+def trained(request: pytest.FixtureRequest, model: str, tmp_path: Path) -> Path:
+    """An agent trained for a moment in the model's dreams."""
+    config = AgentConfig("Breakout", request.param, model, steps=24, n_envs=2, max_episode_steps=5, device="cpu")
+    train_agent(config, tmp_path / "agent.zip")
+    return tmp_path / "agent.zip"
+
+
+def test_packed_it_is_small_and_plays_the_same(trained: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.zip"
+    small.write_bytes(packed(trained))
+    assert small.stat().st_size < trained.stat().st_size / 2
+    assert packed(trained) == small.read_bytes(), "the same bytes each time"
+    old, new = open_agent(trained), open_agent(small)
+    assert (new.card, new.channels, new.epsilon) == (old.card, old.channels, old.epsilon)
+    for key, value in new.policy.state_dict().items():
+        whole = old.policy.state_dict()[key.replace("q_net_target.", "q_net.")]
+        torch.testing.assert_close(value, whole, rtol=1e-3, atol=1e-6)
+    frames = np.random.default_rng(0).integers(256, size=(3, SIDE, SIDE, 3), dtype=np.uint8)
+    first = np.ones(3, bool)
+    acts = [agent.playing(3, deterministic=True)(frames, first).tolist() for agent in (old, new)]
+    assert acts[0] == acts[1]
+    assert packed(small) == small.read_bytes(), "packing twice changes nothing"
+
+
+def test_stable_baselines_reads_what_was_packed(model: str, tmp_path: Path) -> None:
+    train_agent(AgentConfig("Breakout", "dqn", model, steps=24, n_envs=2, device="cpu"), tmp_path / "agent.zip")
+    (tmp_path / "small.zip").write_bytes(packed(tmp_path / "agent.zip"))
+    loaded = DQN.load(tmp_path / "small.zip", device="cpu")
+    assert loaded.predict(np.zeros((SIDE, SIDE, 12), np.uint8), deterministic=True)[0] in range(ACTIONS)
+
+
+def test_what_is_no_agent_is_not_packed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("data", "{}")
+    with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3"):
+        packed(tmp_path / "a.zip")
+
+
+def test_registered_it_is_a_file_of_the_model(trained: Path) -> None:
+    before = resolve("tiny")
+    update_card(before, before.card, {"preview": b"a picture"})
+    entry = register_file(resolve("tiny"), trained)
+    assert verify(resolve("tiny")) == entry
+    assert sorted(os.listdir(entry.folder)) == [
+        "tiny.agent.zip", "tiny.md", "tiny.png", "tiny.safetensors", "tiny.starts.npz", "tiny.toml",
+    ]  # fmt: skip
+    assert (entry.folder / "tiny.png").read_bytes() == b"a picture"
+    assert entry.card.files["weights"] == before.card.files["weights"]
+    assert entry.card.training["agent"]["steps"] >= 24
+    assert "## Agent\n" in entry.path.with_suffix(".md").read_text()
+    saved = own_file(entry)
+    assert saved is not None and saved.card == open_agent(trained).card
+    register_file(entry, trained)
+    (entry.folder / "tiny.agent.zip").write_bytes(b"damaged")
+    with pytest.raises(DiamondGymError, match="agent file is truncated"):
+        verify(entry)
+
+
+def test_the_one_kind_of_agent_takes_the_place_of_the_other(model: str, tmp_path: Path) -> None:
+    train_agent(AgentConfig("Breakout", "dqn", model, steps=24, n_envs=2, device="cpu"), tmp_path / "agent.zip")
+    config = {key: value for key, value in vars(CONFIG).items() if key != "img_size"}
+    agent = type(an_agent())(type(CONFIG)(**{**config, "img_size": SIDE}))
+    entry = with_agent(resolve("tiny"), config, agent.state_dict(), {"n": 1})
+    assert entry.card.actor_critic is not None
+    assert own_file(entry) is None
+    entry = with_agent_file(entry, packed(tmp_path / "agent.zip"), {"n": 2})
+    assert entry.card.actor_critic is None
+    assert load_world_model("tiny", "cpu").actor_critic is None
+    assert entry.card.training["agent"] == {"n": 2}
+    entry = with_agent(entry, config, agent.state_dict(), {"n": 3})
+    assert own_file(entry) is None
+    assert not (entry.folder / "tiny.agent.zip").exists()
+
+
+def test_an_agent_of_other_dreams(trained: Path) -> None:
+    save_tiny_model("other", size=SIDE, seed=5)
+    with pytest.raises(BadArgument, match="not trained in the dreams of other as it is now"):
+        register_file(resolve("other"), trained)
+
+
+def test_it_plays_as_typed(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (sb3_agent, scores):
+        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
+    out = tmp_path / "agent.zip"
+    words = ["train-agent", "--game", "Breakout", "--algo", "dqn", "--steps", "24", "--n-envs", "2", "--device", "cpu"]
+    assert cli.main([*words, "--episodes", "0", "--register", "--out", str(out)]) == 0
+    assert "registered the agent with tiny" in capsys.readouterr().err
+    assert cli.main(["list", "--json"]) == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed["tiny"]["agent"]
+    assert cli.main(["evaluate", "--model", "tiny", "--episodes", "3", "--n-envs", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["policy"], row["scores"]) for row in rows] == [("the agent of tiny", [1, 2, 2]), ("random", [1, 2, 2])]
+    words = ["dream", "--model", "tiny", "--agent", "own", "--steps", "4", "--num-envs", "2"]
+    for name in ("one.gif", "two.gif"):
+        assert cli.main([*words, "--out", str(tmp_path / name)]) == 0
+    np.testing.assert_array_equal(iio.imread(tmp_path / "one.gif"), iio.imread(tmp_path / "two.gif"))
+    assert "8 frames in" in capsys.readouterr().out
+
+
+def test_it_is_one_of_the_policies_that_are_compared(trained: Path) -> None:
+    entry = register_file(resolve("tiny"), trained)
+    make = policy_maker(load_world_model("tiny", "cpu"), "Breakout", "agent", own_file(entry))
+    frames = np.zeros((3, SIDE, SIDE, 3), np.uint8)
+    acts = make(3, np.random.default_rng(0))(frames, np.ones(3, bool))
+    assert acts.shape == (3,)
+    assert set(acts.tolist()) <= set(range(ACTIONS))
+
+
+def test_the_real_game_has_no_model_to_register_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train-agent", "--game", "Breakout", "--algo", "dqn", "--real", "--register"]) == 2
+    assert "--register is for an agent that learned in dreams" in capsys.readouterr().err
