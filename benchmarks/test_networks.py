@@ -19,8 +19,9 @@ from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.batch import to_tensors
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import Fit
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -14,6 +14,7 @@ import worlds
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.trainers.ema import Ema
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, find_events
 from diamond_gym.trainers.metrics import check_finite
 from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
@@ -177,6 +178,13 @@ def test_focused_rows_hold_an_event(store) -> None:
         assert (np.abs(focused).sum(1) + batch.end[2:, :-1].sum(1) > 0).all()
 
 
+def test_without_an_event_a_batch_keeps_its_size(store) -> None:
+    base = Fit(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
+    nothing = FocusedSampler(base, 5, np.random.default_rng(0), find=lambda _: np.zeros((0, 2), np.int64))
+    rows = len(base.sample().rew)
+    assert {len(nothing.sample().obs) for _ in range(5)} == {rows + 5}
+
+
 def test_learning_rate_warms_up_and_decays(store) -> None:
     fit = Fit(worlds.CONFIG, store, total_steps=100)
     factors = []
@@ -227,3 +235,16 @@ def test_an_option_that_a_run_was_begun_without_has_its_default(tmp_path: Path) 
             run.settle(now, defaults={"fit": {"new": 1.0}})
         run.settle(now, defaults={"fit": {"focus": 0.0, "new": 0.0}})
         run.settle(now)
+
+
+def test_parts_and_counts_are_checked() -> None:
+    for values, message in (
+        ({"focus": -0.1}, "--focus is a part, from 0 to 1, not -0.1"),
+        ({"appearance_focus": 1.5}, "--appearance-focus is a part"),
+        ({"ema_decay": float("nan")}, "--ema-decay is a part"),
+        ({"reward_end_every": 0}, "--reward-end-every must be at least 1, not 0"),
+        ({"num_autoregressive_steps": -1}, "--num-autoregressive-steps must be at least 0"),
+        ({"motion_weight": -1.0}, "--motion-weight must not be negative"),
+    ):
+        with pytest.raises(BadArgument, match=message):
+            FitConfig(**values)

@@ -11,7 +11,7 @@ from diamond_gym.data import About
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import AgentFitConfig
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.fit_config import FitConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from diamond_gym.denoiser import Denoiser
 from diamond_gym.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.diamond_config import DiamondConfig
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.fit_config import FitConfig
 
 
 @dataclass(frozen=True)

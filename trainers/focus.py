@@ -84,10 +84,13 @@ class FocusedSampler:
     def sample(self) -> Batch:
         """Draws one batch, focused rows last."""
         batch = self.base.sample()
+        size = len(batch.rew)
         if self.num_focused and self._version != self.store.version:  # the store has grown
             self._events, self._version = self._find(self.store), self.store.version
-        if not len(self._events):
-            return batch
+        if not len(self._events):  # then these rows are like the others, for a batch keeps its size
+            while len(batch.rew) < size + self.num_focused:
+                batch = concatenate(batch, self.base.sample())
+            return first(batch, size + self.num_focused)
         chosen = self._events[self._rng.integers(len(self._events), size=self.num_focused)]
         offset = self._rng.integers(self.places[0], self.places[1] + 1, size=self.num_focused)
         return concatenate(batch, cut(self.store, chosen[:, 0], chosen[:, 1] - offset, self.length))
@@ -116,6 +119,11 @@ def find_events(store: EpisodeStore) -> _Events:
 def concatenate(first: Batch, second: Batch) -> Batch:
     """Two batches as one."""
     return Batch(*(np.concatenate((getattr(first, f.name), getattr(second, f.name))) for f in fields(Batch)))
+
+
+def first(batch: Batch, rows: int) -> Batch:
+    """The first rows of a batch."""
+    return Batch(*(getattr(batch, f.name)[:rows] for f in fields(Batch)))
 
 
 def motion(window: Tensor, extra: float) -> Tensor:

@@ -18,8 +18,9 @@ from diamond_gym.trainers.collect import CollectConfig, Collector, Policy
 from diamond_gym.trainers.collect_ale import Games
 from diamond_gym.trainers.diamond import replay_starts
 from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.flop import Flop, count, count_fit, denoiser_calls, predictions
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import Fit
 
 _STARTS = 16
 _LEAST_STEPS = 200  # at least, so that there is something to fit to

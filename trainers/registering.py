@@ -15,7 +15,7 @@ from diamond_gym.registry.card import now
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.segments import cut, windows
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.world_model import WorldModel
 
 

@@ -6,7 +6,6 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 
 from diamond_gym.compiling import keep_compiled
 from diamond_gym.data import EpisodeStore
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, SigmaDistribution, TrainingNoise
+from diamond_gym.denoiser import Denoiser, TrainingNoise
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.reward_end import RewardEnd
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, motion
 from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
 from diamond_gym.trainers.processes import ALONE, Processes, Share
@@ -30,37 +30,6 @@ from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10
 """How many steps before a reward or an end a focused denoiser segment may stop."""
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """A fitting; the defaults are the paper's but for the number of steps, which there follows from its outer loop."""
-
-    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
-    denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
-    sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
-    num_autoregressive_steps: int = 1
-    """k: predictions of a segment beyond the first, each on the model's own frames."""
-    autoregressive_from: float = 0.0
-    """Part of the steps, at the beginning, that do without those (0: the paper's)."""
-    reward_end_length: int = 19
-    """Steps per segment of the reward/end model (horizon 15 + T)."""
-    reward_end_every: int = 1
-    """Denoiser steps per step of the reward/end model."""
-    decay_fraction: float = 0.0
-    """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
-    ema_decay: float = 0.0
-    """Decay of a moving average of all weights, which is then what is dreamed with (0: none, the paper's)."""
-    motion_weight: float = 0.0
-    """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
-    focus: float = 0.0
-    """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
-    denoiser_focus: float = 0.0
-    """The same for the denoiser's batches."""
-    appearance_focus: float = 0.0
-    """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
 
 
 class Fit:

@@ -17,9 +17,10 @@ from diamond_gym.denoiser import SigmaDistribution
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.batch import to_tensors
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import Fit
 from diamond_gym.world_model import WorldModel
 
 _EPISODES, _STEPS = 10, 200

@@ -15,11 +15,11 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game, home_folder
 from diamond_gym.trainers.collect_gym import game_name
 from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
 from diamond_gym.trainers.presets import loop_flags
 from diamond_gym.trainers.processes import launch
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.world_model import FitConfig
 from diamond_gym.world_model import pick_device, pick_precision
 
 if TYPE_CHECKING:

@@ -19,13 +19,14 @@ from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
+from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.pictures import strip, write_png
 from diamond_gym.trainers.presets import preset_flags
 from diamond_gym.trainers.processes import launch
 from diamond_gym.trainers.registering import draw_starts, half, make_card
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.sitting import sit
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import Fit
 from diamond_gym.world_model import pick_device, pick_precision
 
 HORIZON = 16

@@ -1,0 +1,55 @@
+"""What is fitted, and how."""
+
+from dataclasses import dataclass, field
+
+from diamond_gym.denoiser import DenoiserConfig, SigmaDistribution
+from diamond_gym.errors import BadArgument
+from diamond_gym.reward_end import RewardEndConfig
+from diamond_gym.trainers.optimizer import OptimizerConfig
+
+_PARTS = ("autoregressive_from", "decay_fraction", "ema_decay", "focus", "denoiser_focus", "appearance_focus")
+_COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A fitting; the defaults are the paper's but for the number of steps, which there follows from its outer loop."""
+
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
+    denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
+    sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
+    num_autoregressive_steps: int = 1
+    """k: predictions of a segment beyond the first, each on the model's own frames."""
+    autoregressive_from: float = 0.0
+    """Part of the steps, at the beginning, that do without those (0: the paper's)."""
+    reward_end_length: int = 19
+    """Steps per segment of the reward/end model (horizon 15 + T)."""
+    reward_end_every: int = 1
+    """Denoiser steps per step of the reward/end model."""
+    decay_fraction: float = 0.0
+    """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of all weights, which is then what is dreamed with (0: none, the paper's)."""
+    motion_weight: float = 0.0
+    """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
+    focus: float = 0.0
+    """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
+    denoiser_focus: float = 0.0
+    """The same for the denoiser's batches."""
+    appearance_focus: float = 0.0
+    """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense, in one line, by the flag's name."""
+        for name in _PARTS:
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise BadArgument(f"--{name.replace('_', '-')} is a part, from 0 to 1, not {value}")
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if value < least:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        if not self.motion_weight >= 0:
+            raise BadArgument(f"--motion-weight must not be negative, got {self.motion_weight}")
