@@ -106,6 +106,8 @@ def packed(path: Path) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
+            if name == "system_info.txt":  # of the machine it was trained on
+                continue
             content = source.read(name)
             if name == _WEIGHTS:
                 state = _tensors(content)
