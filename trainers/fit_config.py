@@ -7,7 +7,15 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.reward_end import RewardEndConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig
 
-_PARTS = ("autoregressive_from", "decay_fraction", "ema_decay", "focus", "denoiser_focus", "appearance_focus")
+_PARTS = (
+    "autoregressive_from",
+    "reward_end_dreams_from",
+    "decay_fraction",
+    "ema_decay",
+    "focus",
+    "denoiser_focus",
+    "appearance_focus",
+)
 _COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1}
 
 
@@ -28,6 +36,10 @@ class FitConfig:
     """Steps per segment of the reward/end model (horizon 15 + T)."""
     reward_end_every: int = 1
     """Denoiser steps per step of the reward/end model."""
+    reward_end_dreams_from: float = 1.0
+    """Part of the steps, at the beginning, in which the reward/end model sees real frames follow; afterwards those that
+    the denoiser predicts, as in dreams (1: always real ones, the paper's). What a dream does not show, such as a
+    score's digits, it then cannot rely on."""
     decay_fraction: float = 0.0
     """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
     ema_decay: float = 0.0

@@ -25,6 +25,7 @@ from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, motion
 from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
+from diamond_gym.trainers.predicted_frames import predicted_next
 from diamond_gym.trainers.processes import ALONE, Processes, Share
 from diamond_gym.world_model import COMPILED, WorldModel
 
@@ -203,16 +204,24 @@ class Fit:
 
     def _reward_end_step(self) -> dict[str, float | Tensor]:
         joint = self.reward_end_batches.sample()
-        own = take(joint, self.processes.share(len(joint)).rows)
+        rows = self.processes.share(len(joint)).rows
+        own = take(joint, rows)
         batch = to_tensors(own, self.device, next_obs=True)
         model = self.world_model.reward_end
         assert model is not None
         assert batch.next_obs is not None
+        next_obs = batch.next_obs
+        if self.step >= self.config.reward_end_dreams_from * self.total_steps:
+            denoiser = self.world_model.denoiser
+            count = batch.obs.shape[1] - denoiser.num_steps_conditioning
+            noise = torch.randn(len(joint), count, *batch.obs.shape[2:], device=self.device)[rows]
+            with self._autocast():
+                next_obs = predicted_next(denoiser, batch, noise)
         with self._autocast():
             loss_rew, loss_end, logits_rew, logits_end = model.loss(
                 batch.obs[:, :-1],
                 batch.act[:, :-1],
-                batch.next_obs,
+                next_obs,
                 batch.rew[:, :-1],
                 batch.end[:, :-1],
                 batch.mask_padding[:, :-1],
