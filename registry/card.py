@@ -94,6 +94,11 @@ class Card:
         return tuple(name for name in _NETWORKS if getattr(self, name) is not None)
 
     @property
+    def has_agent(self) -> bool:
+        """Whether an agent came with the model, in its weights or in a file of its own."""
+        return self.actor_critic is not None or "agent" in self.files
+
+    @property
     def created_at(self) -> datetime:
         """`created`, to compare."""
         return datetime.fromisoformat(self.created)

@@ -76,3 +76,11 @@ def test_it_resumes_bit_for_bit(store) -> None:
     assert {key: float(value) for key, value in last.items()} == {k: float(v) for k, v in losses[3].items()}
     for key, value in whole.world_model.weights().items():
         np.testing.assert_array_equal(second.world_model.weights()[key], value)
+
+
+@pytest.mark.parametrize("total_steps", [0, 1])
+def test_never_by_default_however_long_a_loop_goes_on(store, monkeypatch, total_steps) -> None:
+    monkeypatch.delattr("diamond_gym.trainers.world_model.predicted_next")
+    fit = Fit(replace(worlds.CONFIG, reward_end_every=1), store, total_steps=total_steps)
+    for _ in range(3):
+        fit.train_step()

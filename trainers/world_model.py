@@ -211,7 +211,8 @@ class Fit:
         assert model is not None
         assert batch.next_obs is not None
         next_obs = batch.next_obs
-        if self.step >= self.config.reward_end_dreams_from * self.total_steps:
+        dreams_from = self.config.reward_end_dreams_from
+        if dreams_from < 1 and self.step >= dreams_from * self.total_steps:  # a loop may go on beyond total_steps
             denoiser = self.world_model.denoiser
             count = batch.obs.shape[1] - denoiser.num_steps_conditioning
             noise = torch.randn(len(joint), count, *batch.obs.shape[2:], device=self.device)[rows]

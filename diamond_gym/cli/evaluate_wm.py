@@ -111,8 +111,7 @@ class EvaluateWm:
         if model.upsampler is not None:
             raise DiamondGymError("models of two stages cannot be held against real play yet")
         saved = own_file(entry, self.device)
-        has_agent = saved is not None or model.actor_critic is not None
-        policies = policies_of(has_agent, game, self.policies) if can_play(game) else []
+        policies = policies_of(entry.card.has_agent, game, self.policies) if can_play(game) else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
         sizes = self.sizes.quicker() if self.quick else self.sizes

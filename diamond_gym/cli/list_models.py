@@ -9,7 +9,6 @@ import tyro
 
 from diamond_gym.registry import Entry, games, survey
 from diamond_gym.registry.published import Published, published
-from diamond_gym.registry.saving import AGENT
 
 _DAY = len("2026-01-31")  # of a time; --json has the whole of it
 _LEAST = 16  # characters of a summary
@@ -50,7 +49,7 @@ def _model(entry: Entry) -> dict[str, object]:
         "from": "package" if entry.bundled else "you",
         "created": card.created,
         "bytes": entry.bytes,
-        "agent": card.actor_critic is not None or AGENT in card.files,
+        "agent": card.has_agent,
         "summary": card.summary,
         "license": card.license,
         "path": str(entry.path),
