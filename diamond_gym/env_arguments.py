@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from diamond_gym.compiling import compile_network
 from diamond_gym.errors import BadArgument
+from diamond_gym.forked import settle_threads
 from diamond_gym.registry.loading import load_world_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
@@ -49,6 +50,7 @@ def open_model(
         ModelNotFound: There is no such model.
         DamagedModel: It cannot be used.
     """
+    settle_threads()
     if model is not None and not isinstance(model, str | PathLike):
         world_model = model  # already in memory, where and as precise as its owner wants it
     elif model is None and game is None:

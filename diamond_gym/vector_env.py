@@ -19,6 +19,7 @@ from diamond_gym.dream import Dream
 from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
 from diamond_gym.env_options import action_space, check_actions, check_beginning, check_mask
 from diamond_gym.env_replay import Replay
+from diamond_gym.forked import settle_threads
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
 
@@ -167,6 +168,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         Returns:
             The current frames, uint8 (B, H, W, C), and the info.
         """
+        settle_threads()  # here too, for an environment that was made before the fork
         dream, options = self._open(), dict(options or {})
         mask = check_mask(options.get("reset_mask"), self.num_envs)
         given = check_beginning(options, self.action_space, dream.num_starts)

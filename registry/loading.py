@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 def load_world_model(
-    name_or_folder: str | os.PathLike[str], device: str = "auto", precision: str = "auto"
+    model: str | os.PathLike[str] | Entry, device: str = "auto", precision: str = "auto"
 ) -> "WorldModel":
     """Loads a world model: tensors in, tensors out, on the device.
 
     Args:
-        name_or_folder: A model's name, a game's name, or the folder of a model (see `resolve`).
+        model: A model's name, a game's name, the folder of a model (see `resolve`), or what `resolve` found.
         device: `"auto"` for CUDA, else MPS, else the CPU; or any name that torch knows.
         precision: `"auto"`, `"float32"` or `"bfloat16"`: the arithmetic of the networks.
 
@@ -34,14 +34,14 @@ def load_world_model(
         ModelNotFound: Nothing answers to the name.
         DamagedModel: A file is missing, truncated or not the one its card describes.
     """
-    entry, weights, starts = read_model(resolve(name_or_folder))
+    entry, weights, starts = read_model(model if isinstance(model, Entry) else resolve(model))
     from diamond_gym.world_model import WorldModel
 
     try:
-        model = WorldModel.from_card(entry.card, weights, starts)
+        loaded = WorldModel.from_card(entry.card, weights, starts)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:  # torch lists misfits over many lines
         raise DamagedModel(f"{entry.path}: card and weights do not fit together ({_brief(error)})") from error
-    return model.to_device(device, precision)
+    return loaded.to_device(device, precision)
 
 
 def verify(entry: Entry) -> Entry:

@@ -15,6 +15,8 @@ from diamond_gym.atari import ale_vector
 from diamond_gym.cli import main
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
+from diamond_gym.registry import resolve
+from diamond_gym.registry.saving import AGENT
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, StickyPolicy, about_game, collect
 
@@ -169,6 +171,20 @@ def test_command(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads((out / "store.json").read_text())["game"] == "Pong"
 
 
+def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
+    words = "--game MsPacman --agent mspacman-nano --steps 12 --num-envs 2 --epsilon 0"
+    assert main(["collect", *words.split()]) == 0
+    store = EpisodeStore(home / "data" / "mspacman")
+    assert store.num_steps == 12
+    beside = resolve("mspacman-nano").file(AGENT)
+    assert beside is not None
+    again = home / "again"
+    words = f"--game MsPacman --agent {beside} --steps 12 --num-envs 2 --epsilon 0 --out {again}"
+    assert main(["collect", *words.split()]) == 0
+    rows, steps = np.repeat(np.arange(2), 6), np.tile(np.arange(6), 2)
+    np.testing.assert_array_equal(store.steps(rows, steps)["act"], EpisodeStore(again).steps(rows, steps)["act"])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -181,6 +197,9 @@ def test_command(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str])
         ("--game Pong --seed -1", 2, "--seed must not be negative"),
         ("--game Pong --policy clever", 2, "clever"),
         ("--game Pong --agent nobody", 1, "nobody"),
+        ("--game Pong --agent nobody.zip", 1, "there is no agent at nobody.zip"),
+        ("--game Pong --agent mspacman-nano", 2, "was trained for MsPacman, not for Pong"),
+        ("--game MsPacman --agent mspacman-nano --temperature 0.5", 2, "--temperature is for agents of DIAMOND's kind"),
         ("", 2, "--game"),
     ],
 )

@@ -27,7 +27,7 @@ def world_to_dream_in(
     Raises:
         BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them.
     """
-    model = load_world_model(entry.name if entry.bundled else entry.folder, str(device), precision)
+    model = load_world_model(entry, str(device), precision)
     if model.reward_end is None or model.upsampler is not None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it needs rewards and single actions in its dreams")
     if model.starts is None:

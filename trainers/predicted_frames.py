@@ -14,10 +14,6 @@ from diamond_gym.trainers.batch import TensorBatch
 ONE_STEP = SamplerConfig(num_denoising_steps=1)
 
 
-def _no_noise(shape: tuple[int, ...]) -> Tensor:
-    raise AssertionError("one denoising step draws no further noise")
-
-
 @torch.no_grad()
 def predicted_next(denoiser: Denoiser, batch: TensorBatch, noise: Tensor) -> Tensor:
     """The frames that follow each step, as predicted in one denoising step from the real ones before.
@@ -37,7 +33,7 @@ def predicted_next(denoiser: Denoiser, batch: TensorBatch, noise: Tensor) -> Ten
     windows = [slice(i, i + t) for i in range(count)]
     obs = torch.cat([batch.obs[:, window] for window in windows])  # (count * B, T, C, H, W)
     act = torch.cat([batch.act[:, window] for window in windows])
-    frames, _ = sample(denoiser, obs, act, noise.transpose(0, 1).flatten(0, 1), ONE_STEP, _no_noise)
+    frames, _ = sample(denoiser, obs, act, noise.transpose(0, 1).flatten(0, 1), ONE_STEP)
     predicted = frames.float().unflatten(0, (count, -1)).transpose(0, 1)
     whole = torch.stack([batch.mask_padding[:, window].all(dim=1) for window in windows], dim=1)
     kept, replaced = batch.next_obs[:, : t - 1], batch.next_obs[:, t - 1 :]

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import game, home_folder
+from diamond_gym.registry import game, home_folder, resolve, verify
+from diamond_gym.registry.saving import AGENT
 
 if TYPE_CHECKING:
+    from diamond_gym.sb3_files import SavedAgent
     from diamond_gym.trainers.collect import Policy
 
 
@@ -27,7 +29,7 @@ class Collect:
     """random: uniform actions; sticky: each is kept for a while; mixed: every other game one of the two; scripted: a
     simple player of Breakout, Freeway, Pong or RoadRunner, with random spells."""
     agent: str | None = None
-    """Play with the agent of this model (a name or a folder) instead."""
+    """Play instead with the agent of this model (a name or a folder), or with a .zip of Stable-Baselines3."""
     epsilon: float = 0.01
     """With --agent: the chance of a random action in its place."""
     temperature: float = 1.0
@@ -71,6 +73,14 @@ class Collect:
     def _agent_policy(self) -> "Policy | None":
         if self.agent is None:
             return None
+        from diamond_gym.trainers.collect import about_game
+
+        saved, plays = self._saved_agent(), game(self.game)
+        if saved is not None:
+            if self.temperature != 1:
+                raise BadArgument("--temperature is for agents of DIAMOND's kind; this one is Stable-Baselines3's")
+            saved.check(self.game, about_game(self.game).frame_shape, plays.num_actions)
+            return saved.playing(self.num_envs, seed=self.seed)
         import numpy as np
 
         from diamond_gym.registry import load_world_model
@@ -79,7 +89,21 @@ class Collect:
         model = load_world_model(self.agent)
         if model.actor_critic is None:
             raise BadArgument(f"the model {self.agent} has no agent")
-        if model.num_actions != game(self.game).num_actions:
+        if model.num_actions != plays.num_actions:
             raise BadArgument(f"the agent of {self.agent} plays another game than {self.game}")
         rng = np.random.default_rng([self.seed, 1])
         return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
+
+    def _saved_agent(self) -> "SavedAgent | None":
+        """The agent of Stable-Baselines3 that is meant: a file, or the one beside a model; None if it is neither."""
+        assert self.agent is not None
+        if self.agent.endswith(".zip"):
+            from diamond_gym.sb3_files import open_agent
+
+            return open_agent(self.agent)
+        entry = verify(resolve(self.agent))
+        if entry.file(AGENT) is None:
+            return None  # without asking for Stable-Baselines3, which need not be installed
+        from diamond_gym.trainers.own_agent import own_file
+
+        return own_file(entry)

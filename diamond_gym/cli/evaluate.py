@@ -172,7 +172,7 @@ class Evaluate:
             from diamond_gym.trainers.sb3_agent import score_agent
 
             return called, name, lambda advance: score_agent(beside, name, *how, advance)
-        agent = own_agent(load_world_model(entry.name if entry.bundled else entry.folder, self.device))
+        agent = own_agent(load_world_model(entry, self.device))
         return called, name, lambda advance: score_own(agent, name, *how, advance)
 
 

@@ -107,7 +107,7 @@ class EvaluateWm:
         if self.ball and (game not in COURTS or not can_play(game)):
             why = "pip install 'diamond-gym[atari]'" if game in COURTS else f"{game} is none of {', '.join(COURTS)}"
             raise DiamondGymError(f"--ball needs the real game of a ball: {why}")
-        model = load_world_model(entry.folder if not entry.bundled else entry.name, self.device, self.precision)
+        model = load_world_model(entry, self.device, self.precision)
         if model.upsampler is not None:
             raise DiamondGymError("models of two stages cannot be held against real play yet")
         saved = own_file(entry, self.device)
