@@ -15,8 +15,9 @@ _PARTS = (
     "focus",
     "denoiser_focus",
     "appearance_focus",
+    "surprise_focus",
 )
-_COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1}
+_COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1, "surprise_every": 1}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class FitConfig:
     """The same for the denoiser's batches."""
     appearance_focus: float = 0.0
     """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
+    surprise_focus: float = 0.0
+    """Part of the denoiser's batches drawn in proportion to how badly it has predicted them, as when a ball bounces."""
+    surprise_every: int = 1000
+    """Steps after which it is looked up anew what is predicted badly."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line, by the flag's name."""

@@ -95,6 +95,10 @@ class FocusedSampler:
         offset = self._rng.integers(self.places[0], self.places[1] + 1, size=self.num_focused)
         return concatenate(batch, cut(self.store, chosen[:, 0], chosen[:, 1] - offset, self.length))
 
+    def forget(self) -> None:
+        """Has the events found anew for the next batch."""
+        self._version = -1
+
     def state_dict(self) -> dict[str, Any]:
         """The state of chance, as plain data."""
         return {"base": self.base.state_dict(), "rng": self._rng.bit_generator.state}

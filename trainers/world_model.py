@@ -27,6 +27,7 @@ from diamond_gym.trainers.focus import FocusedSampler, motion
 from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
 from diamond_gym.trainers.predicted_frames import predicted_next
 from diamond_gym.trainers.processes import ALONE, Processes, Share
+from diamond_gym.trainers.surprises import Surprises
 from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10
@@ -81,18 +82,22 @@ class Fit:
             "denoiser": adamw(denoiser, config.denoiser_optimizer, self.device),
             "reward_end": adamw(reward_end, config.reward_end_optimizer, self.device),
         }
-        seeds = np.random.SeedSequence(seed).spawn(5)
+        seeds = np.random.SeedSequence(seed).spawn(7)
         rngs = [np.random.default_rng(s) for s in seeds]
         t = denoiser.num_steps_conditioning
         length = t + 1 + config.num_autoregressive_steps
         optimizer = config.denoiser_optimizer
-        batch, focused, appearing = _split(optimizer.batch_size, config.denoiser_focus, config.appearance_focus)
+        parts = config.denoiser_focus, config.appearance_focus, config.surprise_focus
+        batch, focused, appearing, surprising = _split(optimizer.batch_size, *parts)
         base = SegmentSampler(store, length, batch, False, rngs[0])
         # from the step that brings the event back to those that lead to it, each as a predicted frame
         self.denoiser_batches = FocusedSampler(base, focused, rngs[1], (t - 1, length - 2 + LEAD))
+        places = (t - 1, t - 1)  # it happens in the first frame that is predicted
         if appearing:
-            places = (t - 1, t - 1)  # it appears in the first frame that is predicted
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, appearing, rngs[4], places, Appearances())
+        self.surprises = Surprises(rngs[5]) if surprising else None
+        if self.surprises is not None:
+            self.denoiser_batches = FocusedSampler(self.denoiser_batches, surprising, rngs[6], places, self.surprises)
         batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
         base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2])
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
@@ -160,6 +165,8 @@ class Fit:
             "batches": [self.denoiser_batches.state_dict(), self.reward_end_batches.state_dict()],
             "torch_rng": torch.get_rng_state(),
         }
+        if self.surprises is not None:
+            state["surprises"] = self.surprises.state_dict()
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -173,11 +180,18 @@ class Fit:
             self.ema[name].load_state_dict(state["ema"][name])
         self.denoiser_batches.load_state_dict(state["batches"][0])
         self.reward_end_batches.load_state_dict(state["batches"][1])
+        if self.surprises is not None and "surprises" in state:  # not in one written before there were any
+            self.surprises.load_state_dict(state["surprises"])
+            self.denoiser_batches.forget()
         torch.set_rng_state(state["torch_rng"])
         if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _denoiser_step(self) -> dict[str, float | Tensor]:
+        if self.surprises is not None and self.step % self.config.surprise_every == 0:
+            with self._autocast():
+                self.surprises.examine(self.denoiser_batches.store, self.world_model.denoiser, self.device)
+            self.denoiser_batches.forget()
         joint = self.denoiser_batches.sample()
         share = self.processes.share(len(joint))
         batch = to_tensors(take(joint, share.rows), self.device)
