@@ -180,7 +180,7 @@ class Fit:
             self.ema[name].load_state_dict(state["ema"][name])
         self.denoiser_batches.load_state_dict(state["batches"][0])
         self.reward_end_batches.load_state_dict(state["batches"][1])
-        if self.surprises is not None and "surprises" in state:  # not in one written before there were any
+        if self.surprises is not None:
             self.surprises.load_state_dict(state["surprises"])
             self.denoiser_batches.forget()
         torch.set_rng_state(state["torch_rng"])

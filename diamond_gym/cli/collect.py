@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import game, home_folder, resolve, verify
+from diamond_gym.registry import Entry, game, home_folder, resolve, verify
 from diamond_gym.registry.saving import AGENT
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Collect:
             return None
         from diamond_gym.trainers.collect import about_game
 
-        saved, plays = self._saved_agent(), game(self.game)
+        entry = None if self.agent.endswith(".zip") else resolve(self.agent)
+        saved, plays = self._saved_agent(entry), game(self.game)
         if saved is not None:
             if self.temperature != 1:
                 raise BadArgument("--temperature is for agents of DIAMOND's kind; this one is Stable-Baselines3's")
@@ -86,7 +87,8 @@ class Collect:
         from diamond_gym.registry import load_world_model
         from diamond_gym.trainers.agent_policy import AgentPolicy
 
-        model = load_world_model(self.agent)
+        assert entry is not None, "a .zip is opened or refused"
+        model = load_world_model(entry)
         if model.actor_critic is None:
             raise BadArgument(f"the model {self.agent} has no agent")
         if model.num_actions != plays.num_actions:
@@ -94,16 +96,15 @@ class Collect:
         rng = np.random.default_rng([self.seed, 1])
         return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
 
-    def _saved_agent(self) -> "SavedAgent | None":
+    def _saved_agent(self, entry: Entry | None) -> "SavedAgent | None":
         """The agent of Stable-Baselines3 that is meant: a file, or the one beside a model; None if it is neither."""
-        assert self.agent is not None
-        if self.agent.endswith(".zip"):
+        if entry is None:
             from diamond_gym.sb3_files import open_agent
 
+            assert self.agent is not None
             return open_agent(self.agent)
-        entry = verify(resolve(self.agent))
         if entry.file(AGENT) is None:
             return None  # without asking for Stable-Baselines3, which need not be installed
         from diamond_gym.trainers.own_agent import own_file
 
-        return own_file(entry)
+        return own_file(verify(entry))
