@@ -70,7 +70,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             model: A model's name or folder, or a `WorldModel`.
             device: Where to dream.
             precision: The networks' arithmetic.
-            compile: Whether to compile the networks.
+            compile: Whether to compile the networks, as for `DreamVectorEnv`.
             quality: How carefully to sample.
             render_mode: None or "rgb_array".
             max_episode_steps: Steps after which the dream is truncated, -1 to dream on. None: 50, or for an

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Conditioners, Denoiser, InnerModel, quantise
 from diamond_gym.folded import fold_norms, hold, renew, shared, versions
+from diamond_gym.kernels.networks import use_kernels
 
 
 class FoldedInner(nn.Module):
@@ -83,7 +84,9 @@ class FoldedDenoiser:
         if self._inner is None or now != self._versions:
             compiled = self.denoiser.inner_model._compiled_call_impl is not None
             inner = FoldedInner(self.denoiser.inner_model, self.dtype)
-            if compiled and self._inner is not None and self._inner.bias.device == inner.bias.device:
+            if compiled and use_kernels(inner.unet, self.dtype):
+                self._inner = inner
+            elif compiled and self._inner is not None and self._inner.bias.device == inner.bias.device:
                 renew(self._inner, inner)
             else:
                 self._inner = inner

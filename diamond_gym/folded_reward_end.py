@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from diamond_gym.compiling import compile_network
 from diamond_gym.folded import fold_norms, hold, renew, shared, versions
+from diamond_gym.kernels.networks import use_kernels
 from diamond_gym.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
 
 
@@ -63,7 +64,9 @@ class FoldedRewardEnd:
         if self._networks is None or now != self._versions:
             compiled = self.model.encoder._compiled_call_impl is not None
             networks = FoldedNetworks(self.model, self.dtype)
-            if compiled and self._networks is not None and self._networks.device == networks.device:
+            if compiled and use_kernels(networks.encoder, self.dtype):
+                self._networks = networks
+            elif compiled and self._networks is not None and self._networks.device == networks.device:
                 renew(self._networks, networks)
             else:
                 self._networks = networks

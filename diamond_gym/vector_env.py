@@ -67,12 +67,12 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
 
         Args:
             game: A game's name: its newest model of the local registry, else the bundled one.
-            model: A model's name or folder, instead; or a `WorldModel` already in memory, which is then used
-                where it is and as precise as it is (`device` and `precision` do not move it).
+            model: A model's name or folder, instead; or a `WorldModel` in memory, used where and as precise as it is.
             num_envs: Rows of the batch, B.
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
             precision: "auto", "float32" or "bfloat16", the arithmetic of the networks.
-            compile: Whether to `torch.compile` the networks: a slow first step, faster ones afterwards.
+            compile: Compile the networks, for faster steps after a slow first one: in bfloat16 on CPUs with AVX512-BF16
+                kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
             quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";
                 None for the model's own.
             autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.

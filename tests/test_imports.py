@@ -18,7 +18,7 @@ RANKS = [
     {"errors", "files", "randomness", "compiling", "forked"},
     {"blocks", "starts", "episode_files", "data", "segments", "policy", "csgo"},
     {"denoiser", "reward_end", "actor_critic"},
-    {"sampler", "folded", "folded_denoiser", "folded_reward_end"},
+    {"sampler", "folded", "kernels", "folded_denoiser", "folded_reward_end"},
     {"row_blocks"},
     {"dream", "dream_state", "start_bank", "two_stage"},
     {"world_model"},

@@ -22,7 +22,7 @@ def world_to_dream_in(
         entry: The model.
         device: Where to dream.
         precision: "float32" or "bfloat16".
-        compile: Compile the networks with torch.compile, which takes a minute or two at the first step.
+        compile: Compile the networks; see `diamond_gym.envs.DreamVectorEnv`.
 
     Raises:
         BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them.

@@ -1,0 +1,84 @@
+"""The library of kernels: built by the machine's own compiler at its first use, in some three seconds, and kept."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+SOURCE = Path(__file__).with_name("bfloat16.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_FEATURE = "avx512_bf16"
+_PROCESSOR = Path("/proc/cpuinfo")
+
+_log = logging.getLogger(__name__)
+_P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
+
+
+class ResBlockWeights(ctypes.Structure):
+    """`struct ResBlock` of the source."""
+
+    _fields_ = (
+        *((name, _P) for name in ("weights1", "weights2", "weights_proj", "bias1", "bias2", "bias_proj")),
+        *((name, _I) for name in ("first_channels", "second_channels", "out_channels", "groups1", "groups2")),
+        *((name, _I) for name in ("place1", "place2")),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels of this machine; None if its processor has no use for them, or nothing builds them.
+
+    The compiler is the one that the environment variable CXX names, or g++, or clang++. What it makes lies in the
+    user's cache, by compiler, processor and source.
+    """
+    features = _processor_features()
+    if features is None or _FEATURE not in features.split():
+        return None
+    compiler = shlex.split(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "")
+    if not compiler:
+        _log.info("there is no C++ compiler (g++, clang++): compile=True falls back on torch.compile")
+        return None
+    try:
+        version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
+        parts = (SOURCE.read_bytes(), version, features.encode(), " ".join(_FLAGS).encode())
+        key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+        path = Path(platformdirs.user_cache_dir("diamond-gym")) / "kernels" / f"bfloat16-{key}.so"
+        if not path.exists():
+            _build(compiler, path)
+        return _declared(ctypes.CDLL(str(path)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
+        _log.warning("the kernels could not be built, compile=True falls back on torch.compile: %s", reason)
+        return None
+
+
+def _processor_features() -> str | None:
+    """What the processor can do, as Linux lists it; None on other systems."""
+    if sys.platform != "linux" or not _PROCESSOR.exists():
+        return None
+    lines = (line.partition(":") for line in _PROCESSOR.read_text().splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == "flags"), None)
+
+
+def _build(compiler: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # two processes may build at once: the last one stays
+        made = Path(folder) / path.name
+        subprocess.run([*compiler, *_FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True)
+        made.replace(path)
+
+
+def _declared(made: ctypes.CDLL) -> ctypes.CDLL:
+    made.resblock.argtypes = (ctypes.POINTER(ResBlockWeights), _P, _P, _P, _L, _I, _I, _I, _P, _P, _I)
+    made.convolution.argtypes = (_P, _I, _P, _P, _I, _I, _I, _I, _I, _P, _I)
+    made.resblock.restype = made.convolution.restype = None
+    return made
