@@ -30,11 +30,9 @@ class Means:
     def __init__(self) -> None:
         self._values: dict[str, list[float | Tensor]] = {}
         self.since = time.perf_counter()
-        self.count = 0
 
     def add(self, metrics: dict[str, float | Tensor]) -> None:
         """Takes in one step's metrics."""
-        self.count += 1
         for name, value in metrics.items():
             self._values.setdefault(name, []).append(value)
 
@@ -45,7 +43,7 @@ class Means:
     def take(self) -> dict[str, float]:
         """The means since the last time, and a fresh start."""
         means = self.peek()
-        self._values, self.since, self.count = {}, time.perf_counter(), 0
+        self._values, self.since = {}, time.perf_counter()
         return means
 
 

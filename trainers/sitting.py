@@ -16,14 +16,14 @@ from diamond_gym.trainers.run_folder import RunFolder
 
 
 class Fitting(Protocol):
-    """What is trained in a sitting: a world model (`Fit`), or an agent (`AgentFit`)."""
+    """What is trained in a sitting: a world model (`Fit`), or an agent (`AgentFit`, `SB3Fit`)."""
 
     step: int
     total_steps: int
     processes: Processes
 
     def train_step(self) -> dict[str, float | Tensor]:
-        """Does one step, and returns its metrics."""
+        """Does one step, or several that cannot be parted, and returns its metrics."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def interruptible() -> Iterator[Interruption]:
 
 def sit(
     fit: Fitting,
-    run: RunFolder,
+    run: RunFolder | None,
     minutes: float | None = None,
     rhythm: Rhythm | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
@@ -95,7 +95,7 @@ def sit(
 
     Args:
         fit: Restored from the run's checkpoint, if there is one.
-        run: Where checkpoints and metrics go.
+        run: Where checkpoints and metrics go; None keeps neither.
         minutes: Time limit of this sitting.
         rhythm: How often to log, to save and to draw.
         on_log: Called with the step and the means since the last time.
@@ -106,18 +106,19 @@ def sit(
     """
     rhythm = rhythm or Rhythm()
     began = saved = drawn = time.monotonic()
-    first_step, means = fit.step, Means()
-    reason = "steps"
+    first_step = logged = fit.step
+    means, reason = Means(), "steps"
     with interruptible() as interruption:
         while fit.step < fit.total_steps:
             means.add(fit.train_step())
             now = time.monotonic()
-            if fit.step % rhythm.log_steps == 0 or fit.step == fit.total_steps:
-                _log(fit, run, means, rhythm, on_log)
+            if fit.step // rhythm.log_steps > logged // rhythm.log_steps or fit.step >= fit.total_steps:
+                _log(fit, run, means, fit.step - logged, on_log)
+                logged = fit.step
             # Several processes save and stop together, or wait for each other for ever.
             ask = fit.processes.alone or fit.step % _AGREE_STEPS == 0
             save = ask and fit.processes.any(now - saved > rhythm.checkpoint_seconds)
-            if save:
+            if save and run is not None:
                 check_finite(means.peek(), fit.step)
                 run.save(fit.state_dict())
                 saved = time.monotonic()
@@ -129,23 +130,24 @@ def sit(
                 reason = "minutes" if late and not interruption.asked else "interrupted"
                 break
         check_finite(means.peek(), fit.step)
-        if fit.step > first_step:
+        if run is not None and fit.step > first_step:
             run.save(fit.state_dict())
     return Sitting(reason, fit.step - first_step, time.monotonic() - began)
 
 
 def _log(
     fit: Fitting,
-    run: RunFolder,
+    run: RunFolder | None,
     means: Means,
-    rhythm: Rhythm,
+    steps: int,
     on_log: Callable[[int, dict[str, float]], None] | None,
 ) -> None:
+    """Tells the means of the last so many steps."""
     seconds = time.perf_counter() - means.since
-    count = means.count
     values = means.take()
     check_finite(values, fit.step)
-    values["speed/steps_per_second"] = count / seconds
-    run.log(fit.step, values)
+    values["speed/steps_per_second"] = steps / seconds
+    if run is not None:
+        run.log(fit.step, values)
     if on_log is not None:
         on_log(fit.step, values)
