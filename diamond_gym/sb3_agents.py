@@ -1,6 +1,8 @@
 """Agents of Stable-Baselines3 for dreams and for the real games, told to learn in the same way in both."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
 
 from diamond_gym.atari import RealVectorEnv
@@ -17,6 +20,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+_NEVER = sys.maxsize  # SB3 forgets what it has logged
 _REPLAY = 80_000  # frames in DQN's memory, seen and next: 2 GB of 64x64
 Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
 
@@ -152,21 +156,42 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
     return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), bridge
 
 
-def make_agent(config: AgentConfig, envs: VecEnv) -> BaseAlgorithm:
-    """An agent that has learnt nothing yet, with SB3's convolutions for images."""
+def make_agent(config: AgentConfig, envs: VecEnv, settings: Mapping[str, Any] | None = None) -> BaseAlgorithm:
+    """An agent that has learnt nothing yet, with SB3's convolutions for images.
+
+    Args:
+        config: What it learns.
+        envs: Where.
+        settings: What the algorithm is told instead of `config.settings()`.
+    """
     algorithm = ALGORITHMS[config.algo]
-    return algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **config.settings())
+    told = config.settings() if settings is None else settings
+    agent = algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **told)
+    agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
+    return agent
 
 
-def learn(agent: BaseAlgorithm, steps: int, going_on: Callable[[int], bool]) -> None:
-    """Trains an agent.
+def learn_rollout(agent: BaseAlgorithm, steps: int, progress: Callable[[int], None] | None = None) -> None:
+    """Plays one rollout and learns from it: of PPO and A2C `n_steps` steps of the batch, of DQN one.
 
     Args:
         agent: Learns in the environments that it was made with.
-        steps: Over all rows; rounded up to whole rollouts.
-        going_on: Called after each step of the batch with the steps so far; False ends the training.
+        steps: Of the whole training, over all rows, more than the agent has done: schedules run over these.
+        progress: Called after each step of the batch with the steps so far.
     """
-    agent.learn(steps, callback=_Asking(going_on))
+    left = steps - agent.num_timesteps
+    with suppress(_Enough):
+        agent.learn(left, callback=_Once(progress), log_interval=_NEVER, reset_num_timesteps=False)
+
+
+def figures(agent: BaseAlgorithm) -> dict[str, float]:
+    """What is to be said of a training: the mean return of late, the latest losses, DQN's rate of random actions."""
+    losses = {name: value for name, value in agent.logger.name_to_value.items() if name.endswith("loss")}
+    found = {f"agent/{name.rpartition('/')[2]}": float(value) for name, value in losses.items()}
+    if isinstance(agent, DQN):
+        found["agent/exploration_rate"] = float(agent.exploration_rate)
+    mean = recent_return(agent)
+    return found if mean is None else {"agent/return": mean, **found}
 
 
 def recent_return(agent: BaseAlgorithm) -> float | None:
@@ -175,12 +200,23 @@ def recent_return(agent: BaseAlgorithm) -> float | None:
     return sum(returns) / len(returns) if returns else None
 
 
-class _Asking(BaseCallback):
-    """Asks after each step of the batch whether to go on."""
+class _Enough(Exception):
+    """A second rollout would begin."""
 
-    def __init__(self, going_on: Callable[[int], bool]) -> None:
+
+class _Once(BaseCallback):
+    """Ends the training where a second rollout would begin, when all that was played has been learnt from."""
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
         super().__init__()
-        self._going_on = going_on
+        self._progress, self._begun = progress, False
+
+    def _on_rollout_start(self) -> None:
+        if self._begun:
+            raise _Enough
+        self._begun = True
 
     def _on_step(self) -> bool:
-        return self._going_on(self.num_timesteps)
+        if self._progress is not None:
+            self._progress(self.num_timesteps)
+        return True

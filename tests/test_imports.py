@@ -25,7 +25,7 @@ RANKS = [
     {"registry"},
     {"atari", "catch"},
     {"envs", "vector_env"},
-    {"sb3", "sb3_agents", "sb3_files"},
+    {"sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"},
     {"trainers"},
     {"benchmark"},
     {"cli"},
@@ -41,7 +41,8 @@ EXCEPTIONS = {
 # Third-party modules that only one part may import.
 ONLY = {
     "tyro": ("cli",),
-    "stable_baselines3": ("sb3", "sb3_agents", "sb3_files"),  # its environments, its algorithms, its files
+    # its environments, its algorithms, its files, its trainings
+    "stable_baselines3": ("sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"),
     "ale_py": ("atari",),
 }
 

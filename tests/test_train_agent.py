@@ -20,27 +20,32 @@ from diamond_gym import cli
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.sb3_agents import ALGORITHMS, AgentConfig, AsDreamed, RealVecEnv, training_envs
 from diamond_gym.sb3_files import open_agent
-from diamond_gym.trainers import sb3_agent, scores
+from diamond_gym.trainers import sb3_agent, sb3_fit, scores, sitting
 from diamond_gym.trainers.sb3_agent import train_agent
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 
 
-@pytest.fixture
-def stub_dreams(monkeypatch):
+def dream_of_stubs(monkeypatch):
     """Dreams of a stub in place of those of the registry's models."""
     weights = SimpleNamespace(sha256="abc")
     card = SimpleNamespace(game="Breakout", files={"weights": weights})
-    monkeypatch.setattr(sb3_agent, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
+    monkeypatch.setattr(sb3_fit, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
 
     def make(config):
         from diamond_gym import sb3_agents
 
         dreams = sb3_agents.make_dream_vec_env("DiamondDream-v0", config.n_envs, model=StubWorldModel(size=SIDE),
                                                max_episode_steps=config.max_episode_steps)  # fmt: skip
-        return VecFrameStack(sb3_agents.VecMonitor(dreams), config.frame_stack), dreams
+        envs = sb3_agents.VecMonitor(dreams)
+        return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), dreams
 
-    monkeypatch.setattr(sb3_agent, "training_envs", make)
+    monkeypatch.setattr(sb3_fit, "training_envs", make)
+
+
+@pytest.fixture
+def stub_dreams(monkeypatch):
+    dream_of_stubs(monkeypatch)
 
 
 def config(**kwargs) -> AgentConfig:
@@ -89,16 +94,16 @@ def test_ctrl_c_saves_what_there_is(tmp_path, stub_dreams):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    training = train_agent(config(steps=10_000), tmp_path / "agent.zip", progress=interrupt)
-    assert (training.reason, training.steps) == ("interrupted", 20)
-    assert open_agent(tmp_path / "agent.zip").card.steps == 20
+    training = train_agent(config(algo="a2c", steps=10_000), tmp_path / "agent.zip", progress=interrupt)
+    assert (training.reason, training.steps) == ("interrupted", 32)  # the second rollout to its end
+    assert open_agent(tmp_path / "agent.zip").card.steps == 32
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_time_is_up(tmp_path, stub_dreams):
-    training = train_agent(config(steps=10_000), tmp_path / "agent.zip", minutes=1e-9)
+    training = train_agent(config(algo="a2c", steps=10_000), tmp_path / "agent.zip", minutes=1e-9)
     assert training.reason == "minutes"
-    assert open_agent(tmp_path / "agent.zip").card.steps == training.steps == 2
+    assert open_agent(tmp_path / "agent.zip").card.steps == training.steps == 16
 
 
 @pytest.mark.parametrize("n_envs", [1, 3, 8, 16])
@@ -190,8 +195,8 @@ def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
     assert "mean return" not in err or "in dreams" in err
     assert zipfile.is_zipfile(home / "agents" / "breakout-ppo.zip")
     PPO.load(home / "agents" / "breakout-ppo.zip", device="cpu")
-    monkeypatch.setattr(sb3_agent, "interruptible", lambda: _Interrupted())
-    assert cli.main([*words, "--out", str(tmp_path / "mine.zip")]) == 130
+    monkeypatch.setattr(sitting, "interruptible", lambda: _Interrupted())
+    assert cli.main([*words, "--seed", "1", "--run", str(tmp_path), "--out", str(tmp_path / "mine.zip")]) == 130
     assert zipfile.is_zipfile(tmp_path / "mine.zip")
     assert capsys.readouterr().out == ""
 

@@ -1,6 +1,5 @@
 """Training an agent of Stable-Baselines3 in dreams (or in the real game), and scoring one in the real game."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,14 +7,24 @@ from pathlib import Path
 import torch
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, resolve, with_agent_file
+from diamond_gym.registry import Entry, with_agent_file
 from diamond_gym.registry import game as find_game
-from diamond_gym.sb3_agents import AgentConfig, learn, make_agent, recent_return, training_envs
+from diamond_gym.sb3_agents import AgentConfig, recent_return
 from diamond_gym.sb3_files import AgentCard, SavedAgent, open_agent, packed, save_agent
+from diamond_gym.trainers.sb3_fit import RHYTHM, SB3Fit
 from diamond_gym.trainers.scores import Scores, play, real_games, score_random
-from diamond_gym.trainers.sitting import interruptible
+from diamond_gym.trainers.sitting import sit
 
-__all__ = ["AgentConfig", "AgentTraining", "open_agent", "register_file", "score_agent", "score_random", "train_agent"]
+__all__ = [
+    "AgentConfig",
+    "AgentTraining",
+    "open_agent",
+    "register_file",
+    "save_training",
+    "score_agent",
+    "score_random",
+    "train_agent",
+]
 
 _TOLD = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")  # by a card
 
@@ -26,8 +35,8 @@ class AgentTraining:
 
     Attributes:
         reason: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
-        steps: Steps done, over all rows.
-        seconds: How long it took.
+        steps: Steps done, over all rows and sittings.
+        seconds: How long they took.
         recent_return: Mean return of the last hundred training episodes, if any has ended.
         card: What was written into the agent's file.
     """
@@ -45,65 +54,55 @@ def train_agent(
     minutes: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> AgentTraining:
-    """Trains an agent and saves it, also where Ctrl-C or the time ends the training early.
+    """Trains an agent in one sitting and saves it, also where Ctrl-C or the time ends the training early.
+
+    Both end it after the rollout in hand. Nothing else is kept: a training that can go on another time is an `SB3Fit`
+    with a run's folder.
 
     Args:
         config: What to learn, and where.
         out: The .zip to write.
         minutes: Time limit of the training.
-        progress: Called with the steps so far.
+        progress: Called after each step of the batch with the steps so far.
 
     Raises:
         DiamondGymError: There is no such game or model, the model is of another game, or `out` cannot be
             written.
     """
-    model = sha = ""
-    if not config.real:
-        entry = resolve(config.model or config.game)
-        if entry.card.game != config.game:
-            raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {config.game}")
-        model, sha = entry.name, entry.card.files["weights"].sha256
     if out.suffix != ".zip" or out.is_dir():
         raise BadArgument(f"an agent is saved as a .zip, not as {out}")
     out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
+    with SB3Fit(config, progress=progress) as fit:
+        return save_training(fit, out, sit(fit, None, minutes, RHYTHM).reason)
 
-    reason = "steps"
-    envs, bridge = training_envs(config)
-    try:
-        agent = make_agent(config, envs)
-        with interruptible() as interruption:
-            began = time.monotonic()
 
-            def going_on(steps: int) -> bool:
-                nonlocal reason
-                if progress is not None:
-                    progress(steps)
-                if interruption.asked or (minutes is not None and time.monotonic() - began > 60 * minutes):
-                    reason = "interrupted" if interruption.asked else "minutes"
-                return reason == "steps"
+def save_training(fit: SB3Fit, out: Path, reason: str) -> AgentTraining:
+    """Writes the agent as it is by now, with its card.
 
-            learn(agent, config.steps, going_on)
-            seconds = time.monotonic() - began
-            card = AgentCard(
-                game=config.game,
-                algo=config.algo,
-                trained_in="real" if config.real else "dream",
-                model=model,
-                model_sha256=sha,
-                obs_shape=tuple(bridge.observation_space.shape or ()),  # type: ignore[arg-type]
-                num_actions=int(bridge.action_space.n),  # type: ignore[attr-defined]
-                frame_stack=config.frame_stack,
-                steps=agent.num_timesteps,
-                seconds=round(seconds, 1),
-                seed=config.seed,
-                quality=None if config.real else config.quality,
-                max_episode_steps=None if config.real else config.max_episode_steps,
-                settings=config.settings(),
-            )
-            save_agent(agent, out, card)
-    finally:
-        envs.close()
-    return AgentTraining(reason, agent.num_timesteps, seconds, recent_return(agent), card)
+    Args:
+        fit: The training.
+        out: The .zip to write.
+        reason: Why it ended, see `AgentTraining`.
+    """
+    config, space = fit.config, fit.bridge.observation_space
+    card = AgentCard(
+        game=config.game,
+        algo=config.algo,
+        trained_in="real" if config.real else "dream",
+        model="" if fit.entry is None else fit.entry.name,
+        model_sha256="" if fit.entry is None else fit.entry.card.files["weights"].sha256,
+        obs_shape=tuple(space.shape or ()),  # type: ignore[arg-type]
+        num_actions=int(fit.bridge.action_space.n),  # type: ignore[attr-defined]
+        frame_stack=config.frame_stack,
+        steps=fit.step,
+        seconds=round(fit.seconds, 1),
+        seed=config.seed,
+        quality=None if config.real else config.quality,
+        max_episode_steps=None if config.real else config.max_episode_steps,
+        settings=fit.settings,
+    )
+    save_agent(fit.agent, out, card)
+    return AgentTraining(reason, fit.step, fit.seconds, recent_return(fit.agent), card)
 
 
 def register_file(entry: Entry, path: Path) -> Entry:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 console = Console(stderr=True, highlight=False)
 LINE_SECONDS = 60.0
 RATE_WINDOW = 20
-_SHOWN = {"agent/lambda_return", "agent/policy_entropy", "agent/reward_per_step"}  # beside the losses
+# beside the losses
+_SHOWN = {"agent/return", "agent/lambda_return", "agent/policy_entropy", "agent/reward_per_step"}
 
 
 class Advance(Protocol):

@@ -9,15 +9,14 @@ import tyro
 
 from diamond_gym.cli.preset import settled_preset
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import game, home_folder, resolve
+from diamond_gym.registry import game
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.actor_critic import AgentFitConfig
 from diamond_gym.trainers.presets import AGENT, preset_flags
 
-SB3_STEPS, SB3_ENVS = 100_000, 16
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
-_DIAMOND_ONLY = ("run_folder", "num_denoising_steps", "init", "score_minutes", "precision", "compile", "fit")
+_DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "precision", "compile", "fit")
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ class TrainAgent:
     """Trains an agent in dreams, saves it, and scores it in the real game beside a random policy.
 
     The agent is DIAMOND's, which is registered with the world model it learned in, or one of
-    Stable-Baselines3's. Ctrl-C keeps what there is; with DIAMOND's, repeating the command goes on.
+    Stable-Baselines3's. Ctrl-C keeps what there is, and repeating the command goes on: by default a run is kept in
+    <home>/runs. A second Ctrl-C stops at once, and the run goes on from its last checkpoint.
     """
 
     game: str
@@ -51,7 +51,7 @@ class TrainAgent:
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """diamond: the run's folder (default: <home>/runs/<model>-agent-<preset>)."""
+    """The run's folder (default: <home>/runs/<model>-agent-<preset>, or sb3: <model>-agent-<algo>)."""
     num_denoising_steps: int | None = None
     """diamond: steps of the sampler per frame, over those of the quality."""
     init: str | None = None
@@ -91,8 +91,8 @@ class TrainAgent:
         defaults = {f.name: f.default for f in fields(self)} | {"fit": AgentFitConfig()}
         for name in own:
             if getattr(self, name) != defaults[name]:
-                flag = {"run_folder": "--run", "fit": "a flag of the agent's network, loss or optimizer"}.get(name)
-                flag = flag or f"--{name.replace('_', '-')}"
+                network = "a flag of the agent's network, loss or optimizer"
+                flag = network if name == "fit" else f"--{name.replace('_', '-')}"
                 raise BadArgument(f"{flag} is for --algo {others}, not for {self.algo}")
 
     def _check_numbers(self) -> None:
@@ -131,56 +131,6 @@ class TrainAgent:
             from diamond_gym.cli.train_dreamer import train_dreamer
 
             return train_dreamer(self)
-        return self._run_sb3()
+        from diamond_gym.cli.train_sb3 import train_sb3
 
-    def _run_sb3(self) -> int:
-        from diamond_gym.cli.progress import console, counting
-        from diamond_gym.trainers.sb3_agent import AgentConfig, register_file, train_agent
-
-        steps = SB3_STEPS if self.steps is None else self.steps
-        assert self.algo != "diamond"
-        config = AgentConfig(
-            game=self.game,
-            algo=self.algo,
-            model=self.model,
-            steps=steps,
-            n_envs=SB3_ENVS if self.n_envs is None else self.n_envs,
-            seed=self.seed,
-            frame_stack=self.frame_stack,
-            real=self.real,
-            max_episode_steps=self.max_episode_steps,
-            quality=self.quality,
-            device=self.device,
-        )
-        where = "the real game" if self.real else "dreams"
-        with counting(f"learning {self.game} in {where}", steps, "steps") as advance:
-            out = self._out()
-            training = train_agent(config, out, self.minutes, advance)
-        console.print(f"saved {out} after {training.steps:,} steps", soft_wrap=True)
-        if training.recent_return is not None:
-            console.print(f"mean return of its last episodes in {where}: {training.recent_return:.2f}")
-        if training.reason == "interrupted":
-            return 130
-        if self.register:
-            entry = register_file(resolve(self.model or self.game), out)
-            console.print(f"registered the agent with {entry.name} in {entry.folder}", soft_wrap=True)
-        if self.episodes:
-            self._score(out)
-        return 0
-
-    def _out(self) -> Path:
-        name = f"{self.game.lower()}-{self.algo}{'-real' if self.real else ''}.zip"
-        return self.out or home_folder() / "agents" / name
-
-    def _score(self, out: Path) -> None:
-        from diamond_gym.cli.evaluate import print_scores
-        from diamond_gym.cli.progress import counting
-        from diamond_gym.trainers.sb3_agent import open_agent, score_agent, score_random
-
-        agent = open_agent(out, self.device)
-        with counting(f"playing {self.game}", 2 * self.episodes, "games") as advance:
-            scores = {out.name: score_agent(agent, self.game, self.episodes, seed=self.seed, progress=advance)}
-            scores["random"] = score_random(
-                self.game, self.episodes, seed=self.seed, progress=lambda n: advance(self.episodes + n)
-            )
-        print_scores(scores)
+        return train_sb3(self)

@@ -1,0 +1,87 @@
+"""`diamond-gym train-agent --algo ppo|a2c|dqn`: an agent of Stable-Baselines3 in the dreams of a registered model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diamond_gym.cli.progress import console, counting, fitting
+from diamond_gym.registry import home_folder, resolve
+from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.sb3_agent import (
+    AgentConfig,
+    open_agent,
+    register_file,
+    save_training,
+    score_agent,
+    score_random,
+)
+from diamond_gym.trainers.sb3_fit import RHYTHM, SB3Fit, world_of
+from diamond_gym.trainers.sitting import sit
+
+if TYPE_CHECKING:
+    from diamond_gym.cli.train_agent import TrainAgent
+
+_STEPS, _ENVS = 100_000, 16
+
+
+def train_sb3(wishes: "TrainAgent") -> int:
+    """Trains the agent, saves and scores it, and registers it if that was asked for; returns the exit code."""
+    config = _config(wishes)
+    entry = world_of(config)
+    world, where = (entry.name, "dreams") if entry is not None else (f"{config.game.lower()}-real", "the real game")
+    folder = wishes.run_folder or home_folder() / "runs" / f"{world}-agent-{config.algo}"
+    out = wishes.out or _out(config)
+    out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
+    with RunFolder(folder) as run, SB3Fit(config, run) as fit:
+        console.print(
+            f"{folder}: step {fit.step:,} of {fit.total_steps:,} of {config.algo.upper()} in "
+            f"{where if entry is None else f'dreams of {world}'}, {config.n_envs} at a time, on {fit.agent.device}",
+            soft_wrap=True,
+        )
+        with fitting(fit, wishes.minutes) as report:
+            sitting = sit(fit, run, wishes.minutes, RHYTHM, report)
+        training = save_training(fit, out, sitting.reason)
+    console.print(f"saved {out} after {training.steps:,} steps", soft_wrap=True)
+    if training.recent_return is not None:
+        console.print(f"mean return of its last episodes in {where}: {training.recent_return:.2f}")
+    if training.reason != "steps":
+        console.print(f"stopped at step {training.steps:,} of {config.steps:,}; repeat the command to go on")
+        if training.reason == "interrupted":
+            return 130
+    if wishes.register:
+        registered = register_file(resolve(wishes.model or wishes.game), out)
+        console.print(f"registered the agent with {registered.name} in {registered.folder}", soft_wrap=True)
+    if wishes.episodes:
+        _score(wishes, out)
+    return 0
+
+
+def _config(wishes: "TrainAgent") -> AgentConfig:
+    assert wishes.algo != "diamond"
+    return AgentConfig(
+        game=wishes.game,
+        algo=wishes.algo,
+        model=wishes.model,
+        steps=_STEPS if wishes.steps is None else wishes.steps,
+        n_envs=_ENVS if wishes.n_envs is None else wishes.n_envs,
+        seed=wishes.seed,
+        frame_stack=wishes.frame_stack,
+        real=wishes.real,
+        max_episode_steps=wishes.max_episode_steps,
+        quality=wishes.quality,
+        device=wishes.device,
+    )
+
+
+def _out(config: AgentConfig) -> Path:
+    return home_folder() / "agents" / f"{config.game.lower()}-{config.algo}{'-real' if config.real else ''}.zip"
+
+
+def _score(wishes: "TrainAgent", out: Path) -> None:
+    from diamond_gym.cli.evaluate import print_scores
+
+    agent = open_agent(out, wishes.device)
+    game, episodes, seed = wishes.game, wishes.episodes, wishes.seed
+    with counting(f"playing {game}", 2 * episodes, "games") as advance:
+        scores = {out.name: score_agent(agent, game, episodes, seed=seed, progress=advance)}
+        scores["random"] = score_random(game, episodes, seed=seed, progress=lambda n: advance(episodes + n))
+    print_scores(scores)

@@ -1,0 +1,308 @@
+"""Trainings of Stable-Baselines3's agents that stop, or are killed, and go on: to the bits of one left alone."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stubs import save_tiny_model
+from test_kill import at_call, die, half_save
+from test_train_agent import SIDE, config, dream_of_stubs
+
+from diamond_gym import cli
+from diamond_gym.errors import BadArgument
+from diamond_gym.sb3_agents import ALGORITHMS, AgentConfig
+from diamond_gym.sb3_files import open_agent
+from diamond_gym.sb3_replay import cut_replay, load_replay_state, replay_state
+from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
+from diamond_gym.trainers.sb3_fit import SB3Fit
+from diamond_gym.trainers.sitting import Rhythm, sit
+
+OFTEN = Rhythm(log_steps=8, checkpoint_seconds=0)
+KEPT = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+@pytest.fixture
+def stub_dreams(monkeypatch):
+    dream_of_stubs(monkeypatch)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Settings by which everything that DQN does now and then happens within a few steps."""
+    usual = AgentConfig.settings
+
+    def settings(self):
+        of_dqn = {"target_update_interval": 10, "buffer_size": 32, "batch_size": 8}
+        return usual(self) | (of_dqn if self.algo == "dqn" else {"n_steps": 4})
+
+    monkeypatch.setattr(AgentConfig, "settings", settings)
+
+
+def train(folder, sittings=(None,), **words):
+    """Trains in sittings of so many rollouts, each with a fit of its own; returns the last one and its state."""
+    for rollouts in sittings:
+        with RunFolder(folder, tensorboard=False) as run, SB3Fit(config(**words), run) as fit:
+            if rollouts is None:
+                sit(fit, run)
+            else:
+                for _ in range(rollouts):
+                    fit.train_step()
+                run.save(fit.state_dict())
+            state = fit.state_dict()["agent"]
+    return fit, state
+
+
+def same(one, other):
+    """Whether two states are equal to the bits."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_goes_on_to_the_same_bits(algo, frame_stack, tmp_path, stub_dreams, short):
+    words = {"algo": algo, "steps": 60, "frame_stack": frame_stack}
+    fit, whole = train(tmp_path / "whole", **words)
+    assert fit.step >= 60
+    _, parts = train(tmp_path / "parts", (1, 3, None), **words)
+    assert same(whole, parts)
+    assert algo != "dqn" or (whole["replay"]["full"] and whole["counters"]["_n_updates"] > 20)
+    _, other = train(tmp_path / "other", **words | {"seed": 1})
+    assert not same(whole["parameters"], other["parameters"])
+
+
+def test_dqn_goes_on_with_its_schedule(tmp_path, stub_dreams, short):
+    words = {"algo": "dqn", "steps": 100}
+    before, _ = train(tmp_path, (5,), **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Fit(config(**words), run) as fit:
+        assert (fit.step, fit.agent._n_calls, fit.agent.replay_buffer.size()) == (10, 5, 5)
+        np.testing.assert_array_equal(fit.agent.replay_buffer.observations, before.agent.replay_buffer.observations)
+        assert fit.agent.exploration_rate == before.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.4)
+        fit.train_step()
+        assert fit.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.48)
+    done, _ = train(tmp_path, **words)
+    assert done.step == 100 and done.agent.exploration_rate == pytest.approx(0.02)
+
+
+def test_more_steps_go_on_with_the_settings_of_the_beginning(tmp_path, stub_dreams):
+    first, _ = train(tmp_path, algo="ppo", steps=32)
+    assert train(tmp_path, algo="ppo", steps=32)[0].seconds == first.seconds  # nothing was left to do
+    more, _ = train(tmp_path, algo="ppo", steps=100_000, sittings=(1,))
+    assert (more.step, more.total_steps) == (48, 100_000)
+    assert more.settings == first.settings != config(algo="ppo", steps=100_000).settings()
+
+
+def test_real_games_begin_anew(tmp_path):
+    pytest.importorskip("ale_py")
+    words = {"algo": "dqn", "steps": 30, "real": True, "frame_stack": 2}
+    train(tmp_path, (12,), **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Fit(config(**words), run) as fit:
+        memory = fit.agent.replay_buffer
+        assert (fit.step, memory.size()) == (24, 12)
+        assert (memory.timeouts[11] + memory.dones[11] > 0).all()
+        assert not memory.timeouts[:11].any()
+        fit.train_step()
+        assert not memory.observations[12, :, :3].any()  # stacks begin anew, too
+    assert train(tmp_path, **words)[0].step == 30
+
+
+def filled(steps, frame_stack, rows=2, size=8, seed=0):
+    """A buffer as SB3 fills it: so many steps of rows that end at random, some of them by a limit."""
+    space, acts = spaces.Box(0, 255, (3 * frame_stack, 4, 4), np.uint8), spaces.Discrete(3)
+    buffer = NStepReplayBuffer(size * rows, space, acts, device="cpu", n_envs=rows, n_steps=3, gamma=0.5)
+    rng = np.random.default_rng(seed)
+
+    def frame():
+        return rng.integers(256, size=(rows, 3, 4, 4), dtype=np.uint8)
+
+    stack = np.concatenate((np.zeros((rows, 3 * (frame_stack - 1), 4, 4), np.uint8), frame()), axis=1)
+    for _ in range(steps):
+        done, limit = rng.random(rows) < 0.3, rng.random(rows) < 0.5
+        after = np.concatenate((stack[:, 3:], frame()), axis=1)
+        infos = [{"TimeLimit.truncated": bool(over)} for over in done & limit]
+        buffer.add(stack, after, rng.integers(3, size=rows), rng.normal(size=rows), done, infos)
+        stack = after.copy()
+        stack[done] = 0
+        stack[done, -3:] = frame()[done]
+    return buffer
+
+
+@pytest.mark.parametrize("frame_stack", [1, 2, 4])
+@pytest.mark.parametrize("steps", [0, 1, 5, 8, 21])
+def test_a_buffer_is_stored_with_each_frame_once(steps, frame_stack):
+    buffer, copy = filled(steps, frame_stack), filled(0, frame_stack)
+    state = replay_state(buffer, 3)
+    load_replay_state(copy, state)
+    assert (copy.pos, copy.full) == (buffer.pos, buffer.full)
+    for name in KEPT:
+        np.testing.assert_array_equal(getattr(copy, name), getattr(buffer, name))
+    assert state["frames"].nbytes == min(steps, 8) * 2 * 3 * 4 * 4
+    assert len(state["finals"]) <= 2 * 8
+
+
+def test_no_return_reaches_over_a_cut():
+    buffer = filled(5, 1)
+    buffer.dones[:], buffer.timeouts[:], buffer.rewards[:] = 0, 0, 1
+    cut_replay(buffer)
+    other = filled(3, 1, seed=1)
+    buffer.add(other.observations[0], other.next_observations[0], np.zeros(2), np.full(2, 100.0), np.zeros(2), [{}, {}])
+    found = buffer._get_samples(np.array([2, 3, 4]))
+    assert found.rewards.flatten().tolist() == [1.75, 1.5, 1]
+    assert not found.dones.any()
+    cut_replay(ReplayBuffer(4, buffer.observation_space, buffer.action_space, n_envs=2))  # an empty one
+
+
+WORDS = (
+    *("train-agent", "--game", "Breakout", "--model", "tiny", "--n-envs", "2", "--max-episode-steps", "5"),
+    *("--device", "cpu", "--episodes", "0"),
+)
+
+
+def command(*words):
+    return cli.main([*WORDS, *words])
+
+
+def test_the_command_goes_on(home, capsys):
+    save_tiny_model(size=SIDE)
+    words = ("--algo", "a2c", "--steps", "64")
+    assert command(*words, "--minutes", "1e-9") == 0
+    said = capsys.readouterr().err
+    assert "runs/tiny-agent-a2c: step 0 of 64 of A2C in dreams of tiny" in said
+    assert "stopped at step 16 of 64; repeat the command to go on" in said
+    assert open_agent(home / "agents" / "breakout-a2c.zip").card.steps == 16
+    assert command(*words) == 0
+    said = capsys.readouterr().err
+    assert "runs/tiny-agent-a2c: step 16 of 64" in said and "saved" in said and "stopped" not in said
+    card = open_agent(home / "agents" / "breakout-a2c.zip").card
+    assert card.steps == 64
+    assert command(*words, "--register") == 0  # all is done but that
+    said = capsys.readouterr().err
+    assert "step 64 of 64" in said and "registered the agent with tiny" in said
+    assert open_agent(home / "agents" / "breakout-a2c.zip").card == card
+    assert command(*words) == 0  # in a model that has been written anew with its agent
+
+
+def test_a_run_keeps_its_options(tmp_path, capsys):
+    save_tiny_model(size=SIDE)
+    words = ("--algo", "a2c", "--steps", "16", "--run", str(tmp_path))
+    assert command(*words) == 0
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    for other, message in (
+        (("--seed", "1"), "was begun with seed = 0, not 1; repeat its options or name another --run"),
+        (("--n-envs", "3"), "was begun with n_envs = 2, not 3"),
+        (("--algo", "ppo"), "was begun with algo = a2c, not ppo"),
+        (("--quality", "paper"), "was begun with quality = None, not paper"),
+    ):
+        capsys.readouterr()
+        assert command(*words, *other) == 2
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1
+    save_tiny_model(size=SIDE, seed=1)  # another model of the same name
+    assert command(*words) == 2
+    assert "was begun with world_model" in capsys.readouterr().err
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_another_process_in_the_folder(tmp_path, capsys):
+    save_tiny_model(size=SIDE)
+    with RunFolder(tmp_path):
+        assert command("--algo", "a2c", "--run", str(tmp_path)) == 1
+    assert "another process is training in" in capsys.readouterr().err
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    from diamond_gym.cli import progress, train_sb3
+
+    save_tiny_model(size=SIDE)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    monkeypatch.setattr(train_sb3, "RHYTHM", OFTEN)
+    assert command("--algo", "dqn", "--steps", "40") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == [f"{step}/40" for step in range(8, 41, 8)]
+    assert all("return " in line and "steps/s, 0:0" in line and line.endswith("left") for line in lines[2:])
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Fresh processes that find torch and Stable-Baselines3 loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_sb3_resume", "diamond_gym.cli.train_sb3"])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
+        yield context
+
+
+# what is replaced, by what, and at which of its calls
+POINTS = {
+    "before the first checkpoint": (SB3Fit, "train_step", die, 1),
+    "learning": (SB3Fit, "train_step", die, 9),
+    "saving": (torch, "save", half_save, 3),
+    "before renaming": (os, "replace", die, 4),
+}
+
+
+def killed(home, run, out, point):
+    """The command in a process of its own, killed at a point."""
+    from diamond_gym import world_model
+    from diamond_gym.cli import train_sb3
+
+    os.environ["DIAMOND_GYM_HOME"] = str(home)
+    torch.set_num_threads(1)
+    train_sb3.RHYTHM = OFTEN
+    world_model.bfloat16_pays = lambda device: False  # measured, it may not be the same each time
+    if point is not None:
+        owner, name, fatal, count = POINTS[point]
+        setattr(owner, name, at_call(count, getattr(owner, name), fatal))
+    sys.exit(command("--algo", "dqn", "--steps", "32", "--run", str(run), "--out", str(out)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_killed_again_and_again(processes, home, tmp_path):
+    save_tiny_model(size=SIDE)
+
+    def go(run, point=None):
+        child = processes.Process(target=killed, args=(home, tmp_path / run, tmp_path / f"{run}.zip", point))
+        child.start()
+        child.join()
+        return child.exitcode
+
+    assert go("whole") == 0
+    for point in POINTS:
+        assert go("parts", point) == -signal.SIGKILL, f"never came to {point}"
+    assert not (tmp_path / "parts.zip").exists()
+    assert go("parts") == 0
+    assert not list((tmp_path / "parts").glob(".*.tmp-*"))
+    whole, parts = (open_agent(tmp_path / f"{name}.zip") for name in ("whole", "parts"))
+    assert whole.card.steps == parts.card.steps == 32
+    assert whole.epsilon == parts.epsilon == pytest.approx(0.02)
+    twin = parts.policy.state_dict()
+    assert all(torch.equal(value, twin[key]) for key, value in whole.policy.state_dict().items())
+
+
+def test_damage_is_told_in_one_line(tmp_path, capsys):
+    save_tiny_model(size=SIDE)
+    assert command("--algo", "a2c", "--steps", "16", "--run", str(tmp_path)) == 0
+    (tmp_path / CHECKPOINT).write_bytes(b"damaged")
+    capsys.readouterr()
+    assert command("--algo", "a2c", "--steps", "16", "--run", str(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert "is not a readable checkpoint; remove it to begin the run anew" in said and said.count("\n") == 1
+
+
+def test_a_model_of_another_game(tmp_path):
+    save_tiny_model(size=SIDE)
+    with pytest.raises(BadArgument, match="the model tiny dreams Breakout, not Pong"):
+        SB3Fit(config(game="Pong", model="tiny"))
