@@ -206,6 +206,14 @@ def test_frames_become_one_line(framed: str) -> None:
     assert cli._one_line(framed) == "Unrecognized options: --stpes, 3; did you mean --steps?"
 
 
+@pytest.mark.parametrize("module", ["diamond_gym", "diamond_gym.cli"])
+def test_it_runs_as_a_module(module: str, root: Path) -> None:
+    command = [sys.executable, "-m", module, "lsit"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    said = "unknown command 'lsit'; did you mean list? (diamond-gym --help lists the commands)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_closed_pipe_is_quiet(root: Path) -> None:
     code = "import sys; from diamond_gym.cli import main; sys.exit(main())"
     command = f"{sys.executable} -c '{code}' list --games --json"

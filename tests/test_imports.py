@@ -29,6 +29,7 @@ RANKS = [
     {"trainers"},
     {"benchmark"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 RANK |= {path.stem: RANK["envs"] for path in (ROOT / "diamond_gym").glob("env_*.py")}  # what envs is made of
