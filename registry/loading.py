@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from diamond_gym.errors import DamagedModel
@@ -57,6 +58,21 @@ def verify(entry: Entry) -> Entry:
     return _steadily(_verify, entry)
 
 
+def verified_file(entry: Entry, kind: str) -> Path | None:
+    """The path of a model's file of one kind, held against its card as by `verify`; None if the card names none.
+
+    Raises:
+        DamagedModel: The file is missing, truncated or another one.
+    """
+
+    def find(entry: Entry) -> Path | None:
+        if kind in entry.card.files:
+            _verify_file(entry, kind)
+        return entry.file(kind)
+
+    return _steadily(find, entry)
+
+
 def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
     """Verifies and reads a model's files.
 
@@ -104,21 +120,26 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
 def _verify(entry: Entry) -> Entry:
     if "weights" not in entry.card.files:
         raise DamagedModel(f"{entry.path}: key 'files.weights' is missing")
-    for kind, record in entry.card.files.items():
-        path = entry.folder / record.name
-        what = f"{path}: the {kind} file"
-        try:
-            length = path.stat().st_size
-            if length != record.bytes:
-                state = "is truncated" if length < record.bytes else "is too long"
-                raise DamagedModel(f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}")
-            if sha256_file(path) != record.sha256:
-                raise DamagedModel(f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}")
-        except FileNotFoundError:
-            raise DamagedModel(f"{what} is missing; {_remedy(entry)}") from None
-        except OSError as error:
-            raise DamagedModel(f"{what} cannot be read ({error.strerror})") from None
+    for kind in entry.card.files:
+        _verify_file(entry, kind)
     return entry
+
+
+def _verify_file(entry: Entry, kind: str) -> None:
+    record = entry.card.files[kind]
+    path = entry.folder / record.name
+    what = f"{path}: the {kind} file"
+    try:
+        length = path.stat().st_size
+        if length != record.bytes:
+            state = "is truncated" if length < record.bytes else "is too long"
+            raise DamagedModel(f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}")
+        if sha256_file(path) != record.sha256:
+            raise DamagedModel(f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}")
+    except FileNotFoundError:
+        raise DamagedModel(f"{what} is missing; {_remedy(entry)}") from None
+    except OSError as error:
+        raise DamagedModel(f"{what} cannot be read ({error.strerror})") from None
 
 
 def _remedy(entry: Entry) -> str:

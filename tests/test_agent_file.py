@@ -16,9 +16,17 @@ from test_evaluate import Games
 
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.registry import load_world_model, resolve, update_card, verify, with_agent, with_agent_file
+from diamond_gym.registry import (
+    load_world_model,
+    loading,
+    resolve,
+    update_card,
+    verify,
+    with_agent,
+    with_agent_file,
+)
 from diamond_gym.sb3_files import open_agent, packed
-from diamond_gym.trainers import sb3_agent, scores
+from diamond_gym.trainers import own_agent, sb3_agent, scores
 from diamond_gym.trainers.measuring import policy_maker
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.sb3_agent import AgentConfig, register_file, train_agent
@@ -134,6 +142,33 @@ def test_it_plays_as_typed(
         assert cli.main([*words, "--out", str(tmp_path / name)]) == 0
     np.testing.assert_array_equal(iio.imread(tmp_path / "one.gif"), iio.imread(tmp_path / "two.gif"))
     assert "8 frames in" in capsys.readouterr().out
+
+
+def test_what_is_played_is_hashed_once(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (sb3_agent, scores, own_agent):
+        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
+    entry, hashed = register_file(resolve("tiny"), trained), list[str]()
+    hashing = loading.sha256_file
+    monkeypatch.setattr(loading, "sha256_file", lambda path: hashed.append(path.name) or hashing(path))
+    words = ["evaluate", "--model", "tiny", "--episodes", "2", "--n-envs", "2", "--device", "cpu"]
+    assert cli.main(words) == 0
+    assert hashed == ["tiny.agent.zip"]
+    damaged = bytearray((entry.folder / "tiny.agent.zip").read_bytes())
+    damaged[-1] ^= 1
+    (entry.folder / "tiny.agent.zip").write_bytes(damaged)
+    capsys.readouterr()
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "the agent file is not the one its card describes" in said and said.count("\n") == 1
+
+    save_tiny_model(size=SIDE)
+    config = {key: value for key, value in vars(CONFIG).items() if key != "img_size"}
+    with_agent(resolve("tiny"), config, type(an_agent())(type(CONFIG)(**config, img_size=SIDE)).state_dict(), {})
+    hashed.clear()
+    assert cli.main(words) == 0
+    assert sorted(hashed) == ["tiny.safetensors", "tiny.starts.npz"]
 
 
 def test_it_is_one_of_the_policies_that_are_compared(trained: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry import Entry, games
+from diamond_gym.registry.loading import verified_file
 from diamond_gym.registry.saving import AGENT
 from diamond_gym.sb3_files import SavedAgent, open_agent
 from diamond_gym.trainers.agent_policy import AgentPolicy
@@ -20,9 +21,10 @@ def own_file(entry: Entry, device: str = "auto") -> SavedAgent | None:
     """The agent of Stable-Baselines3 that lies beside a model; None if there is none.
 
     Raises:
-        DiamondGymError: The file is none of SB3's, or needs its pickles to be opened.
+        DiamondGymError: The file is not the one that the card describes, none of SB3's, or needs its pickles to be
+            opened.
     """
-    path = entry.file(AGENT)
+    path = verified_file(entry, AGENT)
     return open_agent(path, device) if path is not None else None
 
 

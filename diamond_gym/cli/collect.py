@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, resolve, verify
+from diamond_gym.registry import Entry, game, home_folder, resolve
 from diamond_gym.registry.saving import AGENT
 
 if TYPE_CHECKING:
@@ -107,4 +107,4 @@ class Collect:
             return None  # without asking for Stable-Baselines3, which need not be installed
         from diamond_gym.trainers.own_agent import own_file
 
-        return own_file(verify(entry))
+        return own_file(entry)

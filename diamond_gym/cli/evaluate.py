@@ -159,10 +159,10 @@ class Evaluate:
         if not self._own:
             assert self.game is not None
             return "", self.game, None
-        from diamond_gym.registry import load_world_model, resolve, verify
+        from diamond_gym.registry import load_world_model, resolve
         from diamond_gym.trainers.own_agent import own_agent, own_file, score_own
 
-        entry = verify(resolve(self.model or self.game or ""))
+        entry = resolve(self.model or self.game or "")
         name, called = entry.card.game, f"the agent of {entry.name}"
         if self.game not in (None, name):
             raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
