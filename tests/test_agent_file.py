@@ -26,7 +26,7 @@ from diamond_gym.registry import (
     with_agent_file,
 )
 from diamond_gym.sb3_files import open_agent, packed
-from diamond_gym.trainers import own_agent, sb3_agent, scores
+from diamond_gym.trainers import agent_policy, sb3_agent, scores
 from diamond_gym.trainers.measuring import policy_maker
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.sb3_agent import AgentConfig, register_file, train_agent
@@ -147,7 +147,7 @@ def test_it_plays_as_typed(
 def test_what_is_played_is_hashed_once(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (sb3_agent, scores, own_agent):
+    for module in (sb3_agent, scores, agent_policy):
         monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
     entry, hashed = register_file(resolve("tiny"), trained), list[str]()
     hashing = loading.sha256_file

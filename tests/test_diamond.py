@@ -17,8 +17,9 @@ from diamond_gym.errors import DiamondGymError
 from diamond_gym.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
+from diamond_gym.trainers.agent_policy import score
 from diamond_gym.trainers.collect_gym import GymGames, about_env
-from diamond_gym.trainers.diamond import Diamond, replay_starts, score
+from diamond_gym.trainers.diamond import Diamond, replay_starts
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.held_out import FirstGames

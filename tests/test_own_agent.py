@@ -18,8 +18,8 @@ from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry import load_world_model, resolve, with_agent
 from diamond_gym.sb3 import make_dream_vec_env
+from diamond_gym.trainers import agent_policy, scores
 from diamond_gym.trainers import own_agent as own
-from diamond_gym.trainers import scores
 from diamond_gym.trainers.dream_players import DreamPolicy
 from diamond_gym.vector_env import DreamVectorEnv
 from diamond_gym.world_model import WorldModel
@@ -35,7 +35,7 @@ def tiny() -> str:
 @pytest.fixture
 def games(monkeypatch: pytest.MonkeyPatch) -> None:
     """Games of the tiny model's size in place of the real ones; row i plays i + 1, i + 2, ... steps of reward 1."""
-    for module in (own, scores):
+    for module in (agent_policy, scores):
         monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=16))
 
 
@@ -100,12 +100,18 @@ def test_a_model_without_one() -> None:
 
 def test_scores_of_full_games(games: None) -> None:
     agent = an_agent()
-    played = own.score_own(agent, "Breakout", 5, num_envs=2)
+    played = agent_policy.score_actor_critic(agent, "Breakout", 5, num_envs=2)
     assert played.scores == (1, 2, 3, 2, 3)
-    assert own.score_own(agent, "Breakout", 5, num_envs=9, deterministic=True).scores == (1, 2, 3, 4, 5)
+    assert agent_policy.score_actor_critic(agent, "Breakout", 5, num_envs=9, deterministic=True).scores == (
+        1,
+        2,
+        3,
+        4,
+        5,
+    )
     other = ActorCritic(ActorCriticConfig(8, 3, 16, [8], [1], num_actions=ACTIONS + 1))
     with pytest.raises(BadArgument, match=r"has 5 actions, but Breakout shows \(16, 16, 3\) and has 4"):
-        own.score_own(other, "Breakout", 5)
+        agent_policy.score_actor_critic(other, "Breakout", 5)
 
 
 def test_evaluate_as_typed(tiny: str, games: None, capsys: pytest.CaptureFixture[str]) -> None:

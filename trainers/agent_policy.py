@@ -1,13 +1,19 @@
-"""An agent of the paper's kind as a policy for real games."""
+"""An agent of the paper's kind as a policy for real games, and what it scores in them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.vector import VectorEnv
 
 from diamond_gym.actor_critic import ActorCritic
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry.games import game as find_game
+from diamond_gym.trainers.scores import Scores, play, real_games
+
+_SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
 
 class AgentPolicy:
@@ -48,3 +54,67 @@ class AgentPolicy:
         # By NumPy's randomness, so that the device makes no difference to the stream.
         drawn = np.sum(chances < self._rng.random(len(obs))[:, None], axis=1, dtype=np.int64)
         return drawn.clip(max=chances.shape[1] - 1)
+
+
+def score(
+    agent: ActorCritic,
+    envs: VectorEnv[Any, Any, Any],
+    game: str,
+    episodes: int,
+    seed: int = 0,
+    deterministic: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Scores an agent over full games; by default as the paper does: sampled policy, unclipped rewards.
+
+    Args:
+        agent: On its device.
+        envs: The games, in mode SAME_STEP.
+        game: Their name.
+        episodes: How many games, at least as many as rows.
+        seed: Of games and actions.
+        deterministic: Whether to take the likeliest action instead of sampling one.
+        progress: Called with the number of finished games.
+    """
+    rng = np.random.default_rng([seed, 9])
+    policy = AgentPolicy(agent, envs.num_envs, rng, _SURE if deterministic else 1.0)
+    return play(policy, envs, game, episodes, seed, progress)
+
+
+def score_actor_critic(
+    agent: ActorCritic,
+    game: str,
+    episodes: int = 100,
+    num_envs: int = 10,
+    seed: int = 0,
+    deterministic: bool = False,
+    max_episode_steps: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """The same in Atari games, which are opened for it.
+
+    Args:
+        agent: On its device.
+        game: One of the 26.
+        episodes: How many games.
+        num_envs: How many of them side by side.
+        seed: Of games and actions.
+        deterministic: Whether to take the likeliest action instead of sampling one.
+        max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
+        progress: Called with the number of finished games.
+
+    Raises:
+        BadArgument: The agent sees other frames than the game shows, or has other actions.
+    """
+    envs = real_games(game, min(num_envs, episodes), max_episode_steps)
+    try:
+        side, channels = agent.config.img_size, agent.config.img_channels
+        shown, actions = envs.single_observation_space.shape, find_game(game).num_actions
+        if (shown, actions) != ((side, side, channels), agent.config.num_actions):
+            raise BadArgument(
+                f"the agent sees frames {(side, side, channels)} and has {agent.config.num_actions} actions, "
+                f"but {game} shows {shown} and has {actions}"
+            )
+        return score(agent, envs, game, episodes, seed, deterministic, progress)
+    finally:
+        envs.close()

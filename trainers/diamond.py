@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.data import About, EpisodeStore
 from diamond_gym.episode_files import INDEX
 from diamond_gym.errors import DiamondGymError
@@ -27,10 +25,9 @@ from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.metrics import Means, check_finite
 from diamond_gym.trainers.processes import ALONE, Processes
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.scores import Scores, play
 from diamond_gym.trainers.world_model import Fit
 
-__all__ = ["Diamond", "DiamondConfig", "replay_starts", "score"]
+__all__ = ["Diamond", "DiamondConfig", "replay_starts"]
 
 _CHECK_STEPS = 100  # a diverged phase of an epoch should not take its hours before that is noticed
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
@@ -214,28 +211,6 @@ class Diamond:
         if self.collector is not None and state["collector"] is not None:  # else the games begin anew
             self.collector.load_state_dict(state["collector"])
             self._policy.load_state_dict(state["policy"])
-
-
-def score(
-    agent: ActorCritic,
-    envs: VectorEnv[Any, Any, Any],
-    game: str,
-    episodes: int,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Scores:
-    """Scores an agent over full games as the paper does: sampled policy, nothing random besides, unclipped rewards.
-
-    Args:
-        agent: On its device.
-        envs: The games, in mode SAME_STEP.
-        game: Their name.
-        episodes: How many games, at least as many as rows.
-        seed: Of games and actions.
-        progress: Called with the number of finished games.
-    """
-    policy = AgentPolicy(agent, envs.num_envs, np.random.default_rng([seed, 9]))
-    return play(policy, envs, game, episodes, seed, progress)
 
 
 def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator) -> Starts:

@@ -160,7 +160,8 @@ class Evaluate:
             assert self.game is not None
             return "", self.game, None
         from diamond_gym.registry import load_world_model, resolve
-        from diamond_gym.trainers.own_agent import own_agent, own_file, score_own
+        from diamond_gym.trainers.agent_policy import score_actor_critic
+        from diamond_gym.trainers.own_agent import own_agent, own_file
 
         entry = resolve(self.model or self.game or "")
         name, called = entry.card.game, f"the agent of {entry.name}"
@@ -173,7 +174,7 @@ class Evaluate:
 
             return called, name, lambda advance: score_agent(beside, name, *how, advance)
         agent = own_agent(load_world_model(entry, self.device))
-        return called, name, lambda advance: score_own(agent, name, *how, advance)
+        return called, name, lambda advance: score_actor_critic(agent, name, *how, advance)
 
 
 def print_scores(scores: "dict[str, Scores]") -> None:

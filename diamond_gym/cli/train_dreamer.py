@@ -11,9 +11,10 @@ from diamond_gym.registry import Entry, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.agent_policy import score_actor_critic
 from diamond_gym.trainers.dreamer import agent_for, begin_with_agent_of, register_agent, world_to_dream_in
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.scores import Scores, play, random_policy, real_games
+from diamond_gym.trainers.scores import Scores, score_random
 from diamond_gym.trainers.sitting import Rhythm, sit
 from diamond_gym.world_model import pick_device, pick_precision
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # what a resumed run may be told differently
 _FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
-_ROWS = 10  # real games side by side
+_GAMES = 10  # that score the agent on the way, if none do at the end
 
 
 def train_dreamer(wishes: "TrainAgent") -> int:
@@ -55,7 +56,7 @@ def train_dreamer(wishes: "TrainAgent") -> int:
         )
 
         def check(step: int) -> None:
-            scores = _play(fit, wishes, None)
+            scores = _play(fit, wishes)
             run.log(step, {"real/score": scores.mean})
             console.print(f"window {step:,}: {scores.mean:.2f} in {len(scores.scores)} real games")
 
@@ -112,27 +113,17 @@ def _settings(wishes: "TrainAgent", config: AgentFitConfig, sampler: SamplerConf
     return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
 
 
-def _play(fit: AgentFit, wishes: "TrainAgent", progress: Callable[[int], None] | None) -> Scores:
-    from diamond_gym.trainers.diamond import score
-
-    episodes = wishes.episodes or _ROWS
-    envs = real_games(wishes.game, min(_ROWS, episodes))
-    try:
-        return score(fit.agent, envs, wishes.game, episodes, wishes.seed, progress)
-    finally:
-        envs.close()
+def _play(fit: AgentFit, wishes: "TrainAgent", progress: Callable[[int], None] | None = None) -> Scores:
+    return score_actor_critic(fit.agent, wishes.game, wishes.episodes or _GAMES, seed=wishes.seed, progress=progress)
 
 
 def _score(fit: AgentFit, wishes: "TrainAgent", entry: Entry, facts: dict[str, Any]) -> None:
     from diamond_gym.cli.evaluate import print_scores
 
-    games, rows = wishes.episodes, min(_ROWS, wishes.episodes)
+    games = wishes.episodes
     with counting(f"playing {wishes.game}", 2 * games, "games") as advance:
         scores = {entry.name: _play(fit, wishes, advance)}
-        envs = real_games(wishes.game, rows)
-        policy = random_policy(entry.card.num_actions, rows, wishes.seed)
-        scores["random"] = play(policy, envs, wishes.game, games, wishes.seed, lambda n: advance(games + n))
-        envs.close()
+        scores["random"] = score_random(wishes.game, games, seed=wishes.seed, progress=lambda n: advance(games + n))
     mine, random = scores[entry.name], scores["random"]
     said = {"score": mine.mean, "score_std": mine.std, "episodes": games, "random_score": random.mean}
     said = {key: float(f"{value:.4g}") for key, value in said.items()}

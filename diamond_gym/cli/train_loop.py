@@ -11,7 +11,8 @@ from diamond_gym.cli.epochs import EpochTable, Rates
 from diamond_gym.cli.progress import console, counting, training_bar
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry
-from diamond_gym.trainers.diamond import Diamond, score
+from diamond_gym.trainers.agent_policy import score
+from diamond_gym.trainers.diamond import Diamond
 from diamond_gym.trainers.films import dream_film, real_film
 from diamond_gym.trainers.finish import register_run
 from diamond_gym.trainers.grounds import Ground
@@ -195,7 +196,7 @@ class Loop:
         name = self._ground.about().game
         try:
             with counting(f"playing {name}", games, "games") as advance:
-                return score(training.agent.agent, envs, name, games, self._wishes.seed, advance)
+                return score(training.agent.agent, envs, name, games, self._wishes.seed, progress=advance)
         finally:
             envs.close()
 
