@@ -20,7 +20,6 @@ from test_kill import at_call, die, half_save
 from test_train_agent import SIDE, config, dream_of_stubs
 
 from diamond_gym import cli
-from diamond_gym.errors import BadArgument
 from diamond_gym.sb3_agents import ALGORITHMS, AgentConfig
 from diamond_gym.sb3_files import open_agent
 from diamond_gym.sb3_replay import cut_replay, load_replay_state, replay_state
@@ -300,9 +299,3 @@ def test_damage_is_told_in_one_line(tmp_path, capsys):
     assert command("--algo", "a2c", "--steps", "16", "--run", str(tmp_path)) == 1
     said = capsys.readouterr().err
     assert "is not a readable checkpoint; remove it to begin the run anew" in said and said.count("\n") == 1
-
-
-def test_a_model_of_another_game(tmp_path):
-    save_tiny_model(size=SIDE)
-    with pytest.raises(BadArgument, match="the model tiny dreams Breakout, not Pong"):
-        SB3Fit(config(game="Pong", model="tiny"))

@@ -43,9 +43,9 @@ class SB3Fit:
     """The state of an agent's training, and one rollout of it; a context manager, which closes its environments.
 
     A training that goes on from a run's checkpoint does the steps that it would have done: in dreams bit for bit, on
-    a CPU with the same number of threads and the same precision. Real games cannot be stored: they begin anew, and
-    so do their random streams. If it goes on with more steps in all than it began with, its algorithm keeps the
-    settings it began with, while DQN's exploration falls over the new number of steps.
+    a CPU with the same number of threads and the same precision, which "auto" measures anew. Real games cannot be
+    stored: they begin anew. If it goes on with more steps in all than it began with, its algorithm keeps the settings
+    it began with, while DQN's exploration falls over the new number of steps.
 
     Attributes:
         config: What is learnt, and where.
