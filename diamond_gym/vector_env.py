@@ -71,8 +71,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             num_envs: Rows of the batch, B.
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
             precision: "auto", "float32" or "bfloat16", the arithmetic of the networks.
-            compile: Compile the networks, for faster steps after a slow first one: in bfloat16 on CPUs with AVX512-BF16
-                kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
+            compile: Compile the networks, for faster steps after a slow first one: on CPUs with AVX2 (in bfloat16 with
+                AVX512-BF16) kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
             quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";
                 None for the model's own.
             autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.

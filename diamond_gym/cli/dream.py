@@ -59,7 +59,7 @@ class DreamCommand:
     precision: str = "auto"
     """auto (measured), float32 or bfloat16."""
     compile: bool = False
-    """Compile the networks, for faster frames: seconds at first on CPUs with AVX512-BF16, else a minute or two."""
+    """Compile the networks, for faster frames: seconds at first on x86 CPUs, else a minute or two."""
 
     def __post_init__(self) -> None:
         if self.game is None and self.model is None:

@@ -61,7 +61,7 @@ class TrainAgent:
     precision: str = "auto"
     """diamond: auto (measured), float32 or bfloat16, of the world model."""
     compile: bool = False
-    """diamond: compile the world model: seconds at first on CPUs with AVX512-BF16, else a minute or two."""
+    """diamond: compile the world model: seconds at first on x86 CPUs, else a minute or two."""
     out: Path | None = None
     """sb3: the .zip to write (default: <home>/agents/<game>-<algo>.zip, or <game>-<algo>-real.zip with --real)."""
     register: bool = False

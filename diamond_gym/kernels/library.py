@@ -1,4 +1,4 @@
-"""The library of kernels: built by the machine's own compiler at its first use, in some three seconds, and kept."""
+"""The library of kernels: built by the machine's own compiler at its first use, in some five seconds, and kept."""
 
 import ctypes
 import functools
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import platformdirs
 
-SOURCE = Path(__file__).with_name("bfloat16.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
-_FEATURE = "avx512_bf16"
+SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = ("-std=gnu++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_NEEDED = frozenset({"avx2", "fma"})  # without them torch is as fast
 _PROCESSOR = Path("/proc/cpuinfo")
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | None:
     user's cache, by compiler, processor and source.
     """
     features = _processor_features()
-    if features is None or _FEATURE not in features.split():
+    if features is None or not _NEEDED.issubset(features.split()):
         return None
     compiler = shlex.split(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "")
     if not compiler:
@@ -51,7 +51,7 @@ def library() -> ctypes.CDLL | None:
         version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
         parts = (SOURCE.read_bytes(), version, features.encode(), " ".join(_FLAGS).encode())
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-        path = Path(platformdirs.user_cache_dir("diamond-gym")) / "kernels" / f"bfloat16-{key}.so"
+        path = Path(platformdirs.user_cache_dir("diamond-gym")) / "kernels" / f"{key}.so"
         if not path.exists():
             _build(compiler, path)
         return _declared(ctypes.CDLL(str(path)))
@@ -78,7 +78,9 @@ def _build(compiler: list[str], path: Path) -> None:
 
 
 def _declared(made: ctypes.CDLL) -> ctypes.CDLL:
-    made.resblock.argtypes = (ctypes.POINTER(ResBlockWeights), _P, _P, _P, _L, _I, _I, _I, _P, _P, _I)
-    made.convolution.argtypes = (_P, _I, _P, _P, _I, _I, _I, _I, _I, _P, _I)
-    made.resblock.restype = made.convolution.restype = None
+    for name in ("float32", "bfloat16") if made.has_bfloat16() else ("float32",):
+        resblock, convolution = getattr(made, f"resblock_{name}"), getattr(made, f"convolution_{name}")
+        resblock.argtypes = (ctypes.POINTER(ResBlockWeights), _P, _P, _P, _L, _I, _I, _I, _P, _P, _I)
+        convolution.argtypes = (_P, _I, _P, _P, _I, _I, _I, _I, _I, _P, _I)
+        resblock.restype = convolution.restype = None
     return made
