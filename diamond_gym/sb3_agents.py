@@ -41,6 +41,8 @@ class AgentConfig:
         max_episode_steps: The dreams' horizon, -1 to dream on.
         quality: How carefully frames are sampled; None for the model's own way.
         device: Of the world model and the agent.
+        precision: Of the world model: "auto" (measured), "float32" or "bfloat16".
+        compile: Whether to compile the world model.
     """
 
     game: str
@@ -54,6 +56,8 @@ class AgentConfig:
     max_episode_steps: int = 50
     quality: str | None = None
     device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line."""
@@ -148,6 +152,8 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
         bridge = envs = make_dream_vec_env(
             n_envs=config.n_envs,
             device=config.device,
+            precision=config.precision,
+            compile=config.compile,
             quality=config.quality,
             max_episode_steps=config.max_episode_steps,
             **which,

@@ -88,6 +88,19 @@ def test_the_seed_fixes_the_training(tmp_path, stub_dreams):
     assert all(two[key].equal(value) for key, value in one.items())
 
 
+def test_precision_and_compiling_reach_the_dreams(monkeypatch):
+    asked = {}
+
+    def opened(**kwargs):
+        asked.update(kwargs)
+        raise LookupError
+
+    monkeypatch.setattr("diamond_gym.sb3_agents.make_dream_vec_env", opened)
+    with pytest.raises(LookupError):
+        training_envs(config(precision="bfloat16", compile=True))
+    assert (asked["precision"], asked["compile"]) == ("bfloat16", True)
+
+
 def test_ctrl_c_saves_what_there_is(tmp_path, stub_dreams):
     def interrupt(steps):
         if steps == 20:

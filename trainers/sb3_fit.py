@@ -22,7 +22,7 @@ from diamond_gym.world_model import WorldModel
 # A checkpoint of a DQN has its replay buffer in it, 250 MB when full.
 RHYTHM = Rhythm(log_steps=500, checkpoint_seconds=300.0)
 # What a resumed run may be told differently. Which model it is, its fingerprint says.
-_FREE = frozenset({"steps", "device", "model"})
+_FREE = frozenset({"steps", "device", "precision", "compile", "model"})
 
 
 def world_of(config: AgentConfig) -> Entry | None:

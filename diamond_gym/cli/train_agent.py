@@ -16,7 +16,7 @@ from diamond_gym.trainers.presets import AGENT, preset_flags
 
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
-_DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "precision", "compile", "fit")
+_DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "fit")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class TrainAgent:
     score_minutes: float = 0.0
     """diamond: score the agent in the real game so often while it is trained, too; 0 for never."""
     precision: str = "auto"
-    """diamond: auto (measured), float32 or bfloat16, of the world model."""
+    """Of the world model: auto (measured), float32 or bfloat16."""
     compile: bool = False
-    """diamond: compile the world model: seconds at first on x86 CPUs, else a minute or two."""
+    """Compile the world model: seconds at first on x86 CPUs, else a minute or two."""
     out: Path | None = None
     """sb3: the .zip to write (default: <home>/agents/<game>-<algo>.zip, or <game>-<algo>-real.zip with --real)."""
     register: bool = False

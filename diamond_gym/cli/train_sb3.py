@@ -69,6 +69,8 @@ def _config(wishes: "TrainAgent") -> AgentConfig:
         max_episode_steps=wishes.max_episode_steps,
         quality=wishes.quality,
         device=wishes.device,
+        precision=wishes.precision,
+        compile=wishes.compile,
     )
 
 
