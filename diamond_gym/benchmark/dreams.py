@@ -83,36 +83,40 @@ def frames(settings: Settings) -> Iterable[Row]:
 
 
 def error(settings: Settings) -> Iterable[Row]:
-    """What bfloat16 changes: pixels of single frames, and dreams of 50 steps, in 8-bit levels.
+    """What bfloat16 and compiling change: pixels of single frames, and dreams of 50 steps, in 8-bit levels.
 
     The dreams are of the same starts, actions and noise; what a dream drifts that differs in its noise alone stands
-    beside it, for measure.
+    beside them, for measure.
     """
     steps = 10 if settings.quick else max(_HORIZONS)
     for size in settings.sizes if not settings.quick else settings.sizes[:1]:
-        exact, coarse = (world_model(size, settings.device, precision) for precision in DTYPES)
-        batch = 16 if size == "nano" else 2
-        dreams = [model.dream(batch, sampler=QUALITIES["paper"], horizon=None) for model in (exact, coarse, exact)]
+        batch, other = 16 if size == "nano" else 2, "float32 with other noise"
+        models = {precision: world_model(size, settings.device, precision) for precision in DTYPES}
+        if settings.compile:
+            models |= {f"{name} compiled": world_model(size, settings.device, name, compile=True) for name in DTYPES}
+        models[other] = world_model(size, settings.device, "float32")
+        dreams = {name: model.dream(batch, sampler=QUALITIES["paper"], horizon=None) for name, model in models.items()}
+        exact = dreams["float32"]
         chance = torch.Generator().manual_seed(0)
-        index = torch.randint(dreams[0].num_starts, (batch,), generator=chance)
-        for dream, seed in zip(dreams, (0, 0, 10_000), strict=True):
-            dream.reset(seed, start=index)
+        index = torch.randint(exact.num_starts, (batch,), generator=chance)
+        for name, dream in dreams.items():
+            dream.reset(10_000 if name == other else 0, start=index)
         for i in range(1, steps + 1):
-            act = torch.randint(exact.num_actions, (batch,), generator=chance).to(settings.device)
-            for dream in dreams:
+            act = torch.randint(models[other].num_actions, (batch,), generator=chance).to(settings.device)
+            for dream in dreams.values():
                 dream.step(act, restart=False)
-            one, two, three = (dream.obs for dream in dreams)
-            levels = ((one - two).abs() * LEVELS).flatten().double()
-            if i == 1:
-                for name, part in (("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999)):
-                    value = float(np.quantile(levels.cpu().numpy(), part))
-                    yield Row("error", size, f"bfloat16, one frame, {name} % of the pixels within", value, "levels")
-                yield Row("error", size, "bfloat16, one frame, largest", float(levels.max()), "levels")
-            if i in _HORIZONS:
-                rms = float((levels**2).mean().sqrt())
-                yield Row("error", size, f"bfloat16, drift after {i} steps, root mean square", rms, "levels")
-                other = float((((one - three) * LEVELS).double() ** 2).mean().sqrt())
-                yield Row("error", size, f"float32 with other noise, after {i} steps", other, "levels")
+            for name, dream in dreams.items():
+                if dream is exact:
+                    continue
+                levels = ((exact.obs - dream.obs).abs() * LEVELS).flatten().double()
+                if i == 1 and name != other:
+                    for share in (50, 90, 99, 99.9):
+                        value = float(np.quantile(levels.cpu().numpy(), share / 100))
+                        yield Row("error", size, f"{name}, one frame, {share} % of the values within", value, "levels")
+                    yield Row("error", size, f"{name}, one frame, largest", float(levels.max()), "levels")
+                if i in _HORIZONS:
+                    rms = float((levels**2).mean().sqrt())
+                    yield Row("error", size, f"{name}, after {i} steps, root mean square", rms, "levels")
 
 
 def environment(settings: Settings) -> Iterable[Row]:

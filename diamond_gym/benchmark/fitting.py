@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,17 +106,16 @@ def imagining(settings: Settings) -> Iterable[Row]:
     """Frames per second of windows in which an agent acts, forward only."""
     for size in settings.sizes:
         precision, batch = settings.precisions[-1], 8 if settings.quick or size == "paper" else 32
-        model = world_model(size, settings.device, precision)
-        dream = model.dream(batch, sampler=QUALITIES["fast" if settings.quick else "paper"], horizon=HORIZON)
-        imagination = Imagination(agent(size, model, settings.device), dream)
+        quality, steps = ("fast", "1 step") if settings.quick else ("paper", "3 steps")
         length = 3 if settings.quick or size == "paper" else HORIZON
-
-        def window(imagination: Imagination = imagination, length: int = length) -> None:
-            imagination.window(length)
-
-        seconds = settings.clock.medians({"": window}, settings.budget, least=2)[""]
-        steps = "1 step" if settings.quick else "3 steps"
-        yield Row("imagine", size, f"batch {batch}, {precision}, {steps}", batch * length / seconds, "frames/s")
+        functions: dict[str, Callable[[], object]] = {}
+        for compiled in (False, True)[: 1 + settings.compile]:
+            model = world_model(size, settings.device, precision, compiled)
+            dream = model.dream(batch, sampler=QUALITIES[quality], horizon=HORIZON)
+            imagination = Imagination(agent(size, model, settings.device), dream)
+            functions[f"{precision} compiled" if compiled else precision] = partial(imagination.window, length)
+        for name, seconds in settings.clock.medians(functions, settings.budget, least=2).items():
+            yield Row("imagine", size, f"batch {batch}, {name}, {steps}", batch * length / seconds, "frames/s")
 
 
 def replaying(settings: Settings) -> Iterable[Row]:

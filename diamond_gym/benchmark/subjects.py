@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.published import published
@@ -19,10 +20,21 @@ GAME, NANO = "Breakout", "breakout-nano"
 SIZES = ("nano", "paper")
 
 
-def world_model(size: str, device: torch.device, precision: str) -> WorldModel:
+def world_model(size: str, device: torch.device, precision: str, compile: bool = False) -> WorldModel:
     """A model on its device: "nano" is a bundled one, "paper" has the paper's sizes and random weights."""
-    if size == "nano":
-        return load_world_model(NANO, str(device), precision)
+    model = (
+        load_world_model(NANO, str(device), precision)
+        if size == "nano"
+        else _of_the_papers_size().to_device(device, precision)
+    )
+    if compile:
+        assert model.reward_end is not None
+        compile_network(model.denoiser.inner_model)
+        compile_network(model.reward_end.encoder)
+    return model
+
+
+def _of_the_papers_size() -> WorldModel:
     card = published()[GAME].card()
     assert card.reward_end is not None
     with torch.random.fork_rng(devices=[]):
@@ -39,8 +51,7 @@ def world_model(size: str, device: torch.device, precision: str) -> WorldModel:
         rng.integers(0, card.num_actions, (8, t - 1)),
         np.ones(8, bool),
     )
-    model = WorldModel(denoiser.eval(), reward_end.eval(), card=card, starts=starts)
-    return model.to_device(device, precision)
+    return WorldModel(denoiser.eval(), reward_end.eval(), card=card, starts=starts)
 
 
 def agent(size: str, model: WorldModel, device: torch.device) -> ActorCritic:
