@@ -10,7 +10,7 @@ from diamond_gym.errors import BadArgument
 if TYPE_CHECKING:
     from diamond_gym.benchmark.run import Row
 
-SECTIONS = ("machine", "waiting", "replay", "environment", "imagine", "error", "dream", "fit")
+SECTIONS = ("machine", "waiting", "replay", "dream", "environment", "imagine", "error", "fit")
 
 
 @dataclass(frozen=True)

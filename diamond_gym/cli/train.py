@@ -12,6 +12,7 @@ from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console
 from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
+from diamond_gym.memory import keep_memory
 from diamond_gym.registry import game, home_folder
 from diamond_gym.trainers.collect_gym import game_name
 from diamond_gym.trainers.diamond_config import DiamondConfig
@@ -111,6 +112,7 @@ class Train:
             precision = "bfloat16"
         console.quiet = not processes.main
         folder = self.run_folder or home_folder() / "runs" / self.label
+        keep_memory()
         with RunFolder(folder, main=processes.main) as run:
             run.settle(self._settings(), _FREE, {"loop": asdict(DiamondConfig())})
             return Loop(self, run, ground, device, precision, processes).run()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.errors import BadArgument
+from diamond_gym.memory import keep_memory
 from diamond_gym.registry import Entry, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
@@ -36,6 +37,7 @@ def train_dreamer(wishes: "TrainAgent") -> int:
     precision = pick_precision(wishes.precision, device)
     per_step = config.horizon * config.optimizer.batch_size
     assert wishes.steps is not None, "every preset says how many"
+    keep_memory()
     with RunFolder(folder) as run:
         model = world_to_dream_in(entry, device, precision, wishes.compile)
         defaults = {"fit": asdict(AgentFitConfig()), "sampler": asdict(SamplerConfig())}

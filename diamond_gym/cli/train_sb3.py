@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diamond_gym.cli.progress import console, counting, fitting
+from diamond_gym.memory import keep_memory
 from diamond_gym.registry import home_folder, resolve
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.sb3_agent import (
@@ -31,6 +32,7 @@ def train_sb3(wishes: "TrainAgent") -> int:
     folder = wishes.run_folder or home_folder() / "runs" / f"{world}-agent-{config.algo}"
     out = wishes.out or _out(config)
     out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
+    keep_memory()
     with RunFolder(folder) as run, SB3Fit(config, run) as fit:
         console.print(
             f"{folder}: step {fit.step:,} of {fit.total_steps:,} of {config.algo.upper()} in "

@@ -15,6 +15,7 @@ from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data import About, EpisodeStore
 from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
+from diamond_gym.memory import keep_memory
 from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import SamplerConfig
@@ -116,6 +117,7 @@ class TrainWm:
         console.quiet = not processes.main
         if self.dry_run:
             return self._plan(device, precision) if processes.main else 0
+        keep_memory()
         with RunFolder(folder, main=processes.main) as run:
             data = self._data
             with processes.main_first():
