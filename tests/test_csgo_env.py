@@ -14,8 +14,8 @@ from engines import LARGE, StubEngine, engine_starts, golden_engine
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from released import CSGO_FILES, spawns
+from stub_envs import assert_equal
 from stubs import StubWorldModel
-from test_envs import assert_equal
 
 import diamond_gym
 from diamond_gym import csgo

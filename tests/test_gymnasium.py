@@ -13,8 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as vector_wrappers
+from stub_envs import assert_equal
 from stubs import StubWorldModel, save_tiny_model
-from test_envs import assert_equal
 
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
 

@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     VecVideoRecorder,
 )
+from stub_envs import assert_equal
 from stubs import ACTIONS, StubWorldModel, make_starts, save_tiny_model
-from test_envs import assert_equal
 
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import BadArgument, DiamondGymError, ModelNotFound
