@@ -1,7 +1,7 @@
 """Models in the authors' released format, small ones, and the golden ones, to import and to pull."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import yaml
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.registry import save_model
+from diamond_gym.registry.released import read_released
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.world_model import WorldModel
 
@@ -93,3 +95,15 @@ def mirror(folder: Path, game: str = "Breakout", num_actions: int = 4) -> Path:
         shutil.copyfile(source, folder / path)
     spawns(folder / "csgo" / "spawn")
     return folder
+
+
+def import_words(files: tuple[Path, Path, Path], *more: str, game: str = "Breakout") -> list[str]:
+    """The command that imports them."""
+    pt, config, env = map(str, files)
+    return ["import-diamond", pt, "--config", config, "--env-config", env, "--game", game, *more]
+
+
+def save_golden() -> str:
+    """Puts the golden agent into the registry, and tells its name."""
+    model = read_released(*ATARI_FILES, "Breakout", "golden")
+    return save_model(replace(model.card, license="MIT"), model.weights).name

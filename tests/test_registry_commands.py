@@ -1,0 +1,71 @@
+"""The registry by command: list, info, export, verify, remove."""
+
+import json
+from pathlib import Path
+
+import pytest
+from released import ATARI_FILES, save_golden
+from said import one_line
+
+from diamond_gym import cli
+from diamond_gym.registry import load_world_model, resolve, save_model
+from diamond_gym.registry.published import published
+from diamond_gym.registry.released import read_released
+
+
+def test_list_tells_what_can_be_pulled(capsys: pytest.CaptureFixture[str]) -> None:
+    save_golden()
+    assert cli.main(["list"]) == 0
+    assert "diamond-gym pull NAME" in capsys.readouterr().out
+    assert cli.main(["list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["golden"]["from"] == "you"
+    row = rows["pong-diamond"]
+    assert (row["from"], row["pull"]) == ("hub", "diamond-gym pull Pong")
+    assert row["license"] == published()["Pong"].license
+    assert (rows["golden"]["agent"], row["agent"], rows["csgo-diamond"]["agent"]) == (True, True, False)
+    assert row["published"]["mean_score"] == 20.36
+
+
+def test_what_can_be_pulled_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("Alien", "alien-diamond", "CSGO"):
+        assert cli.main(["info", word]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "the hub: `diamond-gym pull" in said
+        assert "none stated for the weights" in said
+        assert ("mean_score" in said) == (word != "CSGO")
+    assert cli.main(["info", "pong-diamond", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert (table["pull"], table["path"]) == ("diamond-gym pull Pong", None)
+    assert len(table["figures"]["published"]["scores"]) == 5
+
+
+def test_export_verify_remove(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golden = save_golden()
+    out = tmp_path / "out"
+    assert cli.main(["export", golden, str(out)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["golden.md", "golden.safetensors", "golden.toml"]
+    assert load_world_model(out, "cpu", "float32").num_actions == 5
+    assert cli.main(["export", golden, str(out)]) == 0  # the same model again
+    other = read_released(*ATARI_FILES, "Breakout", "other")
+    save_model(other.card, other.weights)
+    capsys.readouterr()
+    assert cli.main(["export", "other", str(out)]) == 2
+    assert "holds another model already" in one_line(capsys)
+
+    assert cli.main(["verify", "--all"]) == 0
+    weights = resolve(golden).file("weights")
+    assert weights is not None
+    weights.write_bytes(weights.read_bytes()[:-1])
+    capsys.readouterr()
+    assert cli.main(["verify", "--all"]) == 1
+    out_text, err_text = capsys.readouterr()
+    assert "other: 1 files, as its card says" in out_text
+    assert err_text.count("\n") == 1
+    assert "is truncated" in err_text
+    assert cli.main(["verify", golden]) == 1
+    assert cli.main(["export", golden, str(tmp_path / "no")]) == 1
+    assert not (tmp_path / "no").exists()
+
+    assert cli.main(["remove", golden]) == 0
+    assert [path.name for path in (home / "models").iterdir()] == ["other"]
