@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hubs import COMMIT, serve
-from released import ATARI_FILES, episodes, import_words, mirror, save_golden
+from released import ATARI_FILES, PULL, episodes, import_words, mirror, save_golden
 from safetensors.torch import save_file
 from said import one_line
 
@@ -18,8 +18,6 @@ from diamond_gym.registry.address import Address
 from diamond_gym.registry.export import export
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
-
-PULL = ["--start-steps", "200"]
 
 
 @pytest.fixture

@@ -4,15 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from released import ATARI_FILES, mirror
+from released import ATARI_FILES, PULL, mirror
 from said import one_line
 
 from diamond_gym import cli
 from diamond_gym.registry import entries, load_world_model, resolve
 from diamond_gym.registry.games import games
 from diamond_gym.registry.published import CSGO, published
-
-PULL = ["--start-steps", "200"]
 
 
 def test_everything_published_has_a_card() -> None:
