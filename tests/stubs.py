@@ -12,6 +12,7 @@ from diamond_gym.dream import Dream
 from diamond_gym.registry import Card, save_model
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.start_bank import to_pixels
 from diamond_gym.starts import Starts
 from diamond_gym.world_model import WorldModel
 
@@ -97,6 +98,21 @@ def tiny_networks(size: int = 16, seed: int = 0) -> tuple[Denoiser, RewardEnd]:
         if parameter.ndim > 1 and not parameter.any():  # the zero initialisation would hide the network
             nn.init.normal_(parameter, std=0.05)
     return denoiser.eval(), reward_end.eval()
+
+
+def actions(seed: int, steps: int, batch: int) -> Tensor:
+    """Random ones, of shape (steps, batch)."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, ACTIONS, (steps, batch)))
+
+
+def trace(step) -> tuple[Tensor, ...]:
+    """All that a step tells, as integers and flags."""
+    return (*to_pixels(step.obs), step.rew, step.end, step.trunc, step.start, *to_pixels(step.final_obs))
+
+
+def tiny_dream(num_envs: int, **kwargs) -> Dream:
+    """A dream of the real networks."""
+    return Dream(*tiny_networks(), make_starts(5, size=16), num_envs, **kwargs)
 
 
 def save_tiny_model(name: str = "tiny", game: str = "Breakout", size: int = 16, seed: int = 0) -> WorldModel:
