@@ -1,4 +1,4 @@
-"""A loop of the kind that CleanRL writes, in one piece and in plain PyTorch, over `gym.make_vec`, learns in a dream."""
+"""Loops of the kind that CleanRL writes, in plain PyTorch over `gym.make_vec`: they run, and one learns in a dream."""
 
 import gymnasium as gym
 import numpy as np
@@ -67,3 +67,45 @@ def test_a_cleanrl_loop_learns():
     envs.close()
     assert np.mean(returns[:8]) < 5  # at random, a quarter of ten steps pays
     assert np.mean(returns[-16:]) > 8
+
+
+def test_a_cleanrl_style_loop_over_make_vec():
+    """Advantage actor-critic: rollouts of tensors, bootstraps at truncations, one optimiser."""
+    torch.manual_seed(0)
+    kwargs = {"model": StubWorldModel(), "max_episode_steps": 6, "autoreset_mode": "SameStep"}
+    envs = gym.make_vec("DiamondDream-v0", num_envs=4, **kwargs)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 3, 32), nn.Tanh())
+    actor, critic = nn.Linear(32, 4), nn.Linear(32, 1)
+    parameters = [*body.parameters(), *actor.parameters(), *critic.parameters()]
+    optimiser, before = torch.optim.Adam(parameters, 1e-3), [p.detach().clone() for p in parameters]
+
+    def value(frames):
+        return critic(body(torch.as_tensor(np.asarray(frames)).float() / 255))[:, 0]
+
+    obs, _ = envs.reset(seed=0)
+    for _ in range(3):
+        log_probs, values, rewards, dones = [], [], [], []
+        for _ in range(8):
+            features = body(torch.as_tensor(obs).float() / 255)
+            policy = torch.distributions.Categorical(logits=actor(features))
+            action = policy.sample()
+            log_probs.append(policy.log_prob(action))
+            values.append(critic(features)[:, 0])
+            obs, reward, terminated, truncated, info = envs.step(action.numpy())
+            reward = torch.as_tensor(reward, dtype=torch.float32)
+            if truncated.any():
+                rows = np.flatnonzero(truncated & ~terminated)
+                if len(rows):
+                    reward[rows] += 0.99 * value(np.stack(info["final_obs"][rows])).detach()
+            rewards.append(reward)
+            dones.append(torch.as_tensor(terminated | truncated))
+        target, loss = value(obs).detach(), torch.zeros(())
+        for t in reversed(range(8)):
+            target = rewards[t] + 0.99 * target * ~dones[t]
+            advantage = target - values[t]
+            loss = loss + (advantage**2 - log_probs[t] * advantage.detach()).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert all(torch.isfinite(p).all() for p in parameters)
+    assert any(not torch.equal(p, old) for p, old in zip(parameters, before, strict=True))

@@ -54,3 +54,9 @@ def test_wrapped_after_make():
     env = GymWrapper(gym.make("DiamondDream-v0", model=StubWorldModel(), max_episode_steps=4))
     assert env.rollout(10).shape[0] <= 4
     env.close()
+
+
+def test_torchrl():
+    env = GymWrapper(gym.make("DiamondDream-v0", model=StubWorldModel()), device="cpu")
+    check_env_specs(env)
+    assert env.rollout(5)["next", "reward"].shape[-1] == 1
