@@ -46,7 +46,7 @@ def open_model(
     """The world model that is meant, on its device.
 
     Raises:
-        BadArgument: Neither a game nor a model is given.
+        BadArgument: Neither a game nor a model is given; or compiling was asked for and cannot work.
         ModelNotFound: There is no such model.
         DamagedModel: It cannot be used.
     """

@@ -1,6 +1,7 @@
 """The kernels compute what the networks do, for any size, batch and number of threads; without them there is torch."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from stubs import ACTIONS
 from torch import nn
 
 from diamond_gym.blocks import ResBlocks, Upsample
-from diamond_gym.compiling import compile_network
+from diamond_gym.compiling import compile_network, cpp_compiler
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.errors import BadArgument
 from diamond_gym.folded import fold_norms, hold
 from diamond_gym.folded_denoiser import FoldedDenoiser
 from diamond_gym.folded_reward_end import FoldedRewardEnd
@@ -181,7 +183,8 @@ def test_what_they_cannot_do_is_left_to_torch(width, dtype):
 def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(library_module.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
     monkeypatch.setattr(library_module, "_processor_features", lambda: "avx2 fma")
-    monkeypatch.setenv("CXX", f"{sys.executable} -c 'import sys; sys.exit(\"no such flag\")'")
+    broken = (sys.executable, "-c", "import sys; sys.exit('no such flag' if '-shared' in sys.argv else 0)")
+    monkeypatch.setattr(library_module, "cpp_compiler", lambda: broken)
     assert library.__wrapped__() is None
     assert "no such flag" in caplog.text
     monkeypatch.setattr(library_module, "_processor_features", lambda: "avx fma")
@@ -194,13 +197,22 @@ def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_pat
     assert not any(isinstance(m, KernelResBlocks) for m in inner.modules())
 
 
+@pytest.mark.parametrize("named", ["no-such-compiler", "false", "'"])
+def test_no_compiler_is_said_in_one_line(named, monkeypatch):
+    monkeypatch.setattr("diamond_gym.compiling.cpp_compiler", cpp_compiler.__wrapped__)
+    monkeypatch.setenv("CXX", named)
+    with pytest.raises(BadArgument, match="name one in CXX"):
+        compile_network(nn.Linear(1, 1))
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(BadArgument, match="name one in CXX"):
+        compile_network(nn.Linear(1, 1))
+
+
 @needs_kernels
 def test_processes_that_build_at_once(tmp_path):
     program = "from diamond_gym.kernels.library import library; assert library() is not None"
     environment = {"XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([sys.executable, "-c", program], env={**library_module.os.environ, **environment})
-        for _ in range(2)
-    ]
+    running = [subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **environment}) for _ in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     assert [path.suffix for path in (tmp_path / "diamond-gym" / "kernels").iterdir()] == [".so"]

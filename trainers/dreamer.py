@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from diamond_gym.actor_critic import ActorCritic
+from diamond_gym.compiling import compile_network
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, load_world_model, with_agent
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
@@ -25,7 +26,8 @@ def world_to_dream_in(
         compile: Compile the networks; see `diamond_gym.envs.DreamVectorEnv`.
 
     Raises:
-        BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them.
+        BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them; or compiling was asked
+            for and cannot work.
     """
     model = load_world_model(entry, str(device), precision)
     if model.reward_end is None or model.upsampler is not None:
@@ -34,8 +36,8 @@ def world_to_dream_in(
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
     model.requires_grad_(False)
     if compile:
-        model.denoiser.inner_model.compile()
-        model.reward_end.encoder.compile()
+        compile_network(model.denoiser.inner_model)
+        compile_network(model.reward_end.encoder)
     return WorldModel(model.denoiser, model.reward_end, starts=model.starts, precision=model.precision)
 
 

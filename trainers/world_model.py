@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.compiling import keep_compiled
+from diamond_gym.compiling import prepare_to_compile
 from diamond_gym.data import EpisodeStore
 from diamond_gym.denoiser import Denoiser, TrainingNoise
 from diamond_gym.errors import DiamondGymError
@@ -75,7 +75,7 @@ class Fit:
         self.world_model = WorldModel(denoiser, reward_end).to_device(self.device, precision)
         self.ema = {name: Ema(part, config.ema_decay) for name, part in self.world_model.parts.items()}
         if compile:
-            keep_compiled()
+            prepare_to_compile(self.device.type)
             denoiser.inner_model.compile()
             reward_end.encoder.compile()
         self.optimizers = {

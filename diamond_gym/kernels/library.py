@@ -4,15 +4,15 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import platformdirs
+
+from diamond_gym.compiling import cpp_compiler
+from diamond_gym.errors import BadArgument
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-std=gnu++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -37,17 +37,14 @@ class ResBlockWeights(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """The kernels of this machine; None if its processor has no use for them, or nothing builds them.
 
-    The compiler is the one that the environment variable CXX names, or g++, or clang++. What it makes lies in the
-    user's cache, by compiler, processor and source.
+    What the compiler (`diamond_gym.compiling.cpp_compiler`) makes lies in the user's cache, by compiler, processor and
+    source.
     """
     features = _processor_features()
     if features is None or not _NEEDED.issubset(features.split()):
         return None
-    compiler = shlex.split(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "")
-    if not compiler:
-        _log.info("there is no C++ compiler (g++, clang++): compile=True falls back on torch.compile")
-        return None
     try:
+        compiler = cpp_compiler()
         version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
         parts = (SOURCE.read_bytes(), version, features.encode(), " ".join(_FLAGS).encode())
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -55,7 +52,7 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             _build(compiler, path)
         return _declared(ctypes.CDLL(str(path)))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (BadArgument, OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
         _log.warning("the kernels could not be built, compile=True falls back on torch.compile: %s", reason)
         return None
@@ -69,7 +66,7 @@ def _processor_features() -> str | None:
     return next((value.strip() for name, _, value in lines if name.strip() == "flags"), None)
 
 
-def _build(compiler: list[str], path: Path) -> None:
+def _build(compiler: tuple[str, ...], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # two processes may build at once: the last one stays
         made = Path(folder) / path.name
