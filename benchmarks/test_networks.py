@@ -1,4 +1,4 @@
-"""Frames of the sampler and updates of the denoiser, plain and folded, of a bundled model and of the paper's size.
+"""Frames of the sampler (plain, folded, compiled) and updates of the denoiser, of a bundled and of a paper-sized model.
 
 `make bench`, or `pytest benchmarks/test_networks.py --benchmark-enable`; `--benchmark-group-by=param:size,param:batch`
 puts what is to be compared together. `diamond-gym benchmark` measures the same in turn, with ratios and ceilings.
@@ -38,14 +38,15 @@ def wait(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("way", ["plain", "float32", "bfloat16"])
+@pytest.mark.parametrize("way", ["plain", "float32", "bfloat16", "float32 compiled", "bfloat16 compiled"])
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("size", ["nano", "paper"])
 def test_frames(benchmark: Any, size: str, batch: int, way: str, device: str) -> None:
-    model = world_model(size, torch.device(device), "float32")
+    precision, _, compiled = way.partition(" ")
+    model = world_model(size, torch.device(device), "float32", bool(compiled))
     arguments = inputs(model, batch)
     plain = PlainDenoiser(model.denoiser, device)
-    folded = FoldedDenoiser(model.denoiser, DTYPES.get(way, torch.float32))
+    folded = FoldedDenoiser(model.denoiser, DTYPES.get(precision, torch.float32))
 
     @torch.no_grad()
     def frame() -> None:
