@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 from torch import nn
@@ -13,9 +14,16 @@ from torch import nn
 from diamond_gym.errors import BadArgument
 
 
+class Compiler(NamedTuple):
+    """A compiler's command, and what it says of its version."""
+
+    command: tuple[str, ...]
+    version: bytes
+
+
 @functools.cache
-def cpp_compiler() -> tuple[str, ...]:
-    """The command of a C++ compiler that works: the one that the environment variable CXX names, or g++, or clang++.
+def cpp_compiler() -> Compiler:
+    """A C++ compiler that works: the one that the environment variable CXX names, or g++, or clang++.
 
     Raises:
         BadArgument: There is none.
@@ -23,13 +31,13 @@ def cpp_compiler() -> tuple[str, ...]:
     named = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or ""
     try:
         command = shlex.split(named)
-        subprocess.run([*command, "--version"], check=True, capture_output=True)
+        version = subprocess.run([*command, "--version"], check=True, capture_output=True).stdout
     except (OSError, ValueError, subprocess.CalledProcessError):
         raise BadArgument(
             "compiling for a CPU needs a C++ compiler, and none works here: install g++ or clang++, name one in CXX, "
             "or do without"
         ) from None
-    return tuple(command)
+    return Compiler(tuple(command), version)
 
 
 def prepare_to_compile(device_type: str) -> None:

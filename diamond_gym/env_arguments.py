@@ -9,7 +9,6 @@ from typing import Any, TypedDict
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from diamond_gym.compiling import compile_network
 from diamond_gym.errors import BadArgument
 from diamond_gym.forked import settle_threads
 from diamond_gym.registry.loading import load_world_model
@@ -59,12 +58,8 @@ def open_model(
         wanted = model if model is not None else game
         assert wanted is not None
         world_model = load_world_model(wanted, device, precision)
-    if compile:  # in place, so that the keys of the weights stay as they are; the LSTM gains nothing
-        for network in (world_model.denoiser, world_model.upsampler):
-            if network is not None:
-                compile_network(network.inner_model)
-        if world_model.reward_end is not None:
-            compile_network(world_model.reward_end.encoder)
+    if compile:
+        world_model.compile_networks()
     return world_model
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.dream import PRECISIONS, Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -273,6 +274,14 @@ class WorldModel(nn.Module):
             choice=starts,
             model=self.fingerprint,
         )
+
+    def compile_networks(self) -> None:
+        """Compiles all but the LSTM, which gains nothing, in place: the weights keep their keys. It may be refused."""
+        for network in (self.denoiser, self.upsampler):
+            if network is not None:
+                compile_network(network.inner_model)
+        if self.reward_end is not None:
+            compile_network(self.reward_end.encoder)
 
     @property
     def fingerprint(self) -> str:

@@ -14,18 +14,18 @@ from stubs import ACTIONS
 from torch import nn
 
 from diamond_gym.blocks import ResBlocks, Upsample
-from diamond_gym.compiling import compile_network, cpp_compiler
+from diamond_gym.compiling import Compiler, compile_network, cpp_compiler
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.errors import BadArgument
 from diamond_gym.folded import fold_norms, hold
 from diamond_gym.folded_denoiser import FoldedDenoiser
 from diamond_gym.folded_reward_end import FoldedRewardEnd
-from diamond_gym.kernels import library as library_module
-from diamond_gym.kernels.library import library
+from diamond_gym.kernels import building
+from diamond_gym.kernels.building import built_kernels
 from diamond_gym.kernels.networks import KernelResBlocks, KernelUpsample, use_kernels
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 
-KERNELS = library()
+KERNELS = built_kernels()
 HAS_BFLOAT16 = KERNELS is not None and bool(KERNELS.has_bfloat16())
 needs_kernels = pytest.mark.skipif(KERNELS is None, reason="no AVX2, or no C++ compiler")
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="no AVX512-BF16, or no C++ compiler")
@@ -181,15 +181,15 @@ def test_what_they_cannot_do_is_left_to_torch(width, dtype):
 
 
 def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(library_module.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
-    monkeypatch.setattr(library_module, "_processor_features", lambda: "avx2 fma")
+    monkeypatch.setattr(building.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
+    monkeypatch.setattr(building, "_processor_features", lambda: "avx2 fma")
     broken = (sys.executable, "-c", "import sys; sys.exit('no such flag' if '-shared' in sys.argv else 0)")
-    monkeypatch.setattr(library_module, "cpp_compiler", lambda: broken)
-    assert library.__wrapped__() is None
+    monkeypatch.setattr(building, "cpp_compiler", lambda: Compiler(broken, b"1"))
+    assert built_kernels.__wrapped__() is None
     assert "no such flag" in caplog.text
-    monkeypatch.setattr(library_module, "_processor_features", lambda: "avx fma")
-    assert library.__wrapped__() is None
-    monkeypatch.setattr("diamond_gym.kernels.networks.library", lambda: None)
+    monkeypatch.setattr(building, "_processor_features", lambda: "avx fma")
+    assert built_kernels.__wrapped__() is None
+    monkeypatch.setattr("diamond_gym.kernels.networks.built_kernels", lambda: None)
     denoiser = Denoiser(CONFIGS["nano's kind"])
     compile_network(denoiser.inner_model)
     inner = FoldedDenoiser(denoiser, torch.bfloat16).inner
@@ -211,7 +211,7 @@ def test_no_compiler_is_said_in_one_line(named, monkeypatch):
 
 @needs_kernels
 def test_processes_that_build_at_once(tmp_path):
-    program = "from diamond_gym.kernels.library import library; assert library() is not None"
+    program = "from diamond_gym.kernels.building import built_kernels; assert built_kernels() is not None"
     environment = {"XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **environment}) for _ in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]

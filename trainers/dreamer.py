@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from diamond_gym.actor_critic import ActorCritic
-from diamond_gym.compiling import compile_network
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, load_world_model, with_agent
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
@@ -36,8 +35,7 @@ def world_to_dream_in(
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
     model.requires_grad_(False)
     if compile:
-        compile_network(model.denoiser.inner_model)
-        compile_network(model.reward_end.encoder)
+        model.compile_networks()
     return WorldModel(model.denoiser, model.reward_end, starts=model.starts, precision=model.precision)
 
 

@@ -94,7 +94,7 @@ def error(settings: Settings) -> Iterable[Row]:
         models = {precision: world_model(size, settings.device, precision) for precision in DTYPES}
         if settings.compile:
             models |= {f"{name} compiled": world_model(size, settings.device, name, compile=True) for name in DTYPES}
-        models[other] = world_model(size, settings.device, "float32")
+        models[other] = models["float32"]
         dreams = {name: model.dream(batch, sampler=QUALITIES["paper"], horizon=None) for name, model in models.items()}
         exact = dreams["float32"]
         chance = torch.Generator().manual_seed(0)

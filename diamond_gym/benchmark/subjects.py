@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.published import published
@@ -28,9 +27,7 @@ def world_model(size: str, device: torch.device, precision: str, compile: bool =
         else _of_the_papers_size().to_device(device, precision)
     )
     if compile:
-        assert model.reward_end is not None
-        compile_network(model.denoiser.inner_model)
-        compile_network(model.reward_end.encoder)
+        model.compile_networks()
     return model
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diamond_gym.blocks import ResBlocks, Upsample
 from diamond_gym.folded import FoldedResBlock
-from diamond_gym.kernels.library import ResBlockWeights, library
+from diamond_gym.kernels.building import ResBlockWeights, built_kernels
 
 MULTIPLE = 16
 """All numbers of channels are multiples of this."""
@@ -27,7 +27,7 @@ def use_kernels(module: nn.Module, dtype: torch.dtype) -> bool:
         and all widths are multiples of 16. Otherwise the module is as it was.
     """
     on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
-    if not on_cpu or not _fits(module) or (kernels := library()) is None:
+    if not on_cpu or not _fits(module) or (kernels := built_kernels()) is None:
         return False
     if dtype != torch.float32 and (dtype != torch.bfloat16 or not kernels.has_bfloat16()):
         return False
@@ -74,8 +74,13 @@ class KernelResBlock(nn.Module):
         if isinstance(block.proj, nn.Conv2d):
             self.weights_proj = _packed(block.proj.weight[None, :, :, 0, 0], dtype)
             self.bias_proj = _bias(block.proj)
-        self._sizes = {"groups1": block.norm1.groups, "groups2": block.norm2.groups, "out_channels": self.channels}
-        self._places = {"place1": block.norm1.place, "place2": block.norm2.place}
+        self._fixed = {
+            "out_channels": self.channels,
+            "groups1": block.norm1.groups,
+            "groups2": block.norm2.groups,
+            "place1": block.norm1.place,
+            "place2": block.norm2.place,
+        }
 
     def forward(self, x: Tensor, modulation: Tensor, skip: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) and a skip of the same size, if any, under a modulation (B, 2 * all channels)."""
@@ -94,7 +99,7 @@ class KernelResBlock(nn.Module):
             **{name: _pointer(getattr(self, name)) for name in ("weights1", "weights2", "weights_proj")},
             **{name: _pointer(getattr(self, name)) for name in ("bias1", "bias2", "bias_proj")},
             first_channels=x.shape[1], second_channels=0 if skip is None else skip.shape[1],
-            **self._sizes, **self._places,
+            **self._fixed,
         )  # fmt: skip
         _kernel("resblock", self.dtype)(
             ctypes.byref(weights), x.data_ptr(), _pointer(skip), modulation.data_ptr(), modulation.stride(0),
@@ -125,8 +130,8 @@ class KernelUpsample(nn.Module):
 
 
 def _kernel(name: str, dtype: torch.dtype) -> Any:
-    """A function of the library, asked for at each call: a network that held it could not be copied or pickled."""
-    kernels = library()
+    """A kernel, asked for at each call: a network that held it could not be copied or pickled."""
+    kernels = built_kernels()
     if kernels is None:
         raise RuntimeError("this network was made on a machine with other kernels; make the dream anew here")
     return getattr(kernels, f"{name}_{'float32' if dtype == torch.float32 else 'bfloat16'}")
@@ -154,7 +159,7 @@ def _packed(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     Blocks of outputs (the last one of what is left), in each the P matrices, in each the inputs (in bfloat16 pairs of
     them), for each all outputs of the block.
     """
-    depth, kernels = _DEPTHS[dtype], library()
+    depth, kernels = _DEPTHS[dtype], built_kernels()
     assert kernels is not None
     blocks = []
     for block in matrices.detach().split(kernels.block_width(), dim=1):

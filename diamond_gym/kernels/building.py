@@ -1,4 +1,4 @@
-"""The library of kernels: built by the machine's own compiler at its first use, in some five seconds, and kept."""
+"""The kernels as a shared object, built by the machine's own compiler at its first use, in five seconds, and kept."""
 
 import ctypes
 import functools
@@ -34,7 +34,7 @@ class ResBlockWeights(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def built_kernels() -> ctypes.CDLL | None:
     """The kernels of this machine; None if its processor has no use for them, or nothing builds them.
 
     What the compiler (`diamond_gym.compiling.cpp_compiler`) makes lies in the user's cache, by compiler, processor and
@@ -45,12 +45,11 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         compiler = cpp_compiler()
-        version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
-        parts = (SOURCE.read_bytes(), version, features.encode(), " ".join(_FLAGS).encode())
+        parts = (SOURCE.read_bytes(), compiler.version, features.encode(), " ".join(_FLAGS).encode())
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
         path = Path(platformdirs.user_cache_dir("diamond-gym")) / "kernels" / f"{key}.so"
         if not path.exists():
-            _build(compiler, path)
+            _build(compiler.command, path)
         return _declared(ctypes.CDLL(str(path)))
     except (BadArgument, OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
@@ -66,11 +65,11 @@ def _processor_features() -> str | None:
     return next((value.strip() for name, _, value in lines if name.strip() == "flags"), None)
 
 
-def _build(compiler: tuple[str, ...], path: Path) -> None:
+def _build(command: tuple[str, ...], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # two processes may build at once: the last one stays
         made = Path(folder) / path.name
-        subprocess.run([*compiler, *_FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True)
+        subprocess.run([*command, *_FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True)
         made.replace(path)
 
 
