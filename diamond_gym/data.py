@@ -88,9 +88,7 @@ class EpisodeStore:
             if not line.endswith(b"\n"):
                 break  # interrupted, or being written just now
             try:
-                number, record = files.parse_line(line)
-                if not 0 <= number <= len(self._records):
-                    raise ValueError(f"episode {number} after {len(self._records) - 1}")
+                number, record = files.parse_line(line, len(self._records))
             except (ValueError, KeyError, TypeError) as error:
                 raise DiamondGymError(f"{index} is damaged at byte {self._ends[2]} ({error})") from error
             if files.end_of(record.frames) > frames or files.end_of(record.steps) > steps:
@@ -118,6 +116,12 @@ class EpisodeStore:
         """Steps per episode, (num_episodes,)."""
         self._map()
         return self._lengths
+
+    @property
+    def before(self) -> npt.NDArray[np.int64]:
+        """For each episode the one that was the life before in its game, -1 where none is known; (num_episodes,)."""
+        self._map()
+        return self._before
 
     @property
     def version(self) -> int:
@@ -228,10 +232,7 @@ class EpisodeStore:
         frame, step = self._ends[0] // self._frame_bytes, self._ends[1] // files.STEP.itemsize
         known = dict(enumerate(self._records))
         for number, piece in pieces:
-            if piece.obs.shape[1:] != self.about.frame_shape:
-                raise ValueError(f"frames are {self.about.frame_shape} here, not {piece.obs.shape[1:]}")
-            if not 0 <= piece.act.min() <= piece.act.max() < self.about.num_actions:
-                raise ValueError(f"actions lie in 0..{self.about.num_actions - 1} here")
+            self.about.check_fits(piece)
             old, obs = Record((), (), False, False, {}), piece.obs
             if number is None:
                 number = len(known)
@@ -239,13 +240,7 @@ class EpisodeStore:
                 old, obs = known[number], piece.obs[1:]
                 if old.end or old.trunc:
                     raise ValueError(f"episode {number} has ended")
-            known[number] = Record(
-                files.grow(old.frames, frame, len(obs)),
-                files.grow(old.steps, step, len(piece)),
-                bool(piece.end[-1]),
-                bool(piece.trunc[-1]),
-                {**old.info, **piece.info},
-            )
+            known[number] = old.grown(piece, (frame, len(obs)), (step, len(piece)))
             records.append((number, known[number]))
             frames.append(obs.transpose(0, 3, 1, 2).tobytes())
             steps.append(files.pack(piece).tobytes())
@@ -295,6 +290,7 @@ class EpisodeStore:
         self._frame_at = files.places([record.frames for record in self._records])
         self._step_at = files.places([record.steps for record in self._records])
         self._lengths = np.array([record.num_steps for record in self._records], np.int64)
+        self._before = files.lives_before([record.info for record in self._records])
         self._step_offset = np.cumsum(self._lengths) - self._lengths
         self._frame_offset = self._step_offset + np.arange(len(self._records))
         self._mapped = self._version

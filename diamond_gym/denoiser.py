@@ -21,6 +21,9 @@ class InnerModelConfig:
     img_channels: int = 3
     num_steps_conditioning: int = 4
     """T, how many past frames and actions the next frame is predicted from."""
+    num_actions_conditioning: int | None = None
+    """How many of the T past actions the network is told, the last ones (None: all, the paper's). What happened longer
+    ago is seen in the frames."""
     cond_channels: int = 256
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
     channels: list[int] = field(default_factory=lambda: [64, 64, 64, 64])
@@ -121,12 +124,14 @@ class InnerModel(nn.Module):
         self.noise_cond_emb = FourierFeatures(cond) if config.noise_cond else None
         self.act_emb: nn.Sequential | None = None
         if config.num_actions is not None:
-            if cond % config.num_steps_conditioning:
-                raise ValueError(
-                    f"cond_channels {cond} must be a multiple of num_steps_conditioning {config.num_steps_conditioning}"
-                )
-            width = cond // config.num_steps_conditioning
-            self.act_emb = nn.Sequential(nn.Embedding(config.num_actions, width), nn.Flatten())
+            told, name = config.num_steps_conditioning, "num_steps_conditioning"
+            if config.num_actions_conditioning is not None:
+                if not 1 <= config.num_actions_conditioning <= told:
+                    raise ValueError(f"num_actions_conditioning {config.num_actions_conditioning} lies in 1..{told}")
+                told, name = config.num_actions_conditioning, "num_actions_conditioning"
+            if cond % told:
+                raise ValueError(f"cond_channels {cond} must be a multiple of {name} {told}")
+            self.act_emb = nn.Sequential(nn.Embedding(config.num_actions, cond // told), nn.Flatten())
         self.cond_proj = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
         num_images = config.num_steps_conditioning + config.num_extra_images + 1
         self.conv_in = conv3x3(num_images * config.img_channels * patch_area, config.channels[0])
@@ -138,6 +143,8 @@ class InnerModel(nn.Module):
     def embed_actions(self, act: Tensor) -> Tensor:
         """Discrete actions int64 (B, T) or multi-hot ones (B, T, A) -> (B, cond_channels)."""
         assert self.act_emb is not None
+        if self.config.num_actions_conditioning is not None:
+            act = act[:, -self.config.num_actions_conditioning :]
         if act.ndim == 2:
             return self.act_emb(act)  # type: ignore[no-any-return]
         embedding = self.act_emb[0]

@@ -38,7 +38,8 @@ class Episode:
         end: The episode ended with this step, bool (N,). With `trunc` false too on the last step, the
             episode is cut: the game went on, but unseen (or not yet seen).
         trunc: A time limit ended the episode with this step, bool (N,).
-        info: Plain data about the whole episode, for instance `{"first": true}` at the beginning of a game.
+        info: Plain data about the whole episode: `{"first": true}` at the beginning of a game, and `{"game": 12}`, a
+            number that the lives of one game share, each going on from the frame in which the one before ended.
 
     Raises:
         ValueError: The arrays do not belong together.
@@ -94,6 +95,13 @@ class About:
                 message = f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder"
                 raise DiamondGymError(message)
 
+    def check_fits(self, piece: Episode) -> None:
+        """Raises ValueError if frames or actions are not those of this store."""
+        if piece.obs.shape[1:] != self.frame_shape:
+            raise ValueError(f"frames are {self.frame_shape} here, not {piece.obs.shape[1:]}")
+        if not 0 <= piece.act.min() <= piece.act.max() < self.num_actions:
+            raise ValueError(f"actions lie in 0..{self.num_actions - 1} here")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -110,14 +118,21 @@ class Record:
         """Steps of the episode."""
         return sum(count for _, count in self.steps)
 
+    def grown(self, piece: Episode, frames: tuple[int, int], steps: tuple[int, int]) -> "Record":
+        """The record with another piece, whose frames and steps are at (first, count) of the files."""
+        stands = bool(piece.end[-1]), bool(piece.trunc[-1])
+        return Record(grow(self.frames, *frames), grow(self.steps, *steps), *stands, {**self.info, **piece.info})
+
     def line(self, number: int) -> bytes:
         """As the index has it."""
         return json.dumps({"id": number, **asdict(self)}, separators=(",", ":")).encode() + b"\n"
 
 
-def parse_line(line: bytes) -> tuple[int, Record]:
-    """An episode's number and record; ValueError, KeyError or TypeError if the line is damaged."""
+def parse_line(line: bytes, known: int) -> tuple[int, Record]:
+    """The number and record of one of `known` episodes or the next; ValueError, KeyError or TypeError if damaged."""
     content = json.loads(line)
+    if not 0 <= int(content["id"]) <= known:
+        raise ValueError(f"episode {content['id']} after {known - 1}")
     frames, steps = (tuple((int(a), int(n)) for a, n in content[key]) for key in ("frames", "steps"))
     return int(content["id"]), Record(frames, steps, content["end"], content["trunc"], content["info"])
 
@@ -177,6 +192,17 @@ def places(extents: Sequence[Extents]) -> npt.NDArray[np.int64]:
     """The places of all the extents, one after the other."""
     parts = [np.arange(first, first + count) for each in extents for first, count in each]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def lives_before(infos: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
+    """For each episode the one that was the life before in the same game, or -1: int64 (N,)."""
+    latest: dict[int, int] = {}
+    before = np.full(len(infos), -1, np.int64)
+    for number, info in enumerate(infos):
+        if (game := info.get("game")) is not None:
+            before[number] = latest.get(game, -1)
+            latest[game] = number
+    return before
 
 
 def pack(piece: Episode) -> npt.NDArray[np.void]:

@@ -72,13 +72,19 @@ class Batch:
         return np.flatnonzero((self.final_index >= 0) & (self.final_index < self.obs.shape[1] - 1))
 
 
-def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int) -> Batch:
-    """Takes the steps `start[i]` to `start[i] + length` of `episode[i]`, padded where there are none."""
+def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_lives: bool = False) -> Batch:
+    """Takes the steps `start[i]` to `start[i] + length` of `episode[i]`, padded where there are none.
+
+    With `across_lives`, what lies before an episode's first step comes from the lives before in the same game, where
+    the store knows them (`EpisodeStore.before`).
+    """
     t = start[:, None] + np.arange(length)  # (B, L)
     steps_of = store.lengths[episode]
-    mask = (t >= 0) & (t < steps_of[:, None])
-    inside = np.clip(t, 0, steps_of[:, None] - 1)
-    rows = np.broadcast_to(episode[:, None], t.shape)
+    rows, inside = np.broadcast_to(episode[:, None], t.shape), t
+    if across_lives:
+        rows, inside = _into_earlier_lives(store, rows, t)
+    mask = (inside >= 0) & (inside < store.lengths[rows])
+    inside = np.clip(inside, 0, store.lengths[rows] - 1)
     obs, steps = store.frames(rows, inside), store.steps(rows, inside)
     obs[~mask] = 0
     steps[~mask] = 0
@@ -98,6 +104,14 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int) -> Batch:
         episode,
         start,
     )
+
+
+def _into_earlier_lives(store: EpisodeStore, episode: _Int, t: _Int) -> tuple[_Int, _Int]:
+    """Where steps t < 0 of episodes really were, as far as is known: episodes and steps of the lives before."""
+    while (earlier := (t < 0) & (store.before[episode] >= 0)).any():
+        episode = np.where(earlier, store.before[episode], episode)
+        t = np.where(earlier, t + store.lengths[episode], t)
+    return episode, t
 
 
 class SegmentSampler:
@@ -122,6 +136,8 @@ class SegmentSampler:
         weights: One per age class of episodes, oldest first; they sum to 1.
         rank: Of `world_size` samplers, this one draws from every `world_size`-th episode, from this one on.
         world_size: How many processes share the episodes.
+        across_lives: Whether a segment that reaches over its episode's beginning shows the life before instead of
+            padding.
     """
 
     def __init__(
@@ -134,6 +150,7 @@ class SegmentSampler:
         weights: Sequence[float] = (0.1, 0.1, 0.1, 0.7),
         rank: int = 0,
         world_size: int = 1,
+        across_lives: bool = False,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
@@ -143,6 +160,7 @@ class SegmentSampler:
             raise ValueError(f"rank lies in 0..{world_size - 1}, not {rank}")
         self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
         self.weights, self.rank, self.world_size = tuple(weights), rank, world_size
+        self.across_lives = across_lives
         self._rng = rng
         self._version = -1
 
@@ -153,7 +171,7 @@ class SegmentSampler:
         t = self._rng.integers(0, steps_of)
         u = self._rng.integers(0, self.length, size=self.batch_size)
         start = t - u if self.beyond_end else np.minimum(steps_of, t + 1 + u) - self.length
-        return cut(self.store, episode, start, self.length)
+        return cut(self.store, episode, start, self.length, self.across_lives)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of chance, as plain data: with the same store, the same batches follow."""
@@ -189,15 +207,23 @@ class SegmentSampler:
         return share, cumulative / cumulative[-1]
 
 
-def windows(store: EpisodeStore, n: int, length: int, seed: int) -> Batch:
+def windows(store: EpisodeStore, n: int, length: int, seed: int, past: int = 0) -> Batch:
     """Draws `n` windows of `length` real steps, never padded, uniformly over all there are: for evaluation.
 
     They differ from each other as long as there are enough; two may overlap.
 
+    Args:
+        store: Where from.
+        n: Windows.
+        length: Steps of each.
+        seed: Seeds the choice.
+        past: So many of the first steps may lie in earlier lives of the same game.
+
     Raises:
         DiamondGymError: No episode is that long.
     """
-    per_episode = np.maximum(store.lengths - length + 1, 0)
+    before = _steps_before(store, past)
+    per_episode = np.maximum(store.lengths + before - length + 1, 0)
     total = int(per_episode.sum())
     if total == 0:
         longest = int(store.lengths.max(initial=0))
@@ -205,4 +231,14 @@ def windows(store: EpisodeStore, n: int, length: int, seed: int) -> Batch:
     place = np.random.default_rng(seed).choice(total, n, replace=n > total)
     cumulative = np.cumsum(per_episode)
     episode = np.searchsorted(cumulative, place, side="right")
-    return cut(store, episode, place - (cumulative - per_episode)[episode], length)
+    start = place - (cumulative - per_episode)[episode] - before[episode]
+    return cut(store, episode, start, length, across_lives=past > 0)
+
+
+def _steps_before(store: EpisodeStore, most: int) -> _Int:
+    """How many steps each episode's game is known to have had before it, up to `most`."""
+    steps = np.zeros(len(store.lengths), np.int64)
+    for number, before in enumerate(store.before.tolist()):
+        if before >= 0:  # an earlier number, and so known already
+            steps[number] = min(most, store.lengths[before] + steps[before])
+    return steps

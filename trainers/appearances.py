@@ -21,9 +21,14 @@ _MOST = 1000  # of one place's appearances
 
 
 class Appearances:
-    """Finds the appearances of a store; episodes that are known are not searched again."""
+    """Finds the appearances of a store; episodes that are known are not searched again.
 
-    def __init__(self) -> None:
+    Args:
+        across_lives: Whether to look at what was seen before an episode in earlier lives of its game, too.
+    """
+
+    def __init__(self, across_lives: bool = False) -> None:
+        self._before = _PAST if across_lives else 0
         self._known: dict[int, tuple[int, _Int, _Int]] = {}
 
     def __call__(self, store: EpisodeStore) -> _Int:
@@ -35,8 +40,12 @@ class Appearances:
         """
         for number, length in enumerate(store.lengths.tolist()):
             if number not in self._known or self._known[number][0] != length:
-                segment = cut(store, np.array([number]), np.array([0]), length)
-                found, moves = appearances(np.concatenate((segment.obs[0], segment.final_obs)))
+                begin, steps = np.array([-self._before]), length + self._before
+                segment = cut(store, np.array([number]), begin, steps, across_lives=True)
+                unknown = int(np.argmax(segment.mask_padding[0]))
+                found, moves = appearances(np.concatenate((segment.obs[0, unknown:], segment.final_obs)))
+                found = found + np.array([unknown - self._before, 0])
+                found = found[found[:, 0] < length - 1]  # no segment holds what followed the last step
                 self._known[number] = (length, np.column_stack((np.full(len(found), number), found)), moves)
         if not self._known:
             return np.zeros((0, 2), np.int64)

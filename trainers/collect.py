@@ -15,6 +15,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.collect_ale import AleGames, Games
 from diamond_gym.trainers.players import ScriptedPolicy
+from diamond_gym.trainers.unfinished import Part
 
 _WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
 
@@ -143,7 +144,10 @@ class Collector:
         self._games = games or AleGames(config.game, n, size, config.noop_max, config.life_loss_ends)
         self._obs = self._games.reset(int(self._rng.integers(2**31 - n)))
         self._scores = np.zeros(n)
-        self._parts = [_Part(self._obs[i], True, self._played_by) for i in range(n)]
+        self._games_begun = 1 + max(
+            (episode.get("game", -1) for episode in map(store.info, range(len(store)))), default=-1
+        )
+        self._parts = [self._new_game(i) for i in range(n)]
         self._finished: list[tuple[int | None, Episode]] = []
 
     def collect(self, steps: int, progress: Callable[[int], None] | None = None) -> CollectStats:
@@ -179,12 +183,13 @@ class Collector:
         games = self._games.state_dict()
         if games is None:
             return None
-        parts = [(part.number, part.first) for part in self._parts]
+        parts = [(part.number, part.first, part.game) for part in self._parts]
         return {
             "games": games,
             "rng": self._rng.bit_generator.state,
             "scores": self._scores.tolist(),
             "parts": parts,
+            "games_begun": self._games_begun,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -192,9 +197,11 @@ class Collector:
         self._obs = self._games.load_state_dict(state["games"])
         self._rng.bit_generator.state = state["rng"]
         self._scores = np.array(state["scores"])
-        self._parts = [_Part(self._obs[i], first, self._played_by) for i, (_, first) in enumerate(state["parts"])]
-        for part, (number, _) in zip(self._parts, state["parts"], strict=True):
-            part.number = number
+        self._parts = []
+        for i, (number, first, *game) in enumerate(state["parts"]):  # states of earlier versions do not know the game
+            self._parts.append(Part(self._obs[i], first, self._played_by, game[0] if game else None))
+            self._parts[-1].number = number
+        self._games_begun = state.get("games_begun", self._games_begun)
 
     def close(self) -> None:
         """Ends the games."""
@@ -218,7 +225,7 @@ class Collector:
             if restarted[i]:
                 stats.scores.append(float(self._scores[i]))
                 self._scores[i] = 0.0
-                self._parts[i] = _Part(self._obs[i], True, self._played_by)
+                self._parts[i] = self._new_game(i)
                 continue
             self._scores[i] += rew[i]
             part = self._parts[i]
@@ -226,9 +233,13 @@ class Collector:
             if end[i] or trunc[i]:
                 stats.episodes += 1
                 self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i]))))
-                self._parts[i] = _Part(self._obs[i], False, self._played_by)
+                self._parts[i] = Part(self._obs[i], False, self._played_by, part.game)
         signs += np.bincount(np.sign(rew[~restarted]).astype(np.int64) + 1, minlength=3)
         return n - int(restarted.sum())
+
+    def _new_game(self, row: int) -> Part:
+        self._games_begun += 1
+        return Part(self._obs[row], True, self._played_by, self._games_begun - 1)
 
     def _write(self) -> None:
         """Stores all that was played, unfinished episodes too: they are extended later."""
@@ -240,34 +251,6 @@ class Collector:
         for part, number in zip(open_parts, numbers[len(self._finished) :], strict=True):
             part.go_on(number)
         self._finished = []
-
-
-class _Part:
-    """The piece of an episode that is not stored yet."""
-
-    def __init__(self, obs: npt.NDArray[np.uint8], first: bool, played_by: str) -> None:
-        self.number: int | None = None
-        self.obs, self.act, self.rew = [obs], list[int](), list[float]()
-        self.first, self.played_by = first, played_by
-
-    @property
-    def begins(self) -> bool:
-        """Whether the episode has no step yet, stored or not."""
-        return self.number is None and not self.act
-
-    def add(self, act: int, rew: float, next_obs: npt.NDArray[np.uint8]) -> None:
-        self.act.append(act)
-        self.rew.append(rew)
-        self.obs.append(next_obs)
-
-    def episode(self, end: bool, trunc: bool) -> Episode:
-        last = np.arange(len(self.act)) == len(self.act) - 1
-        info = {"first": self.first, "policy": self.played_by} if self.number is None else {}
-        act, rew = np.array(self.act, np.int64), np.array(self.rew, np.float32)
-        return Episode(np.stack(self.obs), act, rew, last & end, last & trunc, info)
-
-    def go_on(self, number: int) -> None:
-        self.number, self.obs, self.act, self.rew = number, self.obs[-1:], [], []
 
 
 def about_game(game: str, size: tuple[int, int] = (SIZE, SIZE)) -> About:

@@ -34,10 +34,15 @@ class RealPlay:
 
     @classmethod
     def draw(cls, store: EpisodeStore, n: int, t: int, horizon: int, seed: int = 0) -> "RealPlay":
-        """Draws n windows of `horizon` steps after T frames, uniformly over a store of held-out episodes."""
+        """Draws n windows of `horizon` steps after T frames, uniformly over a store of held-out episodes.
+
+        The horizon lies in one episode, as does the frame before it; those before may be of earlier lives.
+        """
         steps = t + horizon - 1
-        chosen = windows(store, n, steps, seed)
-        batch = cut(store, chosen.episode, chosen.start, steps + 1)  # one more, for the frame after the last step
+        chosen = windows(store, n, steps, seed, past=t - 1)
+        batch = cut(
+            store, chosen.episode, chosen.start, steps + 1, across_lives=True
+        )  # one more, for the frame after the last step
         ending = batch.final_index == steps - 1
         batch.obs[ending, -1] = batch.final_obs[ending]
         after = slice(t - 1, steps)

@@ -28,6 +28,11 @@ class Sampler(Protocol):
         """Steps per segment."""
         ...
 
+    @property
+    def across_lives(self) -> bool:
+        """Whether earlier lives stand where a segment reaches over its episode's beginning."""
+        ...
+
     def sample(self) -> Batch:
         """Draws one batch."""
         ...
@@ -81,6 +86,11 @@ class FocusedSampler:
         """Steps per segment."""
         return self.base.length
 
+    @property
+    def across_lives(self) -> bool:
+        """Whether earlier lives stand where a segment reaches over its episode's beginning."""
+        return self.base.across_lives
+
     def sample(self) -> Batch:
         """Draws one batch, focused rows last."""
         batch = self.base.sample()
@@ -93,7 +103,8 @@ class FocusedSampler:
             return first(batch, size + self.num_focused)
         chosen = self._events[self._rng.integers(len(self._events), size=self.num_focused)]
         offset = self._rng.integers(self.places[0], self.places[1] + 1, size=self.num_focused)
-        return concatenate(batch, cut(self.store, chosen[:, 0], chosen[:, 1] - offset, self.length))
+        around = cut(self.store, chosen[:, 0], chosen[:, 1] - offset, self.length, self.across_lives)
+        return concatenate(batch, around)
 
     def forget(self) -> None:
         """Has the events found anew for the next batch."""

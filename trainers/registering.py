@@ -33,10 +33,10 @@ def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> St
     firsts = [i for i in range(store.num_episodes) if store.info(i).get("first") and lengths[i] >= t]
     firsts = sorted(rng.permutation(firsts)[: n // 4].tolist())
     beginning = cut(store, np.array(firsts, np.int64), np.zeros(len(firsts), np.int64), t)
-    anywhere = windows(store, n - len(firsts), t, seed)
+    anywhere = windows(store, n - len(firsts), t, seed, past=t - 1)
     obs = np.concatenate((beginning.obs, anywhere.obs)).transpose(0, 1, 3, 4, 2)
     act = np.concatenate((beginning.act, anywhere.act))[:, : t - 1]
-    return Starts(np.ascontiguousarray(obs), act, np.concatenate((np.ones(len(firsts), bool), anywhere.start == -1)))
+    return Starts(np.ascontiguousarray(obs), act, np.arange(len(act)) < len(firsts))
 
 
 def make_card(

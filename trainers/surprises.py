@@ -34,10 +34,11 @@ class Surprises:
 
     Args:
         rng: Draws what is examined, and how often each of it is listed.
+        across_lives: Whether the denoiser sees earlier lives where an episode has too few frames.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
+    def __init__(self, rng: np.random.Generator, across_lives: bool = False) -> None:
+        self._rng, self._across_lives = rng, across_lives
         self._table: _Int = np.zeros((0, 2), np.int64)
 
     def __call__(self, store: EpisodeStore) -> _Int:
@@ -60,8 +61,8 @@ class Surprises:
         step = flat - np.concatenate(([0], ends))[episode]
         worst = np.concatenate(
             [
-                errors(store, denoiser, episode[i : i + _ROWS], step[i : i + _ROWS], device).float().cpu().numpy()
-                for i in range(0, len(flat), _ROWS)
+                errors(store, denoiser, episode[rows], step[rows], device, self._across_lives).float().cpu().numpy()
+                for rows in (slice(i, i + _ROWS) for i in range(0, len(flat), _ROWS))
             ]
         ).astype(np.float64)
         total = worst.sum()
@@ -81,7 +82,12 @@ class Surprises:
 
 @torch.no_grad()
 def errors(
-    store: EpisodeStore, denoiser: Denoiser, episode: _Int, step: _Int, device: torch.device | str = "cpu"
+    store: EpisodeStore,
+    denoiser: Denoiser,
+    episode: _Int,
+    step: _Int,
+    device: torch.device | str = "cpu",
+    across_lives: bool = False,
 ) -> Tensor:
     """How badly the frames after the given steps are predicted, by the worst cell of each.
 
@@ -91,12 +97,13 @@ def errors(
         episode: Numbers of episodes, (N,).
         step: Steps in them, none of them the last, (N,).
         device: Where the denoiser is.
+        across_lives: Whether it sees earlier lives where an episode has too few frames.
 
     Returns:
         The largest of the mean squared errors over cells of 8×8 pixels that overlap by half, (N,).
     """
     t = denoiser.num_steps_conditioning
-    batch = to_tensors(cut(store, episode, step - (t - 1), t + 1), device)
+    batch = to_tensors(cut(store, episode, step - (t - 1), t + 1, across_lives), device)
     target = batch.obs[:, t]
     predicted, _ = sample(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target), ONE_STEP)
     squared = (predicted.float() - target).square().mean(dim=1, keepdim=True)

@@ -24,6 +24,7 @@ from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, motion
+from diamond_gym.trainers.longer_memory import lengthened
 from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
 from diamond_gym.trainers.predicted_frames import predicted_next
 from diamond_gym.trainers.processes import ALONE, Processes, Share
@@ -89,13 +90,15 @@ class Fit:
         optimizer = config.denoiser_optimizer
         parts = config.denoiser_focus, config.appearance_focus, config.surprise_focus
         batch, focused, appearing, surprising = _split(optimizer.batch_size, *parts)
-        base = SegmentSampler(store, length, batch, False, rngs[0])
+        base = SegmentSampler(store, length, batch, False, rngs[0], across_lives=config.across_lives)
         # from the step that brings the event back to those that lead to it, each as a predicted frame
         self.denoiser_batches = FocusedSampler(base, focused, rngs[1], (t - 1, length - 2 + LEAD))
         places = (t - 1, t - 1)  # it happens in the first frame that is predicted
         if appearing:
-            self.denoiser_batches = FocusedSampler(self.denoiser_batches, appearing, rngs[4], places, Appearances())
-        self.surprises = Surprises(rngs[5]) if surprising else None
+            self.denoiser_batches = FocusedSampler(
+                self.denoiser_batches, appearing, rngs[4], places, Appearances(config.across_lives)
+            )
+        self.surprises = Surprises(rngs[5], config.across_lives) if surprising else None
         if self.surprises is not None:
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, surprising, rngs[6], places, self.surprises)
         batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
@@ -142,12 +145,14 @@ class Fit:
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
         """Takes another model's weights, its reward/end model and denoiser, to begin with.
 
+        One that sees fewer past frames will do, if as many past actions are told.
+
         Raises:
             DiamondGymError: They are those of networks of another kind.
         """
         own = {key: value for key, value in weights.items() if not key.startswith(("actor_critic.", "upsampler."))}
         try:
-            self.world_model.load_weights(own)
+            self.world_model.load_weights(lengthened(own, self.config.denoiser.inner_model))
         except RuntimeError as error:
             line = " ".join(str(error).split())[:200]
             raise DiamondGymError(f"these weights do not fit the networks of this run ({line})") from None

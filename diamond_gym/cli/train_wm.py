@@ -68,7 +68,8 @@ class TrainWm:
     name: str | None = None
     """The registered model's name (default: <game>-<preset>)."""
     init: str | None = None
-    """Begin with the weights of this model (a name or a folder) instead of random ones."""
+    """Begin with the weights of this model (a name or a folder) instead of random ones. For a longer memory:
+    --denoiser.num-steps-conditioning 16 --denoiser.num-actions-conditioning 4, of which 4 is how many it has now."""
     windows: int = 500
     """Held-out windows of the final figures; 0 for none."""
     seed: int = 0

@@ -1,0 +1,76 @@
+"""A longer memory begins as the shorter one, and is then its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import worlds
+
+from diamond_gym.denoiser import Denoiser, InnerModelConfig
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.sampler import SamplerConfig, sample
+from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.world_model import Fit
+
+
+def with_memory(**inner: int) -> FitConfig:
+    return replace(worlds.CONFIG, denoiser=replace(worlds.CONFIG.denoiser, inner_model=replace(worlds.INNER, **inner)))
+
+
+@pytest.fixture
+def short(tmp_path) -> Fit:
+    fit = Fit(worlds.CONFIG, worlds.store(tmp_path / "data"), 20)
+    for _ in range(6):  # the last convolution begins at zero
+        fit.train_step()
+    return fit
+
+
+def test_it_dreams_what_the_shorter_one_does(tmp_path, short: Fit) -> None:
+    config = with_memory(num_steps_conditioning=5, num_actions_conditioning=2)
+    long = Fit(config, worlds.store(tmp_path / "more"), 20)
+    long.begin_with(short.world_model.weights())
+    obs, act = torch.rand(3, 5, 3, 8, 8) * 2 - 1, torch.randint(worlds.ACTIONS, (3, 5))
+    noise = torch.randn(3, 3, 8, 8)
+    for model, other in ((short.world_model, long.world_model), (short.averaged(), long.averaged())):
+        expected, _ = sample(other.denoiser, obs, act, noise, SamplerConfig())
+        if model is short.world_model:
+            mine, _ = sample(model.denoiser, obs[:, -2:], act[:, -2:], noise, SamplerConfig())
+            assert torch.equal(mine, expected)
+    before = long.world_model.denoiser.inner_model.conv_in.weight[:, :12].clone()
+    assert not before.any()
+    for _ in range(3):
+        long.train_step()
+    assert long.world_model.denoiser.inner_model.conv_in.weight[:, :12].any(), "and learns to use what it sees besides"
+
+
+def test_only_the_last_actions_are_told() -> None:
+    inner = replace(worlds.INNER, num_steps_conditioning=4, num_actions_conditioning=2)
+    denoiser = Denoiser(replace(worlds.CONFIG.denoiser, inner_model=inner))
+    for parameter in denoiser.parameters():  # some begin at zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    obs, act = torch.rand(1, 4, 3, 8, 8) * 2 - 1, torch.zeros(1, 4, dtype=torch.int64)
+    noisy, sigma = torch.randn(1, 3, 8, 8), torch.tensor(1.0)
+    frames = []
+    for place in (None, 0, 1, 2, 3):
+        changed = act.clone()
+        if place is not None:
+            changed[0, place] = 2
+        frames.append(denoiser.denoise(noisy, sigma, obs, changed))
+    same = [torch.equal(frame, frames[0]) for frame in frames[1:]]
+    assert same == [True, True, False, False]
+
+
+@pytest.mark.parametrize("told", [0, 3])
+def test_so_many_actions_there_are_not(told: int) -> None:
+    inner = InnerModelConfig(num_steps_conditioning=2, cond_channels=6, num_actions=3, num_actions_conditioning=told)
+    with pytest.raises(ValueError, match="num_actions_conditioning"):
+        Denoiser(replace(worlds.CONFIG.denoiser, inner_model=inner))
+
+
+def test_it_must_be_told_as_many_actions(tmp_path, short: Fit) -> None:
+    longer = Fit(with_memory(num_steps_conditioning=4), worlds.store(tmp_path / "more"), 20)
+    with pytest.raises(DiamondGymError, match="do not fit the networks"):
+        longer.begin_with(short.world_model.weights())
+    shorter = Fit(with_memory(num_steps_conditioning=1, num_actions_conditioning=1), worlds.store(tmp_path / "x"), 20)
+    with pytest.raises(DiamondGymError, match="do not fit the networks"):
+        shorter.begin_with(short.world_model.weights())
