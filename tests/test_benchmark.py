@@ -29,7 +29,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subjects, "NANO", "tiny")
 
 
-@pytest.mark.parametrize("config", [{"patch_size": 2}, {}, {"num_actions_conditioning": 2}], ids=["patches", "pixels", "told"])
+@pytest.mark.parametrize(
+    "config", [{"patch_size": 2}, {}, {"num_actions_conditioning": 2}], ids=["patches", "pixels", "told"]
+)
 @pytest.mark.parametrize("residual", [False, True])
 def test_the_baseline_is_the_same_network(config, residual):
     torch.manual_seed(0)

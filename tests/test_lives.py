@@ -1,10 +1,12 @@
 """Lives of one game: the store knows which follows which, and segments may reach from one into those before."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.evaluation import RealPlay
 from diamond_gym.trainers.focus import FocusedSampler
 from diamond_gym.trainers.registering import draw_starts
+from diamond_gym.trainers.world_model import Fit
 
 SHAPE = (2, 2, 1)
 ABOUT = About("Lives", SHAPE, 7)
@@ -146,6 +149,22 @@ def test_a_collection_says_which_lives_are_of_one_game(tmp_path: Path, sittings:
             assert np.array_equal(store[before].obs[-1], store[number].obs[0])
     firsts = [store.info(i)["game"] for i in range(len(store)) if store.info(i)["first"]]
     assert len(firsts) == len(set(firsts))
+
+
+def test_a_fitting_sees_earlier_lives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with EpisodeStore(tmp_path, "a", About("Walk", (worlds.SIZE, worlds.SIZE, 3), worlds.ACTIONS)) as store:
+        for i in range(6):
+            walk = worlds.walk(rng, 4)
+            store.append(replace(walk, info={"first": i == 0, "game": 0}))
+    config = replace(worlds.CONFIG, across_lives=True, denoiser_focus=0.5, surprise_focus=0.25)
+    fit = Fit(config, EpisodeStore(tmp_path), 4)
+    for batches in (fit.denoiser_batches, fit.reward_end_batches):
+        drawn = [batches.sample() for _ in range(20)]
+        across = [batch.mask_padding[row].all() for batch in drawn for row in np.flatnonzero(batch.start < 0)]
+        assert any(across) and not all(across), "before the first life there is still nothing"
+    for _ in range(4):
+        fit.train_step()
 
 
 def test_what_appears_as_a_life_begins(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ class FitConfig:
     appearance_focus: float = 0.0
     """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
     across_lives: bool = False
-    """Whether the denoiser sees the end of the life before where a segment reaches over its episode's beginning, as a
-    dream does that goes on, instead of padding (the paper's)."""
+    """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
+    of padding (the paper's)."""
     surprise_focus: float = 0.0
     """Part of the denoiser's batches drawn in proportion to how badly it has predicted them, as when a ball bounces."""
     surprise_every: int = 1000

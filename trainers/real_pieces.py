@@ -46,7 +46,9 @@ def record(
     rng: np.random.Generator,
     progress: Callable[[int], None] | None = None,
 ) -> Pieces:
-    """Plays each game for a random while, then on until T frames lie within one episode, and records from there.
+    """Plays each game for a random while, then on until T frames lie within one game, and records from there.
+
+    They may be of several lives, as a dream's own past may be that goes on.
 
     Args:
         games: N games side by side.
@@ -63,7 +65,7 @@ def record(
     frames = np.zeros((n, t + steps, *obs.shape[1:]), np.uint8)
     act, rew = np.zeros((n, t + steps - 1), np.int64), np.zeros((n, steps), np.float32)
     end, restart = np.zeros((n, steps), np.bool_), np.zeros((n, steps), np.bool_)
-    # At how many frames each row's record stands; a new episode begins it anew until it is T frames long.
+    # At how many frames each row's record stands; a new game begins it anew until one more than T are of the same.
     length, first = np.ones(n, np.int64), np.ones(n, np.bool_)
     frames[:, 0] = obs
     for step in range(10**9):
@@ -71,8 +73,7 @@ def record(
         obs, reward, ended, truncated, restarted = games.step(chosen)
         first = ended | truncated | restarted
         for i in np.flatnonzero(length < t + steps):
-            if length[i] < t and (first[i] or step < wait[i]):
-                # the frame in which an episode ends is the next one's first
+            if (restarted[i] and length[i] <= t) or (step < wait[i] and length[i] < t):
                 frames[i, 0], length[i] = obs[i], 1
                 continue
             at = length[i]

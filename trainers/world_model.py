@@ -102,7 +102,7 @@ class Fit:
         if self.surprises is not None:
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, surprising, rngs[6], places, self.surprises)
         batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
-        base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2])
+        base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2], across_lives=config.across_lives)
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
         self.noise = TrainingNoise.on(self.device, config.sigma)
         self.step = 0
