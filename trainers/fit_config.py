@@ -53,6 +53,8 @@ class FitConfig:
     """The same for the denoiser's batches."""
     appearance_focus: float = 0.0
     """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
+    appearance_weight: float = 0.0
+    """Extra weight of the denoiser's error in the places where something ever appears so, in units of the average."""
     across_lives: bool = False
     """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
     of padding (the paper's)."""
@@ -71,5 +73,8 @@ class FitConfig:
             value = getattr(self, name)
             if value < least:
                 raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-        if not self.motion_weight >= 0:
-            raise BadArgument(f"--motion-weight must not be negative, got {self.motion_weight}")
+        for name in ("motion_weight", "appearance_weight"):
+            if not getattr(self, name) >= 0:
+                raise BadArgument(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        if self.appearance_weight and not self.appearance_focus:
+            raise BadArgument("--appearance-weight needs an --appearance-focus, which finds the places")

@@ -94,10 +94,9 @@ class Fit:
         # from the step that brings the event back to those that lead to it, each as a predicted frame
         self.denoiser_batches = FocusedSampler(base, focused, rngs[1], (t - 1, length - 2 + LEAD))
         places = (t - 1, t - 1)  # it happens in the first frame that is predicted
+        self.appearances = Appearances(config.across_lives)
         if appearing:
-            self.denoiser_batches = FocusedSampler(
-                self.denoiser_batches, appearing, rngs[4], places, Appearances(config.across_lives)
-            )
+            self.denoiser_batches = FocusedSampler(self.denoiser_batches, appearing, rngs[4], places, self.appearances)
         self.surprises = Surprises(rngs[5], config.across_lives) if surprising else None
         if self.surprises is not None:
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, surprising, rngs[6], places, self.surprises)
@@ -200,7 +199,9 @@ class Fit:
         joint = self.denoiser_batches.sample()
         share = self.processes.share(len(joint))
         batch = to_tensors(take(joint, share.rows), self.device)
-        weight = partial(self._motion, share) if self.config.motion_weight else None
+        weight = None
+        if self.config.motion_weight or self.config.appearance_weight:
+            weight = partial(self._weights, share)
         denoiser = self.world_model.denoiser
         num_targets = None
         t = denoiser.num_steps_conditioning
@@ -275,9 +276,11 @@ class Fit:
             self.ema[name].update(module)
         return norm, *figures
 
-    def _motion(self, share: Share, window: Tensor) -> Tensor:
-        """Weights (B, 1, H, W) of mean 1 over the joint batch, higher near what moved in the past frames."""
+    def _weights(self, share: Share, window: Tensor) -> Tensor:
+        """Weights (B, 1, H, W) of mean 1 over the joint batch, higher near what moved and where something appears."""
         weight = motion(window, self.config.motion_weight)
+        if self.config.appearance_weight:
+            weight = weight + self.config.appearance_weight * self.appearances.weights(window)
         if share.processes.alone:
             return weight / weight.mean()
         return weight / share.processes.sum(weight.mean() * share.fraction)
