@@ -34,6 +34,9 @@ class Collect:
     """With --agent: the chance of a random action in its place."""
     temperature: float = 1.0
     """With --agent: below 1 it is surer of itself."""
+    noop_max: int = 30
+    """At most so many no-ops before a game begins. A game may take much from the frame in which it was begun: Breakout
+    serves its ball at one of four places, always the same with 0."""
     seed: int = 0
     """Adding to a store with the same seed plays other games all the same."""
 
@@ -47,6 +50,8 @@ class Collect:
             raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
         if not self.temperature > 0:
             raise BadArgument(f"--temperature must be more than 0, not {self.temperature}")
+        if self.noop_max < 0:
+            raise BadArgument(f"--noop-max must not be negative, unlike {self.noop_max}")
         if self.seed < 0:
             raise BadArgument(f"--seed must not be negative, unlike {self.seed}")
 
@@ -57,7 +62,7 @@ class Collect:
         from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
 
         epsilon = self.epsilon if self.agent else 0.0
-        config = CollectConfig(self.game, self.num_envs, self.policy, epsilon, seed=self.seed)
+        config = CollectConfig(self.game, self.num_envs, self.policy, epsilon, seed=self.seed, noop_max=self.noop_max)
         policy = self._agent_policy()
         folder = self.out or home_folder() / "data" / self.game.lower()
         with EpisodeStore(folder, "a", about_game(self.game)) as store:
