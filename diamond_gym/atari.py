@@ -252,7 +252,12 @@ def ale_vector(
     """ALE's native batch with the preprocessing of this module; frames are uint8 (num_envs, 1, 64, 64, 3).
 
     `keywords` are more of `ale_py.vector_env.AtariVectorEnv`'s own.
+
+    Raises:
+        BadArgument: There are more no-ops than a game has frames.
     """
+    if noop_max > MAX_FRAMES:
+        raise BadArgument(f"noop_max must be at most {MAX_FRAMES}, got {noop_max}.")
     try:
         from ale_py.vector_env import AtariVectorEnv
     except ModuleNotFoundError as error:

@@ -37,6 +37,20 @@ class InnerModelConfig:
     noise_cond: bool = False
     """Whether the network is told the noise level of its conditioning frames (the CS:GO networks are)."""
 
+    @property
+    def num_actions_told(self) -> int:
+        """How many past actions the network is told; ValueError where the sizes leave no room for them."""
+        told, name = self.num_steps_conditioning, "num_steps_conditioning"
+        if told < 1:
+            raise ValueError(f"{name} must be at least 1, not {told}")
+        if self.num_actions_conditioning is not None:
+            if not 1 <= self.num_actions_conditioning <= told:
+                raise ValueError(f"num_actions_conditioning {self.num_actions_conditioning} lies in 1..{told}")
+            told, name = self.num_actions_conditioning, "num_actions_conditioning"
+        if self.cond_channels % told:
+            raise ValueError(f"cond_channels {self.cond_channels} must be a multiple of {name} {told}")
+        return told
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
@@ -124,14 +138,8 @@ class InnerModel(nn.Module):
         self.noise_cond_emb = FourierFeatures(cond) if config.noise_cond else None
         self.act_emb: nn.Sequential | None = None
         if config.num_actions is not None:
-            told, name = config.num_steps_conditioning, "num_steps_conditioning"
-            if config.num_actions_conditioning is not None:
-                if not 1 <= config.num_actions_conditioning <= told:
-                    raise ValueError(f"num_actions_conditioning {config.num_actions_conditioning} lies in 1..{told}")
-                told, name = config.num_actions_conditioning, "num_actions_conditioning"
-            if cond % told:
-                raise ValueError(f"cond_channels {cond} must be a multiple of {name} {told}")
-            self.act_emb = nn.Sequential(nn.Embedding(config.num_actions, cond // told), nn.Flatten())
+            width = cond // config.num_actions_told
+            self.act_emb = nn.Sequential(nn.Embedding(config.num_actions, width), nn.Flatten())
         self.cond_proj = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
         num_images = config.num_steps_conditioning + config.num_extra_images + 1
         self.conv_in = conv3x3(num_images * config.img_channels * patch_area, config.channels[0])
@@ -143,8 +151,7 @@ class InnerModel(nn.Module):
     def embed_actions(self, act: Tensor) -> Tensor:
         """Discrete actions int64 (B, T) or multi-hot ones (B, T, A) -> (B, cond_channels)."""
         assert self.act_emb is not None
-        if self.config.num_actions_conditioning is not None:
-            act = act[:, -self.config.num_actions_conditioning :]
+        act = act[:, -self.config.num_actions_told :]
         if act.ndim == 2:
             return self.act_emb(act)  # type: ignore[no-any-return]
         embedding = self.act_emb[0]

@@ -23,13 +23,13 @@ SHAPE = (2, 2, 1)
 ABOUT = About("Lives", SHAPE, 7)
 
 
-def life(begin: int, steps: int, game: int | None, last: bool) -> Episode:
+def life(begin: int, steps: int, game: int | None) -> Episode:
     """Frame t of a game shows t, and action t is t modulo 7."""
     t = np.arange(begin, begin + steps + 1)
     obs = np.broadcast_to(t.astype(np.uint8)[:, None, None, None], (steps + 1, *SHAPE)).copy()
     end = np.arange(steps) == steps - 1
     info = {"first": begin == 1} | ({} if game is None else {"game": game})
-    return Episode(obs, t[:-1] % 7, np.zeros(steps, np.float32), end & (not last), end & last, info)
+    return Episode(obs, t[:-1] % 7, np.zeros(steps, np.float32), end, np.zeros_like(end), info)
 
 
 def a_store(folder: Path, games: list[list[int]], known: bool = True) -> EpisodeStore:
@@ -38,7 +38,7 @@ def a_store(folder: Path, games: list[list[int]], known: bool = True) -> Episode
         for number in range(max(map(len, games))):
             for game, lives in enumerate(games):
                 if number < len(lives):
-                    piece = life(1 + sum(lives[:number]), lives[number], game if known else None, False)
+                    piece = life(1 + sum(lives[:number]), lives[number], game if known else None)
                     store.append(piece)
     return EpisodeStore(folder)
 

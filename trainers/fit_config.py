@@ -69,6 +69,10 @@ class FitConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise BadArgument(f"--{name.replace('_', '-')} is a part, from 0 to 1, not {value}")
+        try:
+            _ = self.denoiser.inner_model.num_actions_told
+        except ValueError as error:
+            raise BadArgument(f"--denoiser: {error}") from None
         for name, least in _COUNTS.items():
             value = getattr(self, name)
             if value < least:
