@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, zero_
+from diamond_gym.training_noise import START_SIGMA, TrainingNoise
 
 
 @dataclass(frozen=True)
@@ -65,34 +66,6 @@ class DenoiserConfig:
     residual: bool = False
     """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
     from the first step of training, and a small network spends itself on what moves. Not the paper's."""
-
-
-@dataclass(frozen=True)
-class SigmaDistribution:
-    """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
-
-    loc: float = -0.4
-    scale: float = 1.2
-    sigma_min: float = 2e-3
-    sigma_max: float = 20.0
-
-    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        """Draws n noise levels, float32 (n,)."""
-        sigma = (torch.randn(n, device=device) * self.scale + self.loc).exp()
-        return sigma.clip(self.sigma_min, self.sigma_max)
-
-
-@dataclass(frozen=True)
-class TrainingNoise:
-    """Where a loss takes its random numbers from, so that a test can hand in known ones."""
-
-    sigma: Callable[[int], Tensor]
-    normal: Callable[[tuple[int, ...]], Tensor]
-
-    @classmethod
-    def on(cls, device: torch.device | str, distribution: SigmaDistribution) -> "TrainingNoise":
-        """Fresh noise from torch's global generator of a device."""
-        return cls(lambda n: distribution.sample(n, device), lambda shape: torch.randn(shape, device=device))
 
 
 @dataclass(frozen=True)
@@ -279,6 +252,10 @@ class Denoiser(nn.Module):
                 past = self.add_noise(past.reshape(b, n * c, h, w), sigma_cond, noise).reshape(past.shape)
             sigma = noise.sigma(b)
             noisy = self.add_noise(target, sigma, noise)
+            if noise.starts is not None:
+                starts = noise.starts(b)
+                sigma = torch.where(starts, START_SIGMA, sigma)
+                noisy = torch.where(starts[:, None, None, None], noise.normal(tuple(noisy.shape)), noisy)
             cs = self.conditioners(sigma)
             output = self.model_output(noisy, cs, past, None if act is None else act[:, i : i + t], sigma_cond)
             base = self.base(noisy, cs, past)

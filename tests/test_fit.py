@@ -44,6 +44,17 @@ def test_reward_end_takes_its_turns(store) -> None:
     assert turns == [True, False, True, False]
 
 
+@pytest.mark.parametrize("name", ["denoiser", "reward_end"])
+def test_a_learning_rate_of_0_leaves_a_network_alone(store, name: str, monkeypatch) -> None:
+    optimizer = replace(getattr(worlds.CONFIG, f"{name}_optimizer"), lr=0.0)
+    fit = Fit(replace(worlds.CONFIG, reward_end_every=1, **{f"{name}_optimizer": optimizer}), store, total_steps=10)
+    monkeypatch.setattr(fit.world_model.parts[name], "loss", None)  # no time is spent on it either
+    before = {key: value.clone() for key, value in fit.world_model.weights().items()}
+    assert not any(key.startswith(name) for key in fit.train_step())
+    changed = {key.split(".")[0] for key, value in fit.world_model.weights().items() if not value.equal(before[key])}
+    assert changed == {"denoiser": {"rew_end_model"}, "reward_end": {"denoiser"}}[name]
+
+
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
 def test_resumed_run_ends_with_the_same_bits(store, tmp_path: Path, stop_at: int) -> None:
     whole = Fit(worlds.CONFIG, store, total_steps=10, seed=3)

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.denoiser import Conditioners, Denoiser, DenoiserConfig, InnerModelConfig, TrainingNoise
+from diamond_gym.denoiser import Conditioners, Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig, karras_sigmas, sample
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, actor_critic_loss, lambda_returns
 from diamond_gym.trainers.optimizer import parameter_groups
+from diamond_gym.training_noise import TrainingNoise
 
 GOLDEN = Path(__file__).parent / "golden"
 RELATIVE = 1e-5

@@ -7,13 +7,15 @@ import pytest
 import torch
 import worlds
 
-from diamond_gym.denoiser import Denoiser
+from diamond_gym.row_blocks import folded
 from diamond_gym.sampler import sample
 from diamond_gym.trainers.batch import to_tensors
-from diamond_gym.trainers.predicted_frames import ONE_STEP, predicted_next
+from diamond_gym.trainers.predicted_frames import ONE_STEP, dreamed
 from diamond_gym.trainers.world_model import Fit
 
-DREAMING = replace(worlds.CONFIG, reward_end_dreams_from=0.5, reward_end_every=1)
+DREAMING = replace(
+    worlds.CONFIG, reward_end_dreams_from=0.5, reward_end_every=1, reward_end_dream_length=2, reward_end_length=8
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,41 +28,62 @@ def fit(store) -> Fit:
     return Fit(DREAMING, store, total_steps=4)
 
 
-def test_each_prediction_is_that_of_the_frames_before_it(fit) -> None:
+@pytest.mark.parametrize("length", [1, 2, 3, 99])
+def test_each_frame_is_dreamed_from_real_ones_or_from_those_dreamed_before(fit, length) -> None:
     denoiser = fit.world_model.denoiser
-    assert isinstance(denoiser, Denoiser)
     t = denoiser.num_steps_conditioning
     batch = to_tensors(fit.reward_end_batches.sample(), next_obs=True)
     count = batch.obs.shape[1] - t
+    assert count > 3, "some dreams have to be shorter than others"
     noise = torch.randn(len(batch.obs), count, *batch.obs.shape[2:])
-    found = predicted_next(denoiser, batch, noise)
-    assert found.shape == batch.next_obs.shape
-    assert found[:, : t - 1].equal(batch.next_obs[:, : t - 1])
+    real_obs, real_next = batch.obs.clone(), batch.next_obs.clone()
+    obs, next_obs = dreamed(denoiser, batch, t, noise, length)
+    assert batch.obs.equal(real_obs) and batch.next_obs.equal(real_next), "the batch stays as it was"
+    assert not next_obs.requires_grad
+    wanted_obs, wanted_next = real_obs[:, :-1], real_next
     replaced = 0
-    for row in range(len(found)):
+    for row in range(len(obs)):
         for i in range(count):
-            if not batch.mask_padding[row, i : i + t].all():
-                assert found[row, t - 1 + i].equal(batch.next_obs[row, t - 1 + i]), "padding has no prediction"
+            if i % length == 0:
+                window = list(real_obs[row, i : i + t])
+                whole = bool(batch.mask_padding[row, i : i + t].all())
+            if not whole:
                 continue
-            obs, act = batch.obs[row : row + 1, i : i + t], batch.act[row : row + 1, i : i + t]
-            frame, _ = sample(denoiser, obs, act, noise[row : row + 1, i], ONE_STEP, torch.randn)
-            torch.testing.assert_close(found[row, t - 1 + i], frame[0], atol=1e-5, rtol=0)
+            past, act = torch.stack(window)[None], batch.act[row : row + 1, i : i + t]
+            frame = sample(denoiser, past, act, noise[row : row + 1, i], ONE_STEP, torch.randn)[0][0]
+            wanted_next[row, i + t - 1] = frame
+            if (i + 1) % length and i + 1 < count:  # the next step goes on from it
+                wanted_obs[row, i + t] = frame
+            window = [*window[1:], frame]
             replaced += 1
     assert replaced
-    assert not found.requires_grad
+    torch.testing.assert_close(obs, wanted_obs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(next_obs, wanted_next, atol=1e-5, rtol=0)
+
+
+def test_the_folded_denoiser_dreams_the_same(fit) -> None:
+    denoiser = fit.world_model.denoiser
+    batch = to_tensors(fit.reward_end_batches.sample(), next_obs=True)
+    t = denoiser.num_steps_conditioning
+    noise = torch.randn(len(batch.obs), batch.obs.shape[1] - t, *batch.obs.shape[2:])
+    plain = dreamed(denoiser, batch, t, noise, 2)
+    quick = dreamed(folded(denoiser, torch.float32), batch, t, noise, 2)
+    for one, other in zip(plain, quick, strict=True):
+        assert ((one - other).abs() > 1e-5).float().mean() < 0.01  # a value on the edge of a level may fall either way
+        torch.testing.assert_close(one, other, atol=3 / 127.5, rtol=0)
 
 
 def test_from_the_asked_step_on(fit, monkeypatch) -> None:
     asked = []
 
-    def watched(denoiser, batch, noise):
-        asked.append(fit.step)
-        return predicted_next(denoiser, batch, noise)
+    def watched(*arguments):
+        asked.append((fit.step, arguments[-1]))
+        return dreamed(*arguments)
 
-    monkeypatch.setattr("diamond_gym.trainers.world_model.predicted_next", watched)
+    monkeypatch.setattr("diamond_gym.trainers.world_model.dreamed", watched)
     for _ in range(4):
         fit.train_step()
-    assert asked == [2, 3]
+    assert asked == [(2, 2), (3, 2)]
 
 
 def test_it_resumes_bit_for_bit(store) -> None:
@@ -80,7 +103,7 @@ def test_it_resumes_bit_for_bit(store) -> None:
 
 @pytest.mark.parametrize("total_steps", [0, 1])
 def test_never_by_default_however_long_a_loop_goes_on(store, monkeypatch, total_steps) -> None:
-    monkeypatch.delattr("diamond_gym.trainers.world_model.predicted_next")
+    monkeypatch.delattr("diamond_gym.trainers.world_model.dreamed")
     fit = Fit(replace(worlds.CONFIG, reward_end_every=1), store, total_steps=total_steps)
     for _ in range(3):
         fit.train_step()

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from diamond_gym.denoiser import DenoiserConfig, SigmaDistribution
+from diamond_gym.denoiser import DenoiserConfig
 from diamond_gym.errors import BadArgument
 from diamond_gym.reward_end import RewardEndConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig
+from diamond_gym.training_noise import SigmaDistribution
 
 _PARTS = (
     "autoregressive_from",
@@ -16,8 +17,15 @@ _PARTS = (
     "denoiser_focus",
     "appearance_focus",
     "surprise_focus",
+    "start_focus",
 )
-_COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1, "surprise_every": 1}
+_COUNTS = {
+    "num_autoregressive_steps": 0,
+    "reward_end_length": 2,
+    "reward_end_every": 1,
+    "reward_end_dream_length": 1,
+    "surprise_every": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,10 @@ class FitConfig:
     denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
     sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
+    start_focus: float = 0.0
+    """Part of the denoiser's rows that show what sampling starts from: noise of variance 1, told as level 5, and
+    nothing of the frame (0: the paper's, whose noisy frames at that level look different). What dreams in one step
+    sees nothing else."""
     num_autoregressive_steps: int = 1
     """k: predictions of a segment beyond the first, each on the model's own frames."""
     autoregressive_from: float = 0.0
@@ -41,6 +53,9 @@ class FitConfig:
     """Part of the steps, at the beginning, in which the reward/end model sees real frames follow; afterwards those that
     the denoiser predicts, as in dreams (1: always real ones, the paper's). What a dream does not show, such as a
     score's digits, it then cannot rely on."""
+    reward_end_dream_length: int = 1
+    """Of those, so many steps in a row are dreamed, each on the ones before, until real frames follow again (1: each is
+    predicted from real frames)."""
     decay_fraction: float = 0.0
     """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
     ema_decay: float = 0.0

@@ -150,3 +150,12 @@ def motion(window: Tensor, extra: float) -> Tensor:
     moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
     near = F.max_pool2d(moved[:, None].float(), kernel_size=(1, 9), stride=1, padding=(0, 4))
     return 1 + extra * F.max_pool2d(near, kernel_size=(9, 1), stride=1, padding=(4, 0))  # in turn: half the time
+
+
+def split(batch_size: int, *parts: float) -> tuple[int, ...]:
+    """Unfocused rows of a batch, at least one, and those of each kind of focus."""
+    rows, left = [], batch_size - 1
+    for part in parts:
+        rows.append(min(left, round(batch_size * part)))
+        left -= rows[-1]
+    return left + 1, *rows

@@ -15,6 +15,7 @@ class OptimizerConfig:
     """How one network is optimised; the defaults are the paper's."""
 
     lr: float = 1e-4
+    """Learning rate; with 0 the network stays as it is, and no time is spent on it."""
     eps: float = 1e-8
     weight_decay: float = 1e-2
     warmup_steps: int = 100

@@ -7,34 +7,51 @@ dream the digits hardly ever change, being small and hard to foresee; there such
 import torch
 from torch import Tensor
 
-from diamond_gym.denoiser import Denoiser
-from diamond_gym.sampler import SamplerConfig, sample
+from diamond_gym.row_blocks import sample_rows
+from diamond_gym.sampler import Denoises, Prepares, SamplerConfig
 from diamond_gym.trainers.batch import TensorBatch
 
 ONE_STEP = SamplerConfig(num_denoising_steps=1)
 
 
 @torch.no_grad()
-def predicted_next(denoiser: Denoiser, batch: TensorBatch, noise: Tensor) -> Tensor:
-    """The frames that follow each step, as predicted in one denoising step from the real ones before.
+def dreamed(
+    denoiser: Denoises | Prepares, batch: TensorBatch, t: int, noise: Tensor, length: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Segments whose steps are dreamed in one denoising step each, with the actions that were really taken.
+
+    After `length` dreamed steps in a row the next begin from real frames again: with 1 every frame is predicted from
+    real ones, with L - T the segment is one dream, as evaluation in closed loop has it.
 
     Args:
-        denoiser: Sees T frames.
+        denoiser: Sees T frames; in its folded form it is faster.
         batch: Segments of L steps with `next_obs`.
+        t: T.
         noise: Standard normal, (B, L - T, C, H, W).
+        length: Dreamed steps in a row, at least 1.
 
     Returns:
-        `batch.next_obs`, float32 (B, L - 1, C, H, W), with predictions after every step that has T real frames: all
-        but the first T - 1, and those that padding takes.
+        `batch.obs` without its last frame and `batch.next_obs`, both float32 (B, L - 1, C, H, W), with dreamed frames
+        in them. The first T - 1 steps stay real, and so do the `length` that would begin from padding.
     """
     assert batch.next_obs is not None
-    t = denoiser.num_steps_conditioning
-    count = batch.obs.shape[1] - t
-    windows = [slice(i, i + t) for i in range(count)]
-    obs = torch.cat([batch.obs[:, window] for window in windows])  # (count * B, T, C, H, W)
-    act = torch.cat([batch.act[:, window] for window in windows])
-    frames, _ = sample(denoiser, obs, act, noise.transpose(0, 1).flatten(0, 1), ONE_STEP)
-    predicted = frames.float().unflatten(0, (count, -1)).transpose(0, 1)
-    whole = torch.stack([batch.mask_padding[:, window].all(dim=1) for window in windows], dim=1)
-    kept, replaced = batch.next_obs[:, : t - 1], batch.next_obs[:, t - 1 :]
-    return torch.cat((kept, torch.where(whole[..., None, None, None], predicted, replaced)), dim=1)
+    obs, next_obs = batch.obs[:, :-1].clone(), batch.next_obs.clone()
+    count, length = noise.shape[1], max(1, min(length, noise.shape[1]))
+    begins = list(range(0, count, length))
+    window = torch.stack([batch.obs[:, s : s + t] for s in begins], dim=1)  # (B, dreams, T, C, H, W)
+    whole = torch.stack([batch.mask_padding[:, s : s + t].all(dim=1) for s in begins], dim=1)  # (B, dreams)
+    for i in range(length):
+        begins = [s for s in begins if s + i < count]  # the last dream may be shorter
+        window, whole = window[:, : len(begins)], whole[:, : len(begins)]
+        act = torch.stack([batch.act[:, s + i : s + i + t] for s in begins], dim=1)
+        start = noise[:, [s + i for s in begins]].flatten(0, 1)
+        frames, _ = sample_rows(denoiser, window.flatten(0, 1), act.flatten(0, 1), start, ONE_STEP, torch.randn)
+        frame = frames.float().unflatten(0, whole.shape)
+        for j, s in enumerate(begins):
+            kept = whole[:, j, None, None, None]
+            place = s + i + t - 1
+            next_obs[:, place] = torch.where(kept, frame[:, j], next_obs[:, place])
+            if i + 1 < length and place + 1 < obs.shape[1]:
+                obs[:, place + 1] = torch.where(kept, frame[:, j], obs[:, place + 1])
+        window = torch.cat((window[:, :, 1:], frame[:, :, None]), dim=2)
+    return obs, next_obs

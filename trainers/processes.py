@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.denoiser import TrainingNoise
 from diamond_gym.errors import BadArgument
+from diamond_gym.training_noise import TrainingNoise
 
 
 class Processes:
@@ -136,8 +136,11 @@ class Share:
         """Draws for the whole joint batch, of which it gives out these rows."""
         if self.processes.alone:
             return noise
+        starts = noise.starts
         return TrainingNoise(
-            lambda _: self.own(noise.sigma(self.joint)), lambda shape: self.own(noise.normal((self.joint, *shape[1:])))
+            lambda _: self.own(noise.sigma(self.joint)),
+            lambda shape: self.own(noise.normal((self.joint, *shape[1:]))),
+            None if starts is None else lambda _: self.own(starts(self.joint)),
         )
 
     def join(self, tensor: Tensor, dim: int = 0) -> Tensor:

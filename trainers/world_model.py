@@ -15,20 +15,23 @@ from torch import Tensor, nn
 
 from diamond_gym.compiling import prepare_to_compile
 from diamond_gym.data import EpisodeStore
-from diamond_gym.denoiser import Denoiser, TrainingNoise
+from diamond_gym.denoiser import Denoiser
+from diamond_gym.dream import PRECISIONS
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.reward_end import RewardEnd
+from diamond_gym.row_blocks import folded
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.fit_config import FitConfig
-from diamond_gym.trainers.focus import FocusedSampler, motion
+from diamond_gym.trainers.focus import FocusedSampler, motion, split
 from diamond_gym.trainers.longer_memory import lengthened
 from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
-from diamond_gym.trainers.predicted_frames import predicted_next
+from diamond_gym.trainers.predicted_frames import dreamed
 from diamond_gym.trainers.processes import ALONE, Processes, Share
 from diamond_gym.trainers.surprises import Surprises
+from diamond_gym.training_noise import TrainingNoise
 from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10
@@ -89,7 +92,7 @@ class Fit:
         length = t + 1 + config.num_autoregressive_steps
         optimizer = config.denoiser_optimizer
         parts = config.denoiser_focus, config.appearance_focus, config.surprise_focus
-        batch, focused, appearing, surprising = _split(optimizer.batch_size, *parts)
+        batch, focused, appearing, surprising = split(optimizer.batch_size, *parts)
         base = SegmentSampler(store, length, batch, False, rngs[0], across_lives=config.across_lives)
         # from the step that brings the event back to those that lead to it, each as a predicted frame
         self.denoiser_batches = FocusedSampler(base, focused, rngs[1], (t - 1, length - 2 + LEAD))
@@ -100,14 +103,15 @@ class Fit:
         self.surprises = Surprises(rngs[5], config.across_lives) if surprising else None
         if self.surprises is not None:
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, surprising, rngs[6], places, self.surprises)
-        batch, focused = _split(config.reward_end_optimizer.batch_size, config.focus)
+        batch, focused = split(config.reward_end_optimizer.batch_size, config.focus)
         base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2], across_lives=config.across_lives)
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
-        self.noise = TrainingNoise.on(self.device, config.sigma)
+        self.noise = TrainingNoise.on(self.device, config.sigma, config.start_focus)
+        self._frames = folded(denoiser, PRECISIONS[precision])
         self.step = 0
 
     def train_step(self) -> dict[str, float | Tensor]:
-        """Updates the denoiser, and the reward/end model when it is its turn.
+        """Updates the denoiser, and the reward/end model when it is its turn; not what has a learning rate of 0.
 
         Returns:
             Losses and gradient norms, as tensors that have not been waited for.
@@ -115,8 +119,10 @@ class Fit:
         Raises:
             DiamondGymError: A loss is not finite (looked at now and then); the checkpoint before is whole.
         """
-        metrics = self._denoiser_step()
-        if self.step % self.config.reward_end_every == 0:
+        metrics: dict[str, float | Tensor] = {}
+        if self.config.denoiser_optimizer.lr:
+            metrics |= self._denoiser_step()
+        if self.config.reward_end_optimizer.lr and self.step % self.config.reward_end_every == 0:
             metrics |= self._reward_end_step()
         self.step += 1
         return metrics
@@ -230,17 +236,16 @@ class Fit:
         model = self.world_model.reward_end
         assert model is not None
         assert batch.next_obs is not None
-        next_obs = batch.next_obs
+        obs, next_obs = batch.obs[:, :-1], batch.next_obs
         dreams_from = self.config.reward_end_dreams_from
         if dreams_from < 1 and self.step >= dreams_from * self.total_steps:  # a loop may go on beyond total_steps
-            denoiser = self.world_model.denoiser
-            count = batch.obs.shape[1] - denoiser.num_steps_conditioning
+            t = self.world_model.denoiser.num_steps_conditioning
+            count = batch.obs.shape[1] - t
             noise = torch.randn(len(joint), count, *batch.obs.shape[2:], device=self.device)[rows]
-            with self._autocast():
-                next_obs = predicted_next(denoiser, batch, noise)
+            obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
         with self._autocast():
             loss_rew, loss_end, logits_rew, logits_end = model.loss(
-                batch.obs[:, :-1],
+                obs,
                 batch.act[:, :-1],
                 next_obs,
                 batch.rew[:, :-1],
@@ -272,6 +277,8 @@ class Fit:
         figures = self.processes.sum_gradients(module, *(part.detach() for part in parts or (loss,)))
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         optimizer.step()
+        for parameter in module.parameters():
+            torch.autograd.graph.increment_version(parameter)  # folded networks look there; fused optimizers forget it
         if self.config.ema_decay:
             self.ema[name].update(module)
         return norm, *figures
@@ -287,12 +294,3 @@ class Fit:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-
-def _split(batch_size: int, *parts: float) -> tuple[int, ...]:
-    """Unfocused rows of a batch, at least one, and those of each kind of focus."""
-    rows, left = [], batch_size - 1
-    for part in parts:
-        rows.append(min(left, round(batch_size * part)))
-        left -= rows[-1]
-    return left + 1, *rows

@@ -1,0 +1,46 @@
+"""The noise of a denoiser's training: its levels (EDM table 1), and where a loss takes its random numbers from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+START_SIGMA = 5.0
+"""The noise level at which samplers start, with noise of variance 1 and nothing of the frame."""
+
+
+@dataclass(frozen=True)
+class SigmaDistribution:
+    """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
+
+    loc: float = -0.4
+    scale: float = 1.2
+    sigma_min: float = 2e-3
+    sigma_max: float = 20.0
+
+    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draws n noise levels, float32 (n,)."""
+        sigma = (torch.randn(n, device=device) * self.scale + self.loc).exp()
+        return sigma.clip(self.sigma_min, self.sigma_max)
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Where a loss takes its random numbers from, so that a test can hand in known ones."""
+
+    sigma: Callable[[int], Tensor]
+    normal: Callable[[tuple[int, ...]], Tensor]
+    starts: Callable[[int], Tensor] | None = None
+    """Which of n rows, bool (n,), are given what sampling starts from instead of a noisy frame; none if None."""
+
+    @classmethod
+    def on(
+        cls, device: torch.device | str, distribution: SigmaDistribution, start_focus: float = 0.0
+    ) -> "TrainingNoise":
+        """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
+        return cls(
+            lambda n: distribution.sample(n, device),
+            lambda shape: torch.randn(shape, device=device),
+            (lambda n: torch.rand(n, device=device) < start_focus) if start_focus else None,
+        )
