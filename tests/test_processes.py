@@ -34,7 +34,7 @@ def found(tmp_path_factory):
     torchrun("two_processes.py", str(folder))
     alone = {
         "plain": two_processes.fit(store, two_processes.PLAIN),
-        "everything": two_processes.fit(store, worlds.CONFIG),
+        "everything": two_processes.fit(store, two_processes.EVERYTHING),
         "uneven": two_processes.fit(store, two_processes.UNEVEN),
         "agent": two_processes.agent(),
         "diamond": two_processes.diamond(folder / "alone"),

@@ -21,6 +21,14 @@ from diamond_gym.trainers.world_model import Fit
 
 STEPS = 6
 PLAIN = replace(worlds.CONFIG, motion_weight=0.0, focus=0.0, ema_decay=0.0)
+EVERYTHING = replace(
+    worlds.CONFIG,
+    start_focus=0.5,
+    agency_weight=3.0,
+    reward_end_length=8,
+    reward_end_dreams_from=0.2,
+    reward_end_dream_length=2,
+)
 # three rows: one process has one of them, the other two; two rows of reward/end: one each, at times without a real step
 UNEVEN = replace(
     worlds.CONFIG,
@@ -78,7 +86,7 @@ def main(folder: Path) -> None:
         "world": processes.world,
         "any": [processes.any(False), processes.any(processes.rank == 1)],
         "plain": fit(store, PLAIN, processes),
-        "everything": fit(store, worlds.CONFIG, processes),
+        "everything": fit(store, EVERYTHING, processes),
         "uneven": fit(store, UNEVEN, processes),
         "agent": agent(processes),
         "resumed": agent(processes, agent(steps=2)[1], STEPS - 2),  # begun by one process, gone on with by two

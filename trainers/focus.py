@@ -142,11 +142,7 @@ def first(batch: Batch, rows: int) -> Batch:
 
 
 def motion(window: Tensor, extra: float) -> Tensor:
-    """Weights (B, 1, H, W) of the denoiser's error: 1, and `extra` more near what moved in the frames (B, T, C, H, W).
-
-    A function of the condition alone, so that the best prediction stays the same; a network of limited size
-    and time merely spends both on balls and paddles rather than on walls.
-    """
+    """Weights (B, 1, H, W) of the denoiser's error: 1, and `extra` more near what moved in frames (B, T, C, H, W)."""
     moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
     near = F.max_pool2d(moved[:, None].float(), kernel_size=(1, 9), stride=1, padding=(0, 4))
     return 1 + extra * F.max_pool2d(near, kernel_size=(9, 1), stride=1, padding=(4, 0))  # in turn: half the time

@@ -6,7 +6,6 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,12 @@ from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.fit_config import FitConfig
-from diamond_gym.trainers.focus import FocusedSampler, motion, split
+from diamond_gym.trainers.focus import FocusedSampler, split
 from diamond_gym.trainers.longer_memory import lengthened
 from diamond_gym.trainers.optimizer import OptimizerConfig, adamw
+from diamond_gym.trainers.pixel_weights import PixelWeights
 from diamond_gym.trainers.predicted_frames import dreamed
-from diamond_gym.trainers.processes import ALONE, Processes, Share
+from diamond_gym.trainers.processes import ALONE, Processes
 from diamond_gym.trainers.surprises import Surprises
 from diamond_gym.training_noise import TrainingNoise
 from diamond_gym.world_model import COMPILED, WorldModel
@@ -108,6 +108,7 @@ class Fit:
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
         self.noise = TrainingNoise.on(self.device, config.sigma, config.start_focus)
         self._frames = folded(denoiser, PRECISIONS[precision])
+        self._pixel_weights = PixelWeights(config, denoiser, self._frames, self.appearances)
         self.step = 0
 
     def train_step(self) -> dict[str, float | Tensor]:
@@ -205,9 +206,6 @@ class Fit:
         joint = self.denoiser_batches.sample()
         share = self.processes.share(len(joint))
         batch = to_tensors(take(joint, share.rows), self.device)
-        weight = None
-        if self.config.motion_weight or self.config.appearance_weight:
-            weight = partial(self._weights, share)
         denoiser = self.world_model.denoiser
         num_targets = None
         t = denoiser.num_steps_conditioning
@@ -222,7 +220,7 @@ class Fit:
                 batch.act[:, seen],
                 batch.mask_padding[:, seen],
                 share.noise(self.noise),
-                pixel_weight=weight,
+                pixel_weight=self._pixel_weights.of(share, batch),
                 num_targets=num_targets,
             )
         norm, total = self._update("denoiser", denoiser, loss, self.config.denoiser_optimizer, self.step)
@@ -282,15 +280,6 @@ class Fit:
         if self.config.ema_decay:
             self.ema[name].update(module)
         return norm, *figures
-
-    def _weights(self, share: Share, window: Tensor) -> Tensor:
-        """Weights (B, 1, H, W) of mean 1 over the joint batch, higher near what moved and where something appears."""
-        weight = motion(window, self.config.motion_weight)
-        if self.config.appearance_weight:
-            weight = weight + self.config.appearance_weight * self.appearances.weights(window)
-        if share.processes.alone:
-            return weight / weight.mean()
-        return weight / share.processes.sum(weight.mean() * share.fraction)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")

@@ -1,0 +1,44 @@
+"""Where the next frame hangs on the action: what a player moves, found by asking the denoiser itself.
+
+A game shows much that nobody can foresee and an agent can do nothing about. What it steers is often small, and decides
+its rewards; there a fitting can be made to look first.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diamond_gym.row_blocks import sample_rows
+from diamond_gym.sampler import Denoises, Prepares
+from diamond_gym.trainers.predicted_frames import ONE_STEP
+
+_REACH = 9  # pixels: a moving thing's neighbourhood, on which its next step depends, is this wide
+_CLEAR = 0.2  # a difference between two predictions, of 2, that is as clear as can be
+
+
+@torch.no_grad()
+def agency(denoiser: Denoises | Prepares, obs: Tensor, act: Tensor, instead: Tensor, noise: Tensor) -> Tensor:
+    """How much the next frame would differ if the last action had been another one, as the denoiser predicts it.
+
+    A function of the condition alone, if the other action is drawn without looking at what followed.
+
+    Args:
+        denoiser: Sees T frames; in its folded form it is faster.
+        obs: Past frames in [-1, 1], float32 (B, T, C, H, W).
+        act: Past actions, int64 (B, T).
+        instead: The last actions that might have been taken, int64 (B,).
+        noise: Standard normal, (B, C, H, W).
+
+    Returns:
+        From 0, nothing near by hangs on it, to 1; float32 (B, 1, H, W).
+    """
+    other = act.clone()
+    other[:, -1] = instead
+    frames, _ = sample_rows(
+        denoiser, torch.cat((obs, obs)), torch.cat((act, other)), torch.cat((noise, noise)), ONE_STEP, torch.randn
+    )
+    one, two = frames.float().chunk(2)
+    difference = (one - two).abs().amax(dim=1, keepdim=True)
+    near = F.max_pool2d(difference, kernel_size=(1, _REACH), stride=1, padding=(0, _REACH // 2))
+    near = F.max_pool2d(near, kernel_size=(_REACH, 1), stride=1, padding=(_REACH // 2, 0))
+    return (near / _CLEAR).clamp(max=1)
