@@ -56,7 +56,7 @@ def test_from_a_games_name_to_a_video(home: Path, tmp_path: Path, capsys: pytest
         assert len(frames) == 7 and frames[0].shape == (2 * 194 - 2, 2 * 194 - 2, 3)
 
     assert train("--steps", "4", "--sigma.loc", "1") == 2
-    assert "was begun with fit" in capsys.readouterr().err
+    assert "was begun with fit.sigma.loc = 0.4, not 1.0; repeat its options" in capsys.readouterr().err
 
 
 def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

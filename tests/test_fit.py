@@ -17,6 +17,7 @@ from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, find_events
 from diamond_gym.trainers.metrics import check_finite
+from diamond_gym.trainers.optimizer import OptimizerConfig
 from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
 from diamond_gym.trainers.sitting import Rhythm, interruptible, sit
 from diamond_gym.trainers.world_model import Fit
@@ -53,6 +54,19 @@ def test_a_learning_rate_of_0_leaves_a_network_alone(store, name: str, monkeypat
     assert not any(key.startswith(name) for key in fit.train_step())
     changed = {key.split(".")[0] for key, value in fit.world_model.weights().items() if not value.equal(before[key])}
     assert changed == {"denoiser": {"rew_end_model"}, "reward_end": {"denoiser"}}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", -1.0), ("lr", float("nan")), ("batch_size", 0), ("max_grad_norm", float("nan"))]
+)
+def test_what_no_optimizer_can_do_is_refused(name: str, value: float) -> None:
+    with pytest.raises(BadArgument, match=f"an optimizer's {name} must"):
+        OptimizerConfig(**{name: value})
+
+
+def test_there_is_something_to_fit() -> None:
+    with pytest.raises(BadArgument, match="there is nothing to fit"):
+        FitConfig(denoiser_optimizer=OptimizerConfig(lr=0), reward_end_optimizer=OptimizerConfig(lr=0))
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7])

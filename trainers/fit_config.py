@@ -98,5 +98,7 @@ class FitConfig:
         for name in ("motion_weight", "appearance_weight", "agency_weight"):
             if not getattr(self, name) >= 0:
                 raise BadArgument(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        if not (self.denoiser_optimizer.lr or self.reward_end_optimizer.lr):
+            raise BadArgument("both learning rates are 0: there is nothing to fit")
         if self.appearance_weight and not self.appearance_focus:
             raise BadArgument("--appearance-weight needs an --appearance-focus, which finds the places")

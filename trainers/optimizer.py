@@ -1,11 +1,14 @@
 """The optimizer of the paper: AdamW without decay on biases, norms and embeddings, linear warm-up."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from diamond_gym.errors import BadArgument
 
 DECAYED_LAYERS = (nn.Conv2d, nn.Linear, nn.LSTM, nn.LSTMCell)
 
@@ -21,6 +24,15 @@ class OptimizerConfig:
     warmup_steps: int = 100
     max_grad_norm: float = 1.0
     batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuses what no optimizer can do."""
+        for name in ("lr", "weight_decay", "warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadArgument(f"an optimizer's {name} must not be negative, got {getattr(self, name)}")
+        for name in ("eps", "max_grad_norm", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise BadArgument(f"an optimizer's {name} must be more than 0, not {getattr(self, name)}")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

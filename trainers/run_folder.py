@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -87,9 +87,9 @@ class RunFolder:
         if path.exists():
             begun = _completed(json.loads(path.read_text()), json.loads(json.dumps(defaults or {})))
             for key in sorted({*begun, *settings} - may_change):
-                if begun.get(key) != settings.get(key):
+                for name, before, now in _differences(key, begun.get(key), settings.get(key)):
                     raise BadArgument(
-                        f"the run in {self.path} was begun with {key} = {begun.get(key)}, not {settings.get(key)}; "
+                        f"the run in {self.path} was begun with {name} = {before}, not {now}; "
                         "repeat its options or name another --run"
                     )
         with atomic_write(path, "w") as file:
@@ -154,3 +154,12 @@ def _completed(settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[st
         if isinstance(value, dict) and isinstance(defaults.get(key), dict):
             whole[key] = _completed(value, defaults[key])
     return whole
+
+
+def _differences(name: str, begun: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The options that differ, by their full names, at any depth: name, value then, value now."""
+    if isinstance(begun, dict) and isinstance(now, dict):
+        for key in sorted({*begun, *now}):
+            yield from _differences(f"{name}.{key}", begun.get(key), now.get(key))
+    elif begun != now:
+        yield name, begun, now
