@@ -5,14 +5,13 @@ its rewards; there a fitting can be made to look first.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import Denoises, Prepares
+from diamond_gym.trainers.focus import near
 from diamond_gym.trainers.predicted_frames import ONE_STEP
 
-_REACH = 9  # pixels: a moving thing's neighbourhood, on which its next step depends, is this wide
 _CLEAR = 0.2  # a difference between two predictions, of 2, that is as clear as can be
 
 
@@ -39,6 +38,4 @@ def agency(denoiser: Denoises | Prepares, obs: Tensor, act: Tensor, instead: Ten
     )
     one, two = frames.float().chunk(2)
     difference = (one - two).abs().amax(dim=1, keepdim=True)
-    near = F.max_pool2d(difference, kernel_size=(1, _REACH), stride=1, padding=(0, _REACH // 2))
-    near = F.max_pool2d(near, kernel_size=(_REACH, 1), stride=1, padding=(_REACH // 2, 0))
-    return (near / _CLEAR).clamp(max=1)
+    return (near(difference) / _CLEAR).clamp(max=1)

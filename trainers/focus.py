@@ -144,8 +144,13 @@ def first(batch: Batch, rows: int) -> Batch:
 def motion(window: Tensor, extra: float) -> Tensor:
     """Weights (B, 1, H, W) of the denoiser's error: 1, and `extra` more near what moved in frames (B, T, C, H, W)."""
     moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
-    near = F.max_pool2d(moved[:, None].float(), kernel_size=(1, 9), stride=1, padding=(0, 4))
-    return 1 + extra * F.max_pool2d(near, kernel_size=(9, 1), stride=1, padding=(4, 0))  # in turn: half the time
+    return 1 + extra * near(moved[:, None].float())
+
+
+def near(values: Tensor) -> Tensor:
+    """The greatest of values (B, 1, H, W) within four pixels: of a moving thing's neighbourhood, where it goes next."""
+    rows = F.max_pool2d(values, kernel_size=(1, 9), stride=1, padding=(0, 4))
+    return F.max_pool2d(rows, kernel_size=(9, 1), stride=1, padding=(4, 0))  # in turn: half the time
 
 
 def split(batch_size: int, *parts: float) -> tuple[int, ...]:
