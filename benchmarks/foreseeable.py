@@ -39,7 +39,7 @@ class Foreseeable:
     dice: Annotated[tuple[int, ...], tyro.conf.arg(metavar="BYTE ...")] = ()
     """The bytes of the game's memory, 0 to 127, that are drawn anew."""
     find: bool = False
-    """Instead, say which bytes change no frame at once and nearly all of them later."""
+    """Instead, say which bytes change few of the next frames and most of the later ones."""
     windows: int = 500
     """States to play on from (with --find: a tenth of them)."""
     futures: int = 32
@@ -71,14 +71,20 @@ class Player:
         self._ale: Any = self._env._game.unwrapped.ale  # type: ignore[attr-defined]
         self.rng = np.random.default_rng(seed)
         keep = 1 - 1 / CollectConfig(game, 1).sticky_steps
-        rows = self._env.action_space.n  # type: ignore[attr-defined]
-        self._policies = [StickyPolicy(rows, np.array([p]), self.rng) for p in (0.0, keep)]
+        num_actions = self._env.action_space.n  # type: ignore[attr-defined]
+        self._policies = [StickyPolicy(num_actions, np.array([p]), self.rng) for p in (0.0, keep)]
         self.frame, _ = self._env.reset(seed=seed)
 
     def actions(self, steps: int, sticky: bool) -> list[int]:
         """The next actions."""
         first = np.zeros(1, np.bool_)
         return [int(self._policies[sticky](self.frame[None], first)[0]) for _ in range(steps)]
+
+    def go_on(self, window: int, horizon: int) -> tuple[Any, list[int]]:
+        """Plays to where the next window begins: the state there, and the actions of `horizon` steps."""
+        sticky = bool(window % 2)
+        self.play(self.actions(int(self.rng.integers(20, 60)), sticky))
+        return self.state(), self.actions(horizon, sticky)
 
     def play(self, actions: list[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Frames (H, 64, 64, 3) in [0, 1] and signs of rewards (H,); a game that is over begins anew."""
@@ -108,8 +114,7 @@ def find(check: Foreseeable) -> None:
     windows = -(-check.windows // 10)
     with counting("looking for dice", windows, "states") as advance:
         for window in range(windows):
-            player.play(player.actions(int(player.rng.integers(20, 60)), bool(window % 2)))
-            state, actions = player.state(), player.actions(check.horizon, bool(window % 2))
+            state, actions = player.go_on(window, check.horizon)
             frames, _ = player.play(actions)
             for byte in range(RAM_BYTES):
                 player.go_back(state, (byte,))
@@ -117,7 +122,7 @@ def find(check: Foreseeable) -> None:
                 same[byte] += (other == frames).all(axis=(1, 2, 3))
             player.go_back(state)
             advance(window + 1)
-    print(f"bytes that change few frames at once and many after {check.horizon} steps:")
+    print(f"bytes that change few of the next frames and most of those after {check.horizon} steps:")
     for byte, (first, *_, last) in enumerate(same / windows):
         if first >= HIDDEN and last <= FELT:
             print(f"{byte}: {first:.2f} of the first frames as they were, {last:.2f} of the last")
@@ -130,9 +135,8 @@ def foresee(check: Foreseeable) -> None:
     mean_error, one_error, copy_error = np.zeros((3, check.horizon))
     with counting(f"{check.game}, played on", check.windows, "windows") as advance:
         for window in range(check.windows):
-            player.play(player.actions(int(player.rng.integers(20, 60)), bool(window % 2)))
-            state, last = player.state(), player.frame.astype(np.float32) / 255
-            actions = player.actions(check.horizon, bool(window % 2))
+            state, actions = player.go_on(window, check.horizon)
+            last = player.frame.astype(np.float32) / 255
             frames, real[window] = player.play(actions)
             after, mean = player.state(), np.zeros_like(frames)
             for _ in range(check.futures):

@@ -36,7 +36,7 @@ def sample_rows(
     act: Tensor | None,
     initial_noise: Tensor,
     config: SamplerConfig,
-    noise: Callable[[tuple[int, ...]], Tensor],
+    noise: Callable[[tuple[int, ...]], Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """`sample`, block by block; the arguments and what is returned are those of `sample`, for all rows."""
     size, batch = rows_at_once(denoiser, obs), len(obs)
@@ -48,13 +48,19 @@ def sample_rows(
         rows, turn = slice(first, first + size), iter(range(2**31))
 
         def extra(shape: tuple[int, ...], rows: slice = rows, turn: Iterator[int] = turn) -> Tensor:
+            assert noise is not None
             k = next(turn)
             if k == len(drawn):
                 drawn.append(noise((batch, *shape[1:])))
             return drawn[k][rows]
 
         frame, trajectory = sample(
-            denoiser, obs[rows], None if act is None else act[rows], initial_noise[rows], config, extra
+            denoiser,
+            obs[rows],
+            None if act is None else act[rows],
+            initial_noise[rows],
+            config,
+            None if noise is None else extra,
         )
         frames.append(frame)
         trajectories.append(trajectory)

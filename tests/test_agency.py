@@ -57,7 +57,7 @@ def test_the_fitting_weighs_it(tmp_path, monkeypatch) -> None:
     weights = weigh(batch.obs[:, 1 : t + 1])
     assert weights.mean().item() == pytest.approx(1)
     assert weights[0, 0, 2, 3] / weights[0, 0, 0, 0] == pytest.approx(21)
-    plain = PixelWeights(replace(STEERING, agency_weight=0.0), fit.world_model.denoiser, Paddle(), fit.appearances)
+    plain = PixelWeights(replace(STEERING, agency_weight=0.0), Paddle(), fit.appearances)
     assert plain.of(ALONE.share(4), batch) is None, "nothing to weigh, nothing to compute"
 
 

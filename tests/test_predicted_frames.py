@@ -7,6 +7,7 @@ import pytest
 import torch
 import worlds
 
+from diamond_gym.errors import BadArgument
 from diamond_gym.row_blocks import folded
 from diamond_gym.sampler import sample
 from diamond_gym.trainers.batch import to_tensors
@@ -99,6 +100,12 @@ def test_it_resumes_bit_for_bit(store) -> None:
     assert {key: float(value) for key, value in last.items()} == {k: float(v) for k, v in losses[3].items()}
     for key, value in whole.world_model.weights().items():
         np.testing.assert_array_equal(second.world_model.weights()[key], value)
+
+
+def test_a_segment_has_room_for_a_dreamed_step() -> None:
+    with pytest.raises(BadArgument, match="needs a --reward-end-length of more than 2 steps"):
+        replace(DREAMING, reward_end_length=2)
+    replace(DREAMING, reward_end_length=2, reward_end_dreams_from=1.0)
 
 
 @pytest.mark.parametrize("total_steps", [0, 1])

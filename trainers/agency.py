@@ -7,10 +7,9 @@ its rewards; there a fitting can be made to look first.
 import torch
 from torch import Tensor
 
-from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import Denoises, Prepares
 from diamond_gym.trainers.focus import near
-from diamond_gym.trainers.predicted_frames import ONE_STEP
+from diamond_gym.trainers.predicted_frames import predicted
 
 _CLEAR = 0.2  # a difference between two predictions, of 2, that is as clear as can be
 
@@ -33,9 +32,7 @@ def agency(denoiser: Denoises | Prepares, obs: Tensor, act: Tensor, instead: Ten
     """
     other = act.clone()
     other[:, -1] = instead
-    frames, _ = sample_rows(
-        denoiser, torch.cat((obs, obs)), torch.cat((act, other)), torch.cat((noise, noise)), ONE_STEP, torch.randn
-    )
-    one, two = frames.float().chunk(2)
+    frames = predicted(denoiser, torch.cat((obs, obs)), torch.cat((act, other)), torch.cat((noise, noise)))
+    one, two = frames.chunk(2)
     difference = (one - two).abs().amax(dim=1, keepdim=True)
     return (near(difference) / _CLEAR).clamp(max=1)

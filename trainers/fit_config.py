@@ -72,7 +72,7 @@ class FitConfig:
     """Extra weight of the denoiser's error in the places where something ever appears so, in units of the average."""
     agency_weight: float = 0.0
     """Extra weight of the denoiser's error where its next frame would be another after another action, in units of the
-    average: near what the player steers. It costs a fifth more time."""
+    average: near what the player steers. It costs two more predictions a batch."""
     across_lives: bool = False
     """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
     of padding (the paper's)."""
@@ -98,6 +98,9 @@ class FitConfig:
         for name in ("motion_weight", "appearance_weight", "agency_weight"):
             if not getattr(self, name) >= 0:
                 raise BadArgument(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        remembered = self.denoiser.inner_model.num_steps_conditioning
+        if self.reward_end_dreams_from < 1 and self.reward_end_length <= remembered:
+            raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")
         if not (self.denoiser_optimizer.lr or self.reward_end_optimizer.lr):
             raise BadArgument("both learning rates are 0: there is nothing to fit")
         if self.appearance_weight and not self.appearance_focus:

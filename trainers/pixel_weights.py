@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diamond_gym.denoiser import Denoiser
 from diamond_gym.sampler import Denoises, Prepares
 from diamond_gym.trainers.agency import agency
 from diamond_gym.trainers.appearances import Appearances
@@ -25,15 +24,12 @@ class PixelWeights:
 
     Args:
         config: How much of what.
-        denoiser: Whose error it is.
-        frames: The same, to sample frames with.
+        frames: The denoiser whose error it is, to sample frames with.
         appearances: Where things appear.
     """
 
-    def __init__(
-        self, config: FitConfig, denoiser: Denoiser, frames: Denoises | Prepares, appearances: Appearances
-    ) -> None:
-        self._config, self._denoiser, self._frames, self._appearances = config, denoiser, frames, appearances
+    def __init__(self, config: FitConfig, frames: Denoises | Prepares, appearances: Appearances) -> None:
+        self._config, self._frames, self._appearances = config, frames, appearances
 
     def of(self, share: Share, batch: TensorBatch) -> Callable[[Tensor], Tensor] | None:
         """For the rows of a batch: (B, 1, H, W) as a function of the window (B, T, C, H, W); None if all weigh 1."""
@@ -44,7 +40,7 @@ class PixelWeights:
 
     def _steered(self, share: Share, batch: TensorBatch) -> Tensor:
         """The weight of what is steered, (B, 1, H, W): of the first frame that is predicted, for all of them."""
-        inner, device = self._denoiser.config.inner_model, batch.obs.device
+        inner, device = self._config.denoiser.inner_model, batch.obs.device
         assert inner.num_actions is not None
         seen = slice(0, inner.num_steps_conditioning)
         instead = share.own(torch.randint(inner.num_actions, (share.joint,), device=device))

@@ -15,6 +15,13 @@ ONE_STEP = SamplerConfig(num_denoising_steps=1)
 
 
 @torch.no_grad()
+def predicted(denoiser: Denoises | Prepares, obs: Tensor, act: Tensor, noise: Tensor) -> Tensor:
+    """The next frames in one denoising step, float32 (B, C, H, W), of obs (B, T, C, H, W), act (B, T) and noise."""
+    frames, _ = sample_rows(denoiser, obs, act, noise, ONE_STEP)
+    return frames.float()
+
+
+@torch.no_grad()
 def dreamed(
     denoiser: Denoises | Prepares, batch: TensorBatch, t: int, noise: Tensor, length: int = 1
 ) -> tuple[Tensor, Tensor]:
@@ -36,7 +43,8 @@ def dreamed(
     """
     assert batch.next_obs is not None
     obs, next_obs = batch.obs[:, :-1].clone(), batch.next_obs.clone()
-    count, length = noise.shape[1], max(1, min(length, noise.shape[1]))
+    count = noise.shape[1]
+    length = min(length, count)
     begins = list(range(0, count, length))
     window = torch.stack([batch.obs[:, s : s + t] for s in begins], dim=1)  # (B, dreams, T, C, H, W)
     whole = torch.stack([batch.mask_padding[:, s : s + t].all(dim=1) for s in begins], dim=1)  # (B, dreams)
@@ -45,8 +53,7 @@ def dreamed(
         window, whole = window[:, : len(begins)], whole[:, : len(begins)]
         act = torch.stack([batch.act[:, s + i : s + i + t] for s in begins], dim=1)
         start = noise[:, [s + i for s in begins]].flatten(0, 1)
-        frames, _ = sample_rows(denoiser, window.flatten(0, 1), act.flatten(0, 1), start, ONE_STEP, torch.randn)
-        frame = frames.float().unflatten(0, whole.shape)
+        frame = predicted(denoiser, window.flatten(0, 1), act.flatten(0, 1), start).unflatten(0, whole.shape)
         for j, s in enumerate(begins):
             kept = whole[:, j, None, None, None]
             place = s + i + t - 1

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.denoiser import Denoiser
-from diamond_gym.sampler import sample
 from diamond_gym.segments import cut
 from diamond_gym.trainers.batch import to_tensors
-from diamond_gym.trainers.predicted_frames import ONE_STEP
+from diamond_gym.trainers.predicted_frames import predicted
 
 _Int = npt.NDArray[np.int64]
 
@@ -105,7 +104,7 @@ def errors(
     t = denoiser.num_steps_conditioning
     batch = to_tensors(cut(store, episode, step - (t - 1), t + 1, across_lives), device)
     target = batch.obs[:, t]
-    predicted, _ = sample(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target), ONE_STEP)
-    squared = (predicted.float() - target).square().mean(dim=1, keepdim=True)
+    found = predicted(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target))
+    squared = (found - target).square().mean(dim=1, keepdim=True)
     cell = min(_CELL, *squared.shape[-2:])
     return F.avg_pool2d(squared, cell, stride=max(1, cell // 2)).amax(dim=(1, 2, 3))

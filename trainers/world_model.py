@@ -108,7 +108,7 @@ class Fit:
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
         self.noise = TrainingNoise.on(self.device, config.sigma, config.start_focus)
         self._frames = folded(denoiser, PRECISIONS[precision])
-        self._pixel_weights = PixelWeights(config, denoiser, self._frames, self.appearances)
+        self._pixel_weights = PixelWeights(config, self._frames, self.appearances)
         self.step = 0
 
     def train_step(self) -> dict[str, float | Tensor]:

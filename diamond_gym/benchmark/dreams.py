@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diamond_gym import dream as dream_module
 from diamond_gym.benchmark.machine import DTYPES, peak_megabytes, reset_peak
@@ -25,10 +24,6 @@ from diamond_gym.sampler import QUALITIES, SamplerConfig
 LEVELS = 127.5  # of 8-bit levels per unit of a frame in [-1, 1]
 _LONGEST = 40.0  # seconds of one plain call, beyond which a batch size is left out
 _HORIZONS = (1, 10, 25, 50)
-
-
-def _no_noise(shape: tuple[int, ...]) -> Tensor:
-    raise AssertionError(f"this sampler draws no further noise, and was asked for {shape}")
 
 
 def _calls(config: SamplerConfig) -> int:
@@ -67,7 +62,7 @@ def frames(settings: Settings) -> Iterable[Row]:
                     "plain float32": partial(plain_sample, plain, *arguments, config)
                 }
                 for name, (_, way) in ways.items():
-                    functions[name] = partial(sample_rows, way, *arguments, config, _no_noise)
+                    functions[name] = partial(sample_rows, way, *arguments, config)
                 reset_peak(settings.device)
                 with torch.no_grad():
                     seconds = settings.clock.medians(functions, settings.budget, least=2 if settings.quick else 3)
