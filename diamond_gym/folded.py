@@ -52,8 +52,9 @@ class FoldedNorm(nn.Module):
         """x (B, C, H, W) under a modulation (B, 2 * all channels)."""
         scale, shift = modulation[:, self.place : self.place + 2 * self.channels].chunk(2, dim=1)
         if len(x) == 1:  # of a single image the affine part is the same for all rows: the kernel does it on the way
-            x = F.group_norm(x, self.groups, scale[0].contiguous(), shift[0].contiguous(), GROUP_NORM_EPS)
-            return F.silu(x, inplace=True)
+            dtype = scale.dtype if x.device.type == "cpu" else x.dtype  # only a CPU's kernel mixes the two
+            scale, shift = scale[0].to(dtype).contiguous(), shift[0].to(dtype).contiguous()
+            return F.silu(F.group_norm(x, self.groups, scale, shift, GROUP_NORM_EPS), inplace=True)
         scale, shift = scale.to(x.dtype)[:, :, None, None], shift.to(x.dtype)[:, :, None, None]
         return F.silu(torch.addcmul(shift, F.group_norm(x, self.groups, eps=GROUP_NORM_EPS), scale), inplace=True)
 

@@ -195,6 +195,20 @@ def test_on_a_gpu_nothing_waits():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_frames_on_a_gpu_are_those_of_the_cpu(batch, dtype):
+    denoiser, _ = tiny_networks()
+    obs, act, noise = inputs(denoiser.config, batch, (16, 16))
+    with torch.no_grad():
+        here = sample(denoiser, obs, act, noise, QUALITIES["paper"])[0]
+        folded = FoldedDenoiser(denoiser.cuda(), dtype)
+        there = sample(folded, obs.cuda(), act.cuda(), noise.cuda(), QUALITIES["paper"])[0]
+    limit = 1.01 if dtype == torch.float32 else 8  # levels of 255
+    assert ((there.cpu() - here).abs() * 127.5 > limit).float().mean() <= 1e-2
+
+
+@pytest.mark.gpu
 def test_compiled_on_a_gpu():
     denoiser = tiny_networks()[0].cuda()
     obs, act, noise = (x.cuda() for x in inputs(denoiser.config, 4, (16, 16)))

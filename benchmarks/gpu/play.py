@@ -1,0 +1,130 @@
+"""Real play of Atari games by several processes, as flat arrays."""
+
+import multiprocessing
+import shutil
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process's part of the playing."""
+
+    game: str
+    steps: int
+    num_envs: int = 8
+    seed: int = 0
+    policy: str = "mixed"
+    """"mixed" (half the games uniform, half with actions held), "scripted", or "agent"."""
+    agent: dict[str, Any] | None = None
+    """For "agent": {"config": ActorCriticConfig, "weights": its state_dict}."""
+    epsilon: float = 0.05
+    """Chance that an agent's action is replaced by the action of mixed play."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Frames in the order of play, game after game.
+
+    Attributes:
+        frames: uint8 (N, H, W, C).
+        act: int64 (N,), taken after the frame was seen.
+        rew: float32 (N,), unclipped.
+        end: bool (N,), whether the step cost a life or ended the game.
+        goes_on: bool (N,), whether frame i + 1 is what the step led to; false at the last frame of a game.
+        scores: float32 (K,), of the games that were played from beginning to end.
+    """
+
+    frames: Array
+    act: Array
+    rew: Array
+    end: Array
+    goes_on: Array
+    scores: Array
+
+    def save(self, folder: Path) -> Path:
+        """Writes one .npy file an array."""
+        for field in fields(self):
+            np.save(folder / f"{field.name}.npy", getattr(self, field.name))
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `save` wrote."""
+        return cls(*(np.load(folder / f"{field.name}.npy") for field in fields(cls)))
+
+
+def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
+    """Plays `task.steps` steps, divided among the rows."""
+    import torch
+
+    from diamond_gym.actor_critic import ActorCritic
+    from diamond_gym.registry.games import game as find_game
+    from diamond_gym.trainers.agent_policy import AgentPolicy
+    from diamond_gym.trainers.collect import StickyPolicy
+    from diamond_gym.trainers.collect_ale import AleGames
+    from diamond_gym.trainers.players import ScriptedPolicy
+
+    torch.set_num_threads(1)
+    rows, rng = task.num_envs, np.random.default_rng([task.seed, 1])
+    repeat = np.where(np.arange(rows) % 2, 0.75, 0.0)
+    mixed = StickyPolicy(find_game(task.game).num_actions, repeat, rng)
+    policy: Any = mixed
+    if task.policy == "scripted":
+        policy = ScriptedPolicy(task.game, rows, rng)
+    elif task.policy == "agent":
+        assert task.agent is not None
+        network = ActorCritic(task.agent["config"])
+        network.load_state_dict(task.agent["weights"])
+        policy = AgentPolicy(network, rows, rng)
+    games = AleGames(task.game, rows, size, 30, life_loss_ends=True)
+    obs, first = games.reset(task.seed), np.ones(rows, np.bool_)
+    score = np.zeros(rows)
+    kept: list[tuple[Array, ...]] = []
+    scores: list[float] = []
+    for _ in range(-(-task.steps // rows)):
+        act = policy(obs, first)
+        if task.policy == "agent":
+            act = np.where(rng.random(rows) < task.epsilon, mixed(obs, first), act)
+        new, rew, end, _, restarted = games.step(act)
+        goes_on = ~restarted
+        kept.append((obs.copy(), act, np.where(goes_on, rew, 0), end & goes_on, goes_on))
+        scores += score[restarted].tolist()
+        score = np.where(restarted, 0, score + rew)
+        obs, first = new, restarted
+    games.close()
+    columns = [np.stack(column, axis=1).reshape(-1, *column[0].shape[1:]) for column in zip(*kept, strict=True)]
+    columns[4].reshape(rows, -1)[:, -1] = False  # the last frame of a row leads nowhere
+    frames, act, rew, end, goes_on = columns
+    return Play(frames, act, rew.astype(np.float32), end, goes_on, np.array(scores, np.float32))
+
+
+def _save(task: Task, size: tuple[int, int], folder: str) -> Path:
+    return play(task, size).save(Path(folder))
+
+
+class Players:
+    """Processes that play while the GPU computes."""
+
+    def __init__(self, processes: int, size: tuple[int, int] = (64, 64)) -> None:
+        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+        self._size = size
+        memory = Path("/dev/shm")
+        self._folder = Path(mkdtemp(dir=memory if memory.is_dir() else None))
+
+    def start(self, task: Task) -> "Future[Path]":
+        """Begins a part; the result is a folder for `Play.load`."""
+        return self._pool.submit(_save, task, self._size, mkdtemp(dir=self._folder))
+
+    def close(self) -> None:
+        """Ends the processes and deletes what they played."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
