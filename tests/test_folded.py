@@ -210,7 +210,6 @@ def test_compiled_on_a_gpu():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_compiled_networks_follow_too():
     denoiser, _ = tiny_networks()
     obs, act, noise = inputs(denoiser.config, 2, (16, 16))
