@@ -70,7 +70,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             model: A model's name or folder, instead; or a `WorldModel` in memory, used where and as precise as it is.
             num_envs: Rows of the batch, B.
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
-            precision: "float32", "bfloat16" or "auto": the faster one, measured once for a machine, kept in `precision`.
+            precision: "float32", "bfloat16" or "auto": the faster one, measured once for a machine, in `precision`.
             compile: Compile the networks, for faster steps after a slow first one: on CPUs with AVX2 (in bfloat16 with
                 AVX512-BF16) kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
             quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";

@@ -120,7 +120,8 @@ class WorldModel(nn.Module):
         # To initialise wide networks takes minutes, and all is filled below. Not to initialise them has torch import
         # its compiler, which takes longer than to initialise small ones.
         large = sum(tensor.numel() for tensor in weights.values()) > LARGE
-        with torch.device("meta" if large else "cpu"):
+        # What they are filled with before comes from a copy of torch's global random stream, which stays where it is.
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if large else "cpu"):
             model = cls(
                 Denoiser(denoiser_config(card.denoiser)),
                 RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,
