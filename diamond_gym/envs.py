@@ -110,6 +110,11 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         """The model that dreams."""
         return self._batch.world_model
 
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the networks, "float32" or "bfloat16"; what "auto" came to."""
+        return self._batch.precision
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:

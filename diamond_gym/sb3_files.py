@@ -238,9 +238,10 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
     told = json_to_data(text) if trust_pickles else table
     policy_class, keywords = _policy_class(path, told, trust_pickles)
     try:
-        policy = policy_class(
-            spaces.Box(0, 255, tuple(shape), np.uint8), spaces.Discrete(num_actions), lambda _: 0.0, **keywords
-        )
+        with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
+            policy = policy_class(
+                spaces.Box(0, 255, tuple(shape), np.uint8), spaces.Discrete(num_actions), lambda _: 0.0, **keywords
+            )
         policy.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
         said = " ".join(str(error).split())[:100]

@@ -70,7 +70,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             model: A model's name or folder, instead; or a `WorldModel` in memory, used where and as precise as it is.
             num_envs: Rows of the batch, B.
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
-            precision: "auto", "float32" or "bfloat16", the arithmetic of the networks.
+            precision: "float32", "bfloat16" or "auto": the faster one, measured once for a machine, in `precision`.
             compile: Compile the networks, for faster steps after a slow first one: on CPUs with AVX2 (in bfloat16 with
                 AVX512-BF16) kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
             quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";
@@ -112,8 +112,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._replay = Replay(self._model.starts, self._dream.device) if replay else None
-        self._begun = False
-        self._ended = np.zeros(self.num_envs, dtype=np.bool_)
+        self.precision = self._model.precision  # what "auto" came to
+        self._begun, self._ended = False, np.zeros(self.num_envs, dtype=np.bool_)
 
     @property
     def spec(self) -> EnvSpec | None:

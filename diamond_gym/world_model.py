@@ -4,18 +4,16 @@ Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Det
 """
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.device import bfloat16_pays
 from diamond_gym.dream import PRECISIONS, Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
@@ -62,23 +60,8 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-@cache
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether a bfloat16 convolution is faster than a float32 one here, measured once (some 20 ms)."""
-    x = torch.randn(8, 64, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
-    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(8):  # in turn, so that whatever else the machine does meets both
-        for dtype, seconds in times.items():
-            inputs = x.to(dtype), weight.to(dtype)
-            start = time.perf_counter()
-            F.conv2d(*inputs, padding=1).sum().item()  # item waits for the device
-            seconds.append(time.perf_counter() - start)
-    return min(times[torch.bfloat16]) < 0.9 * min(times[torch.float32])
-
-
 def pick_precision(name: str, device: torch.device) -> str:
-    """The precision of a name; "auto" is bfloat16 where a measurement shows that it pays, else float32.
+    """The precision of a name; "auto" is bfloat16 where that pays (`diamond_gym.device`), else float32.
 
     Raises:
         BadArgument: There is no such precision.
@@ -137,7 +120,8 @@ class WorldModel(nn.Module):
         # To initialise wide networks takes minutes, and all is filled below. Not to initialise them has torch import
         # its compiler, which takes longer than to initialise small ones.
         large = sum(tensor.numel() for tensor in weights.values()) > LARGE
-        with torch.device("meta" if large else "cpu"):
+        # What they are filled with before comes from a copy of torch's global random stream, which stays where it is.
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if large else "cpu"):
             model = cls(
                 Denoiser(denoiser_config(card.denoiser)),
                 RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,

@@ -15,6 +15,9 @@ settings.load_profile("patient")
 _EMPTY_HOME = tempfile.TemporaryDirectory(prefix="diamond-gym-tests-")
 os.environ["DIAMOND_GYM_HOME"] = _EMPTY_HOME.name
 
+# The tests' networks are too small for more threads, and what commands say of an overloaded machine is not asked for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -75,6 +75,7 @@ class StubWorldModel(nn.Module):
         self.denoiser = StubDenoiser(salt)
         self.reward_end = StubRewardEnd(end_bias)
         self.actor_critic = self.upsampler = None
+        self.precision = "float32"
         self.starts = make_starts(size=size)
         self.card = SimpleNamespace(name=name, sampler={}, action_meanings=MEANINGS)
         self.obs_shape, self.num_actions = (size, size, 3), ACTIONS

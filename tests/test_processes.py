@@ -125,7 +125,6 @@ def test_one_process_writes(found, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_command_on_two_processes(tmp_path):
     """`torchrun --nproc-per-node 2 -m diamond_gym.cli -- train ...`, interrupted by nothing, and once more."""
     from test_kill import EPOCHS, WORDS

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 from released import ATARI, ATARI_FILES, CSGO, CSGO_FILES, episodes, import_words, spawns, tiny_release
+from rounding import assert_close, assert_same_frames
 from safetensors.torch import load_file
-from torch import Tensor
 
 import diamond_gym
 from diamond_gym import cli
@@ -25,16 +25,6 @@ from diamond_gym.world_model import WorldModel
 
 Files = tuple[Path, Path, Path]
 CHURN = {"s_churn": 10.0, "s_tmin": 1.0, "s_tmax": 5.0, "s_noise": 0.9}
-
-
-def close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
-
-
-def same_frames(actual: Tensor, expected: Tensor) -> None:
-    levels = (actual - expected).abs() * 127.5
-    assert levels.max() < 1.01
-    assert (levels > 0.5).float().mean() <= 1e-3
 
 
 def imported(files: Files, game: str) -> WorldModel:
@@ -58,8 +48,8 @@ def test_atari_is_the_authors(home: Path) -> None:
     for case in ("denoise", "denoise_padded"):
         noisy, sigma, obs, act = (golden[f"{case}.{k}"] for k in ("noisy", "sigma", "obs", "act"))
         cs = model.denoiser.conditioners(sigma)
-        close(model.denoiser.model_output(noisy, cs, obs, act), golden[f"{case}.model_output"])
-        same_frames(model.denoiser.denoise(noisy, sigma, obs, act), golden[f"{case}.denoised"])
+        assert_close(model.denoiser.model_output(noisy, cs, obs, act), golden[f"{case}.model_output"])
+        assert_same_frames(model.denoiser.denoise(noisy, sigma, obs, act), golden[f"{case}.denoised"])
     past = [golden[f"sampler.{k}"] for k in ("prev_obs", "prev_act", "initial_noise")]
     for name, config in {
         "euler3": SamplerConfig(),
@@ -68,18 +58,18 @@ def test_atari_is_the_authors(home: Path) -> None:
     }.items():
         noise = iter(golden["sampler.churn_noise"])
         _, trajectory = sample(model.denoiser, *past, config, lambda shape, noise=noise: next(noise))
-        same_frames(torch.stack(trajectory, 1)[:, -1], golden[f"sampler.{name}.trajectory"][:, -1])
+        assert_same_frames(torch.stack(trajectory, 1)[:, -1], golden[f"sampler.{name}.trajectory"][:, -1], 0.05)
     assert model.reward_end is not None
     assert model.actor_critic is not None
     obs, act = golden["reward_end.obs"], golden["reward_end.act"]
     logits_rew, logits_end, state = model.reward_end(obs[:, :-1], act[:, :-1], obs[:, 1:])
     for value, key in zip((logits_rew, logits_end, *state), ("logits_rew", "logits_end", "hx", "cx"), strict=True):
-        close(value, golden[f"reward_end.{key}"])
+        assert_close(value, golden[f"reward_end.{key}"])
     memory = model.actor_critic.initial_state(golden["actor_critic.obs"].shape[1])
     for t, frame in enumerate(golden["actor_critic.obs"]):
         logits, val, memory = model.actor_critic(frame, memory)
-        close(logits, golden["actor_critic.logits_act"][t])
-        close(val, golden["actor_critic.val"][t])
+        assert_close(logits, golden["actor_critic.logits_act"][t])
+        assert_close(val, golden["actor_critic.val"][t])
 
 
 @torch.no_grad()
@@ -95,14 +85,14 @@ def test_csgo_is_the_authors(home: Path) -> None:
     noise = iter(golden["dynamics.conditioning_noise"])
     config = SamplerConfig(**model.card.sampler)
     _, trajectory = sample(model.denoiser, *past, config, lambda shape: next(noise))
-    same_frames(trajectory[-1], golden["dynamics.euler1_cond.trajectory"][:, -1])
+    assert_same_frames(trajectory[-1], golden["dynamics.euler1_cond.trajectory"][:, -1])
     part = {k.removeprefix("upsampler."): v for k, v in golden.items() if k.startswith("upsampler.")}
     enlarged = F.interpolate(part["low_res"], scale_factor=5, mode="bicubic")
     obs = torch.cat((part["prev_full"], enlarged[:, None]), dim=1)
     noise = iter(part["churn_noise"])
     config = SamplerConfig(1, sigma_min=1, order=2, **CHURN)
     _, trajectory = sample(model.upsampler, obs, None, part["initial_noise"], config, lambda shape: next(noise))
-    same_frames(trajectory[-1], part["fast.trajectory"][:, -1])
+    assert_same_frames(trajectory[-1], part["fast.trajectory"][:, -1])
 
 
 # The command

@@ -77,7 +77,7 @@ def test_two_processes_saving_one_name_leave_a_whole_model(home: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join()
         assert process.exitcode == 0
     entry = verify(resolve("tiny"))
     value = int(entry.card.summary.removeprefix("of "))

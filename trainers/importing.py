@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.data import EpisodeStore
@@ -121,7 +122,8 @@ def starts_from_game(
 
     can_collect(model)
     assert model.card.actor_critic is not None
-    agent = ActorCritic(ActorCriticConfig(**model.card.actor_critic))
+    with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
+        agent = ActorCritic(ActorCriticConfig(**model.card.actor_critic))
     prefix = PREFIXES["actor_critic"]
     agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
     policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))

@@ -65,7 +65,8 @@ class Fit:
             config: What is fitted, and how.
             store: The experience.
             total_steps: The step at which the learning rates' decay ends.
-            seed: Seeds the weights, the noise and the batches.
+            seed: Seeds the weights, the noise and the batches. It seeds torch's global stream, from which a fitting
+                draws: trainers have a process to themselves, and nothing else in the package touches that stream.
             device: Where the networks live.
             precision: "float32" or "bfloat16" (autocast; weights and optimizer stay float32).
             compile: Compile the networks with torch.compile, which takes a minute or two at the first step.

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from diamond_gym.benchmark.clock import Clock
+from diamond_gym.device import processor_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _BATCH, _CHANNELS, _SIDE, _COPIED = 4, 64, 64, 2**26
@@ -59,7 +60,7 @@ def peak_megabytes(device: torch.device) -> float | None:
 def describe(device: torch.device) -> dict[str, Any]:
     """Machine, versions and commit, as plain data."""
     return {
-        "machine": _processor(),
+        "machine": processor_name(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -70,14 +71,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "diamond-gym": version("diamond-gym"),
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _commit() -> str | None:

@@ -48,6 +48,11 @@ _COMMANDS = {
     "remove": ("diamond_gym.cli.remove:Remove", "a model of yours, gone"),
 }
 
+# Those that have networks compute.
+_COMPUTING = frozenset(
+    ("collect", "train-wm", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond", "benchmark")
+)
+
 # What to install for a module that only an extra brings.
 _EXTRAS = {
     "ale_py": "atari",
@@ -134,7 +139,14 @@ def _main(words: list[str]) -> int:
     kind = getattr(importlib.import_module(module), class_name)
     if hasattr(kind, "arguments"):
         rest = kind.arguments(rest)
-    return _parse(kind, name, rest).run()
+    command = _parse(kind, name, rest)
+    chosen = getattr(command, "threads", None) or getattr(command, "processor", False)  # the user has said how many
+    if name not in _COMPUTING or chosen or isinstance(command, _Done):
+        return command.run()
+    from diamond_gym.device import free_cores_only
+
+    with free_cores_only():
+        return command.run()
 
 
 def _parse(kind: type[Command], name: str, words: list[str]) -> Command:

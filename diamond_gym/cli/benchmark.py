@@ -32,7 +32,7 @@ class Benchmark:
     budget: float = 10.0
     """Seconds for each comparison, roughly; every median is of at least 2 calls."""
     threads: int | None = None
-    """Threads on a CPU (default: as many as torch takes)."""
+    """Threads on a CPU (default: as many as torch takes, or fewer on an overloaded machine)."""
     processor: bool = False
     """Count processor time, for a machine that is busy with other things; implies one thread."""
     device: str = "auto"
