@@ -6,6 +6,7 @@ words typed before they are read, for instance to put a preset's flags before th
 """
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import io
@@ -18,6 +19,7 @@ from typing import Protocol
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import is_disk_full
 from diamond_gym.registry.games import did_you_mean
+from diamond_gym.registry.home import home_folder
 
 
 class Command(Protocol):
@@ -200,7 +202,15 @@ def _os_error(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
     if is_disk_full(error, Path(error.filename or ".").parent):
         return f"the disk is full: could not write{where}; free some space and try again"
-    return f"{error.strerror or error}:{where}" if where else str(error.strerror or error)
+    return f"{error.strerror or error}:{where}{_other_home(error)}" if where else str(error.strerror or error)
+
+
+def _other_home(error: OSError) -> str:
+    """What helps where the user's own folder cannot be written, as in containers whose home is `/`."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or "DIAMOND_GYM_HOME" in os.environ:
+        return ""
+    path, home = Path(os.fsdecode(error.filename)), home_folder()
+    return "; DIAMOND_GYM_HOME names another folder" if path in (home, *home.parents) or home in path.parents else ""
 
 
 def _library_error(error: Exception) -> str | None:
