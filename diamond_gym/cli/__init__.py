@@ -5,6 +5,7 @@ returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has o
 words typed before they are read, for instance to put a preset's flags before the user's own.
 """
 
+import codecs
 import contextlib
 import errno
 import importlib
@@ -12,6 +13,7 @@ import importlib.util
 import io
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +52,8 @@ _COMMANDS = {
     "remove": ("diamond_gym.cli.remove:Remove", "a model of yours, gone"),
 }
 
+_PLAIN = {"×": "x", "λ": "lambda", "σ": "sigma", "τ": "tau", "─": "-", "│": "|", "…": "..."}
+
 # What to install for a module that only an extra brings.
 _EXTRAS = {
     "ale_py": "atari",
@@ -80,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
     try:
         code = _guarded(words)
         sys.stdout.flush()
@@ -88,6 +93,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     return code
+
+
+def _print_anything() -> None:
+    """Lets every character be printed: what a terminal's encoding does not have comes in letters that it has."""
+
+    def in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        lacking = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(c) or _without_accents(c) or "?" for c in lacking), error.end
+
+    codecs.register_error("diamond_gym.plain", in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="diamond_gym.plain")
+
+
+def _without_accents(character: str) -> str:
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
 
 
 def _guarded(words: list[str]) -> int:
