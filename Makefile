@@ -1,12 +1,13 @@
 # A fresh clone needs python3 (3.11 or newer) and make; every target sets up what it needs, once, and again when
 # pyproject.toml or constraints.txt change.
 PYTHON ?= python3
+LOWEST_TORCH ?= 2.6.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dream test test-all lint types format bench clean
+.PHONY: help setup dream test test-all test-lowest test-newest lint types format bench clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -30,6 +31,27 @@ test: $(READY)  ## the fast tests
 test-all: $(READY) ## the slow ones too
 	$(BIN)/python -m pytest -m "not gpu and not network"
 
+# Tests of everything that a library is used for, in a minute or two. Another Python: make test-newest PYTHON=python3.13
+SHORT := tests/test_cli.py tests/test_registry_commands.py tests/test_gymnasium.py tests/test_saving.py \
+	tests/test_score_files.py tests/test_hub.py tests/test_sb3.py \
+	tests/test_atari.py::test_a_batch_is_a_batch_of_singles tests/test_train_agent.py::test_trains_and_saves \
+	tests/test_train.py::test_from_nothing_to_an_agent_and_its_dream
+INTO = test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D); $(@D)/bin/python -m pip install --quiet --prefer-binary
+
+test-lowest: .venv-lowest/.ready ## a short suite at the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(SHORT)
+
+test-newest: .venv-newest/.ready ## the same at the newest versions there are
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto $(SHORT)
+
+.venv-lowest/.ready: pyproject.toml constraints-lowest.txt
+	$(INTO) -c constraints-lowest.txt torch==$(LOWEST_TORCH) -e ".[test]"
+	@touch $@
+
+.venv-newest/.ready: pyproject.toml
+	$(INTO) --upgrade -e ".[test]"
+	@touch $@
+
 lint: $(READY)  ## ruff: rules and layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +67,4 @@ bench: $(READY) ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-enable
 
 clean:          ## everything that can be made again, .venv included
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ Alonso et al. 2024 (arXiv 2405.12399), section on reinforcement learning in imag
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.blocks import SmallResBlock, conv3x3, zero_
@@ -29,6 +30,7 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
+        self.least = 2 ** sum(config.down)
         layers: list[nn.Module] = [conv3x3(config.img_channels, config.channels[0])]
         for i, (c, down) in enumerate(zip(config.channels, config.down, strict=True)):
             layers.append(SmallResBlock(config.channels[max(0, i - 1)], c))
@@ -36,7 +38,10 @@ class FrameEncoder(nn.Module):
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, img_channels, H, W) -> (B, channels[-1], H / 2^n, W / 2^n) with n pools."""
+        """(B, img_channels, H, W) -> (B, channels[-1], H / 2^n, W / 2^n), at least 1 a side, with n pools."""
+        h, w = x.shape[-2:]
+        if h < self.least or w < self.least:  # nothing would be left of them
+            x = F.pad(x, (0, max(0, self.least - w), 0, max(0, self.least - h)))
         return self.encoder(x)  # type: ignore[no-any-return]
 
 
@@ -49,7 +54,7 @@ class ActorCritic(nn.Module):
             raise ValueError("the actor-critic needs num_actions")
         self.config = config
         self.encoder = FrameEncoder(config)
-        side = config.img_size // 2 ** sum(config.down)
+        side = max(1, config.img_size // self.encoder.least)
         self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.lstm_dim)
         self.critic_linear = nn.Linear(config.lstm_dim, 1)
         self.actor_linear = nn.Linear(config.lstm_dim, config.num_actions)

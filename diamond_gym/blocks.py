@@ -26,6 +26,19 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
+def to_patches(x: Tensor, patch: int) -> Tensor:
+    """Folds patches into channels, (B, C, H, W) -> (B, C * patch^2, H', W'); zeros fill up right and bottom."""
+    if patch == 1:
+        return x
+    pad_h, pad_w = -x.shape[-2] % patch, -x.shape[-1] % patch
+    return F.pixel_unshuffle(F.pad(x, (0, pad_w, 0, pad_h)) if pad_h or pad_w else x, patch)
+
+
+def from_patches(x: Tensor, patch: int, shape: torch.Size) -> Tensor:
+    """The way back from `to_patches`, to images of that shape's height and width."""
+    return F.pixel_shuffle(x, patch)[..., : shape[-2], : shape[-1]] if patch > 1 else x
+
+
 def zero_(module: nn.Linear | nn.Conv2d, bias: bool = True) -> None:
     """Zeroes a layer's weight, and its bias if asked, so that its branch starts out silent."""
     nn.init.zeros_(module.weight)

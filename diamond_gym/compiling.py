@@ -5,13 +5,15 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
 from torch import nn
 
 from diamond_gym.errors import BadArgument
+from diamond_gym.files import user_folder
 
 
 class Compiler(NamedTuple):
@@ -40,19 +42,37 @@ def cpp_compiler() -> Compiler:
     return Compiler(tuple(command), version)
 
 
+def cache_folder(kind: str) -> Path:
+    """A folder of the user's cache that can be written; else one that lasts as long as the process."""
+    cache = user_folder("cache")
+    if cache is not None:
+        with suppress(OSError):
+            (cache / kind).mkdir(parents=True, exist_ok=True)
+            if os.access(cache / kind, os.W_OK | os.X_OK):
+                return cache / kind
+    folder = Path(_passing_cache().name) / kind
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _passing_cache() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="diamond-gym-", ignore_cleanup_errors=True)
+
+
 def prepare_to_compile(device_type: str) -> None:
     """Makes sure that compiling can work, and lets what is compiled outlive the process and the reboot.
 
-    It is kept in the user's cache, unless they chose another place: torch's own default is a temporary folder. The
-    variable that tells torch has to be set before the first compilation.
+    It is kept in the user's cache, unless they chose another place or it cannot be written: torch's own default is a
+    temporary folder. The variable that tells torch has to be set before the first compilation.
 
     Raises:
         BadArgument: It is for a CPU, and there is no C++ compiler.
     """
     if device_type == "cpu" and os.name == "posix":  # elsewhere torch knows where to look
         cpp_compiler()
-    folder = Path(platformdirs.user_cache_dir("diamond-gym")) / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder("compiled"))
 
 
 def compile_network(network: nn.Module, device_type: str | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, zero_
+from diamond_gym.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
 from diamond_gym.training_noise import START_SIGMA, TrainingNoise
 
 
@@ -145,11 +145,9 @@ class InnerModel(nn.Module):
         cond = self.cond_proj(cond)
         x = torch.cat((obs, noisy), dim=1)
         patch = self.config.patch_size
-        x = F.pixel_unshuffle(x, patch) if patch > 1 else x
-        x = self.unet(self.conv_in(x), cond)
+        x = self.unet(self.conv_in(to_patches(x, patch)), cond)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        x = F.pixel_shuffle(x, patch) if patch > 1 else x
-        return x.float()
+        return from_patches(x, patch, noisy.shape).float()
 
 
 class Denoiser(nn.Module):

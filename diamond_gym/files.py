@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from diamond_gym.errors import DiskFull
 
@@ -107,6 +107,17 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     with suppress(OSError):
         return short_write and shutil.disk_usage(folder).free < 1 << 20
     return False
+
+
+def user_folder(kind: Literal["data", "cache"]) -> Path | None:
+    """The system's place for this user's data or cache of diamond-gym; None for a user who has no home folder."""
+    import platformdirs  # only needed here, and `import diamond_gym` should stay cheap
+
+    try:
+        folder = Path(getattr(platformdirs, f"user_{kind}_dir")("diamond-gym", appauthor=False))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # older versions of platformdirs leave the "~" in it
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_gym.blocks import from_patches, to_patches
 from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Conditioners, Denoiser, InnerModel, quantise
 from diamond_gym.folded import fold_norms, hold, renew, shared, versions
@@ -54,11 +55,10 @@ class FoldedInner(nn.Module):
         x = self._enter(noisy, self.weight_noisy, None).add_(past)
         x = self.unet(x, modulation)
         x = self.conv_out(F.silu(self.norm_out(x), inplace=True)).float()
-        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+        return from_patches(x, self.patch, noisy.shape)
 
     def _enter(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = x.to(self.dtype)
-        x = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        x = to_patches(x.to(self.dtype), self.patch)
         return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, padding=1)
 
 

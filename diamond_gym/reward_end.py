@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.blocks import Downsample, ResBlocks, conv3x3
+from diamond_gym.blocks import Downsample, ResBlocks, conv3x3, to_patches
 
 LstmState = tuple[Tensor, Tensor]
 NUM_REWARD_CLASSES = 3
@@ -54,8 +54,7 @@ class TransitionEncoder(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Frame pairs (B, 2C, H, W) and action embeddings (B, cond_channels) -> features (B, C', H', W')."""
-        x = F.pixel_unshuffle(x, self.patch_size) if self.patch_size > 1 else x
-        x = self.conv_in(x)
+        x = self.conv_in(to_patches(x, self.patch_size))
         for downsample, block in zip(self.downsamples, self.blocks, strict=True):
             x, _ = block(downsample(x), cond)
         return x

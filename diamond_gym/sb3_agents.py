@@ -20,6 +20,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+_LEAST_SIDE = 36  # of the frames that the Nature CNN, SB3's default for images, can take
 _NEVER = sys.maxsize  # SB3 forgets what it has logged
 _REPLAY = 80_000  # frames in DQN's memory, seen and next: 2 GB of 64x64
 Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
@@ -169,7 +170,16 @@ def make_agent(config: AgentConfig, envs: VecEnv, settings: Mapping[str, Any] | 
         config: What it learns.
         envs: Where.
         settings: What the algorithm is told instead of `config.settings()`.
+
+    Raises:
+        BadArgument: The frames are smaller than SB3's convolutions can take.
     """
+    height, width, _ = envs.observation_space.shape or ()
+    if min(height, width) < _LEAST_SIDE:
+        raise BadArgument(
+            f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
+            f"not {height}x{width}: train with --algo diamond"
+        )
     algorithm = ALGORITHMS[config.algo]
     told = config.settings() if settings is None else settings
     agent = algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **told)

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)")
+_WRAPPERS = ("_orig_mod", "module")
 _LARGEST, _DEEPEST = 1 << 16, 64
 Shapes = dict[str, tuple[int, ...]]
 
 
 def read_checkpoint(path: Path) -> "dict[str, Tensor]":
     """Reads a torch-saved flat state dict of float tensors; nothing in the file is ever run.
+
+    What torch.compile and data parallelism put into the keys is left out of them.
 
     Raises:
         DamagedModel: It is missing, truncated, asks for more than tensors, or is something else.
@@ -53,7 +56,11 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
             )
         if tensor.layout is not torch.strided or not tensor.dtype.is_floating_point:
             raise DamagedModel(f"{path}: key '{key}' is not a dense tensor of floats")
-    return dict(state)
+    plain = {".".join(word for word in key.split(".") if word not in _WRAPPERS): key for key in state}
+    if len(plain) < len(state):
+        twice = next(key for key in state if key not in plain.values())
+        raise DamagedModel(f"{path}: key '{_shorten(twice)}' is there twice, once as torch wraps it")
+    return {name: state[key] for name, key in plain.items()}
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:

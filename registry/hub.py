@@ -208,6 +208,7 @@ def _hash_folder(folder: Path, part: str) -> str:
 @contextmanager
 def _clear_lines(address: Address, done: str) -> Iterator[None]:
     """Turns what huggingface_hub and the network raise into one clear line each."""
+    import huggingface_hub
     from huggingface_hub import errors
 
     log = logging.getLogger("huggingface_hub")
@@ -228,7 +229,7 @@ def _clear_lines(address: Address, done: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise BadArgument(f"{address}: {' '.join(str(error).split())}") from None
     except Exception as error:
-        if is_disk_full(error, Path.home()):
+        if is_disk_full(error, Path(huggingface_hub.constants.HF_HOME)):
             raise DiskFull(
                 f"the disk is full: {address} was not {done} completely; free some space and repeat"
             ) from None

@@ -1,11 +1,12 @@
 """Which model a name or a game means: the user's own before those that came with the package."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from diamond_gym.errors import DamagedModel, ModelNotFound
+from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.registry.address import Address
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
@@ -89,7 +90,7 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     if isinstance(wanted, str) and word.startswith("hf:"):
         return _pulled(Address.parse(word))
     if not isinstance(wanted, str) or word.startswith(("~", ".")) or any(mark in word for mark in _SEPARATORS):
-        return read_entry(_card_in(Path(word).expanduser()))
+        return read_entry(_card_in(Path(os.path.expanduser(word))))  # noqa: PTH111 - pathlib's can raise
     found = entries()
     of_game = max((entry for entry in found if entry.card.game == word), key=lambda entry: entry.rank, default=None)
     if of_game and word in games():
@@ -97,8 +98,9 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     for entry in found:
         if entry.name == word:
             return entry
-    if word and (models_folder() / word).is_dir():  # it is there, so its card must be damaged: say how
-        return read_entry(_card_in(models_folder() / word))
+    with suppress(BadArgument):  # no home, so nothing of that name in it
+        if word and (models_folder() / word).is_dir():  # it is there, so its card must be damaged: say how
+            return read_entry(_card_in(models_folder() / word))
     if of_game:
         return of_game
     if word and Path(word).is_dir():
@@ -148,8 +150,22 @@ def read_entry(card: Path) -> Entry:
 
 
 def local_folder(name: str) -> Path:
-    """Where the user's own model of that name lies or would lie; a name cannot lead anywhere else."""
-    return models_folder() / check_name(name)
+    """Where the user's own model of that name lies or would lie; a name cannot lead anywhere else.
+
+    Raises:
+        DamagedModel: It is no name for a model.
+        BadArgument: There is no home folder, or the file system takes the name for that of another model.
+    """
+    folder = models_folder() / check_name(name)
+    if os.path.lexists(folder) and name not in (there := names(models_folder())):
+        for other in there:
+            with suppress(OSError):
+                if folder.samefile(folder.with_name(other)):
+                    raise BadArgument(
+                        f"'{name}' and your model '{other}' have the same folder here, where capital and small letters "
+                        "count as equal: choose another --name"
+                    )
+    return folder
 
 
 _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
@@ -158,7 +174,7 @@ _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 def _local_cards(problems: list[str]) -> list[Path]:
     try:
         return [models_folder() / name / f"{name}.toml" for name in names(models_folder())]
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, BadArgument):  # there are none, or there is no home
         return []
     except OSError as error:
         problems.append(f"{models_folder()}: cannot be read ({error.strerror})")

@@ -5,6 +5,7 @@ Alonso et al. 2024 (arXiv 2405.12399) release a flat state dict per model with t
 the number of actions and a few switches follow from the tensors' shapes.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.files import sha256_file
-from diamond_gym.registry.card import Card, Table, now
+from diamond_gym.registry.card import Card, Table, check_name, now
 from diamond_gym.registry.checkpoint import check_weights, read_checkpoint
 from diamond_gym.registry.games import games
 from diamond_gym.registry.references import read_yaml, resolve_references
@@ -46,6 +47,8 @@ _ACTION_ROWS = {
     "rew_end_model": "rew_end_model.act_emb.weight",
     "actor_critic": "actor_critic.actor_linear.weight",
 }
+_AGENTS, _EPOCH = Path("checkpoints", "agent_versions"), re.compile(r"(\d+)\.pt$")
+_ID = re.compile(r"(?:[\w.-]+[:/])*([\w.-]+?)(?:NoFrameskip)?-v\d+")
 TWO_STAGE_SAMPLER = {"num_denoising_steps": 1, "s_cond": 0.005}
 """How dynamics that are told the noise of their past frames are sampled when it has to be fast (the authors')."""
 
@@ -71,16 +74,16 @@ def read_released(
     checkpoint: Path,
     config: Path,
     env_config: Path | None,
-    game: str,
+    game: str | None = None,
     name: str | None = None,
 ) -> Released:
     """Reads a checkpoint in the released format with its configuration.
 
     Args:
         checkpoint: The `.pt` file.
-        config: The agent's YAML; or one file with both tables, `agent` and `env`.
+        config: The agent's YAML; or one file with both tables, `agent` and `env`, as a run's `config/trainer.yaml`.
         env_config: The environment's YAML; None if the agent's needs none.
-        game: The game it dreams.
+        game: The game it dreams; None for that of the environment's id.
         name: The name for the registry; default `<game>-diamond`.
 
     Raises:
@@ -88,6 +91,7 @@ def read_released(
         BadArgument: The environment's configuration is needed and not given.
     """
     agent, env = _read_configs(config, env_config)
+    game = game or _game_of(env, config)
     weights = read_checkpoint(checkpoint)
     where = str(config)
     for key in agent:
@@ -139,9 +143,46 @@ def read_released(
     return Released(card, weights, denoiser["inner_model"]["num_steps_conditioning"], frame_shape)
 
 
+def find_run(source: Path) -> tuple[Path, Path | None]:
+    """The checkpoint and the configuration that a run of the authors' code has left.
+
+    Args:
+        source: The run's folder, for the last of its agents; or a checkpoint, in such a folder or elsewhere.
+
+    Returns:
+        The checkpoint, and the run's configuration; None where there is none.
+
+    Raises:
+        BadArgument: The folder is not a run's.
+    """
+    run, checkpoint = source, source
+    if source.is_dir():
+        agents = {
+            int(number[1]): path for path in (source / _AGENTS).glob("*.pt") if (number := _EPOCH.search(path.name))
+        }
+        if not agents:
+            raise BadArgument(
+                f"{source} is not the folder of a run: there is no {_AGENTS / 'agent_epoch_00001.pt'} in it"
+            )
+        checkpoint = agents[max(agents)]
+    else:
+        run = source.absolute().parents[min(len(_AGENTS.parts), len(source.absolute().parents) - 1)]
+    config = run / "config" / "trainer.yaml"
+    return checkpoint, config if config.is_file() else None
+
+
+def _game_of(env: Table, config: Path) -> str:
+    train = env.get("train")
+    id = train.get("id") if isinstance(train, dict) else None
+    found = _ID.fullmatch(id) if isinstance(id, str) else None
+    if found is None:
+        raise BadArgument(f"{config} does not say which game it is: name it with --game")
+    return check_name(found[1], f"{config}: game")
+
+
 def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
     table = read_yaml(config)
-    root = table if "agent" in table and "denoiser" not in table else {"agent": table}
+    root = table if "agent" in table else {"agent": table}  # a run's has settings of its training beside it
     if env_config is not None:
         root = {**root, "env": read_yaml(env_config)}
     if "env" not in root and "${env." in config.read_text(encoding="utf-8"):

@@ -56,6 +56,28 @@ def tiny_release(folder: Path, num_actions: int = 4, size: int = 16, seed: int =
     return files
 
 
+def authors_run(folder: Path) -> Path:
+    """The folder of a run of the authors' code as it leaves one, with the agents of two epochs, the golden one last."""
+    agents, config = folder / "checkpoints" / "agent_versions", folder / "config"
+    agents.mkdir(parents=True)
+    config.mkdir()
+    tiny_release(folder / "other")[0].rename(agents / "agent_epoch_00095.pt")
+    shutil.copyfile(ATARI_FILES[0], agents / "agent_epoch_00100.pt")
+    training = {"training": {"num_autoregressive_steps": 1, "lr_warmup_steps": 100}, "optimizer": {"lr": 1e-4}}
+    table = {
+        "wandb": {"mode": "online", "name": None},
+        "common": {"devices": "all", "seed": "${now:%Y}", "resume": False},
+        "denoiser": {**training, "sigma_distribution": {"loc": -0.4, "scale": 1.2}},
+        "rew_end_model": training,
+        "actor_critic": {**training, "actor_critic_loss": {"backup_every": "${world_model_env.horizon}"}},
+        "env": yaml.safe_load(ATARI_FILES[2].read_text()),
+        "agent": yaml.safe_load(ATARI_FILES[1].read_text()),
+        "world_model_env": {"horizon": 15, "diffusion_sampler": {"s_tmax": "${eval:'float(\"inf\")'}"}},
+    }
+    (config / "trainer.yaml").write_text(yaml.safe_dump(table))
+    return folder
+
+
 def episodes(folder: Path, num_actions: int = 5, size: int = 16, count: int = 3) -> Path:
     """A store of noise, of the golden agent's shapes."""
     rng = np.random.default_rng(0)

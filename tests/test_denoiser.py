@@ -47,7 +47,7 @@ def test_quantise_truncates_and_nearest_keeps_levels() -> None:
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
-@pytest.mark.parametrize("size", [8, 12])
+@pytest.mark.parametrize("size", [7, 8, 12])
 def test_patches_keep_shapes(patch: int, size: int) -> None:
     model = Denoiser(DenoiserConfig(replace(SMALL, patch_size=patch)))
     obs, act = batch(size=size)

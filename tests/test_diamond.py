@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 import diamond_gym  # noqa: F401
 from diamond_gym.actor_critic import ActorCriticConfig
 from diamond_gym.denoiser import DenoiserConfig, InnerModelConfig
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
@@ -230,3 +230,8 @@ def test_catch_is_learnt_in_dreams_alone(tmp_path):
         diamond.close()
     assert returns[0] < 0
     assert returns[-1] >= 0.8, returns
+
+
+def test_frames_that_are_not_square_are_refused_before_anything_is_played():
+    with pytest.raises(BadArgument, match="those of Catch have 16x20 pixels"):
+        TINY.for_game(replace(about_env(ID), frame_shape=(16, 20, 3)))

@@ -19,6 +19,8 @@ from stubs import StubWorldModel, save_tiny_model
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 CPU = {"device": "cpu", "precision": "float32"}
+# Before, the batch's statistics count a step too few in mode SAME_STEP, and its wrappers of rewards refuse it.
+before_1_4 = tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4)
 
 
 def make(**kwargs):
@@ -153,6 +155,8 @@ def test_single_wrappers(tmp_path):
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_vector_statistics(mode):
+    if before_1_4 and mode is AutoresetMode.SAME_STEP:
+        pytest.skip("Gymnasium's own fault until 1.4")
     envs = vector_wrappers.RecordEpisodeStatistics(make_vec(max_episode_steps=5, autoreset_mode=mode))
     envs.reset(seed=0)
     returns, lengths = np.zeros(3), np.zeros(3, dtype=int)
@@ -190,6 +194,7 @@ def test_tensors_by_gymnasiums_wrapper():
     assert isinstance(tensors.step(torch.tensor([0, 1, 2]))[1], torch.Tensor)
 
 
+@pytest.mark.skipif(before_1_4, reason="Gymnasium's own fault until 1.4")
 def test_same_step_is_refused_where_gymnasium_refuses_it_and_by_nobody_else():
     with pytest.raises(ValueError, match="same-step|SAME_STEP"):
         vector_wrappers.ResizeObservation(make_vec(autoreset_mode="SameStep"), (16, 16))

@@ -181,7 +181,7 @@ def test_what_they_cannot_do_is_left_to_torch(width, dtype):
 
 
 def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(building.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(building, "_processor_features", lambda: "avx2 fma")
     broken = (sys.executable, "-c", "import sys; sys.exit('no such flag' if '-shared' in sys.argv else 0)")
     monkeypatch.setattr(building, "cpp_compiler", lambda: Compiler(broken, b"1"))

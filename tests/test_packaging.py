@@ -135,3 +135,17 @@ def test_constraints_pin_every_direct_requirement() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "plain pins: no local versions, no links"
     assert wanted - {"diamond-gym", "setuptools"} <= {requirement_name(line) for line in lines}
+
+
+def test_the_lowest_versions_are_those_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    groups = [project["dependencies"], *(extras[name] for name in ("atari", "train", "sb3", "hub", "plot", "test"))]
+    bounds = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for group in groups for line in group
+                  if not line.startswith("diamond-gym"))  # fmt: skip
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()[1:]
+    pins = {requirement_name(name): number for name, number in (line.split("==") for line in lines)}
+    assert {requirement_name(name) for name in bounds} - {"torch"} <= set(pins)
+    for name, bound in bounds.items():
+        if name != "torch":  # of 1.2 the lowest may be 1.2.0, or the first 1.2.x that there is
+            assert f"{pins[requirement_name(name)]}.".startswith(f"{bound}."), name

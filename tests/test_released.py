@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from released import ATARI, ATARI_FILES, CSGO, CSGO_FILES, episodes, import_words, spawns, tiny_release
+from released import ATARI, ATARI_FILES, CSGO, CSGO_FILES, authors_run, episodes, import_words, spawns, tiny_release
 from rounding import assert_close, assert_same_frames
 from safetensors.torch import load_file
 
@@ -156,6 +156,46 @@ def test_one_file_with_both_configurations(tmp_path: Path) -> None:
     config = tmp_path / "trainer.yaml"
     config.write_text(yaml.safe_dump({**both, "now": "${now:%Y}", "s_tmax": "${eval:'float(\"inf\")'}"}))
     assert read_released(ATARI_FILES[0], config, None, "Breakout").card.obs_shape == (16, 16, 3)
+
+
+def test_a_run_of_the_authors_code_needs_no_flag(tmp_path: Path) -> None:
+    run = authors_run(tmp_path / "run")
+    plain = imported(ATARI_FILES, "Breakout").card
+    agent = run / "checkpoints" / "agent_versions" / "agent_epoch_00100.pt"
+    for i, words in enumerate(([run], [agent], [ATARI_FILES[0], "--config", run / "config" / "trainer.yaml"])):
+        name = f"run-{i}"
+        assert cli.main(["import-diamond", *map(str, words), "--name", name, "--starts", "none"]) == 0
+        card = resolve(name).card
+        assert (card.game, card.obs_shape, card.files["weights"].sha256) == (
+            "Breakout", (16, 16, 3), plain.files["weights"].sha256,
+        )  # fmt: skip
+        assert (card.denoiser, card.reward_end, card.actor_critic) == (
+            plain.denoiser, plain.reward_end, plain.actor_critic,
+        )  # fmt: skip
+    assert cli.main(["import-diamond", str(agent.with_name("agent_epoch_00095.pt")), "--name", "early",
+                     "--starts", "none"]) == 1  # of another size  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "_orig_mod.{part}.{rest}",
+        "module.{part}.{rest}",
+        "module._orig_mod.{part}.{rest}",
+        "_orig_mod.module.{part}.{rest}",
+        "{part}._orig_mod.{rest}",
+        "{part}.module.{rest}",
+        "module.{part}._orig_mod.module.{rest}",
+    ],
+)
+def test_keys_as_torch_wraps_them(wrapped: str, tmp_path: Path) -> None:
+    plain = imported(ATARI_FILES, "Breakout").card
+    weights = torch.load(ATARI_FILES[0], weights_only=True)
+    keys = {key: wrapped.format(part=key.partition(".")[0], rest=key.partition(".")[2]) for key in weights}
+    torch.save({keys[key]: value for key, value in weights.items()}, tmp_path / "wrapped.pt")
+    words = import_words((tmp_path / "wrapped.pt", *ATARI_FILES[1:]), "--starts", "none", "--name", "wrapped")
+    assert cli.main(words) == 0
+    assert resolve("wrapped").card.files["weights"].sha256 == plain.files["weights"].sha256
 
 
 def _import_often() -> None:

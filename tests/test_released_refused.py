@@ -58,6 +58,34 @@ def test_the_environments_configuration_is_asked_for() -> None:
         read_released(CSGO_FILES[0], CSGO_FILES[1], None, "CSGO")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["."], ". is not the folder of a run"),
+        ([str(ATARI_FILES[0])], "name the configuration with --config"),
+        ([str(ATARI_FILES[0]), "--config", str(ATARI_FILES[1])], "give it with --env-config"),
+        (
+            [str(CSGO_FILES[0]), "--config", str(CSGO_FILES[1]), "--env-config", str(CSGO_FILES[2])],
+            "name it with --game",
+        ),
+    ],
+)
+def test_what_cannot_be_found_is_asked_for(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["import-diamond", *words, "--starts", "none"]) == 2
+    assert message in one_line(capsys)
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    weights = torch.load(ATARI_FILES[0], weights_only=True)
+    key = next(iter(weights))
+    torch.save({**weights, f"_orig_mod.{key}": weights[key]}, tmp_path / "twice.pt")
+    with pytest.raises(DamagedModel, match="is there twice"):
+        read_released(tmp_path / "twice.pt", *ATARI_FILES[1:], "Breakout")
+
+
 class Malicious:
     """Runs a command when it is unpickled."""
 

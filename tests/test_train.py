@@ -174,7 +174,12 @@ class Grey(gym.Env):
     def step(self, act):
         self.time += 1
         return self.observation_space.sample() // 2, float(act), self.time == 5, False, {}
+class Sized(Grey):
+    def __init__(self, side):
+        self.observation_space = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
 gym.register("Mine/Grey-v3", Grey)
+for side in (7, 50):
+    gym.register(f"Mine/Side{side}-v0", Sized, kwargs={"side": side})
 """
 
 
@@ -186,6 +191,17 @@ def test_an_environment_of_the_users_own(home, tmp_path, monkeypatch):
     card = resolve("Grey").card
     assert (card.name, card.obs_shape, card.num_actions) == ("grey", (16, 16, 3), 2)
     assert (home / "runs" / "grey-diamond-smoke" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("side", [7, 50])
+def test_frames_that_patches_and_levels_do_not_divide(side, tmp_path, monkeypatch):
+    (tmp_path / "my_games.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    deep = shlex.split("--agent.network.channels 4 4 4 4 --agent.network.down 1 1 1 1")  # the default's halvings
+    words = ("--epochs", "1", "--test-every", "0", "--final-episodes", "1", "--name", "odd", *deep)
+    assert train(*words, env=f"my_games:Mine/Side{side}-v0") == 0
+    dream = gym.make("DiamondDream-v0", model="odd", device="cpu")
+    assert dream.reset(seed=0)[0].shape == dream.step(1)[0].shape == (side, side, 3)
 
 
 def test_a_plan_leaves_nothing_behind(home, capsys, monkeypatch):

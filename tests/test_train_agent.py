@@ -54,6 +54,14 @@ def config(**kwargs) -> AgentConfig:
     )
 
 
+def test_frames_too_small_for_sb3_are_refused_before_the_first_step(capsys):
+    save_tiny_model()
+    assert cli.main(["train-agent", "--game", "Breakout", "--model", "tiny", "--algo", "ppo", "--device", "cpu",
+                     "--episodes", "0", "--steps", "8"]) == 2  # fmt: skip
+    said = capsys.readouterr().err
+    assert "at least 36x36 pixels, not 16x16" in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_trains_and_saves(algo, tmp_path, stub_dreams):
     seen = []

@@ -77,8 +77,14 @@ class DiamondConfig:
         return 0 if self.model_free else model, self.first_agent_steps + (epochs - 1) * self.agent_steps
 
     def for_game(self, about: About) -> "DiamondConfig":
-        """The same with a game's image size and actions filled in."""
-        h, _, c = about.frame_shape
+        """The same with a game's image size and actions filled in.
+
+        Raises:
+            BadArgument: Its frames are not square.
+        """
+        h, w, c = about.frame_shape
+        if h != w:
+            raise BadArgument(f"the networks see square frames, and those of {about.game} have {h}x{w} pixels")
         image: dict[str, Any] = {"img_channels": c, "num_actions": about.num_actions}
         inner = replace(self.fit.denoiser.inner_model, **image)
         fit = replace(

@@ -43,15 +43,11 @@ def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
     """The configuration with a model's image size and actions filled in.
 
     Raises:
-        BadArgument: The model's frames are not square, or smaller than the agent's encoder can take.
+        BadArgument: The model's frames are not square.
     """
     height, width, channels = entry.card.obs_shape
-    halvings = sum(config.network.down)
-    if height != width or height < 2**halvings:
-        raise BadArgument(
-            f"an agent that halves its frames {halvings} times cannot see those of {entry.name}, {height}x{width}: "
-            "they have to be square and large enough; --network.down sets where it halves"
-        )
+    if height != width:
+        raise BadArgument(f"the agent sees square frames, and those of {entry.name} have {height}x{width} pixels")
     if len(config.network.channels) != len(config.network.down):
         raise BadArgument("--network.channels and --network.down must have one number for each level of the agent")
     network = replace(config.network, img_size=height, img_channels=channels, num_actions=entry.card.num_actions)

@@ -13,6 +13,7 @@ from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, entries, games, save_model
+from diamond_gym.registry.models import local_folder
 from diamond_gym.registry.released import Released
 from diamond_gym.registry.spawn import is_spawn, read_spawn
 from diamond_gym.starts import Starts
@@ -32,8 +33,9 @@ def check_free(name: str, agent: object = None) -> None:
         agent: What the card of the model to come tells of its agent, if it does.
 
     Raises:
-        BadArgument: There is such a model.
+        BadArgument: There is such a model, or no place for one.
     """
+    local_folder(name)
     for entry in entries():
         if entry.name != name or entry.bundled:
             continue

@@ -27,7 +27,7 @@ def preset_table(name: str, kind: str = WORLD_MODEL) -> dict[str, Any]:
     names = preset_names(kind)
     if name not in names:
         raise BadArgument(f"unknown preset '{name}'{did_you_mean(name, names)} (presets: {', '.join(names)})")
-    return tomllib.loads((_folder(kind) / f"{name}.toml").read_text())
+    return tomllib.loads((_folder(kind) / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def preset_flags(name: str, kind: str = WORLD_MODEL) -> list[str]:

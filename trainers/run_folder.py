@@ -85,7 +85,7 @@ class RunFolder:
         path = self.path / SETTINGS
         settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
         if path.exists():
-            begun = _completed(json.loads(path.read_text()), json.loads(json.dumps(defaults or {})))
+            begun = _completed(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
             for key in sorted({*begun, *settings} - may_change):
                 for name, before, now in _differences(key, begun.get(key), settings.get(key)):
                     raise BadArgument(

@@ -5,12 +5,15 @@ returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has o
 words typed before they are read, for instance to put a preset's flags before the user's own.
 """
 
+import codecs
 import contextlib
+import errno
 import importlib
 import importlib.util
 import io
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +21,7 @@ from typing import Protocol
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import is_disk_full
 from diamond_gym.registry.games import did_you_mean
+from diamond_gym.registry.home import home_folder
 
 
 class Command(Protocol):
@@ -52,6 +56,7 @@ _COMMANDS = {
 _COMPUTING = frozenset(
     ("collect", "train-wm", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond", "benchmark")
 )
+_PLAIN = {"×": "x", "λ": "lambda", "σ": "sigma", "τ": "tau", "─": "-", "│": "|", "…": "..."}
 
 # What to install for a module that only an extra brings.
 _EXTRAS = {
@@ -83,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
     try:
         code = _guarded(words)
         sys.stdout.flush()
@@ -91,6 +97,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     return code
+
+
+def _print_anything() -> None:
+    """Lets every character be printed: what a terminal's encoding does not have comes in letters that it has."""
+
+    def in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        lacking = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(c) or _without_accents(c) or "?" for c in lacking), error.end
+
+    codecs.register_error("diamond_gym.plain", in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="diamond_gym.plain")
+
+
+def _without_accents(character: str) -> str:
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
 
 
 def _guarded(words: list[str]) -> int:
@@ -212,7 +236,15 @@ def _os_error(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
     if is_disk_full(error, Path(error.filename or ".").parent):
         return f"the disk is full: could not write{where}; free some space and try again"
-    return f"{error.strerror or error}:{where}" if where else str(error.strerror or error)
+    return f"{error.strerror or error}:{where}{_other_home(error)}" if where else str(error.strerror or error)
+
+
+def _other_home(error: OSError) -> str:
+    """What helps where the user's own folder cannot be written, as in containers whose home is `/`."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or "DIAMOND_GYM_HOME" in os.environ:
+        return ""
+    path, home = Path(os.fsdecode(error.filename)), home_folder()
+    return "; DIAMOND_GYM_HOME names another folder" if path in (home, *home.parents) or home in path.parents else ""
 
 
 def _library_error(error: Exception) -> str | None:

@@ -1,4 +1,4 @@
-"""`diamond-gym import-diamond FILE.pt`: a checkpoint in the authors' format as a model of yours."""
+"""`diamond-gym import-diamond RUN`: a model in the authors' format, trained by their code, as one of yours."""
 
 import shlex
 from collections.abc import Mapping
@@ -26,11 +26,12 @@ class ImportDiamond:
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    """The .pt file."""
-    config: Path
-    """The agent's YAML (agent/default.yaml of the release)."""
-    game: str
-    """The game it dreams: one of the 26, CSGO, or any word."""
+    """The .pt file; or the folder of a run of the authors' code, for the last agent of it."""
+    config: Path | None = None
+    """The configuration: config/trainer.yaml of a run, which is found if the checkpoint lies in the run's folder, or
+    agent/default.yaml of the release."""
+    game: str | None = None
+    """The game it dreams: one of the 26, CSGO, or any word (default: that of the configuration's environment)."""
     env_config: Path | None = None
     """The environment's YAML (env/atari.yaml of the release)."""
     name: str | None = None
@@ -45,7 +46,8 @@ class ImportDiamond:
     """Seeds the games and the choice of start states."""
 
     def __post_init__(self) -> None:
-        check_name(self.game, "game")
+        if self.game is not None:
+            check_name(self.game, "game")
         if self.name is not None:
             check_name(self.name)
         if self.start_steps < 100:
@@ -56,10 +58,16 @@ class ImportDiamond:
     def run(self) -> int:
         """Reads, checks, finds start states and registers."""
         from diamond_gym.cli.progress import console
-        from diamond_gym.registry.released import read_released
+        from diamond_gym.registry.released import find_run, read_released
 
-        model = read_released(self.checkpoint, self.config, self.env_config, self.game, self.name)
-        told: dict[str, Any] = {"source": "diamond-gym " + shlex.join(["import-diamond", self.checkpoint.name])}
+        checkpoint, config = find_run(self.checkpoint)
+        config = self.config or config
+        if config is None:
+            raise BadArgument(
+                "name the configuration with --config: config/trainer.yaml of a run, agent/default.yaml of the release"
+            )
+        model = read_released(checkpoint, config, self.env_config, self.game, self.name)
+        told: dict[str, Any] = {"source": "diamond-gym " + shlex.join(["import-diamond", checkpoint.name])}
         if self.license:
             told["license"] = self.license
         entry = finish(model, self.starts, self.start_steps, self.seed, told)

@@ -14,6 +14,7 @@ from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
 from diamond_gym.memory import keep_memory
 from diamond_gym.registry import game, home_folder
+from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.collect_gym import game_name
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.fit_config import FitConfig
@@ -111,6 +112,8 @@ class Train:
         if processes.any(precision == "bfloat16"):  # what is measured may differ between them
             precision = "bfloat16"
         console.quiet = not processes.main
+        if self.name is not None or self.preset != "smoke":
+            local_folder(self.name or self.label)  # a name that cannot be had is better told now than after hours
         folder = self.run_folder or home_folder() / "runs" / self.label
         keep_memory()
         with RunFolder(folder, main=processes.main) as run:

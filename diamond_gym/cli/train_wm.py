@@ -18,6 +18,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.memory import keep_memory
 from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
+from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
 from diamond_gym.trainers.fit_config import FitConfig
@@ -109,6 +110,7 @@ class TrainWm:
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
         label = f"{self.game.lower()}-{self.preset}"
+        local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
         folder = self.run_folder or home_folder() / "runs" / label
         processes = launch(self.device)
         device = processes.device or pick_device(self.device)

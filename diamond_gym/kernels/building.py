@@ -9,9 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import platformdirs
-
-from diamond_gym.compiling import cpp_compiler
+from diamond_gym.compiling import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -47,7 +45,7 @@ def built_kernels() -> ctypes.CDLL | None:
         compiler = cpp_compiler()
         parts = (SOURCE.read_bytes(), compiler.version, features.encode(), " ".join(_FLAGS).encode())
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-        path = Path(platformdirs.user_cache_dir("diamond-gym")) / "kernels" / f"{key}.so"
+        path = cache_folder("kernels") / f"{key}.so"
         if not path.exists():
             _build(compiler.command, path)
         return _declared(ctypes.CDLL(str(path)))
@@ -66,7 +64,6 @@ def _processor_features() -> str | None:
 
 
 def _build(command: tuple[str, ...], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # two processes may build at once: the last one stays
         made = Path(folder) / path.name
         subprocess.run([*command, *_FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True)
