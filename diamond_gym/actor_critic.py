@@ -59,7 +59,7 @@ class ActorCritic(nn.Module):
 
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> LstmState:
         """A zero LSTM state: two float32 (batch, lstm_dim)."""
-        zeros = torch.zeros(batch, self.config.lstm_dim, device=device)
+        zeros = torch.zeros(batch, self.config.lstm_dim, dtype=torch.float32, device=device)
         return zeros, zeros.clone()
 
     def forward(self, obs: Tensor, state: LstmState) -> tuple[Tensor, Tensor, LstmState]:

@@ -246,7 +246,7 @@ class Dream:
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             next_obs, trajectory = sample_rows(self._frames, window, actions, noise, self.sampler, extra)
             if self._outcome is None:
-                nothing = torch.zeros(self.num_envs, device=self.device)
+                nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
                 return next_obs, trajectory, nothing, nothing.bool(), None
             logits_rew, logits_end, (hx, cx) = self._outcome(
                 window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory

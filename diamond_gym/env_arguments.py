@@ -2,12 +2,8 @@
 
 import dataclasses
 import enum
-from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any, TypedDict
-
-import numpy as np
-from gymnasium.vector import AutoresetMode
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.forked import settle_threads
@@ -92,38 +88,6 @@ def choose_sampler(
         return TwoStageSampler(dataclasses.replace(dynamics, **first), dataclasses.replace(both.upsampler, **second))
     except ValueError as error:
         raise BadArgument(f"{error}.") from None
-
-
-def check_batch(num_envs: object, render_mode: str | None, render_modes: Sequence[str]) -> None:
-    """Refuses a batch that cannot be, and a way to render that is none.
-
-    Raises:
-        BadArgument: Which of the two it is.
-    """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-        raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
-    if render_mode is not None and render_mode not in render_modes:
-        raise BadArgument(f"render_mode must be None or one of {', '.join(render_modes)}, got {render_mode!r}.")
-
-
-def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
-    """The autoreset mode of a word: "NextStep", "next_step" and "NEXT_STEP" are the same."""
-    if isinstance(mode, AutoresetMode):
-        return mode
-    for candidate in AutoresetMode:
-        if str(mode).lower().replace("_", "") == candidate.value.lower():
-            return candidate
-    modes = ", ".join(f'"{candidate.value}"' for candidate in AutoresetMode)
-    raise BadArgument(f"autoreset_mode must be one of {modes}, got {mode!r}.")
-
-
-def horizon_of(max_episode_steps: int) -> int | None:
-    """The horizon in Gymnasium's word for it, -1 for none."""
-    if max_episode_steps == -1:
-        return None
-    if max_episode_steps < 1:
-        raise BadArgument(f"max_episode_steps must be at least 1, or -1 to go on, got {max_episode_steps}.")
-    return max_episode_steps
 
 
 def plain(value: Any) -> Any:

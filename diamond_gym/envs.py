@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from diamond_gym import csgo
+from diamond_gym import arguments, csgo
 from diamond_gym.env_arguments import SamplerFields
 from diamond_gym.env_infos import EnvState
 from diamond_gym.vector_env import DreamVectorEnv
@@ -80,8 +80,8 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             replay: Whether to replay the actions of a start's player.
             **sampler: Single fields of `SamplerConfig`.
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
-        self._arguments = {**arguments, **sampler}
+        given = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
+        self._arguments = {**given, **sampler}
         self._own_horizon = max_episode_steps is not None
         self._batch = DreamVectorEnv(
             game=game,
@@ -123,11 +123,11 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         Returns:
             The current frame, uint8 (H, W, C), and the info.
         """
-        super().reset(seed=seed)
-        if not self._begun and seed is None:
-            seed = int(self.np_random.integers(2**62))
+        seed, batch = arguments.check_seed(seed), self._batch
         self._settle_horizon()
-        obs, info = self._batch.reset(seed=seed, options=options)
+        batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
+        obs, info = batch.reset(seed=seed, options=options)
+        self._np_random, self._np_random_seed = batch._np_random, batch._np_random_seed
         self._begun = True
         return obs[0], _single(info)
 

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Unpack
 
@@ -14,10 +13,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from diamond_gym import env_arguments
+from diamond_gym import arguments, env_arguments
 from diamond_gym.dream import Dream
 from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
-from diamond_gym.env_options import action_space, check_actions, check_beginning, check_mask
+from diamond_gym.env_options import action_space, check_actions, check_beginning
 from diamond_gym.env_replay import Replay
 from diamond_gym.forked import settle_threads
 from diamond_gym.start_bank import to_pixels
@@ -90,12 +89,12 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         Raises:
             DiamondGymError: The model or an argument cannot be used.
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
-        self._arguments = {**arguments, **sampler}
-        env_arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
-        self.horizon = env_arguments.horizon_of(max_episode_steps)
+        given = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
+        self._arguments = {**given, **sampler}
+        arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
+        self.horizon = arguments.horizon_of(max_episode_steps)
         self.num_envs, self.render_mode = int(num_envs), render_mode
-        self.autoreset_mode = env_arguments.autoreset(autoreset_mode)
+        self.autoreset_mode = arguments.autoreset(autoreset_mode)
         self.metadata = {**copy.deepcopy(type(self).metadata), "autoreset_mode": self.autoreset_mode}
         self._trajectory = denoising_trajectory
         self._spec: EnvSpec | None = None
@@ -151,7 +150,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: arguments.Seeds = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, Info]:
         """Begins the dreams anew.
@@ -169,21 +168,24 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             The current frames, uint8 (B, H, W, C), and the info.
         """
         settle_threads()  # here too, for an environment that was made before the fork
-        dream, options = self._open(), dict(options or {})
-        mask = check_mask(options.get("reset_mask"), self.num_envs)
+        dream, options = self._open(), arguments.check_options(options)
+        mask = arguments.check_mask(options.get("reset_mask"), self.num_envs)
         given = check_beginning(options, self.action_space, dream.num_starts)
-        if isinstance(seed, int | np.integer):
-            seed = int(seed)
-            super().reset(seed=seed)
-        elif seed is not None and len(seed) != self.num_envs:
-            raise ValueError(f"{self.num_envs} rows need {self.num_envs} seeds, got {len(seed)}.")
-        if not self._begun:
-            if not mask.all():
-                raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
-            if seed is None:
-                seed = int(self.np_random.integers(2**62))
+        seeds = arguments.check_seeds(seed, self.num_envs)
+        if not self._begun and not mask.all():
+            raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
+        before = None if self._begun or seeds is not None else self.np_random.bit_generator.state
+        if before is not None:
+            seeds = int(self.np_random.integers(2**62))
         dream.horizon = self.horizon
-        dream.reset(seed, mask=None if mask.all() else self._tensor(mask), **given)
+        try:
+            dream.reset(seeds, mask=None if mask.all() else self._tensor(mask), **given)
+        except Exception:
+            if before is not None:
+                self.np_random.bit_generator.state = before
+            raise
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
         self._begun = True
         self._ended = self._ended & ~mask
         return self._frames(), start_info(mask, dream.start)

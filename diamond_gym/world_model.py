@@ -65,8 +65,8 @@ def pick_device(name: str = "auto") -> torch.device:
 @cache
 def bfloat16_pays(device: torch.device) -> bool:
     """Whether a bfloat16 convolution is faster than a float32 one here, measured once (some 20 ms)."""
-    x = torch.randn(8, 64, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(8, 64, 32, 32, dtype=torch.float32, device=device).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3, dtype=torch.float32, device=device).contiguous(memory_format=torch.channels_last)
     times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for _ in range(8):  # in turn, so that whatever else the machine does meets both
         for dtype, seconds in times.items():
