@@ -56,6 +56,7 @@ class ActorCritic(nn.Module):
         zero_(self.critic_linear)
         zero_(self.actor_linear)
         init_lstm_(self.lstm)
+        self.float()  # whatever torch's default is: dreams and weights files are float32
 
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> LstmState:
         """A zero LSTM state: two float32 (batch, lstm_dim)."""
