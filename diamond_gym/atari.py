@@ -56,8 +56,13 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
     ) -> None:
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self._batch = RealVectorEnv(num_envs=1, autoreset_mode=AutoresetMode.DISABLED, **self._arguments)
+        self._batch = RealVectorEnv(
+            game=game,
+            autoreset_mode=AutoresetMode.DISABLED,
+            render_mode=render_mode,
+            terminal_on_life_loss=terminal_on_life_loss,
+            noop_max=noop_max,
+        )
         self.render_mode = render_mode
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
@@ -94,16 +99,6 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
     def close(self) -> None:
         """Ends the game."""
         self._batch.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        random = (self._np_random, self._np_random_seed)
-        return {**self._batch.__getstate__(), "arguments": self._arguments, "spec": self.spec, "random": random}
-
-    def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__init__(**pickled["arguments"])  # type: ignore[misc]
-        self.spec, (self._np_random, self._np_random_seed) = pickled["spec"], pickled["random"]
-        if pickled["state"] is not None:
-            self.restore_state(pickled["state"])
 
 
 class RealVectorEnv(VectorEnv[Array, Array, Array]):

@@ -81,7 +81,9 @@ class AtariGame:
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)
         self.ale.setInt("max_num_frames_per_episode", MAX_FRAMES)
-        self._rom: Any = ale_py.roms.get_rom_path(ale_id)
+        rom = ale_py.roms.get_rom_path(ale_id)
+        assert rom is not None  # ale_py brings those of all 26 games
+        self._rom = rom
         self.ale.loadROM(self._rom)
         self._power_on = self.ale.cloneState()
         self.ale.reset_game()

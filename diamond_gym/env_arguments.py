@@ -5,9 +5,10 @@ import enum
 from os import PathLike, fspath
 from typing import Any, TypedDict
 
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.forked import settle_threads
 from diamond_gym.registry.loading import load_world_model
+from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
 from diamond_gym.world_model import WorldModel
@@ -33,12 +34,12 @@ class SamplerFields(TypedDict, total=False):
 
 def open_model(
     game: str | None,
-    model: str | PathLike[str] | WorldModel | None,
+    model: str | PathLike[str] | WorldModel | Entry | None,
     device: str,
     precision: str,
     compile: bool,
-) -> WorldModel:
-    """The world model that is meant, on its device.
+) -> tuple[WorldModel, Entry | None]:
+    """The world model that is meant, on its device, and the entry that it was loaded from.
 
     Raises:
         BadArgument: Neither a game nor a model is given; or compiling was asked for and cannot work.
@@ -46,17 +47,23 @@ def open_model(
         DamagedModel: It cannot be used.
     """
     settle_threads()
-    if model is not None and not isinstance(model, str | PathLike):
+    entry: Entry | None = None
+    if model is not None and not isinstance(model, str | PathLike | Entry):
         world_model = model  # already in memory, where and as precise as its owner wants it
     elif model is None and game is None:
         raise BadArgument('which dream? Give model="name or folder of a world model", or game="Breakout".')
     else:
         wanted = model if model is not None else game
         assert wanted is not None
-        world_model = load_world_model(wanted, device, precision)
+        found = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
+        world_model = load_world_model(found, device, precision)
+        assert world_model.card is not None
+        entry = Entry(world_model.card, found.path.absolute(), found.bundled)
+        if isinstance(wanted, Entry) and entry.dreams != wanted.dreams:
+            raise ModelNotFound(f"the model '{wanted.name}' was replaced while it was being read; make a new dream")
     if compile:
         world_model.compile_networks()
-    return world_model
+    return world_model, entry
 
 
 def choose_sampler(
