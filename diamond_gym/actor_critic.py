@@ -61,10 +61,11 @@ class ActorCritic(nn.Module):
         zero_(self.critic_linear)
         zero_(self.actor_linear)
         init_lstm_(self.lstm)
+        self.float()  # whatever torch's default is: dreams and weights files are float32
 
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> LstmState:
         """A zero LSTM state: two float32 (batch, lstm_dim)."""
-        zeros = torch.zeros(batch, self.config.lstm_dim, device=device)
+        zeros = torch.zeros(batch, self.config.lstm_dim, dtype=torch.float32, device=device)
         return zeros, zeros.clone()
 
     def forward(self, obs: Tensor, state: LstmState) -> tuple[Tensor, Tensor, LstmState]:

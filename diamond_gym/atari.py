@@ -1,11 +1,9 @@
 """The real games, with exactly the dream's spaces: ALE behind the preprocessing of Atari 100k.
 
 Frame skip 4, maximum of the last two frames, up to 30 no-ops at reset, RGB by area interpolation to 64×64, no
-sticky actions, the game's minimal set of actions (Alonso et al. 2024). Gymnasium's `AtariPreprocessing` and
-ALE's native batch both do that, to the pixel; they only draw their no-ops differently.
+sticky actions, the game's minimal set of actions (Alonso et al. 2024), as in Gymnasium's `AtariPreprocessing`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,25 +12,26 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym import arguments
+from diamond_gym.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState, check_noops
 from diamond_gym.registry.games import game as find_game
 
-SIZE, FRAME_SKIP = 64, 4
-MAX_FRAMES = 108_000  # half an hour of play, after which ALE truncates
 _INFO = ("lives", "episode_frame_number", "frame_number")
-_MISSING = "the real games need ale_py and opencv: pip install 'diamond-gym[atari]'"
-_NO_RENDER = 'render() shows nothing: make the environment with render_mode="rgb_array".'
 
 Array = npt.NDArray[Any]
 Info = dict[str, Any]
 
 
 class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
-    """A real Atari game with the spaces of its dream.
+    """A real Atari game with the spaces of its dream: the batch with one row.
 
     Observations are uint8 (64, 64, 3), actions the game's minimal set, rewards the game's own (a dream's are
     their signs). `info` tells `lives`, `episode_frame_number` and `frame_number`, in the game's frames.
-    Rendering gives the game's own screen, uint8 (210, 160, 3) for most games.
+    Rendering gives the game's own screen, uint8 (210, 160, 3) for most games. It can be pickled and deep-copied at
+    any moment, and the copy plays on as the original does.
+
+    Every game begins from power-on, so that all it shows follows from its no-ops and the actions since. A copy and
+    `restore_state` play these again, at a millisecond a step.
 
     Example:
         >>> import gymnasium as gym, diamond_gym
@@ -57,71 +56,57 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
     ) -> None:
-        ale_id = find_game(game).ale_id
-        _check(render_mode, noop_max)
-        try:
-            import ale_py
-            import cv2  # noqa: F401  (AtariPreprocessing needs it)
-            from gymnasium.wrappers import AtariPreprocessing
-        except ModuleNotFoundError as error:
-            raise DiamondGymError(_MISSING) from error
-        self._game = AtariPreprocessing(
-            ale_py.AtariEnv(
-                ale_id,
-                frameskip=1,
-                repeat_action_probability=0.0,
-                full_action_space=False,
-                max_num_frames_per_episode=MAX_FRAMES,
-                render_mode=render_mode,
-            ),
-            noop_max=noop_max,
-            frame_skip=FRAME_SKIP,
-            screen_size=SIZE,
+        self._batch = RealVectorEnv(
+            game=game,
+            autoreset_mode=AutoresetMode.DISABLED,
+            render_mode=render_mode,
             terminal_on_life_loss=terminal_on_life_loss,
-            grayscale_obs=False,
+            noop_max=noop_max,
         )
         self.render_mode = render_mode
-        self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-        self.action_space = gym.spaces.Discrete(find_game(game).num_actions)
-        self._over: bool | None = None  # not begun
+        self.observation_space = self._batch.single_observation_space
+        self.action_space = self._batch.single_action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], Info]:
         """Begins a new game; `seed` fixes the no-ops of this and all later ones."""
-        super().reset(seed=seed)
-        obs, info = self._game.reset(seed=seed)
-        self._over = False
-        return obs, {name: int(info[name]) for name in _INFO}
+        seed, batch = arguments.check_seed(seed), self._batch
+        batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
+        obs, info = batch.reset(seed=seed, options=options)
+        self._np_random, self._np_random_seed = batch._np_random, batch._np_random_seed
+        return obs[0], _single(info)
 
     def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, Info]:
         """Plays four of the game's frames."""
-        if self._over is not False:
-            why = "has not begun" if self._over is None else "has ended"
-            raise gym.error.ResetNeeded(f"the game {why}: call reset() before step().")
-        if not self.action_space.contains(np.asarray(action)[()]):
-            raise gym.error.InvalidAction(f"an action is an integer of {self.action_space}, got {action!r}.")
-        obs, reward, terminated, truncated, info = self._game.step(int(action))
-        self._over = terminated or truncated
-        return obs, float(reward), terminated, truncated, {name: int(info[name]) for name in _INFO}
+        if self._batch.ended.any():
+            raise gym.error.ResetNeeded("the game has ended: call reset() before step().")
+        obs, rewards, terminated, truncated, info = self._batch.step(np.asarray(action)[None])
+        return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
 
     def render(self) -> Any:
         """The game's screen, uint8 (height, width, 3); None without a render mode."""
-        if self.render_mode is None:
-            gym.logger.warn(_NO_RENDER)
-            return None
-        return self._game.render()
+        return None if self._batch.render() is None else self._batch.games[0].screen()
+
+    def clone_state(self, include_rng: bool = False) -> RealState:
+        """The game's state, with the random stream of its no-ops if asked (ALE's words). It can be pickled."""
+        return self._batch.clone_state(include_rng)
+
+    def restore_state(self, state: RealState) -> None:
+        """Goes back to a cloned state of the same game; see `RealVectorEnv.restore_state`."""
+        self._batch.restore_state(state)
 
     def close(self) -> None:
         """Ends the game."""
-        self._game.close()
+        self._batch.close()
 
 
 class RealVectorEnv(VectorEnv[Array, Array, Array]):
-    """A batch of real Atari games in ALE's native vector environment, with the spaces of their dreams.
+    """A batch of real Atari games, with the spaces of their dreams.
 
-    As `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. The
-    no-ops at reset come from ALE's own random streams: the same seed begins other games than in `RealEnv`.
+    As `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. Row i seeded
+    with s + i plays what a `RealEnv` seeded with s + i plays. The games play one after the other, as ALE holds
+    Python's lock; `gym.make_vec(id, num_envs, vectorization_mode="async")` gives each a process of its own.
 
     Example:
         >>> import gymnasium as gym, diamond_gym
@@ -150,156 +135,162 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
     ) -> None:
-        limit = -1 if max_episode_steps is None else max_episode_steps
-        _check(render_mode, noop_max, num_envs, limit)
-        self._limit = np.inf if limit == -1 else limit
-        self.autoreset_mode = _mode(autoreset_mode)
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
+        check_noops(noop_max)
+        horizon = arguments.horizon_of(-1 if max_episode_steps is None else max_episode_steps)
+        self._limit = np.inf if horizon is None else horizon
+        self.autoreset_mode = arguments.autoreset(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self._games = ale_vector(game, num_envs, noop_max=noop_max, episodic_life=terminal_on_life_loss)
+        self.num_envs, self.render_mode = int(num_envs), render_mode
+        self._game, self._life_ends = game, bool(terminal_on_life_loss)
+        self._games: list[AtariGame] | None = [AtariGame(game, noop_max, self._life_ends) for _ in range(self.num_envs)]
         self.single_observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.single_action_space = gym.spaces.Discrete(find_game(game).num_actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._obs: Array | None = None  # none before the first reset
-        self._steps = np.zeros(num_envs, np.int64)
-        self._over, self._cut_short = np.zeros((2, num_envs), np.bool_)  # the latter by our limit, unknown to ALE
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, Info]:
+    @property
+    def games(self) -> list[AtariGame]:
+        """The games of the rows."""
+        if self._games is None:
+            raise gym.error.ClosedEnvironmentError("this game is closed: make a new one.")
+        return self._games
+
+    @property
+    def ended(self) -> Array:
+        """Which rows have ended and wait for their reset, bool (B,)."""
+        return np.array([bool(game.over) or game.steps >= self._limit for game in self.games])
+
+    @property
+    def _begun(self) -> bool:
+        return self.games[0].over is not None
+
+    def reset(self, *, seed: arguments.Seeds = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
         """Begins new games, row i with seed + i or its own, in the rows of `options["reset_mask"]` or all."""
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
-        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(f"options['reset_mask'] must be bool ({self.num_envs},) with a row to reset.")
-        if self._obs is None and not mask.all():
+        games = self.games
+        mask = arguments.check_mask(arguments.check_options(options).get("reset_mask"), self.num_envs)
+        seeds = arguments.check_seeds(seed, self.num_envs)
+        if not self._begun and not mask.all():
             raise gym.error.ResetNeeded("the first reset has to be of all rows: call it without reset_mask.")
-        if seed is None or isinstance(seed, int | np.integer):
-            super().reset(seed=None if seed is None else int(seed))
-            if seed is None and self._obs is None:
-                seed = int(self.np_random.integers(2**31 - self.num_envs))
-            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"{self.num_envs} rows need {self.num_envs} seeds, got {len(seed)}.")
-        # ALE's seeds are 32-bit integers; -1 lets a row's random stream go on.
-        seeds = np.array([-1 if s is None else s % 2**31 for s in seed])
-        info = self._restart(mask, seeds[mask])
-        return self._frames(), _with_masks(info, mask)
+        if isinstance(seeds, int):
+            super().reset(seed=seeds)
+        elif seeds is None and not self._begun:
+            seeds = int(self.np_random.integers(2**62))
+        rows = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int) else seeds or []
+        for game, own, reset in zip(games, rows, mask, strict=False):
+            if own is not None and reset:
+                game.seed(own)
+        self._restart(mask)
+        return self._frames(), self._info(mask)
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, Info]:
         """Plays four frames in every game; what happens at an end is up to the autoreset mode."""
-        if self._obs is None:
-            raise gym.error.ResetNeeded("the games have not begun: call reset() before step().")
-        act, mode, resting = np.asarray(actions), self.autoreset_mode, self._over
+        games = self.games
+        if not self._begun:
+            raise gym.error.ResetNeeded("the game has not begun: call reset() before step().")
+        act, mode, resting = np.asarray(actions), self.autoreset_mode, self.ended
         if act.dtype.kind not in "iu" or not self.action_space.contains(act.astype(np.int64)):
             raise gym.error.InvalidAction(f"actions must be of {self.action_space}, got {actions!r}.")
         if mode is AutoresetMode.DISABLED and resting.any():
             rows = np.flatnonzero(resting).tolist()
             raise gym.error.ResetNeeded(f"the games of rows {rows} have ended: reset them with a reset_mask.")
-        obs, rewards, terminated, truncated, info = self._games.step(act.astype(np.int64))
-        self._obs, rewards = obs[:, 0], rewards.astype(np.float64)
-        self._steps = np.where(resting, 0, self._steps + 1)
-        if self._cut_short.any():  # only in mode NEXT_STEP, in which ALE restarts the other resting rows
-            info = self._restart(self._cut_short)
-        rewards[resting], terminated[resting], truncated[resting] = 0, False, False
-        late = self._steps >= self._limit
-        self._cut_short, truncated = late & ~terminated & ~truncated, truncated | late
-        over, infos = terminated | truncated, Info()
-        if mode is AutoresetMode.SAME_STEP and over.any():
-            infos = self._final(over, info)
-            info = self._restart(over)
-            over = np.zeros_like(over)
-        self._over = over
-        return self._frames(), rewards, terminated, truncated, infos | _with_masks(info, np.ones_like(over))
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
+        for row in np.flatnonzero(~resting):
+            rewards[row], terminated[row], truncated[row] = games[row].step(int(act[row]))
+        self._restart(resting)  # none but in mode NEXT_STEP
+        truncated |= self.ended & ~terminated
+        ended, infos = terminated | truncated, Info()
+        if mode is AutoresetMode.SAME_STEP and ended.any():
+            infos = self._final(ended)
+            self._restart(ended)
+        return self._frames(), rewards, terminated, truncated, infos | self._info(np.ones(self.num_envs, np.bool_))
 
     def render(self) -> Any:
         """The observations, a tuple of B uint8 frames (64, 64, 3); None without a render mode."""
+        games = self.games
         if self.render_mode is None:
-            gym.logger.warn(_NO_RENDER)
+            gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')
             return None
-        if self._obs is None:
-            raise gym.error.ResetNeeded("the games have not begun: call reset() before render().")
-        return tuple(self._obs.copy())
+        if not self._begun:
+            raise gym.error.ResetNeeded("the game has not begun: call reset() before render().")
+        return tuple(game.obs() for game in games)
+
+    def clone_state(self, include_rng: bool = False) -> RealState:
+        """The state of all games, with the random streams of their no-ops if asked; it can be pickled."""
+        games = self.games
+        if not self._begun:
+            raise gym.error.ResetNeeded("the game has not begun: call reset() before clone_state().")
+        rows = tuple(game.clone_state(include_rng) for game in games)
+        return RealState(self._game, self._life_ends, rows)
+
+    def restore_state(self, state: RealState) -> None:
+        """Goes back to a cloned state of the same game and batch size, by playing its actions again.
+
+        A state without random streams leaves the rows' own where they are.
+
+        Raises:
+            ValueError: The state is of another game or batch size, or damaged; nothing has changed then.
+        """
+        games = self.games
+        if not isinstance(state, RealState) or not isinstance(state.rows, tuple):
+            raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
+        theirs, ours = (state.game, state.life_ends, len(state.rows)), (self._game, self._life_ends, self.num_envs)
+        if theirs != ours:
+            raise ValueError(
+                f"this state is of other games: their name, whether a life's loss ends them, and their number are "
+                f"{theirs}, here they are {ours}."
+            )
+        for game, row in zip(games, state.rows, strict=True):
+            game.check_state(row)
+        before, begun = [game.clone_state(include_rng=True) for game in games], self._begun
+        try:
+            for game, row in zip(games, state.rows, strict=True):
+                game.restore_state(row)
+        except ValueError:
+            for game, row in zip(games, before, strict=True):
+                game.restore_state(row)
+                game.over = game.over if begun else None
+            raise
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the games."""
-        self._games = self._obs = None
+        self._games = None
 
-    def _restart(self, mask: Array, seeds: Array | None = None) -> Info:
-        """Begins new games in some rows; the info is of all rows."""
-        obs, info = self._games.reset(seed=seeds, options={"reset_mask": mask})  # None: their streams go on
-        self._obs = obs[:, 0]
-        self._steps = np.where(mask, 0, self._steps)
-        self._over, self._cut_short = self._over & ~mask, self._cut_short & ~mask
-        return dict(info)
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.clone_state(include_rng=True) if self._begun else None
+        random = (self._np_random, self._np_random_seed)
+        return {"arguments": self._arguments, "state": state, "spec": self.spec, "random": random}
 
-    def _final(self, over: Array, info: Info) -> Info:
-        """What the rows that are over ended with."""
-        final_obs, frames = np.full(self.num_envs, None, dtype=object), self._frames()
-        for row in np.flatnonzero(over):
-            final_obs[row] = frames[row]
-        infos = {"final_obs": final_obs, "final_info": _with_masks(info, over)}
-        return infos | {"_final_obs": over.copy(), "_final_info": over.copy()}
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self.__init__(**pickled["arguments"])  # type: ignore[misc]
+        self.spec, (self._np_random, self._np_random_seed) = pickled["spec"], pickled["random"]
+        if pickled["state"] is not None:
+            self.restore_state(pickled["state"])
+
+    def _restart(self, mask: Array) -> None:
+        for row in np.flatnonzero(mask):
+            self.games[row].reset()
+
+    def _final(self, ended: Array) -> Info:
+        """What the rows that have ended ended with."""
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(ended):
+            final_obs[row] = self.games[row].obs()
+        infos = {"final_obs": final_obs, "final_info": self._info(ended)}
+        return infos | {"_final_obs": ended.copy(), "_final_info": ended.copy()}
 
     def _frames(self) -> Array:
-        assert self._obs is not None
-        return self._obs.copy()
+        return np.stack([game.obs() for game in self.games])
+
+    def _info(self, rows: Array) -> Info:
+        """Gymnasium's infos of a batch: each value of the rows in the mask, 0 elsewhere, and the mask."""
+        infos = [game.info() for game in self.games]
+        values = {name: np.where(rows, [info[name] for info in infos], 0).astype(np.int64) for name in _INFO}
+        return values | {f"_{name}": rows.copy() for name in _INFO}
 
 
-def ale_vector(
-    game: str, num_envs: int, *, noop_max: int = 30, size: tuple[int, int] = (SIZE, SIZE), **keywords: Any
-) -> Any:
-    """ALE's native batch with the preprocessing of this module; frames are uint8 (num_envs, 1, 64, 64, 3).
-
-    `keywords` are more of `ale_py.vector_env.AtariVectorEnv`'s own.
-
-    Raises:
-        BadArgument: There are more no-ops than a game has frames.
-    """
-    if noop_max > MAX_FRAMES:
-        raise BadArgument(f"noop_max must be at most {MAX_FRAMES}, got {noop_max}.")
-    try:
-        from ale_py.vector_env import AtariVectorEnv
-    except ModuleNotFoundError as error:
-        raise DiamondGymError(_MISSING) from error
-    return AtariVectorEnv(
-        find_game(game).ale_id,
-        num_envs,
-        img_height=size[0],
-        img_width=size[1],
-        grayscale=False,
-        stack_num=1,
-        frameskip=FRAME_SKIP,
-        maxpool=True,
-        noop_max=noop_max,
-        max_num_frames_per_episode=MAX_FRAMES,
-        repeat_action_probability=0.0,
-        full_action_space=False,
-        reward_clipping=False,
-        use_fire_reset=False,
-        **keywords,
-    )
-
-
-def _check(render_mode: str | None, noop_max: int, num_envs: int = 1, limit: int = -1) -> None:
-    if render_mode not in (None, "rgb_array"):
-        raise BadArgument(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
-    for name, value, least in (("noop_max", noop_max, 0), ("num_envs", num_envs, 1)):
-        if value < least:
-            raise BadArgument(f"{name} must be at least {least}, got {value}.")
-    if limit < 1 and limit != -1:
-        raise BadArgument(f"max_episode_steps must be at least 1, or -1 for no limit, got {limit}.")
-
-
-def _mode(word: str | AutoresetMode) -> AutoresetMode:
-    for mode in AutoresetMode:
-        if mode is word or str(word).lower().replace("_", "") == mode.value.lower():
-            return mode
-    words = ", ".join(f'"{mode.value}"' for mode in AutoresetMode)
-    raise BadArgument(f"autoreset_mode must be one of {words}, got {word!r}.")
-
-
-def _with_masks(info: Info, rows: Array) -> Info:
-    """Gymnasium's infos of a batch: each value of the rows in the mask, 0 elsewhere, and the mask."""
-    values = {name: np.where(rows, info[name], 0).astype(np.int64) for name in _INFO}
-    return values | {f"_{name}": rows.copy() for name in _INFO}
+def _single(info: Info) -> Info:
+    """The info of the one row."""
+    return {name: int(info[name][0]) for name in _INFO}

@@ -124,7 +124,7 @@ class FourierFeatures(nn.Module):
         super().__init__()
         if channels % 2:
             raise ValueError(f"Fourier features come in pairs, got {channels} channels")
-        self.register_buffer("weight", torch.randn(1, channels // 2))
+        self.register_buffer("weight", torch.randn(1, channels // 2, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Cosines, then sines, of random frequencies."""

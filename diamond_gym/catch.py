@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.arguments import check_seed
+
 BOARD, CELL, PADDLE = 8, 2, 2  # cells a side, pixels a cell's side, cells the paddle is wide
 SIZE = BOARD * CELL
 _DARK, _BALL, _PADDLE = (16, 16, 48), (255, 255, 255), (80, 220, 120)
@@ -48,7 +50,7 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
         """Begins a game."""
-        super().reset(seed=seed)
+        super().reset(seed=check_seed(seed))
         self._row, self._column = 0, int(self.np_random.integers(BOARD))
         self._paddle = (BOARD - PADDLE) // 2
         return self._frame(), {}

@@ -160,6 +160,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.inner_model = InnerModel(config.inner_model)
+        self.float()  # whatever torch's default is: dreams and weights files are float32
 
     @property
     def num_steps_conditioning(self) -> int:

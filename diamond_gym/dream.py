@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diamond_gym.dream_state import DreamState, DreamStep
+from diamond_gym.dream_state import DreamState, DreamStep, check_state, without_gradient
 from diamond_gym.folded_reward_end import FoldedRewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
 from diamond_gym.reward_end import LstmState, RewardEnd
@@ -51,6 +51,7 @@ class Dream:
         fingerprint: What a cloned state has to agree with.
     """
 
+    @without_gradient()
     def __init__(
         self,
         denoiser: Denoises,
@@ -112,7 +113,7 @@ class Dream:
     def denoiser(self, denoiser: Denoises) -> None:
         self._denoiser, self._frames = denoiser, folded(denoiser, self._dtype)
 
-    @torch.no_grad()
+    @without_gradient()
     def reset(
         self,
         seed: int | Sequence[int | None] | None = None,
@@ -194,7 +195,7 @@ class Dream:
         which = rows[None, :, None]
         return torch.where(which, new[0], old[0]), torch.where(which, new[1], old[1])
 
-    @torch.no_grad()
+    @without_gradient()
     def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
         """Dreams one step of every row, or of the rows in `mask`; the others stand still.
 
@@ -246,7 +247,7 @@ class Dream:
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             next_obs, trajectory = sample_rows(self._frames, window, actions, noise, self.sampler, extra)
             if self._outcome is None:
-                nothing = torch.zeros(self.num_envs, device=self.device)
+                nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
                 return next_obs, trajectory, nothing, nothing.bool(), None
             logits_rew, logits_end, (hx, cx) = self._outcome(
                 window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
@@ -255,40 +256,41 @@ class Dream:
         end = draw_category(logits_end[:, 0], uniform[:, 1]).bool()
         return next_obs, trajectory, rew, end, (hx.float(), cx.float())
 
+    @without_gradient()
     def clone_state(self, include_rng: bool = False) -> DreamState:
         """Copies the dream's state, with the random streams if asked (as ALE's `clone_state`)."""
         if self.obs_window is None or self.act_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
-        memory = None if self._memory is None else (self._memory[0].clone(), self._memory[1].clone())
         rng = self._rng.state_dict() if include_rng else None
-        return DreamState(
-            dict(self.fingerprint), self.obs_window.clone(), self.act_window.clone(), memory,
-            self.steps.clone(), self.start.clone(), rng,
-        )  # fmt: skip
+        windows = self.obs_window, self.act_window, self._memory
+        return DreamState(self.fingerprint, *windows, self.steps, self.start, rng).copied(self.device)
 
+    @without_gradient()
+    def check_state(self, state: DreamState, num_actions: int | None = None) -> None:
+        """Refuses a state of another dream, or a damaged one (ValueError); `num_actions` if they are discrete."""
+        most = 1 if self.multi_hot else None if num_actions is None else num_actions - 1
+        check_state(state, self._any_state(), self.num_starts, most)
+
+    def _any_state(self) -> DreamState:
+        """A state that this dream could have."""
+        index = torch.zeros_like(self.steps)
+        if self._bank.incomplete:
+            self._bank.prepare(index[:1])
+        obs, act, memory = self._bank.window(index)
+        return DreamState(self.fingerprint, obs, act, memory, index, index, self._rng.state_dict())
+
+    @without_gradient()
     def restore_state(self, state: DreamState) -> None:
         """Goes back to a cloned state; the random streams go on where they are unless it includes them.
 
         Raises:
-            ValueError: The state is of another model, batch size or frame size.
+            ValueError: The state is of another model, batch size or frame size, or damaged; nothing has changed then.
         """
-        if not isinstance(state, DreamState):
-            raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
-        for name, mine in self.fingerprint.items():
-            if state.fingerprint.get(name) != mine:
-                raise ValueError(
-                    f"this state is of another dream: its {name} is {state.fingerprint.get(name)!r}, "
-                    f"here it is {mine!r}."
-                )
+        self.check_state(state)
         self._seed_once()
-        self.obs_window = state.obs.to(self.device, copy=True)
-        self.act_window = state.act.to(self.device, copy=True)
-        self._memory = None
-        if state.memory is not None:
-            hx, cx = state.memory
-            self._memory = hx.to(self.device, copy=True), cx.to(self.device, copy=True)
-        self.steps = state.steps.to(self.device, copy=True)
-        self.start = state.start.to(self.device, copy=True)
+        state = state.copied(self.device)
+        self.obs_window, self.act_window, self._memory = state.obs, state.act, state.memory
+        self.steps, self.start = state.steps, state.start
         if state.rng is not None:
             self._rng.load_state_dict(state.rng)
 

@@ -1,11 +1,21 @@
 """What a dream gives out: the outcome of a step, and itself at one moment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from diamond_gym.reward_end import LstmState
+
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """No gradient, and tensors that outlive `torch.inference_mode`, under which a caller may have begun the dream."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,65 @@ class DreamState:
     start: Tensor
     rng: dict[str, Tensor] | None
 
+    def copied(self, device: str | torch.device) -> Self:
+        """A copy on a device."""
+
+        def copy(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: copy(part) for name, part in value.items()}
+            if isinstance(value, tuple):
+                return tuple(map(copy, value))
+            return value.to(device, copy=True) if isinstance(value, Tensor) else value
+
+        return type(self)(**copy(vars(self)))
+
     def __getstate__(self) -> dict[str, Any]:
-        memory = None if self.memory is None else tuple(m.cpu() for m in self.memory)
-        rng = None if self.rng is None else {k: v.cpu() for k, v in self.rng.items()}
-        moved = {k: getattr(self, k).cpu() for k in ("obs", "act", "steps", "start")}
-        return {"fingerprint": self.fingerprint, "memory": memory, "rng": rng, **moved}
+        return vars(self.copied("cpu"))
+
+
+def check_state(state: object, like: DreamState, num_starts: int, highest: int | None) -> None:
+    """Refuses what is no state of a dream.
+
+    Args:
+        state: What it is about.
+        like: A state of the dream.
+        num_starts: The starts there are.
+        highest: The largest number in an action, if it is known.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
+    if not isinstance(state, DreamState) or not isinstance(state.fingerprint, dict):
+        raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
+    for name, mine in like.fingerprint.items():
+        theirs = state.fingerprint.get(name)
+        if type(theirs) is not type(mine) or theirs != mine:
+            raise ValueError(f"this state is of another dream: its {name} is {theirs!r}, here it is {mine!r}.")
+    _check("frames", state.obs, like.obs)
+    _check("actions", state.act, like.act, 0, highest)
+    _check("steps", state.steps, like.steps, 0)
+    _check("start", state.start, like.start, -1, num_starts - 1)
+    if type(state) is not type(like) or (state.memory is None) != (like.memory is None):
+        raise ValueError("this state is damaged: it is of a dream with other networks.")
+    if state.memory is not None and like.memory is not None:
+        if not isinstance(state.memory, tuple) or len(state.memory) != 2:
+            raise ValueError("this state is damaged: its memory is no pair of tensors.")
+        for part, one in zip(state.memory, like.memory, strict=True):
+            _check("memory", part, one)
+    if state.rng is not None:
+        if not isinstance(state.rng, dict) or state.rng.keys() != {"seed", "draw"}:
+            raise ValueError("this state is damaged: its random streams have no seed and draw.")
+        _check("seed", state.rng["seed"], like.steps)
+        _check("draw", state.rng["draw"], like.steps, 0)
+    if hasattr(like, "full"):
+        _check("full-size frames", getattr(state, "full", None), like.full)
+
+
+def _check(name: str, tensor: object, like: Tensor, low: int | None = None, high: int | None = None) -> None:
+    """Refuses what is no finite tensor of the dtype and shape of another, from `low` to `high`."""
+    if not isinstance(tensor, Tensor) or (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
+        what = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"this state is damaged: its {name} is {what}, not {like.dtype} {tuple(like.shape)}.")
+    outside = (low is not None and bool((tensor < low).any())) or (high is not None and bool((tensor > high).any()))
+    if outside or not bool(tensor.isfinite().all()):
+        raise ValueError(f"this state is damaged: its {name} holds numbers that cannot be.")

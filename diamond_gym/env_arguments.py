@@ -2,16 +2,13 @@
 
 import dataclasses
 import enum
-from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any, TypedDict
 
-import numpy as np
-from gymnasium.vector import AutoresetMode
-
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.forked import settle_threads
 from diamond_gym.registry.loading import load_world_model
+from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
 from diamond_gym.world_model import WorldModel
@@ -37,12 +34,12 @@ class SamplerFields(TypedDict, total=False):
 
 def open_model(
     game: str | None,
-    model: str | PathLike[str] | WorldModel | None,
+    model: str | PathLike[str] | WorldModel | Entry | None,
     device: str,
     precision: str,
     compile: bool,
-) -> WorldModel:
-    """The world model that is meant, on its device.
+) -> tuple[WorldModel, Entry | None]:
+    """The world model that is meant, on its device, and the entry that it was loaded from.
 
     Raises:
         BadArgument: Neither a game nor a model is given; or compiling was asked for and cannot work.
@@ -50,17 +47,23 @@ def open_model(
         DamagedModel: It cannot be used.
     """
     settle_threads()
-    if model is not None and not isinstance(model, str | PathLike):
+    entry: Entry | None = None
+    if model is not None and not isinstance(model, str | PathLike | Entry):
         world_model = model  # already in memory, where and as precise as its owner wants it
     elif model is None and game is None:
         raise BadArgument('which dream? Give model="name or folder of a world model", or game="Breakout".')
     else:
         wanted = model if model is not None else game
         assert wanted is not None
-        world_model = load_world_model(wanted, device, precision)
+        found = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
+        world_model = load_world_model(found, device, precision)
+        assert world_model.card is not None
+        entry = Entry(world_model.card, found.path.absolute(), found.bundled)
+        if isinstance(wanted, Entry) and entry.dreams != wanted.dreams:
+            raise ModelNotFound(f"the model '{wanted.name}' was replaced while it was being read; make a new dream")
     if compile:
         world_model.compile_networks()
-    return world_model
+    return world_model, entry
 
 
 def choose_sampler(
@@ -92,38 +95,6 @@ def choose_sampler(
         return TwoStageSampler(dataclasses.replace(dynamics, **first), dataclasses.replace(both.upsampler, **second))
     except ValueError as error:
         raise BadArgument(f"{error}.") from None
-
-
-def check_batch(num_envs: object, render_mode: str | None, render_modes: Sequence[str]) -> None:
-    """Refuses a batch that cannot be, and a way to render that is none.
-
-    Raises:
-        BadArgument: Which of the two it is.
-    """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-        raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
-    if render_mode is not None and render_mode not in render_modes:
-        raise BadArgument(f"render_mode must be None or one of {', '.join(render_modes)}, got {render_mode!r}.")
-
-
-def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
-    """The autoreset mode of a word: "NextStep", "next_step" and "NEXT_STEP" are the same."""
-    if isinstance(mode, AutoresetMode):
-        return mode
-    for candidate in AutoresetMode:
-        if str(mode).lower().replace("_", "") == candidate.value.lower():
-            return candidate
-    modes = ", ".join(f'"{candidate.value}"' for candidate in AutoresetMode)
-    raise BadArgument(f"autoreset_mode must be one of {modes}, got {mode!r}.")
-
-
-def horizon_of(max_episode_steps: int) -> int | None:
-    """The horizon in Gymnasium's word for it, -1 for none."""
-    if max_episode_steps == -1:
-        return None
-    if max_episode_steps < 1:
-        raise BadArgument(f"max_episode_steps must be at least 1, or -1 to go on, got {max_episode_steps}.")
-    return max_episode_steps
 
 
 def plain(value: Any) -> Any:

@@ -22,6 +22,15 @@ class EnvState:
     dream: DreamState
     ended: npt.NDArray[np.bool_]
 
+    def check_ended(self, num_envs: int) -> None:
+        """Refuses rows that cannot have ended.
+
+        Raises:
+            ValueError: It is no array of bool (B,).
+        """
+        if not isinstance(self.ended, np.ndarray) or self.ended.dtype != np.bool_ or self.ended.shape != (num_envs,):
+            raise ValueError(f"this state is damaged: which rows have ended is no bool ({num_envs},).")
+
 
 @dataclass(frozen=True)
 class Extras:

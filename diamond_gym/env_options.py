@@ -60,24 +60,6 @@ def highest_action(space: gym.Space[Any]) -> int | npt.NDArray[np.int64]:
     return int(space.nvec.flat[0]) - 1 if isinstance(space, gym.spaces.MultiDiscrete) else 1
 
 
-def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
-    """The rows to reset; all of them without a mask.
-
-    Raises:
-        TypeError: It is not a numpy array of bool.
-        ValueError: It has the wrong length or names no row.
-    """
-    if mask is None:
-        return np.ones(num_envs, dtype=np.bool_)
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        raise TypeError("options['reset_mask'] must be a numpy array of bool.")
-    if mask.shape != (num_envs,):
-        raise ValueError(f"options['reset_mask'] must have shape ({num_envs},), got {mask.shape}.")
-    if not mask.any():
-        raise ValueError("options['reset_mask'] must name at least one row.")
-    return mask.copy()
-
-
 def check_beginning(options: dict[str, Any], space: gym.Space[Any], num_starts: int) -> dict[str, Tensor]:
     """The keywords for `Dream.reset` that say where to begin: none, frames with actions, or a start.
 

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from diamond_gym import csgo
+from diamond_gym import arguments, csgo
 from diamond_gym.env_arguments import SamplerFields
 from diamond_gym.env_infos import EnvState
+from diamond_gym.registry.models import Entry
 from diamond_gym.vector_env import DreamVectorEnv
 from diamond_gym.world_model import WorldModel
 
@@ -51,7 +52,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         self,
         *,
         game: str | None = None,
-        model: str | PathLike[str] | WorldModel | None = None,
+        model: str | PathLike[str] | WorldModel | Entry | None = None,
         device: str = "auto",
         precision: str = "auto",
         compile: bool = False,
@@ -80,8 +81,6 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             replay: Whether to replay the actions of a start's player.
             **sampler: Single fields of `SamplerConfig`.
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
-        self._arguments = {**arguments, **sampler}
         self._own_horizon = max_episode_steps is not None
         self._batch = DreamVectorEnv(
             game=game,
@@ -128,11 +127,11 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         Returns:
             The current frame, uint8 (H, W, C), and the info.
         """
-        super().reset(seed=seed)
-        if not self._begun and seed is None:
-            seed = int(self.np_random.integers(2**62))
+        seed, batch = arguments.check_seed(seed), self._batch
         self._settle_horizon()
-        obs, info = self._batch.reset(seed=seed, options=options)
+        batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
+        obs, info = batch.reset(seed=seed, options=options)
+        self._np_random, self._np_random_seed = batch._np_random, batch._np_random_seed
         self._begun = True
         return obs[0], _single(info)
 
@@ -192,21 +191,6 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
     def close(self) -> None:
         """Lets go of the model."""
         self._batch.close()
-        self._arguments = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        random = (self._np_random, self._np_random_seed)
-        state = self.clone_state(include_rng=True) if self._begun else None
-        self._batch.dream  # noqa: B018  (raises if closed)
-        return {"arguments": self._arguments, "state": state, "spec": self.spec, "random": random}
-
-    def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__init__(**pickled["arguments"])  # type: ignore[misc]
-        self.spec, (self._np_random, self._np_random_seed) = pickled["spec"], pickled["random"]
-        if pickled["state"] is not None:
-            self._settle_horizon()
-            self._batch.take_over(pickled["state"])
-            self._begun = True
 
 
 def _single(info: dict[str, Any]) -> dict[str, Any]:

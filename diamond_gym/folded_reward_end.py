@@ -82,7 +82,7 @@ class FoldedRewardEnd:
         with torch.autocast(obs.device.type, enabled=False):
             networks, (b, t) = self.networks, act.shape
             if state is None:
-                zero = torch.zeros(b, networks.lstm.hidden_size, device=obs.device)
+                zero = torch.zeros(b, networks.lstm.hidden_size, dtype=torch.float32, device=obs.device)
                 state = (zero, zero)
             else:
                 state = (state[0][0], state[1][0])

@@ -148,7 +148,7 @@ class RowRandom:
         size, batch, device = math.prod(shape), len(self.seed), self.seed.device
         blocks = (size + 3) // 4
         step = batch if device.type != "cpu" else max(1, _CACHE_WORDS // blocks)
-        normal = torch.empty(batch, 2, 2, blocks, device=device)
+        normal = torch.empty(batch, 2, 2, blocks, dtype=torch.float32, device=device)
         spare = torch.empty(batch, 4, dtype=torch.int64, device=device)
         for i in range(0, batch, step):
             words = self.words(blocks + 1, stream, slice(i, i + step)).view(-1, 4, blocks + 1)

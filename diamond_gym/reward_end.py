@@ -80,6 +80,7 @@ class RewardEnd(nn.Module):
             nn.Linear(config.lstm_dim, NUM_REWARD_CLASSES + NUM_END_CLASSES, bias=False),
         )
         init_lstm_(self.lstm)
+        self.float()  # whatever torch's default is: dreams and weights files are float32
 
     def forward(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, state: LstmState | None = None

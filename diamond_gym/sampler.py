@@ -93,7 +93,7 @@ def _begin(
 def karras_sigmas(config: SamplerConfig, device: torch.device | str = "cpu") -> Tensor:
     """The noise levels from sigma_max down to sigma_min and a final 0, float32 (n + 1,) (EDM eq. 5)."""
     n, inv_rho = config.num_denoising_steps, 1 / config.rho
-    ramp = torch.linspace(0, 1, n, device=device)
+    ramp = torch.linspace(0, 1, n, dtype=torch.float32, device=device)
     max_inv_rho, min_inv_rho = config.sigma_max**inv_rho, config.sigma_min**inv_rho
     sigmas = (max_inv_rho + ramp * (min_inv_rho - max_inv_rho)) ** config.rho
     return torch.cat((sigmas, sigmas.new_zeros(1)))

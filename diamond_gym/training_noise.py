@@ -21,7 +21,7 @@ class SigmaDistribution:
 
     def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         """Draws n noise levels, float32 (n,)."""
-        sigma = (torch.randn(n, device=device) * self.scale + self.loc).exp()
+        sigma = (torch.randn(n, dtype=torch.float32, device=device) * self.scale + self.loc).exp()
         return sigma.clip(self.sigma_min, self.sigma_max)
 
 
@@ -41,6 +41,6 @@ class TrainingNoise:
         """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
         return cls(
             lambda n: distribution.sample(n, device),
-            lambda shape: torch.randn(shape, device=device),
-            (lambda n: torch.rand(n, device=device) < start_focus) if start_focus else None,
+            lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
+            (lambda n: torch.rand(n, dtype=torch.float32, device=device) < start_focus) if start_focus else None,
         )

@@ -6,14 +6,13 @@ The CS:GO engine of Alonso et al. 2024 (arXiv 2405.12399): a denoiser with all t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.dream import Dream
-from diamond_gym.dream_state import DreamState, DreamStep
+from diamond_gym.dream_state import DreamState, DreamStep, without_gradient
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
 from diamond_gym.reward_end import LstmState, RewardEnd
@@ -53,9 +52,6 @@ class TwoStageState(DreamState):
 
     full: Tensor
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "full": self.full.cpu()}
-
 
 def enlarge(low_res: Tensor, factor: int) -> Tensor:
     """Small frames (B, C, h, w) at `factor` times the size, bicubic and not clamped, as upsamplers are trained."""
@@ -83,6 +79,7 @@ class TwoStageDream(Dream):
         full_window: The last T' large ones, (B, T', C, H, W); T' is 1 in the released model.
     """
 
+    @without_gradient()
     def __init__(
         self,
         denoiser: Denoises,
@@ -127,7 +124,7 @@ class TwoStageDream(Dream):
         self._next_full: Tensor | None = None
         self._given_full: Tensor | None = None
 
-    @torch.no_grad()
+    @without_gradient()
     def reset(
         self,
         seed: int | Sequence[int | None] | None = None,
@@ -174,7 +171,7 @@ class TwoStageDream(Dream):
             raise RuntimeError("the dream has not begun: call reset first.")
         return self.full_window[:, -1].clone()
 
-    @torch.no_grad()
+    @without_gradient()
     def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
         """Dreams one step of every row, or of the rows in `mask`; see `Dream.step`."""
         step = super().step(act, restart=False, mask=mask)
@@ -225,6 +222,11 @@ class TwoStageDream(Dream):
         assert self.full_window is not None
         return TwoStageState(**vars(state), full=self.full_window.clone())
 
+    def _any_state(self) -> TwoStageState:
+        full = self._full_starts.new_zeros(self.num_envs, self._t_full, *self.frame_shape, dtype=torch.float32)
+        return TwoStageState(**vars(super()._any_state()), full=full)
+
+    @without_gradient()
     def restore_state(self, state: DreamState) -> None:
         """Goes back to a cloned state; see `Dream.restore_state`."""
         super().restore_state(state)

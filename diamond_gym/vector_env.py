@@ -1,8 +1,6 @@
 """A batch of dreams as one Gymnasium vector environment: one model, not one a row."""
 
 import copy
-import dataclasses
-from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Unpack
 
@@ -14,17 +12,20 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from diamond_gym import env_arguments
+from diamond_gym import arguments, env_arguments
 from diamond_gym.dream import Dream
+from diamond_gym.env_copies import CopiedDream
 from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
-from diamond_gym.env_options import action_space, check_actions, check_beginning, check_mask
+from diamond_gym.env_options import action_space, check_actions, check_beginning
 from diamond_gym.env_replay import Replay
+from diamond_gym.folded import versions
 from diamond_gym.forked import settle_threads
+from diamond_gym.registry.models import Entry
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
 
 
-class DreamVectorEnv(VectorEnv[Array, Array, Array]):
+class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
     """A batch of dreams, stepped by one batched world model.
 
     Observations are uint8 (B, H, W, C), rewards -1, 0 or 1 as float64; `terminated` is the model's end,
@@ -49,7 +50,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         self,
         *,
         game: str | None = None,
-        model: str | PathLike[str] | WorldModel | None = None,
+        model: str | PathLike[str] | WorldModel | Entry | None = None,
         num_envs: int = 1,
         device: str = "auto",
         precision: str = "auto",
@@ -90,17 +91,19 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         Raises:
             DiamondGymError: The model or an argument cannot be used.
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
-        self._arguments = {**arguments, **sampler}
-        env_arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
-        self.horizon = env_arguments.horizon_of(max_episode_steps)
+        given = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
+        self._arguments = {**given, **sampler}
+        arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
+        self.horizon = arguments.horizon_of(max_episode_steps)
         self.num_envs, self.render_mode = int(num_envs), render_mode
-        self.autoreset_mode = env_arguments.autoreset(autoreset_mode)
+        self.autoreset_mode = arguments.autoreset(autoreset_mode)
         self.metadata = {**copy.deepcopy(type(self).metadata), "autoreset_mode": self.autoreset_mode}
         self._trajectory = denoising_trajectory
         self._spec: EnvSpec | None = None
 
-        self._model: WorldModel | None = env_arguments.open_model(game, model, device, precision, compile)
+        self._model: WorldModel | None
+        self._model, self._entry = env_arguments.open_model(game, model, device, precision, compile)
+        self._loaded = versions(self._model)
         self._dream: Dream | None = self._model.dream(
             self.num_envs,
             sampler=env_arguments.choose_sampler(self._model, quality, sampler),
@@ -151,7 +154,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: arguments.Seeds = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, Info]:
         """Begins the dreams anew.
@@ -169,21 +172,24 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             The current frames, uint8 (B, H, W, C), and the info.
         """
         settle_threads()  # here too, for an environment that was made before the fork
-        dream, options = self._open(), dict(options or {})
-        mask = check_mask(options.get("reset_mask"), self.num_envs)
+        dream, options = self._open(), arguments.check_options(options)
+        mask = arguments.check_mask(options.get("reset_mask"), self.num_envs)
         given = check_beginning(options, self.action_space, dream.num_starts)
-        if isinstance(seed, int | np.integer):
-            seed = int(seed)
-            super().reset(seed=seed)
-        elif seed is not None and len(seed) != self.num_envs:
-            raise ValueError(f"{self.num_envs} rows need {self.num_envs} seeds, got {len(seed)}.")
-        if not self._begun:
-            if not mask.all():
-                raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
-            if seed is None:
-                seed = int(self.np_random.integers(2**62))
+        seeds = arguments.check_seeds(seed, self.num_envs)
+        if not self._begun and not mask.all():
+            raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
+        before = None if self._begun or seeds is not None else self.np_random.bit_generator.state
+        if before is not None:
+            seeds = int(self.np_random.integers(2**62))
         dream.horizon = self.horizon
-        dream.reset(seed, mask=None if mask.all() else self._tensor(mask), **given)
+        try:
+            dream.reset(seeds, mask=None if mask.all() else self._tensor(mask), **given)
+        except Exception:
+            if before is not None:
+                self.np_random.bit_generator.state = before
+            raise
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
         self._begun = True
         self._ended = self._ended & ~mask
         return self._frames(), start_info(mask, dream.start)
@@ -265,11 +271,13 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         A state without random streams leaves the rows' own where they are: the branch meets other chances.
 
         Raises:
-            ValueError: The state is of another model, batch size or frame size.
+            ValueError: The state is of another model, batch size or frame size, or damaged; nothing has changed then.
         """
         if not isinstance(state, EnvState):
             raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
         dream = self._open()
+        dream.check_state(state.dream, self.world_model.num_actions)
+        state.check_ended(self.num_envs)
         dream.restore_state(state.dream)
         dream.horizon = self.horizon
         self._begun, self._ended = True, state.ended.copy()
@@ -278,23 +286,3 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Lets go of the model."""
         self._model = self._dream = None
         self._arguments = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._open()
-        state = self.clone_state(include_rng=True) if self._begun else None
-        random = (self._np_random, self._np_random_seed)
-        return {"arguments": self._arguments, "state": state, "spec": self.spec, "random": random}
-
-    def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__init__(**pickled["arguments"])  # type: ignore[misc]
-        self.spec, (self._np_random, self._np_random_seed) = pickled["spec"], pickled["random"]
-        if pickled["state"] is not None:
-            self.take_over(pickled["state"])
-
-    def take_over(self, state: EnvState) -> None:
-        """Restores the state of a pickled environment, whose model came along or was opened by the same name.
-
-        A model in memory that was never registered has another fingerprint in each process: none is compared.
-        """
-        dream = dataclasses.replace(state.dream, fingerprint=self._open().fingerprint)
-        self.restore_state(dataclasses.replace(state, dream=dream))

@@ -15,6 +15,7 @@ from diamond_gym.compiling import compile_network
 from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.device import bfloat16_pays
 from diamond_gym.dream import PRECISIONS, Dream
+from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
@@ -106,6 +107,7 @@ class WorldModel(nn.Module):
         self.precision = precision
 
     @classmethod
+    @without_gradient()
     def from_card(cls, card: "Card", weights: Mapping[str, Tensor], starts: Starts | None = None) -> Self:
         """Builds the networks a card describes and fills them, in evaluation mode on the CPU.
 
@@ -187,6 +189,7 @@ class WorldModel(nn.Module):
         assert num_actions is not None
         return num_actions
 
+    @without_gradient()
     def to_device(self, device: str | torch.device = "auto", precision: str = "auto") -> Self:
         """Moves the networks, in the memory layout that convolutions like best, and settles the precision.
 
@@ -244,13 +247,12 @@ class WorldModel(nn.Module):
             )
         if isinstance(sampler, TwoStageSampler):
             raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
-        sampler = sampler or SamplerConfig(**own)
         return Dream(
             self.denoiser,
             self.reward_end,
             self.starts,
             num_envs,
-            sampler,
+            sampler or SamplerConfig(**own),
             horizon,
             self.device,
             self.precision,

@@ -48,6 +48,13 @@ class Entry:
         """Of several models of one game the greatest counts: the user's own first, then the newest."""
         return not self.bundled, self.card.created_at
 
+    @property
+    def dreams(self) -> tuple[object, ...]:
+        """What its dreams depend on: equal for two models that dream the same frames, whatever they are called."""
+        card, starts = self.card, self.card.files.get("starts")
+        networks = (card.denoiser, card.reward_end, card.upsampler, card.sampler, card.spaces)
+        return (*networks, card.files["weights"].sha256, starts and starts.sha256)
+
     def file(self, kind: str) -> Path | None:
         """The path of the model's file of that kind, such as `"weights"`; None if the card names none."""
         record = self.card.files.get(kind)
@@ -114,6 +121,25 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     raise ModelNotFound(
         f"no world model for '{word}' yet; "
         f"train one with `diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
+    )
+
+
+def find_again(entry: Entry) -> Entry:
+    """The very model of an entry: where it was, or under whatever name it is at hand.
+
+    Raises:
+        ModelNotFound: It has been removed or replaced since.
+    """
+    with suppress(DamagedModel):
+        there = read_entry(entry.path)
+        if there.dreams == entry.dreams:
+            return there
+    for other in entries():
+        if other.dreams == entry.dreams:
+            return other
+    raise ModelNotFound(
+        f"the model '{entry.name}' that this dream was made with is no longer at hand: it was removed, or replaced by "
+        f"another of that name; make a new dream"
     )
 
 

@@ -24,7 +24,7 @@ def assert_equal(ours, theirs):
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert_equal(ours[key], theirs[key])
-    elif isinstance(ours, tuple):
+    elif isinstance(ours, tuple | list):
         assert len(ours) == len(theirs)
         for a, b in zip(ours, theirs, strict=True):
             assert_equal(a, b)

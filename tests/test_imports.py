@@ -15,7 +15,7 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 
 # A module may import those of its own rank (but not in a circle) and of lower ranks. A package counts as one.
 RANKS = [
-    {"errors", "files", "randomness", "compiling", "device", "forked", "memory", "training_noise"},
+    {"errors", "arguments", "files", "randomness", "compiling", "device", "forked", "memory", "training_noise"},
     {"blocks", "starts", "episode_files", "data", "segments", "policy", "csgo"},
     {"denoiser", "reward_end", "actor_critic"},
     {"sampler", "folded", "kernels", "folded_denoiser", "folded_reward_end"},
@@ -23,7 +23,7 @@ RANKS = [
     {"dream", "dream_state", "start_bank", "two_stage"},
     {"world_model"},
     {"registry"},
-    {"atari", "catch"},
+    {"atari", "atari_game", "catch"},
     {"envs", "vector_env"},
     {"sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"},
     {"trainers"},
@@ -44,7 +44,7 @@ ONLY = {
     "tyro": ("cli",),
     # its environments, its algorithms, its files, its trainings
     "stable_baselines3": ("sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"),
-    "ale_py": ("atari",),
+    "ale_py": ("atari_game",),
 }
 
 

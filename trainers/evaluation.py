@@ -108,7 +108,7 @@ def _closed_loop(
     horizon = act.shape[1] - t + 1
 
     def noise(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
     frames, rews, ends, state = [], [], [], None
     with torch.autocast(device.type, PRECISIONS[model.precision], enabled=model.precision != "float32"):

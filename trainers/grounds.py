@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from diamond_gym.atari import SIZE, RealVectorEnv
+from diamond_gym.atari import RealVectorEnv
+from diamond_gym.atari_game import SIZE
 from diamond_gym.data import About
 from diamond_gym.trainers.collect import about_game
 from diamond_gym.trainers.collect_ale import AleGames, Games

@@ -139,7 +139,9 @@ class Imagination:
         return self.dream.obs_window
 
     def _uniform(self) -> Tensor:
-        return self.share.own(torch.rand(self.share.joint, generator=self._chance, device=self.dream.device))
+        return self.share.own(
+            torch.rand(self.share.joint, generator=self._chance, dtype=torch.float32, device=self.dream.device)
+        )
 
     @torch.no_grad()
     def _burn_in(self, frames: Tensor) -> LstmState:

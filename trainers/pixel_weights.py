@@ -44,7 +44,7 @@ class PixelWeights:
         assert inner.num_actions is not None
         seen = slice(0, inner.num_steps_conditioning)
         instead = share.own(torch.randint(inner.num_actions, (share.joint,), device=device))
-        noise = share.own(torch.randn(share.joint, *batch.obs.shape[2:], device=device))
+        noise = share.own(torch.randn(share.joint, *batch.obs.shape[2:], dtype=torch.float32, device=device))
         return self._config.agency_weight * agency(self._frames, batch.obs[:, seen], batch.act[:, seen], instead, noise)
 
     def _weights(self, share: Share, steered: Tensor | float, window: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class Processes:
 
     def any(self, asked: bool) -> bool:
         """Whether it holds in any of them: they must stop together."""
-        return asked if self.alone else bool(self.sum(torch.tensor(float(asked), device=self.device)))
+        return (
+            asked if self.alone else bool(self.sum(torch.tensor(float(asked), dtype=torch.float32, device=self.device)))
+        )
 
     def wait(self) -> None:
         """Returns when all of them have come here."""

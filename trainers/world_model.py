@@ -240,7 +240,7 @@ class Fit:
         if dreams_from < 1 and self.step >= dreams_from * self.total_steps:  # a loop may go on beyond total_steps
             t = self.world_model.denoiser.num_steps_conditioning
             count = batch.obs.shape[1] - t
-            noise = torch.randn(len(joint), count, *batch.obs.shape[2:], device=self.device)[rows]
+            noise = torch.randn(len(joint), count, *batch.obs.shape[2:], dtype=torch.float32, device=self.device)[rows]
             obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
         with self._autocast():
             loss_rew, loss_end, logits_rew, logits_end = model.loss(

@@ -65,9 +65,9 @@ def inputs(model: WorldModel, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     """Past frames (B, T, C, H, W), actions (B, T) and noise (B, C, H, W), random, on the model's device."""
     h, w, c = model.obs_shape
     t, chance = model.denoiser.num_steps_conditioning, torch.Generator().manual_seed(0)
-    obs = torch.rand(batch, t, c, h, w, generator=chance) * 2 - 1
+    obs = torch.rand(batch, t, c, h, w, generator=chance, dtype=torch.float32) * 2 - 1
     act = torch.randint(model.num_actions, (batch, t), generator=chance)
-    noise = torch.randn(batch, c, h, w, generator=chance)
+    noise = torch.randn(batch, c, h, w, generator=chance, dtype=torch.float32)
     return obs.to(model.device), act.to(model.device), noise.to(model.device)
 
 
@@ -75,5 +75,5 @@ def gflop_per_call(model: WorldModel) -> float:
     """GFLOP of denoising one image once, all of the network counted."""
     obs, act, noise = inputs(model, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.denoiser.denoise(noise, torch.tensor(1.0, device=noise.device), obs, act)
+        model.denoiser.denoise(noise, torch.tensor(1.0, dtype=torch.float32, device=noise.device), obs, act)
     return float(counter.get_total_flops()) / 1e9

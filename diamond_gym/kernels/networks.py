@@ -148,7 +148,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 def _winograd(conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
     """The transformed filters G g G^T of a 3x3 convolution, packed."""
-    g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float32)
     transformed = torch.einsum("ia,ocab,jb->ijoc", g, conv.weight.detach().float(), g)
     return _packed(transformed.flatten(0, 1), dtype)
 

@@ -1,0 +1,117 @@
+"""What all environments are given alike, dreams and real games, checked before anything changes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from diamond_gym.errors import BadArgument
+
+Seeds = int | Sequence[int | None] | npt.NDArray[np.integer[Any]] | None
+SEEDS = 2**64
+"""Seeds are 64-bit integers, so that a row has one of its own."""
+
+
+def check_seed(seed: Any, rows: int = 1) -> int | None:
+    """A seed as Python's integer; None for none.
+
+    Args:
+        seed: An integer of Python or NumPy.
+        rows: How many integers from it on are seeds, too.
+
+    Raises:
+        ValueError: It is anything else, or out of range.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
+    if not 0 <= int(seed) <= SEEDS - rows:
+        raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
+    return int(seed)
+
+
+def check_seeds(seed: Any, num_envs: int) -> int | list[int | None] | None:
+    """The seed of a batch, or a list of one per row, None for a row without; None for none at all.
+
+    Raises:
+        ValueError: It is neither an integer nor a sequence of `num_envs` of them.
+    """
+    if isinstance(seed, str | bytes | bytearray) or not isinstance(seed, Sequence | np.ndarray):
+        return check_seed(seed, num_envs)
+    if isinstance(seed, np.ndarray) and (seed.ndim != 1 or seed.dtype.kind not in "iuO"):
+        raise ValueError(f"seeds are {num_envs} integers, got {seed.dtype} of shape {seed.shape}.")
+    if len(seed) != num_envs:
+        raise ValueError(f"{num_envs} rows need {num_envs} seeds, got {len(seed)}.")
+    return [check_seed(each) for each in seed]
+
+
+def check_options(options: Any) -> dict[str, Any]:
+    """The options of a reset; an empty dictionary for none.
+
+    Raises:
+        TypeError: They are no dictionary.
+    """
+    if options is not None and not isinstance(options, dict):
+        raise TypeError(f"options must be a dictionary, got {type(options).__name__}.")
+    return dict(options or {})
+
+
+def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
+    """The rows to reset; all of them without a mask.
+
+    Raises:
+        TypeError: It is not a numpy array of bool.
+        ValueError: It has the wrong length or names no row.
+    """
+    if mask is None:
+        return np.ones(num_envs, dtype=np.bool_)
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        raise TypeError("options['reset_mask'] must be a numpy array of bool.")
+    if mask.shape != (num_envs,):
+        raise ValueError(f"options['reset_mask'] must have shape ({num_envs},), got {mask.shape}.")
+    if not mask.any():
+        raise ValueError("options['reset_mask'] must name at least one row.")
+    return mask.copy()
+
+
+def check_batch(num_envs: object, render_mode: str | None, render_modes: Sequence[str]) -> None:
+    """Refuses a batch that cannot be, and a way to render that is none.
+
+    Raises:
+        BadArgument: Which of the two it is.
+    """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
+    if render_mode is not None and render_mode not in render_modes:
+        raise BadArgument(f"render_mode must be None or one of {', '.join(render_modes)}, got {render_mode!r}.")
+
+
+def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
+    """The autoreset mode of a word: "NextStep", "next_step" and "NEXT_STEP" are the same."""
+    if isinstance(mode, AutoresetMode):
+        return mode
+    for candidate in AutoresetMode:
+        if str(mode).lower().replace("_", "") == candidate.value.lower():
+            return candidate
+    modes = ", ".join(f'"{candidate.value}"' for candidate in AutoresetMode)
+    raise BadArgument(f"autoreset_mode must be one of {modes}, got {mode!r}.")
+
+
+def horizon_of(max_episode_steps: int) -> int | None:
+    """The horizon in Gymnasium's word for it, -1 for none."""
+    if max_episode_steps == -1:
+        return None
+    if max_episode_steps < 1:
+        raise BadArgument(f"max_episode_steps must be at least 1, or -1 to go on, got {max_episode_steps}.")
+    return max_episode_steps
+
+
+def _brief(value: object) -> str:
+    """A value in one line of bearable length, whatever it is."""
+    if isinstance(value, int) and abs(value) >= SEEDS:
+        return "a larger one" if value > 0 else "a negative one"
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else f"{line[:60]}..."
