@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from diamond_gym.batch_env import Autoreset, BatchEnv, ObsDtype, ObsFormat
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry.games import game as find_game
+from diamond_gym.registry.games import keys_to_action
 
 SIZE, FRAME_SKIP = 64, 4
 MAX_FRAMES = 108_000  # half an hour of play, after which ALE truncates
@@ -27,7 +29,7 @@ Array = npt.NDArray[Any]
 Info = dict[str, Any]
 
 
-class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
+class RealEnv(gym.Env[Array, Any]):
     """A real Atari game with the spaces of its dream.
 
     Observations are uint8 (64, 64, 3), actions the game's minimal set, rewards the game's own (a dream's are
@@ -45,6 +47,8 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         render_mode: None or "rgb_array".
         terminal_on_life_loss: Whether the loss of a life ends the episode; the next begins a new game.
         noop_max: At most so many no-ops before an episode begins, in the game's frames.
+        obs_dtype: "uint8", or "float32" for observations from 0 to 1.
+        channels_first: Whether observations are (3, 64, 64).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 60 // FRAME_SKIP}  # noqa: RUF012
@@ -56,6 +60,8 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         render_mode: str | None = None,
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
+        obs_dtype: ObsDtype = "uint8",
+        channels_first: bool = False,
     ) -> None:
         ale_id = find_game(game).ale_id
         _check(render_mode, noop_max)
@@ -81,20 +87,20 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             grayscale_obs=False,
         )
         self.render_mode = render_mode
-        self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-        self.action_space = gym.spaces.Discrete(find_game(game).num_actions)
+        self._format = ObsFormat(obs_dtype, channels_first)
+        self.observation_space = self._format.space(SIZE, SIZE, 3)
+        self._meanings = find_game(game).action_meanings
+        self.action_space = gym.spaces.Discrete(len(self._meanings))
         self._over: bool | None = None  # not begun
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.uint8], Info]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
         """Begins a new game; `seed` fixes the no-ops of this and all later ones."""
         super().reset(seed=seed)
         obs, info = self._game.reset(seed=seed)
         self._over = False
-        return obs, {name: int(info[name]) for name in _INFO}
+        return self._format(obs), {name: int(info[name]) for name in _INFO}
 
-    def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, Info]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, Info]:
         """Plays four of the game's frames."""
         if self._over is not False:
             why = "has not begun" if self._over is None else "has ended"
@@ -103,7 +109,20 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             raise gym.error.InvalidAction(f"an action is an integer of {self.action_space}, got {action!r}.")
         obs, reward, terminated, truncated, info = self._game.step(int(action))
         self._over = terminated or truncated
-        return obs, float(reward), terminated, truncated, {name: int(info[name]) for name in _INFO}
+        return self._format(obs), float(reward), terminated, truncated, {name: int(info[name]) for name in _INFO}
+
+    @property
+    def ale(self) -> Any:
+        """ALE's own interface to the game, an `ale_py.ALEInterface`: what Atari wrappers ask for `lives()`."""
+        return self._game.unwrapped.ale  # type: ignore[attr-defined]
+
+    def get_action_meanings(self) -> list[str]:
+        """ALE's word for each action, such as "NOOP" or "RIGHTFIRE"."""
+        return list(self._meanings)
+
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire."""
+        return keys_to_action(self._meanings)
 
     def render(self) -> Any:
         """The game's screen, uint8 (height, width, 3); None without a render mode."""
@@ -117,7 +136,7 @@ class RealEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         self._game.close()
 
 
-class RealVectorEnv(VectorEnv[Array, Array, Array]):
+class RealVectorEnv(BatchEnv):
     """A batch of real Atari games in ALE's native vector environment, with the spaces of their dreams.
 
     As `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. The
@@ -133,8 +152,9 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         game: As in `RealEnv`, like `terminal_on_life_loss` and `noop_max`.
         num_envs: How many, B.
         autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.
-        render_mode: None, or "rgb_array" for a tuple of B observations.
+        render_mode: None, or "rgb_array" for a tuple of B frames.
         max_episode_steps: Steps after which a game is truncated, -1 or None for no limit but ALE's own.
+        obs_dtype: As in `RealEnv`, like `channels_first`.
     """
 
     metadata: dict[str, Any] = {**RealEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -144,11 +164,13 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         *,
         game: str,
         num_envs: int = 1,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        autoreset_mode: Autoreset = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         terminal_on_life_loss: bool = False,
         noop_max: int = 30,
+        obs_dtype: ObsDtype = "uint8",
+        channels_first: bool = False,
     ) -> None:
         limit = -1 if max_episode_steps is None else max_episode_steps
         _check(render_mode, noop_max, num_envs, limit)
@@ -157,8 +179,10 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.num_envs, self.render_mode = num_envs, render_mode
         self._games = ale_vector(game, num_envs, noop_max=noop_max, episodic_life=terminal_on_life_loss)
-        self.single_observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-        self.single_action_space = gym.spaces.Discrete(find_game(game).num_actions)
+        self._format = ObsFormat(obs_dtype, channels_first)
+        self.single_observation_space = self._format.space(SIZE, SIZE, 3)
+        self._meanings = find_game(game).action_meanings
+        self.single_action_space = gym.spaces.Discrete(len(self._meanings))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._obs: Array | None = None  # none before the first reset
@@ -213,7 +237,7 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
         return self._frames(), rewards, terminated, truncated, infos | _with_masks(info, np.ones_like(over))
 
     def render(self) -> Any:
-        """The observations, a tuple of B uint8 frames (64, 64, 3); None without a render mode."""
+        """The frames, a tuple of B uint8 frames (64, 64, 3); None without a render mode."""
         if self.render_mode is None:
             gym.logger.warn(_NO_RENDER)
             return None
@@ -243,7 +267,7 @@ class RealVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _frames(self) -> Array:
         assert self._obs is not None
-        return self._obs.copy()
+        return self._format(self._obs)
 
 
 def ale_vector(

@@ -4,17 +4,19 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.forked import settle_threads
-from diamond_gym.registry.loading import load_world_model
+from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
 from diamond_gym.world_model import WorldModel
+
+Quality = Literal["fast", "paper", "fine", "quality"]
 
 
 class SamplerFields(TypedDict, total=False):
@@ -39,7 +41,7 @@ def open_model(
     game: str | None,
     model: str | PathLike[str] | WorldModel | None,
     device: str,
-    precision: str,
+    precision: Precision,
     compile: bool,
 ) -> WorldModel:
     """The world model that is meant, on its device.
@@ -64,7 +66,7 @@ def open_model(
 
 
 def choose_sampler(
-    world_model: WorldModel, quality: str | None, fields: SamplerFields
+    world_model: WorldModel, quality: Quality | None, fields: SamplerFields
 ) -> SamplerConfig | TwoStageSampler:
     """The sampler of a quality, or the model's own, with single fields replaced; of two stages, both.
 
