@@ -275,6 +275,15 @@ class WorldModel(nn.Module):
             model=self.fingerprint,
         )
 
+    def __repr__(self) -> str:
+        """The networks in a line each, with their sizes; torch's own way lists every layer."""
+        name = "unregistered" if self.card is None else f"{self.card.name!r}, game={self.card.game!r}"
+        lines = [f"WorldModel({name}, device={str(self.device)!r}, precision={self.precision!r})"]
+        for attribute, part in self.parts.items():
+            size = sum(parameter.numel() for parameter in part.parameters())
+            lines.append(f"  {attribute}: {type(part).__name__}, {size:,} parameters")
+        return "\n".join(lines)
+
     def compile_networks(self) -> None:
         """Compiles all but the LSTM, which gains nothing, in place: the weights keep their keys. It may be refused."""
         for network in (self.denoiser, self.upsampler):
