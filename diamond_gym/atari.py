@@ -11,10 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diamond_gym.batch_env import Autoreset, BatchEnv, ObsDtype, ObsFormat
+from diamond_gym.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import keys_to_action
@@ -136,7 +136,7 @@ class RealEnv(gym.Env[Array, Any]):
         self._game.close()
 
 
-class RealVectorEnv(BatchEnv):
+class RealVectorEnv(Rows, VectorEnv[Array, Array, Array]):
     """A batch of real Atari games in ALE's native vector environment, with the spaces of their dreams.
 
     As `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. The

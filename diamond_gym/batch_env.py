@@ -8,7 +8,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 
 from diamond_gym.errors import BadArgument
 
@@ -50,9 +50,13 @@ class ObsFormat:
         return obs if self.dtype == "uint8" else np.divide(obs, np.float32(255), out=obs)
 
 
-class BatchEnv(VectorEnv[Array, Array, Array]):
-    """A vector environment without single ones inside, which answers for its rows as `SyncVectorEnv` does."""
+class Rows:
+    """What a vector environment without single ones inside answers for its rows, as `SyncVectorEnv` does.
 
+    It is mixed in: skrl looks for Gymnasium's `VectorEnv` among the direct bases of an environment's class.
+    """
+
+    num_envs: int
     _meanings: Sequence[str]
     _row_attributes: dict[str, list[Any]]
 

@@ -10,12 +10,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from diamond_gym import env_arguments
-from diamond_gym.batch_env import Autoreset, BatchEnv, ObsDtype, ObsFormat
+from diamond_gym.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
 from diamond_gym.dream import Dream
 from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
 from diamond_gym.env_options import action_meanings, action_space, check_actions, check_beginning, check_mask
@@ -26,7 +26,7 @@ from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
 
 
-class DreamVectorEnv(BatchEnv):
+class DreamVectorEnv(Rows, VectorEnv[Array, Array, Array]):
     """A batch of dreams, stepped by one batched world model.
 
     Observations are uint8 (B, H, W, C), unless `obs_dtype` or `channels_first` says otherwise, rewards -1, 0 or 1

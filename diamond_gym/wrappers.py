@@ -79,7 +79,7 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         """The last stacks of rows that have ended and begun anew within the step, None for others."""
         final = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(ended):
-            final[row] = self._pushed(row, frames[row])
+            final[row] = self._pushed(int(row), frames[row])
         return final
 
     def _pushed(self, row: int, frame: Array) -> Array:

@@ -28,6 +28,11 @@ def real(**kwargs):
 
 
 @pytest.mark.parametrize("make", [vector_env, real])
+def test_gymnasiums_class_is_a_direct_base(make):
+    assert gym.vector.VectorEnv in type(make().unwrapped).__bases__  # by which skrl knows what to do
+
+
+@pytest.mark.parametrize("make", [vector_env, real])
 def test_rows_answer_as_single_environments_do(make):
     envs = make(render_mode="rgb_array")
     envs.reset(seed=0)
