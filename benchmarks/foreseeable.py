@@ -68,7 +68,7 @@ class Player:
 
     def __init__(self, game: str, seed: int) -> None:
         self._env = RealEnv(game=game)
-        self._ale: Any = self._env._game.unwrapped.ale  # type: ignore[attr-defined]
+        self._ale: Any = self._env.ale
         self.rng = np.random.default_rng(seed)
         keep = 1 - 1 / CollectConfig(game, 1).sticky_steps
         num_actions = self._env.action_space.n  # type: ignore[attr-defined]

@@ -6,12 +6,12 @@
 """
 
 import warnings
-from typing import Any
 
 import gymnasium
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound
 from diamond_gym.registry.games import games
+from diamond_gym.registry.loading import load_world_model
 from diamond_gym.registry.models import survey
 
 __version__ = "0.1.0"
@@ -64,14 +64,6 @@ def register_ids() -> None:
         )
     if "DiamondGym/Catch-v0" not in gymnasium.registry:
         gymnasium.register(id="DiamondGym/Catch-v0", entry_point="diamond_gym.catch:Catch")
-
-
-def __getattr__(name: str) -> Any:
-    if name == "load_world_model":  # brings in torch, so only when it is asked for
-        from diamond_gym.registry.loading import load_world_model
-
-        return load_world_model
-    raise AttributeError(f"module 'diamond_gym' has no attribute '{name}'")
 
 
 register_ids()

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.arguments import check_seed
+from diamond_gym.registry.games import keys_to_action
 
 BOARD, CELL, PADDLE = 8, 2, 2  # cells a side, pixels a cell's side, cells the paddle is wide
 SIZE = BOARD * CELL
@@ -69,6 +70,14 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self._row = None
         caught = self._paddle <= self._column < self._paddle + PADDLE
         return frame, 1.0 if caught else -1.0, True, False, {}
+
+    def get_action_meanings(self) -> list[str]:
+        """ALE's word for each action."""
+        return ["NOOP", "LEFT", "RIGHT"]
+
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """The keys of `gymnasium.utils.play`: a and d move the paddle."""
+        return keys_to_action(self.get_action_meanings())
 
     def render(self) -> Any:
         """The frame, uint8 (16, 16, 3); None without a render mode."""

@@ -3,15 +3,17 @@
 import dataclasses
 import enum
 from os import PathLike, fspath
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.forked import settle_threads
-from diamond_gym.registry.loading import load_world_model
+from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
 from diamond_gym.world_model import WorldModel
+
+Quality = Literal["fast", "paper", "fine", "quality"]
 
 
 class SamplerFields(TypedDict, total=False):
@@ -36,7 +38,7 @@ def open_model(
     game: str | None,
     model: str | PathLike[str] | WorldModel | Entry | None,
     device: str,
-    precision: str,
+    precision: Precision,
     compile: bool,
 ) -> tuple[WorldModel, Entry | None]:
     """The world model that is meant, on its device, and the entry that it was loaded from.
@@ -67,7 +69,7 @@ def open_model(
 
 
 def choose_sampler(
-    world_model: WorldModel, quality: str | None, fields: SamplerFields
+    world_model: WorldModel, quality: Quality | None, fields: SamplerFields
 ) -> SamplerConfig | TwoStageSampler:
     """The sampler of a quality, or the model's own, with single fields replaced; of two stages, both.
 

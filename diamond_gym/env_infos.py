@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diamond_gym.batch_env import ObsFormat
 from diamond_gym.dream_state import DreamState, DreamStep
 from diamond_gym.start_bank import to_pixels
 
@@ -69,9 +70,9 @@ def _masked(name: str, rows: Array, values: Array) -> Info:
     return {name: np.where(which, values, np.zeros((), values.dtype)), f"_{name}": rows.copy()}
 
 
-def final_info(rows: Array, step: DreamStep, extras: Extras) -> Info:
+def final_info(rows: Array, step: DreamStep, extras: Extras, form: ObsFormat) -> Info:
     """`final_obs` and `final_info` of rows that ended and have restarted within the step."""
-    frames = to_pixels(step.final_obs).cpu().numpy()
+    frames = form(to_pixels(step.final_obs).cpu().numpy())
     final_obs = np.full(len(rows), None, dtype=object)
     for row in np.flatnonzero(rows):
         final_obs[row] = frames[row].copy()

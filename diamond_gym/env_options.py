@@ -45,6 +45,13 @@ def action_space(model: WorldModel, multi_hot: bool) -> gym.Space[Any]:
     return gym.spaces.MultiBinary(model.num_actions)
 
 
+def action_meanings(model: WorldModel, space: gym.Space[Any]) -> list[str]:
+    """A word for each action of a model; of CS:GO, the names of an action's parts."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return list(csgo.NAMES)
+    return [] if model.card is None else list(model.card.action_meanings)
+
+
 def composed(space: gym.Space[Any]) -> bool:
     """Whether actions of a batched space are CS:GO's, which are encoded for the model.
 

@@ -6,12 +6,14 @@ from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym import arguments, csgo
-from diamond_gym.env_arguments import SamplerFields
-from diamond_gym.env_infos import EnvState
+from diamond_gym.batch_env import ObsDtype
+from diamond_gym.env_arguments import Quality, SamplerFields
+from diamond_gym.env_infos import Array, EnvState
+from diamond_gym.registry.games import keys_to_action
+from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
 from diamond_gym.vector_env import DreamVectorEnv
 from diamond_gym.world_model import WorldModel
@@ -19,10 +21,9 @@ from diamond_gym.world_model import WorldModel
 __all__ = ["DreamEnv", "DreamVectorEnv", "EnvState"]
 
 DEFAULT_HORIZON = 50
-_KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 
 
-class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
+class DreamEnv(gym.Env[Array, Any]):
     """A dream as a single environment: the batch with one row.
 
     Observations are uint8 (H, W, C), actions the game's minimal set, rewards -1, 0 or 1; `terminated` is the
@@ -54,14 +55,16 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         game: str | None = None,
         model: str | PathLike[str] | WorldModel | Entry | None = None,
         device: str = "auto",
-        precision: str = "auto",
+        precision: Precision = "auto",
         compile: bool = False,
-        quality: str | None = None,
+        quality: Quality | None = None,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         starts: str | int = "any",
         denoising_trajectory: bool = False,
         replay: bool = False,
+        obs_dtype: ObsDtype = "uint8",
+        channels_first: bool = False,
         **sampler: Unpack[SamplerFields],
     ) -> None:
         """Opens a model and sets up a dream: the arguments are those of `DreamVectorEnv`.
@@ -79,6 +82,8 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             starts: Where dreams begin.
             denoising_trajectory: Whether to give `info["denoising_trajectory"]`, uint8 (n + 1, H, W, C).
             replay: Whether to replay the actions of a start's player.
+            obs_dtype: "uint8", or "float32" for observations from 0 to 1.
+            channels_first: Whether observations are (C, H, W).
             **sampler: Single fields of `SamplerConfig`.
         """
         self._own_horizon = max_episode_steps is not None
@@ -96,6 +101,8 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             starts=starts,
             denoising_trajectory=denoising_trajectory,
             replay=replay,
+            obs_dtype=obs_dtype,
+            channels_first=channels_first,
             **sampler,
         )
         self.metadata = {**type(self).metadata, "render_modes": ["rgb_array"]}
@@ -114,9 +121,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         """The arithmetic of the networks, "float32" or "bfloat16"; what "auto" came to."""
         return self._batch.precision
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begins a dream.
 
         Args:
@@ -140,7 +145,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
         if not self._own_horizon and self.spec is not None:
             self._batch.horizon = None
 
-    def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Dreams a step."""
         if self._batch.ended.any():
             raise gym.error.ResetNeeded("the dream has ended: call reset() before the next step().")
@@ -167,10 +172,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
 
         Of CS:GO the names of an action's 15 parts.
         """
-        if isinstance(self.action_space, gym.spaces.MultiDiscrete):
-            return list(csgo.NAMES)
-        card = self.world_model.card
-        return [] if card is None else list(card.action_meanings)
+        return self._batch.get_action_meanings()
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
         """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire.
@@ -181,12 +183,7 @@ class DreamEnv(gym.Env[npt.NDArray[np.uint8], Any]):
             names = {" " if name == "space" else name: name for name in csgo.KEYS if name not in ("ctrl", "shift")}
             chords = [chord for size in (1, 2, 3) for chord in combinations(names, size)]
             return {chord: csgo.action(*(names[key] for key in chord)) for chord in chords}
-        keys = {}
-        for action, meaning in enumerate(self.get_action_meanings()):
-            pressed = tuple(key for word, key in _KEYS.items() if word in meaning)
-            if pressed:
-                keys[pressed] = action
-        return keys
+        return dict(keys_to_action(self.get_action_meanings()))
 
     def close(self) -> None:
         """Lets go of the model."""

@@ -13,25 +13,28 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from diamond_gym import arguments, env_arguments
+from diamond_gym.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
 from diamond_gym.dream import Dream
 from diamond_gym.env_copies import CopiedDream
 from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
-from diamond_gym.env_options import action_space, check_actions, check_beginning
+from diamond_gym.env_options import action_meanings, action_space, check_actions, check_beginning
 from diamond_gym.env_replay import Replay
 from diamond_gym.folded import versions
 from diamond_gym.forked import settle_threads
+from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
 
 
-class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
+class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
     """A batch of dreams, stepped by one batched world model.
 
-    Observations are uint8 (B, H, W, C), rewards -1, 0 or 1 as float64; `terminated` is the model's end,
-    `truncated` the horizon. Row i of a batch seeded with s dreams what a single `DreamEnv` seeded with s + i
-    dreams. All autoreset modes are as `gymnasium.vector.SyncVectorEnv` has them, with the same keys in
-    `info`, besides `info["start"]`: the index of the start a row dreams from, -1 for frames given to `reset`.
+    Observations are uint8 (B, H, W, C), unless `obs_dtype` or `channels_first` says otherwise, rewards -1, 0 or 1
+    as float64; `terminated` is the model's end, `truncated` the horizon. Row i of a batch seeded with s dreams what a
+    single `DreamEnv` seeded with s + i dreams. All autoreset modes are as `gymnasium.vector.SyncVectorEnv` has them,
+    with the same keys in `info`, besides `info["start"]`: the index of the start a row dreams from, -1 for frames
+    given to `reset`.
 
     Example:
         >>> import gymnasium as gym, diamond_gym
@@ -53,15 +56,17 @@ class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
         model: str | PathLike[str] | WorldModel | Entry | None = None,
         num_envs: int = 1,
         device: str = "auto",
-        precision: str = "auto",
+        precision: Precision = "auto",
         compile: bool = False,
-        quality: str | None = None,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        quality: env_arguments.Quality | None = None,
+        autoreset_mode: Autoreset = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         max_episode_steps: int = 50,
         starts: str | int = "any",
         denoising_trajectory: bool = False,
         replay: bool = False,
+        obs_dtype: ObsDtype = "uint8",
+        channels_first: bool = False,
         **sampler: Unpack[env_arguments.SamplerFields],
     ) -> None:
         """Opens a model and sets up a batch of dreams.
@@ -85,6 +90,8 @@ class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
                 frame, uint8 (B, num_denoising_steps + 1, H, W, C).
             replay: Whether the actions that a start's player went on with take the place of those given to `step`,
                 as long as they last; `info["replayed"]` tells them, as the model takes them.
+            obs_dtype: "uint8", or "float32" for observations from 0 to 1, which are the same levels divided by 255.
+            channels_first: Whether observations are (C, H, W); frames that are rendered, traced or given never are.
             **sampler: Single fields of `SamplerConfig`, such as `num_denoising_steps=2`; `upsampler={...}` for those
                 of the second of two stages.
 
@@ -99,6 +106,7 @@ class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
         self.autoreset_mode = arguments.autoreset(autoreset_mode)
         self.metadata = {**copy.deepcopy(type(self).metadata), "autoreset_mode": self.autoreset_mode}
         self._trajectory = denoising_trajectory
+        self._format = ObsFormat(obs_dtype, channels_first)
         self._spec: EnvSpec | None = None
 
         self._model: WorldModel | None
@@ -110,8 +118,9 @@ class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
             horizon=self.horizon,
             starts=starts,
         )
-        self.single_observation_space = gym.spaces.Box(0, 255, self._model.obs_shape, np.uint8)
+        self.single_observation_space = self._format.space(*self._model.obs_shape)
         self.single_action_space = action_space(self._model, self._dream.multi_hot)
+        self._meanings = action_meanings(self._model, self.single_action_space)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._replay = Replay(self._model.starts, self._dream.device) if replay else None
@@ -192,7 +201,7 @@ class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
             super().reset(seed=int(seed))
         self._begun = True
         self._ended = self._ended & ~mask
-        return self._frames(), start_info(mask, dream.start)
+        return self._format(self._frames()), start_info(mask, dream.start)
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
         """Dreams a step in every row; what happens at an end is up to the autoreset mode.
@@ -229,12 +238,12 @@ class DreamVectorEnv(CopiedDream, VectorEnv[Array, Array, Array]):
         ended = terminated | truncated
         info: Info = {}
         if mode is AutoresetMode.SAME_STEP and ended.any() and step is not None:
-            info = final_info(ended, step, extras)
+            info = final_info(ended, step, extras, self._format)
             stepped = ~ended  # what was seen on the way belongs to the final info
             ended = np.zeros_like(ended)
         self._ended = ended
         info |= start_info(np.ones_like(ended), dream.start) | extras.info(stepped)
-        return self._frames(), rewards, terminated, truncated, info
+        return self._format(self._frames()), rewards, terminated, truncated, info
 
     def _frames(self) -> Array:
         return to_pixels(self._open().obs).cpu().numpy()

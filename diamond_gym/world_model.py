@@ -227,39 +227,28 @@ class WorldModel(nn.Module):
             name = "this world model" if self.card is None else f"world model '{self.card.name}'"
             raise DiamondGymError(f"{name} has no start states to dream from; train or import it with its starts")
         own = self.card.sampler if self.card is not None else {}
+        settled: dict[str, Any] = {"device": self.device, "precision": self.precision}
+        settled |= {"seed": seed, "choice": starts, "model": self.fingerprint}
         if self.upsampler is not None:
             if not isinstance(sampler, TwoStageSampler):
                 dynamics = sampler or (SamplerConfig(**own) if own else FAST.dynamics)
                 sampler = TwoStageSampler(dynamics)
             return TwoStageDream(
-                self.denoiser,
-                self.reward_end,
-                self.upsampler,
-                self.starts,
-                num_envs,
-                sampler,
-                horizon,
-                self.device,
-                self.precision,
-                seed=seed,
-                choice=starts,
-                model=self.fingerprint,
+                self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
             )
         if isinstance(sampler, TwoStageSampler):
             raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
-        return Dream(
-            self.denoiser,
-            self.reward_end,
-            self.starts,
-            num_envs,
-            sampler or SamplerConfig(**own),
-            horizon,
-            self.device,
-            self.precision,
-            seed=seed,
-            choice=starts,
-            model=self.fingerprint,
-        )
+        sampler = sampler or SamplerConfig(**own)
+        return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
+
+    def __repr__(self) -> str:
+        """The networks in a line each, with their sizes; torch's own way lists every layer."""
+        name = "unregistered" if self.card is None else f"{self.card.name!r}, game={self.card.game!r}"
+        lines = [f"WorldModel({name}, device={str(self.device)!r}, precision={self.precision!r})"]
+        for attribute, part in self.parts.items():
+            size = sum(parameter.numel() for parameter in part.parameters())
+            lines.append(f"  {attribute}: {type(part).__name__}, {size:,} parameters")
+        return "\n".join(lines)
 
     def compile_networks(self) -> None:
         """Compiles all but the LSTM, which gains nothing, in place: the weights keep their keys. It may be refused."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diamond_gym.errors import BadArgument
 
+_KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 _TABLE = Path(__file__).with_name("games.toml")
 
 
@@ -60,6 +61,12 @@ def game(name: str) -> Game:
         return games()[name]
     except KeyError:
         raise BadArgument(f"unknown game '{name}'{did_you_mean(name, games())}") from None
+
+
+def keys_to_action(action_meanings: Iterable[str]) -> dict[tuple[str, ...], int]:
+    """The keys of `gymnasium.utils.play` for each action: w a s d to move, the space bar to fire."""
+    keys = {tuple(key for word, key in _KEYS.items() if word in name): i for i, name in enumerate(action_meanings)}
+    return {pressed: action for pressed, action in keys.items() if pressed}
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from diamond_gym.world_model import WorldModel
 
 T = TypeVar("T")
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def load_world_model(
-    model: str | os.PathLike[str] | Entry, device: str = "auto", precision: str = "auto"
+    model: str | os.PathLike[str] | Entry, device: str = "auto", precision: Precision = "auto"
 ) -> "WorldModel":
     """Loads a world model: tensors in, tensors out, on the device.
 

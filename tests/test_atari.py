@@ -21,6 +21,8 @@ from diamond_gym.registry import games
 pytest.importorskip("ale_py")
 pytest.importorskip("cv2")
 
+import ale_py
+
 from diamond_gym.atari import RealEnv, RealVectorEnv
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "atari_preprocessing.json").read_text())
@@ -123,7 +125,13 @@ def test_every_game_has_the_spaces_of_its_dream(game: Any) -> None:
     env = gym.make(f"DiamondReal-{game.name}-v0").unwrapped
     assert env.observation_space == gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     assert env.action_space == gym.spaces.Discrete(len(game.action_meanings))
-    assert tuple(a.name for a in env._batch.games[0]._actions) == game.action_meanings  # type: ignore[attr-defined]
+    theirs = ale_py.AtariEnv(game.ale_id, full_action_space=False)
+    assert theirs.get_action_meanings() == env.get_action_meanings() == list(game.action_meanings)  # type: ignore[attr-defined]
+    assert [action.name for action in env.ale.getMinimalActionSet()] == theirs.get_action_meanings()  # type: ignore[attr-defined]
+    assert {
+        tuple(sorted(map(ord, keys))): action
+        for keys, action in env.get_keys_to_action().items()  # type: ignore[attr-defined]
+    } == {tuple(sorted(map(ord, keys))): a for keys, a in theirs.get_keys_to_action().items() if keys != ("e",)}
     obs, _ = env.reset(seed=0)
     assert obs.shape == (64, 64, 3)
 
@@ -138,6 +146,15 @@ def test_seeds() -> None:
     envs.reset(seed=1, options={"reset_mask": np.array([False, True, False])})  # row 1 with its seed 1 + 1
     unseeded = {RealVectorEnv(game="Boxing").reset()[0].tobytes() for _ in range(5)}
     assert len(unseeded) > 1
+
+
+def test_ale_tells_the_lives() -> None:
+    env = gym.make("DiamondReal-Breakout-v0").unwrapped
+    _, info = env.reset(seed=0)
+    assert env.ale.lives() == info["lives"] == 5  # type: ignore[attr-defined]
+    while info["lives"] == 5:
+        info = env.step(1)[4]
+    assert env.ale.lives() == 4  # type: ignore[attr-defined]
 
 
 def test_wrong_arguments() -> None:

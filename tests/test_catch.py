@@ -83,3 +83,9 @@ def test_wrong_use():
         env.step(0)
     with pytest.raises(ValueError, match="rgb_array"):
         Catch(render_mode="human")
+
+
+def test_the_keyboards_keys_are_actions():
+    env = gym.make(ID).unwrapped
+    assert env.get_action_meanings() == ["NOOP", "LEFT", "RIGHT"]
+    assert env.get_keys_to_action() == {("a",): 1, ("d",): 2}

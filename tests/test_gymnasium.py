@@ -236,24 +236,29 @@ def test_human_and_list_rendering_by_gymnasiums_wrappers(monkeypatch):
     tiles.close()
 
 
-def test_play_with_the_keyboard(monkeypatch):
+@pytest.mark.parametrize(
+    ("id", "keys", "actions"),
+    [
+        ("DiamondDream-v0", ["w", " "], [2, 3, 1, 0]),  # up, up and fire, fire, nothing
+        ("DiamondReal-Breakout-v0", ["d", " "], [2, 0, 1, 0]),  # right, no such action, fire, nothing
+        ("DiamondGym/Catch-v0", ["a", "d"], [1, 0, 2, 0]),  # left, both, right, nothing
+    ],
+)
+def test_play_with_the_keyboard(id, keys, actions, monkeypatch):
     pygame = pytest.importorskip("pygame")
+    if "Real" in id:
+        pytest.importorskip("ale_py")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     from gymnasium.utils.play import play
 
-    env, played = make(render_mode="rgb_array"), []
-    script = [
-        [(pygame.KEYDOWN, ord("w"))],
-        [(pygame.KEYDOWN, ord(" "))],
-        [(pygame.KEYUP, ord("w"))],
-        [(pygame.KEYUP, ord(" "))],
-        [(pygame.KEYDOWN, pygame.K_ESCAPE)],
-    ]
+    env, played = gym.make(id, render_mode="rgb_array", **({"model": StubWorldModel()} if "Dream" in id else {})), []
+    script = [[(kind, ord(key))] for kind in (pygame.KEYDOWN, pygame.KEYUP) for key in keys]
+    script.append([(pygame.KEYDOWN, pygame.K_ESCAPE)])
 
     def press():
-        keys = script.pop(0) if script else []
-        return [pygame.event.Event(kind, key=key) for kind, key in keys]
+        pressed = script.pop(0) if script else []
+        return [pygame.event.Event(kind, key=key) for kind, key in pressed]
 
     monkeypatch.setattr(pygame.event, "get", press)
     play(env, fps=1000, zoom=4, seed=0, callback=lambda *step: played.append(step[2]))
-    assert played == [2, 3, 1, 0]  # up, up and fire, fire, nothing
+    assert played == actions

@@ -124,7 +124,7 @@ class Pair:
 
     @property
     def real(self) -> bool:
-        return type(self.env).__module__ == "diamond_gym.atari"
+        return type(self.env).__module__.startswith("diamond_gym.atari")
 
     def state(self) -> Any:
         """A state of this kind of environment."""

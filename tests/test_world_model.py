@@ -102,3 +102,12 @@ def test_filled_whether_or_not_it_was_initialised_first(limit: int, monkeypatch:
     model = load_world_model("tiny", "cpu", "float32")
     assert model.device.type == "cpu"
     assert all(value.equal(saved.weights()[key]) for key, value in model.weights().items())
+
+
+def test_printed_on_one_screen() -> None:
+    model = WorldModel.from_card(card(), tiny().weights())
+    said = repr(model).splitlines()
+    assert said[0] == "WorldModel('tiny', game='Walk', device='cpu', precision='float32')"
+    parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
+    assert f"  denoiser: Denoiser, {parameters:,} parameters" in said
+    assert len(said) == 1 + len(model.parts)

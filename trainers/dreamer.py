@@ -28,7 +28,7 @@ def world_to_dream_in(
         BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them; or compiling was asked
             for and cannot work.
     """
-    model = load_world_model(entry, str(device), precision)
+    model = load_world_model(entry, str(device), "float32").to_device(str(device), precision)
     if model.reward_end is None or model.upsampler is not None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it needs rewards and single actions in its dreams")
     if model.starts is None:

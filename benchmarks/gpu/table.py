@@ -1,7 +1,7 @@
 """Frames per second of dreams on a GPU: `python -m benchmarks.gpu.table --out DIR`.
 
-Rows: this package's dream with its reward and end model (eager, `compile=True`, and a whole step as one CUDA graph), and
-the authors' formulation of the same denoiser and sampler alone (`diamond_gym.benchmark.plain`: eager float32, and
+Rows: this package's dream with its reward and end model (eager, `compile=True`, and a whole step as one CUDA graph),
+and the authors' formulation of the same denoiser and sampler alone (`diamond_gym.benchmark.plain`: eager float32, and
 compiled in bfloat16). Random weights and actions; the median of a few blocks of steps.
 """
 

@@ -21,11 +21,8 @@ SIZES = ("nano", "paper")
 
 def world_model(size: str, device: torch.device, precision: str, compile: bool = False) -> WorldModel:
     """A model on its device: "nano" is a bundled one, "paper" has the paper's sizes and random weights."""
-    model = (
-        load_world_model(NANO, str(device), precision)
-        if size == "nano"
-        else _of_the_papers_size().to_device(device, precision)
-    )
+    model = load_world_model(NANO, str(device), "float32") if size == "nano" else _of_the_papers_size()
+    model.to_device(device, precision)
     if compile:
         model.compile_networks()
     return model

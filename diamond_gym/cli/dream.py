@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,11 @@ from diamond_gym.cli.progress import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
 from diamond_gym.registry import resolve
+from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
+    from diamond_gym.env_arguments import Quality
     from diamond_gym.envs import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
@@ -56,7 +58,7 @@ class DreamCommand:
     """Screen pixels per pixel in the video."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """auto (measured), float32 or bfloat16."""
     compile: bool = False
     """Compile the networks, for faster frames: seconds at first on x86 CPUs, else a minute or two."""
@@ -93,7 +95,7 @@ class DreamCommand:
             device=self.device,
             precision=self.precision,
             compile=self.compile,
-            quality=self.quality,
+            quality=cast("Quality | None", self.quality),  # checked above
             max_episode_steps=self.max_episode_steps,
             starts=int(self.starts) if self.starts.isdigit() else self.starts,
             autoreset_mode=AutoresetMode.SAME_STEP,

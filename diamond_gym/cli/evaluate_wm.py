@@ -20,6 +20,7 @@ from diamond_gym.env_arguments import SamplerFields, choose_sampler
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
+from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.ball import COURTS
 from diamond_gym.trainers.measuring import Fidelity, Sizes, can_play, describe, measure, policies_of
@@ -73,7 +74,7 @@ class EvaluateWm:
     """Print JSON instead of a table."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """auto (measured), float32 or bfloat16."""
 
     def __post_init__(self) -> None:
