@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.blocks import SmallResBlock, conv3x3, zero_
+from diamond_gym.errors import BadConfig
 from diamond_gym.reward_end import LstmState, init_lstm_
+from diamond_gym.schema import ACTOR_CRITIC, check_config
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class ActorCriticConfig:
     channels: list[int] = field(default_factory=lambda: [32, 32, 64, 64])
     down: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     num_actions: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what no agent has."""
+        check_config(self, ACTOR_CRITIC)
 
 
 class FrameEncoder(nn.Module):
@@ -46,10 +52,12 @@ class ActorCritic(nn.Module):
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
         if config.num_actions is None:
-            raise ValueError("the actor-critic needs num_actions")
+            raise BadConfig("the actor-critic needs num_actions")
         self.config = config
         self.encoder = FrameEncoder(config)
         side = config.img_size // 2 ** sum(config.down)
+        if side < 1:
+            raise BadConfig(f"{sum(config.down)} levels of down leave nothing of images of {config.img_size} pixels")
         self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.lstm_dim)
         self.critic_linear = nn.Linear(config.lstm_dim, 1)
         self.actor_linear = nn.Linear(config.lstm_dim, config.num_actions)

@@ -20,6 +20,7 @@ from diamond_gym.dream import PRECISIONS, Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import parameters
 from diamond_gym.starts import Starts
 from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
 
@@ -35,8 +36,8 @@ PREFIXES = {
     "upsampler": "upsampler.",
 }
 COMPILED = "_orig_mod."
-LARGE = 20_000_000
-"""Parameters from which on a model is worth being built without being initialised first."""
+LARGE = 30_000_000
+"""Parameters, by `diamond_gym.schema`, from which on a model is worth being built without being initialised first."""
 
 
 def denoiser_config(table: Table) -> DenoiserConfig:
@@ -136,7 +137,8 @@ class WorldModel(nn.Module):
         """
         # To initialise wide networks takes minutes, and all is filled below. Not to initialise them has torch import
         # its compiler, which takes longer than to initialise small ones.
-        large = sum(tensor.numel() for tensor in weights.values()) > LARGE
+        tables = {name: getattr(card, name) for name in card.networks}
+        large = parameters(tables) > LARGE
         with torch.device("meta" if large else "cpu"):
             model = cls(
                 Denoiser(denoiser_config(card.denoiser)),
@@ -147,6 +149,9 @@ class WorldModel(nn.Module):
                 starts,
             )
         if large:
+            for key, tensor in model.weights().items():  # before memory is taken for what a card merely says
+                if key not in weights or weights[key].shape != tensor.shape:
+                    raise RuntimeError(f"'{key}' has shape {tuple(tensor.shape)} in the card's networks alone")
             model = model.to_empty(device="cpu")
         model.load_weights(weights)
         return model.eval()

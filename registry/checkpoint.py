@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)")
-_LARGEST, _DEEPEST = 1 << 16, 64
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -51,9 +50,28 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
             raise DamagedModel(
                 f"{path}: a flat dictionary of tensors is wanted, and {key!r} is a {type(tensor).__name__}"
             )
-        if tensor.layout is not torch.strided or not tensor.dtype.is_floating_point:
-            raise DamagedModel(f"{path}: key '{key}' is not a dense tensor of floats")
+    check_tensors(state, str(path))
     return dict(state)
+
+
+def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Checks that tensors are dense, of a usual type of floats, and hold all the numbers that their shapes say.
+
+    Args:
+        tensors: By key.
+        where: What to call their file in an error.
+
+    Raises:
+        DamagedModel: One of them is not.
+    """
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for key, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
+            raise DamagedModel(f"{where}: key '{_shorten(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise DamagedModel(f"{where}: key '{_shorten(key)}' has more elements than the file holds numbers for it")
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -101,8 +119,7 @@ def expected_shapes(card: Card, where: str) -> Shapes:
     from diamond_gym.reward_end import RewardEnd, RewardEndConfig
     from diamond_gym.world_model import WorldModel, denoiser_config
 
-    for name in card.networks:
-        _check_sizes(getattr(card, name), f"{where}: {name}")
+    card.check_networks(where)
     try:
         with torch.device("meta"):
             model = WorldModel(
@@ -114,18 +131,6 @@ def expected_shapes(card: Card, where: str) -> Shapes:
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise DamagedModel(f"{where}: there is no network of this configuration ({_brief(error)})") from None
     return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
-
-
-def _check_sizes(table: Mapping[str, object], where: str) -> None:
-    """Refuses sizes that no model has before anything is made of them."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            _check_sizes(value, where)
-            continue
-        numbers = value if isinstance(value, list | tuple) else [value]
-        largest = _DEEPEST if key == "depths" else _LARGEST
-        if len(numbers) > _DEEPEST or any(isinstance(n, int) and not 0 <= n <= largest for n in numbers):
-            raise DamagedModel(f"{where}: '{key}' is out of all proportion")
 
 
 def _why_refused(message: str) -> str:
