@@ -258,8 +258,7 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A file of a .zip, unless it would unpack to more than any agent is."""
-    if archive.getinfo(name).file_size > _LARGEST:
+    if archive.getinfo(name).file_size > _LARGEST:  # when unpacked
         raise ValueError(f"{name} is out of all proportion")
     return archive.read(name)
 

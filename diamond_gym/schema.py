@@ -114,6 +114,19 @@ SAMPLER: Fields = {
     "s_cond": _STRENGTH,
     "eta": Number(0, 1, whole=False),
 }
+TRAINING_SIGMA: Fields = {
+    "loc": Number(-20, 20, whole=False),
+    "scale": Number(0, 20, whole=False),
+    "sigma_min": _SIGMA,
+    "sigma_max": _SIGMA,
+}
+_PART = Number(0, 1, whole=False)
+AGENT_LOSS: Fields = {
+    "gamma": _PART,
+    "lambda_": _PART,
+    "weight_value_loss": _STRENGTH,
+    "weight_entropy_loss": _STRENGTH,
+}
 NETWORKS: Mapping[str, Fields] = {
     "denoiser": DENOISER,
     "reward_end": REWARD_END,

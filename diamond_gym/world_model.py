@@ -135,10 +135,8 @@ class WorldModel(nn.Module):
         Raises:
             RuntimeError: A key is missing, left over or of another shape.
         """
-        # To initialise wide networks takes minutes, and all is filled below. Not to initialise them has torch import
-        # its compiler, which takes longer than to initialise small ones.
-        tables = {name: getattr(card, name) for name in card.networks}
-        large = parameters(tables) > LARGE
+        # To initialise wide networks takes minutes; not to has torch import its compiler, slower for small ones.
+        large = parameters({name: getattr(card, name) for name in card.networks}) > LARGE
         with torch.device("meta" if large else "cpu"):
             model = cls(
                 Denoiser(denoiser_config(card.denoiser)),
@@ -149,9 +147,8 @@ class WorldModel(nn.Module):
                 starts,
             )
         if large:
-            for key, tensor in model.weights().items():  # before memory is taken for what a card merely says
-                if key not in weights or weights[key].shape != tensor.shape:
-                    raise RuntimeError(f"'{key}' has shape {tuple(tensor.shape)} in the card's networks alone")
+            if {k: v.shape for k, v in model.weights().items()} != {k: v.shape for k, v in weights.items()}:
+                raise RuntimeError("their keys or shapes differ")  # before memory is taken for what a card merely says
             model = model.to_empty(device="cpu")
         model.load_weights(weights)
         return model.eval()

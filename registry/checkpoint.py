@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
-    """Checks that tensors are dense, of a usual type of floats, and hold all the numbers that their shapes say.
+    """Checks that tensors are dense, of a usual type of floats, and have memory of its own for each element.
 
     Args:
         tensors: By key.
@@ -70,8 +70,11 @@ def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
     for key, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
             raise DamagedModel(f"{where}: key '{_shorten(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
-        if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise DamagedModel(f"{where}: key '{_shorten(key)}' has more elements than the file holds numbers for it")
+        reach = 0  # of the dimensions within, in elements
+        for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            if size > 1 and stride <= reach:
+                raise DamagedModel(f"{where}: key '{_shorten(key)}' has elements that share memory")
+            reach += stride * (size - 1) if size > 1 else 0
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -85,8 +88,6 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
     Raises:
         DamagedModel: A key is missing, left over or of another shape, or a tensor is not finite.
     """
-    import torch
-
     expected = expected_shapes(card, where)
     for what, keys in (
         ("missing", [key for key in expected if key not in weights]),
@@ -99,11 +100,20 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
         if tuple(weights[key].shape) != shape:
             found = tuple(weights[key].shape)
             raise DamagedModel(f"{where}: key '{key}' has shape {found}, but its configuration makes it {shape}")
-    for key in expected:
-        # Not the tensor itself: its largest and smallest value need no copy of it.
-        low, high = weights[key].aminmax() if weights[key].numel() else (torch.zeros(()), torch.zeros(()))
-        if not (low.isfinite() and high.isfinite()):
-            raise DamagedModel(f"{where}: key '{key}' holds values that are not finite")
+    check_finite(weights, where)
+
+
+def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Checks that all values of tensors are finite; arguments as for `check_tensors`.
+
+    Raises:
+        DamagedModel: One is not.
+    """
+    for key, tensor in tensors.items():
+        if tensor.numel():
+            low, high = tensor.aminmax()  # unlike isfinite() of the tensor itself, these need no copy of it
+            if not (low.isfinite() and high.isfinite()):
+                raise DamagedModel(f"{where}: key '{_shorten(key)}' holds values that are not finite")
 
 
 def expected_shapes(card: Card, where: str) -> Shapes:

@@ -109,7 +109,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from diamond_gym.registry.checkpoint import check_tensors
+    from diamond_gym.registry.checkpoint import check_finite, check_tensors
     from diamond_gym.starts import load_starts
 
     _verify(entry)
@@ -120,6 +120,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DamagedModel(f"{path}: not readable as safetensors ({_brief(error)})") from None
     check_tensors(weights, str(path))
+    check_finite(weights, str(path))
     starts = load_starts(starts_path) if starts_path else None
     if starts is not None:
         check_starts(entry.card, starts, str(starts_path))

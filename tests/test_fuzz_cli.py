@@ -268,6 +268,8 @@ def test_hostile_command_lines(part: int, place: Path, home: Path, capsys: pytes
         ["dream", "--model", "tiny", "--fps", "1e30"],
         ["dream", "--model", "tiny", "--fps", "1" + "0" * 30],
         ["dream", "--model", "tiny", "--starts", "²"],
+        ["train", "--game", "Pong", "--fit.sigma.scale", "-1"],
+        ["train", "--game", "Pong", "--agent.loss.gamma", "7"],
     ],
 )
 def test_command_lines_that_once_failed(words: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
