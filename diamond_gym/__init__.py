@@ -41,7 +41,7 @@ def register_ids() -> None:
     registered stay as they are. A damaged card is told in a one-line warning and left out.
     """
     entries, problems = survey()
-    for problem in problems:
+    for problem in problems.values():
         warnings.warn(f"diamond-gym: {problem}", stacklevel=2)
     dreams: dict[str, dict[str, str]] = {"DiamondDream-v0": {}}
     dreams |= {f"DiamondDream-{entry.name}-v0": {"model": entry.name} for entry in entries if not entry.bundled}

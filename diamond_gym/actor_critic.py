@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.blocks import SmallResBlock, conv3x3, zero_
+from diamond_gym.errors import BadConfig
 from diamond_gym.reward_end import LstmState, init_lstm_
+from diamond_gym.schema import ACTOR_CRITIC, check_config
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class ActorCriticConfig:
     channels: list[int] = field(default_factory=lambda: [32, 32, 64, 64])
     down: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     num_actions: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what no agent has."""
+        check_config(self, ACTOR_CRITIC)
 
 
 class FrameEncoder(nn.Module):
@@ -51,7 +57,7 @@ class ActorCritic(nn.Module):
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
         if config.num_actions is None:
-            raise ValueError("the actor-critic needs num_actions")
+            raise BadConfig("the actor-critic needs num_actions")
         self.config = config
         self.encoder = FrameEncoder(config)
         side = max(1, config.img_size // self.encoder.least)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_gym.errors import BadConfig
+
 GROUP_SIZE = 32
 GROUP_NORM_EPS = 1e-5
 ATTENTION_HEAD_DIM = 8
@@ -94,7 +96,7 @@ class SelfAttention2d(nn.Module):
         super().__init__()
         self.heads = max(1, channels // ATTENTION_HEAD_DIM)
         if channels % self.heads:
-            raise ValueError(f"attention needs a multiple of {ATTENTION_HEAD_DIM} channels, got {channels}")
+            raise BadConfig(f"attention needs a multiple of {ATTENTION_HEAD_DIM} channels, got {channels}")
         self.norm = GroupNorm(channels)
         self.qkv_proj = conv1x1(channels, 3 * channels)
         self.out_proj = conv1x1(channels, channels)
@@ -123,7 +125,7 @@ class FourierFeatures(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         if channels % 2:
-            raise ValueError(f"Fourier features come in pairs, got {channels} channels")
+            raise BadConfig(f"Fourier features come in pairs, got {channels} channels")
         self.register_buffer("weight", torch.randn(1, channels // 2, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,7 +223,7 @@ class UNet(nn.Module):
     def __init__(self, cond_channels: int, depths: list[int], channels: list[int], attn_depths: list[int]) -> None:
         super().__init__()
         if not len(depths) == len(channels) == len(attn_depths):
-            raise ValueError(
+            raise BadConfig(
                 "depths, channels and attn_depths describe the same levels, "
                 f"got {len(depths)}, {len(channels)} and {len(attn_depths)} of them"
             )

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
+from diamond_gym.errors import BadConfig
+from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 from diamond_gym.training_noise import START_SIGMA, TrainingNoise
 
 
@@ -38,18 +40,20 @@ class InnerModelConfig:
     noise_cond: bool = False
     """Whether the network is told the noise level of its conditioning frames (the CS:GO networks are)."""
 
+    def __post_init__(self) -> None:
+        """Refuses what no network has."""
+        check_config(self, INNER_MODEL)
+
     @property
     def num_actions_told(self) -> int:
-        """How many past actions the network is told; ValueError where the sizes leave no room for them."""
+        """How many past actions the network is told; BadConfig where the sizes leave no room for them."""
         told, name = self.num_steps_conditioning, "num_steps_conditioning"
-        if told < 1:
-            raise ValueError(f"{name} must be at least 1, not {told}")
         if self.num_actions_conditioning is not None:
             if not 1 <= self.num_actions_conditioning <= told:
-                raise ValueError(f"num_actions_conditioning {self.num_actions_conditioning} lies in 1..{told}")
+                raise BadConfig(f"num_actions_conditioning {self.num_actions_conditioning} lies in 1..{told}")
             told, name = self.num_actions_conditioning, "num_actions_conditioning"
         if self.cond_channels % told:
-            raise ValueError(f"cond_channels {self.cond_channels} must be a multiple of {name} {told}")
+            raise BadConfig(f"cond_channels {self.cond_channels} must be a multiple of {name} {told}")
         return told
 
 
@@ -66,6 +70,10 @@ class DenoiserConfig:
     residual: bool = False
     """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
     from the first step of training, and a small network spends itself on what moves. Not the paper's."""
+
+    def __post_init__(self) -> None:
+        """Refuses what no denoiser has."""
+        check_config(self, DENOISER)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ class BadArgument(DiamondGymError):
     """An argument that cannot be used as given; the command line exits with 2, as for a misspelt option."""
 
 
+class BadConfig(BadArgument, ValueError):
+    """A field of a configuration that cannot be used as given; the message says what it may be."""
+
+
 class DiskFull(DiamondGymError):
     """There was no room to write something; what was there before is intact."""
 

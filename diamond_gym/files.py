@@ -69,6 +69,37 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 @contextmanager
+def temporary_folder(parent: Path, prefix: str = "diamond-gym") -> Iterator[Path]:
+    """Lends a new, hidden folder in `parent`, deleted after the block; first deletes those of killed processes.
+
+    A lock beside the folder says that its process lives: the system lets go of a killed process' lock.
+
+    Args:
+        parent: Where to make it; made itself if there is none.
+        prefix: What such folders are for; only those of the same prefix are looked at.
+
+    Yields:
+        The folder, empty. It may be renamed within the block.
+    """
+    from filelock import FileLock, Timeout
+
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f".{prefix}.tmp-*.lock"):
+        with suppress(Timeout, OSError), FileLock(left, timeout=0):
+            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+            left.unlink(missing_ok=True)
+    folder = parent / f".{prefix}.tmp-{secrets.token_hex(4)}"
+    with FileLock(f"{folder}.lock", timeout=0) as lock:  # before there is a folder that somebody could delete
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # Windows deletes no file that is open
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
 def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns a full disk, in whatever words a library reports it, into one clear line.
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.blocks import Downsample, ResBlocks, conv3x3, to_patches
+from diamond_gym.errors import BadConfig
+from diamond_gym.schema import REWARD_END, check_config
 
 LstmState = tuple[Tensor, Tensor]
 NUM_REWARD_CLASSES = 3
@@ -34,6 +36,10 @@ class RewardEndConfig:
     difference: bool = False
     """Show the network next_obs - obs in place of next_obs. What rewards hang on is often a few pixels that
     change, hardly to be seen in either frame but plain in their difference. Not the paper's."""
+
+    def __post_init__(self) -> None:
+        """Refuses what no network has."""
+        check_config(self, REWARD_END)
 
 
 class TransitionEncoder(nn.Module):
@@ -66,7 +72,7 @@ class RewardEnd(nn.Module):
     def __init__(self, config: RewardEndConfig) -> None:
         super().__init__()
         if config.num_actions is None:
-            raise ValueError("the reward and end model needs num_actions")
+            raise BadConfig("the reward and end model needs num_actions")
         self.config = config
         self.encoder = TransitionEncoder(config)
         self.act_emb = nn.Embedding(config.num_actions, config.cond_channels)

@@ -12,6 +12,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from diamond_gym.errors import BadConfig
+from diamond_gym.schema import SAMPLER, check_config
+
 
 @dataclass(frozen=True)
 class SamplerConfig:
@@ -35,16 +38,12 @@ class SamplerConfig:
     happen, as where a ball is served, in the mean of both."""
 
     def __post_init__(self) -> None:
-        if self.num_denoising_steps < 1:
-            raise ValueError(f"num_denoising_steps must be at least 1, got {self.num_denoising_steps}")
-        if self.order not in (1, 2):
-            raise ValueError(f"order must be 1 (Euler) or 2 (Heun), got {self.order}")
-        if not 0 < self.sigma_min <= self.sigma_max:
-            raise ValueError(f"0 < sigma_min <= sigma_max must hold, got {self.sigma_min} and {self.sigma_max}")
-        if min(self.s_churn, self.s_cond, self.s_noise) < 0 or self.rho <= 0:
-            raise ValueError("s_churn, s_cond and s_noise must not be negative, and rho must be positive")
-        if not 0 <= self.eta <= 1 or (self.eta and self.order == 2):
-            raise ValueError(f"eta must be in [0, 1], and 0 with order 2, got {self.eta} with order {self.order}")
+        """Refuses what cannot be sampled."""
+        check_config(self, SAMPLER)
+        if self.sigma_min > self.sigma_max:
+            raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if self.eta and self.order == 2:
+            raise BadConfig(f"eta must be 0 with order 2, got {self.eta}")
 
 
 QUALITIES: dict[str, SamplerConfig] = {

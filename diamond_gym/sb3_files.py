@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import get_device
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
+from diamond_gym.schema import Number
 
 CARD = "diamond_gym.json"  # the name within the .zip
 _WEIGHTS, _OPTIMIZER = "policy.pth", "policy.optimizer.pth"
@@ -34,6 +35,7 @@ _KNOWN = {
     "stable_baselines3.dqn.policies": ("CnnPolicy", "DQNPolicy"),
     "sb3_contrib.common.recurrent.policies": ("RecurrentActorCriticCnnPolicy", "RecurrentActorCriticPolicy"),
 }
+_SIDE, _ACTIONS, _WIDEST, _LARGEST = Number(1, 512), Number(1, 4096), 4096, 1 << 30
 _TRAINING_ONLY = {"optimizer_class", "optimizer_kwargs"}
 # What a .zip need not remember: where the last training stood, an eighth of a megabyte a row.
 _LEFT_OUT = ["_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"]
@@ -82,6 +84,8 @@ class AgentCard:
         """Reads what `json.dumps(asdict(card))` wrote; fields that are not known yet are left out."""
         table = json.loads(text)
         fields = {name: table[name] for name in cls.__dataclass_fields__ if name in table}
+        if not all(isinstance(fields[name], str) for name in ("game", "algo", "model")):
+            raise ValueError("its card is none")
         return cls(**{**fields, "obs_shape": tuple(table["obs_shape"])})
 
 
@@ -222,20 +226,22 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
         raise DiamondGymError(f"there is no agent at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            text, weights = archive.read("data").decode(), archive.read(_WEIGHTS)
-            card = AgentCard.from_json(archive.read(CARD).decode()) if CARD in archive.namelist() else None
-        table = json.loads(text)
-        state = _tensors(weights)
+            text, weights = _member(archive, "data").decode(), _member(archive, _WEIGHTS)
+            card = AgentCard.from_json(_member(archive, CARD).decode()) if CARD in archive.namelist() else None
+        table, state = json.loads(text), _tensors(weights)
         seen, chosen = table["observation_space"], table["action_space"]
-    except Exception as error:  # each of zipfile, json and torch meets damage with exceptions of many kinds
+        shape, epsilon = seen.get("_shape") or [], float(table.get("exploration_rate", 0.0))
+        num_actions = None if chosen.get("n") is None else int(chosen["n"])
+        _check_sizes({**(table.get("policy_kwargs") or {})})
+        told = json_to_data(text) if trust_pickles else table
+    except Exception as error:  # each of zipfile, json, pickle and torch meets damage with exceptions of many kinds
         said = " ".join(str(error).split())[:100]
         raise DiamondGymError(f"{path} is no agent saved by Stable-Baselines3, or is damaged ({said})") from None
-    shape: list[int] = seen.get("_shape") or []
-    if len(shape) != 3 or "n" not in chosen:
+    if not isinstance(shape, list) or len(shape) != 3 or num_actions is None:
         raise DiamondGymError(f"{path} does not play from images with numbered actions, as these games need it")
+    if not (all(map(_SIDE.accepts, shape)) and _ACTIONS.accepts(num_actions) and 0 <= epsilon <= 1):
+        raise DiamondGymError(f"{path} says of itself what no agent is: frames, actions or chances out of bounds")
     channels, height, width = shape  # SB3 stores images with their channels first
-    num_actions = int(chosen["n"])
-    told = json_to_data(text) if trust_pickles else table
     policy_class, keywords = _policy_class(path, told, trust_pickles)
     try:
         with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
@@ -243,13 +249,30 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
                 spaces.Box(0, 255, tuple(shape), np.uint8), spaces.Discrete(num_actions), lambda _: 0.0, **keywords
             )
         policy.load_state_dict(state)
-    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
+    except Exception as error:  # whatever SB3 and torch make of keywords that are not what they should be
         said = " ".join(str(error).split())[:100]
         raise DiamondGymError(f"{path} holds weights of another policy than it says ({said})") from None
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
-    epsilon = float(table.get("exploration_rate", 0.0))
     return SavedAgent(path, policy, channels, (height, width), num_actions, epsilon, card)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _LARGEST:  # when unpacked
+        raise ValueError(f"{name} is out of all proportion")
+    return archive.read(name)
+
+
+def _check_sizes(keywords: Any, left: int = 32) -> int:
+    """Refuses keywords of a policy whose numbers would make it huge; returns how many more numbers there may be."""
+    if isinstance(keywords, dict | list):
+        for item in keywords.values() if isinstance(keywords, dict) else keywords:
+            left = _check_sizes(item, left)
+    elif isinstance(keywords, int | float):
+        left -= 1
+        if left < 0 or not abs(keywords) <= _WIDEST:
+            raise ValueError("its policy is out of all proportion")
+    return left
 
 
 def _policy_class(path: Path, table: dict[str, Any], trusted: bool) -> tuple[type[BasePolicy], dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Starts: the real frames that dreams begin from. A model carries its own: a dream needs no ROM."""
 
+import math
 import zipfile
-import zlib
 from dataclasses import MISSING, dataclass, fields
 from os import PathLike
 
@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from diamond_gym.errors import DamagedModel, DiamondGymError
 from diamond_gym.files import atomic_path
+
+_LARGEST = 4 << 30  # bytes; the largest known, of CS:GO, have a hundredth of it
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Starts:
                 f"got {self.obs.dtype} {self.obs.shape}."
             )
         n, t = self.obs.shape[:2]
+        if self.act.dtype != np.int64 or self.act.ndim not in (2, 3):
+            raise DiamondGymError(
+                f"actions of starts are int64 ({n}, {t - 1}) or ({n}, {t - 1}, A), "
+                f"got {self.act.dtype} {self.act.shape}."
+            )
         if self.act.shape[:2] != (n, t - 1) or self.first.shape != (n,) or self.first.dtype != np.bool_:
             raise DiamondGymError(
                 f"starts of {n} pieces of {t} frames need actions ({n}, {t - 1}) and bool flags ({n},), "
@@ -100,10 +107,28 @@ def load_starts(path: str | PathLike[str]) -> Starts:
         DamagedModel: The file is missing, truncated, or not a file of starts.
     """
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             names = [field.name for field in fields(Starts) if field.default is MISSING or field.name in file.files]
             return Starts(**{name: file[name] for name in names})
     except FileNotFoundError:
         raise DamagedModel(f"there is no file of starts at {path}.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, DiamondGymError) as error:
-        raise DamagedModel(f"{path} is not a readable file of starts: {error}") from error
+    except Exception as error:  # zipfile, zlib and NumPy meet damaged bytes with exceptions of many kinds
+        said = " ".join(str(error).split())[:200]
+        raise DamagedModel(f"{path} is not a readable file of starts: {said or type(error).__name__}") from error
+
+
+def _check_sizes(path: str | PathLike[str]) -> None:
+    """Refuses arrays that are too large for starts, or not as large as they say, before memory is taken for them."""
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+                    raise ValueError(f"{member.filename} is not as large as it says")
+            total += member.file_size
+    if total > _LARGEST:
+        raise ValueError(f"{total:,} bytes are out of all proportion")

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diamond_gym.errors import BadConfig
+from diamond_gym.schema import TRAINING_SIGMA, check_config
+
 START_SIGMA = 5.0
 """The noise level at which samplers start, with noise of variance 1 and nothing of the frame."""
 
@@ -18,6 +21,12 @@ class SigmaDistribution:
     scale: float = 1.2
     sigma_min: float = 2e-3
     sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuses what are no noise levels."""
+        check_config(self, TRAINING_SIGMA)
+        if self.sigma_min > self.sigma_max:
+            raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         """Draws n noise levels, float32 (n,)."""

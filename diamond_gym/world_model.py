@@ -19,6 +19,7 @@ from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import parameters
 from diamond_gym.starts import Starts
 from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
 
@@ -34,8 +35,8 @@ PREFIXES = {
     "upsampler": "upsampler.",
 }
 COMPILED = "_orig_mod."
-LARGE = 20_000_000
-"""Parameters from which on a model is worth being built without being initialised first."""
+LARGE = 30_000_000
+"""Parameters, by `diamond_gym.schema`, from which on a model is worth being built without being initialised first."""
 
 
 def denoiser_config(table: Table) -> DenoiserConfig:
@@ -119,9 +120,8 @@ class WorldModel(nn.Module):
         Raises:
             RuntimeError: A key is missing, left over or of another shape.
         """
-        # To initialise wide networks takes minutes, and all is filled below. Not to initialise them has torch import
-        # its compiler, which takes longer than to initialise small ones.
-        large = sum(tensor.numel() for tensor in weights.values()) > LARGE
+        # To initialise wide networks takes minutes; not to has torch import its compiler, slower for small ones.
+        large = parameters({name: getattr(card, name) for name in card.networks}) > LARGE
         # What they are filled with before comes from a copy of torch's global random stream, which stays where it is.
         with torch.random.fork_rng(devices=[]), torch.device("meta" if large else "cpu"):
             model = cls(
@@ -133,6 +133,8 @@ class WorldModel(nn.Module):
                 starts,
             )
         if large:
+            if {k: v.shape for k, v in model.weights().items()} != {k: v.shape for k, v in weights.items()}:
+                raise RuntimeError("their keys or shapes differ")  # before memory is taken for what a card merely says
             model = model.to_empty(device="cpu")
         model.load_weights(weights)
         return model.eval()

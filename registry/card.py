@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from diamond_gym.errors import DamagedModel
+from diamond_gym.errors import BadConfig, DamagedModel
+from diamond_gym.schema import LARGEST_IMAGE, MOST_ACTIONS, NETWORKS, SAMPLER, Number, check_plain, check_table
 
 FORMAT = 1
 _WORDS = ("name", "game", "created", "license", "summary", "source")
-_NETWORKS = ("denoiser", "reward_end", "actor_critic", "upsampler")
-_TABLES = ("spaces", *_NETWORKS, "sampler", "training", "figures", "files")
+_TABLES = ("spaces", *NETWORKS, "sampler", "training", "figures", "files")
+_KINDS = ("weights", "starts", "preview", "agent")
+_LONGEST = 1 << 20  # characters; a hundred times as many as a card has
 Table = dict[str, Any]
 
 # A name becomes a folder, a file and part of an environment id: no separators, no dot at either end.
@@ -38,8 +40,8 @@ class FileRecord:
 class Card:
     """The metadata of one world model, as its TOML card holds them.
 
-    The tables of the networks and of the sampler are passed as they are to the configuration classes that
-    they describe; the card does not know the networks.
+    The tables of the networks and of the sampler, which `diamond_gym.schema` checks, are passed as they are to the
+    configuration classes that they describe; the card does not know the networks.
 
     Attributes:
         name: The registry name, also the stem of the model's files.
@@ -91,7 +93,7 @@ class Card:
     @property
     def networks(self) -> tuple[str, ...]:
         """The parts that the model has: `denoiser` first, then any of the others."""
-        return tuple(name for name in _NETWORKS if getattr(self, name) is not None)
+        return tuple(name for name in NETWORKS if getattr(self, name) is not None)
 
     @property
     def has_agent(self) -> bool:
@@ -102,6 +104,17 @@ class Card:
     def created_at(self) -> datetime:
         """`created`, to compare."""
         return datetime.fromisoformat(self.created)
+
+    def check_networks(self, where: str) -> None:
+        """Checks the tables of the networks and of the sampler, field by field, before anything is made of them.
+
+        Args:
+            where: What to call the card in an error.
+
+        Raises:
+            DamagedModel: A field is unknown, of another kind, out of bounds, or does not fit another.
+        """
+        _check_networks({name: getattr(self, name) for name in (*self.networks, "sampler")}, where)
 
     def with_files(self, files: Mapping[str, FileRecord]) -> Self:
         """The same card over other files."""
@@ -118,17 +131,26 @@ class Card:
         Raises:
             DamagedModel: It is not TOML, or a key is missing, unknown or of the wrong kind.
         """
+        if len(text) > _LONGEST:
+            raise DamagedModel(f"{where}: too long for a card")
         try:
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            check_plain(table)
+        except RecursionError:
+            raise DamagedModel(f"{where}: nested too deeply") from None
+        except BadConfig as error:
+            raise DamagedModel(f"{where}: {error}") from None
+        except (ValueError, ArithmeticError) as error:  # ValueError alone: a number of thousands of digits
             raise DamagedModel(f"{where}: not readable as TOML ({error})") from None
         version = table.pop("format", None)
         if version != FORMAT:
-            raise DamagedModel(f"{where}: key 'format' is {version!r}, but this version of diamond-gym reads {FORMAT}")
+            raise DamagedModel(
+                f"{where}: key 'format' is {version!r:.40}, but this version of diamond-gym reads {FORMAT}"
+            )
         known = {f.name for f in fields(cls)}
         for key in table:
             if key not in known:
-                raise DamagedModel(f"{where}: unknown key '{key}'")
+                raise DamagedModel(f"{where}: unknown key '{key:.60}'")
         for key in ("name", "game", "created", "spaces", "denoiser", "files"):
             if key not in table:
                 raise DamagedModel(f"{where}: key '{key}' is missing")
@@ -165,7 +187,7 @@ def check_name(name: str, what: str = "model name") -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DamagedModel(
-            f"{what} {name!r} cannot be used: up to 64 letters, digits, '-', '_' and '.', "
+            f"{what} {name!r:.80} cannot be used: up to 64 letters, digits, '-', '_' and '.', "
             "beginning with a letter or digit"
         )
     return name
@@ -197,30 +219,51 @@ def _check(table: Table, where: str) -> None:
     if not aware:
         raise wrong("created", "a time such as 2026-01-31T12:00:00Z")
 
-    shape = table["spaces"].get("obs_shape")
-    if not (isinstance(shape, list | tuple) and len(shape) == 3 and all(_is_count(size) for size in shape)):
-        raise wrong("spaces.obs_shape", "three whole numbers: height, width, channels")
+    side, actions = Number(1, LARGEST_IMAGE), Number(1, MOST_ACTIONS)
+    for key in ("obs_shape", "low_res_shape"):
+        shape = table["spaces"].get(key)
+        if shape is None and key != "obs_shape":
+            continue
+        if not (isinstance(shape, list | tuple) and len(shape) == 3 and all(map(side.accepts, shape))):
+            raise wrong(f"spaces.{key}", f"three whole numbers up to {LARGEST_IMAGE}: height, width, channels")
     num_actions = table["spaces"].get("num_actions")
-    if not _is_count(num_actions):
-        raise wrong("spaces.num_actions", "a whole number of at least 1")
+    if not actions.accepts(num_actions):
+        raise wrong("spaces.num_actions", str(actions))
     meanings = table["spaces"].get("action_meanings")
-    if meanings is not None and len(meanings) != num_actions:
+    if meanings is not None and not (_are_words(meanings) and len(meanings) == num_actions):
         raise wrong("spaces.action_meanings", f"a list of {num_actions} words, as spaces.num_actions says")
+    _check_networks({key: table[key] for key in (*NETWORKS, "sampler") if key in table}, where)
+    training = table.get("training", {})
+    for key in ("data", "pulled"):
+        if not isinstance(training.get(key, {}), dict):
+            raise wrong(f"training.{key}", "a table")
+    for key in ("training", "figures"):
+        if not _are_words(table.get(key, {}).get("known_failures", [])):
+            raise wrong(f"{key}.known_failures", "a list of texts")
 
     for kind, record in table["files"].items():
         key = f"files.{kind}"
+        if kind not in _KINDS:
+            raise DamagedModel(f"{where}: unknown key '{key:.60}' (there are {', '.join(_KINDS)})")
         if not isinstance(record, dict) or set(record) != {"name", "sha256", "bytes"}:
             raise wrong(key, "a table of name, sha256 and bytes")
-        if not isinstance(record["name"], str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", record["name"]):
+        if not isinstance(record["name"], str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", record["name"]):
             raise wrong(f"{key}.name", "the plain name of a file beside the card")
         if not isinstance(record["sha256"], str) or not re.fullmatch(r"[0-9a-f]{64}", record["sha256"]):
             raise wrong(f"{key}.sha256", "64 lower-case hexadecimal digits")
-        if isinstance(record["bytes"], bool) or not isinstance(record["bytes"], int) or record["bytes"] < 0:
+        if not Number(0, 1 << 50).accepts(record["bytes"]):
             raise wrong(f"{key}.bytes", "the file's length in bytes")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _check_networks(tables: Mapping[str, Any], where: str) -> None:
+    try:
+        check_table(tables, {**NETWORKS, "sampler": SAMPLER})
+    except BadConfig as error:
+        raise DamagedModel(f"{where}: {error}") from None
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 
 def _without_none(value: Any) -> Any:

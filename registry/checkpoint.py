@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)")
 _WRAPPERS = ("_orig_mod", "module")
-_LARGEST, _DEEPEST = 1 << 16, 64
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -54,13 +53,35 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
             raise DamagedModel(
                 f"{path}: a flat dictionary of tensors is wanted, and {key!r} is a {type(tensor).__name__}"
             )
-        if tensor.layout is not torch.strided or not tensor.dtype.is_floating_point:
-            raise DamagedModel(f"{path}: key '{key}' is not a dense tensor of floats")
+    check_tensors(state, str(path))
     plain = {".".join(word for word in key.split(".") if word not in _WRAPPERS): key for key in state}
     if len(plain) < len(state):
         twice = next(key for key in state if key not in plain.values())
         raise DamagedModel(f"{path}: key '{_shorten(twice)}' is there twice, once as torch wraps it")
     return {name: state[key] for name, key in plain.items()}
+
+
+def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Checks that tensors are dense, of a usual type of floats, and have memory of its own for each element.
+
+    Args:
+        tensors: By key.
+        where: What to call their file in an error.
+
+    Raises:
+        DamagedModel: One of them is not.
+    """
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for key, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
+            raise DamagedModel(f"{where}: key '{_shorten(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
+        reach = 0  # of the dimensions within, in elements
+        for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            if size > 1 and stride <= reach:
+                raise DamagedModel(f"{where}: key '{_shorten(key)}' has elements that share memory")
+            reach += stride * (size - 1) if size > 1 else 0
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -74,8 +95,6 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
     Raises:
         DamagedModel: A key is missing, left over or of another shape, or a tensor is not finite.
     """
-    import torch
-
     expected = expected_shapes(card, where)
     for what, keys in (
         ("missing", [key for key in expected if key not in weights]),
@@ -88,11 +107,20 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
         if tuple(weights[key].shape) != shape:
             found = tuple(weights[key].shape)
             raise DamagedModel(f"{where}: key '{key}' has shape {found}, but its configuration makes it {shape}")
-    for key in expected:
-        # Not the tensor itself: its largest and smallest value need no copy of it.
-        low, high = weights[key].aminmax() if weights[key].numel() else (torch.zeros(()), torch.zeros(()))
-        if not (low.isfinite() and high.isfinite()):
-            raise DamagedModel(f"{where}: key '{key}' holds values that are not finite")
+    check_finite(weights, where)
+
+
+def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Checks that all values of tensors are finite; arguments as for `check_tensors`.
+
+    Raises:
+        DamagedModel: One is not.
+    """
+    for key, tensor in tensors.items():
+        if tensor.numel():
+            low, high = tensor.aminmax()  # unlike isfinite() of the tensor itself, these need no copy of it
+            if not (low.isfinite() and high.isfinite()):
+                raise DamagedModel(f"{where}: key '{_shorten(key)}' holds values that are not finite")
 
 
 def expected_shapes(card: Card, where: str) -> Shapes:
@@ -108,8 +136,7 @@ def expected_shapes(card: Card, where: str) -> Shapes:
     from diamond_gym.reward_end import RewardEnd, RewardEndConfig
     from diamond_gym.world_model import WorldModel, denoiser_config
 
-    for name in card.networks:
-        _check_sizes(getattr(card, name), f"{where}: {name}")
+    card.check_networks(where)
     try:
         with torch.device("meta"):
             model = WorldModel(
@@ -121,18 +148,6 @@ def expected_shapes(card: Card, where: str) -> Shapes:
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise DamagedModel(f"{where}: there is no network of this configuration ({_brief(error)})") from None
     return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
-
-
-def _check_sizes(table: Mapping[str, object], where: str) -> None:
-    """Refuses sizes that no model has before anything is made of them."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            _check_sizes(value, where)
-            continue
-        numbers = value if isinstance(value, list | tuple) else [value]
-        largest = _DEEPEST if key == "depths" else _LARGEST
-        if len(numbers) > _DEEPEST or any(isinstance(n, int) and not 0 <= n <= largest for n in numbers):
-            raise DamagedModel(f"{where}: '{key}' is out of all proportion")
 
 
 def _why_refused(message: str) -> str:

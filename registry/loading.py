@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
+from diamond_gym.registry.card import Card
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ def load_world_model(
 
     try:
         loaded = WorldModel.from_card(entry.card, weights, starts)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:  # torch lists misfits over many lines
+    except (
+        RuntimeError,
+        TypeError,
+        KeyError,
+        ValueError,
+        ArithmeticError,
+    ) as error:  # torch lists misfits over many lines
         raise DamagedModel(f"{entry.path}: card and weights do not fit together ({_brief(error)})") from error
     return loaded.to_device(device, precision)
 
@@ -103,6 +110,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from diamond_gym.registry.checkpoint import check_finite, check_tensors
     from diamond_gym.starts import load_starts
 
     _verify(entry)
@@ -112,10 +120,42 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
         weights = load_file(path)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DamagedModel(f"{path}: not readable as safetensors ({_brief(error)})") from None
+    check_tensors(weights, str(path))
+    check_finite(weights, str(path))
     starts = load_starts(starts_path) if starts_path else None
+    if starts is not None:
+        check_starts(entry.card, starts, str(starts_path))
     if read_entry(entry.path) != entry:
         raise DamagedModel(f"{entry.path}: the model was replaced while it was being read; try again")
     return entry, weights, starts
+
+
+def check_starts(card: Card, starts: "Starts", where: str) -> None:
+    """Checks that dreams of a model can begin from these starts: frames of its size, as many as it sees, its actions.
+
+    Args:
+        card: The model's.
+        starts: The real frames, with the actions between them.
+        where: What to call their file in an error.
+
+    Raises:
+        DamagedModel: They are another model's.
+    """
+    frames, shape = card.denoiser.get("inner_model", {}).get("num_steps_conditioning", 4), card.obs_shape
+    if card.upsampler is not None:
+        factor = card.upsampler.get("upsampling_factor") or 1
+        shape = (shape[0] // factor, shape[1] // factor, shape[2])
+    if starts.obs.shape[1:] != (frames, *shape):
+        raise DamagedModel(f"{where}: starts of shape {starts.obs.shape[1:]}, but the model sees {(frames, *shape)}")
+    if starts.full_res is not None and starts.full_res.shape[2:] != card.obs_shape:
+        raise DamagedModel(f"{where}: full-size frames {starts.full_res.shape[2:]}, not {card.obs_shape}")
+    several = starts.act.ndim == 3  # each of an action's parts is pressed or not
+    if several and starts.act.shape[2] != card.num_actions:
+        raise DamagedModel(f"{where}: actions of {starts.act.shape[2]} parts, but the model has {card.num_actions}")
+    most = 1 if several else card.num_actions - 1
+    for act, least in ((starts.act, 0), (starts.next_act, -1)):
+        if act is not None and act.size and not (least <= act.min() and act.max() <= most):
+            raise DamagedModel(f"{where}: its actions are not all from 0 to {most}, the model's")
 
 
 def _verify(entry: Entry) -> Entry:

@@ -61,15 +61,15 @@ class Entry:
         return self.folder / record.name if record else None
 
 
-def survey() -> tuple[list[Entry], list[str]]:
-    """All models at hand, the user's own first, each group by name; and a line for each damaged card."""
+def survey() -> tuple[list[Entry], dict[str, str]]:
+    """All models at hand, the user's own first, each group by name; and a line for each damaged one, by its name."""
     found: list[Entry] = []
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     for card in [*_local_cards(problems), *_bundled_cards()]:
         try:
             found.append(read_entry(card))
         except DamagedModel as error:
-            problems.append(str(error))
+            problems[card.stem] = " ".join(str(error).split())
     return found, problems
 
 
@@ -164,15 +164,23 @@ def read_entry(card: Path) -> Entry:
     """
     try:
         try:
-            text = card.read_text(encoding="utf-8")
+            text = _text(card)
         except FileNotFoundError:  # the model may be about to be replaced
             put_back(card.parent)
-            text = card.read_text(encoding="utf-8")
+            text = _text(card)
     except FileNotFoundError:
         raise DamagedModel(f"{card}: the card is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedModel(f"{card}: the card cannot be read ({error})") from None
     return Entry(Card.from_toml(text, str(card)), card, bundled=card.parent == bundled_folder())
+
+
+def _text(card: Path) -> str:
+    """A card's text; of a file that is much too long, as much as shows that it is."""
+    if not card.is_file() and card.exists():
+        raise OSError("not a file")  # reading from a pipe would wait for ever
+    with card.open(encoding="utf-8") as file:
+        return file.read((1 << 20) + 1)
 
 
 def local_folder(name: str) -> Path:
@@ -197,13 +205,13 @@ def local_folder(name: str) -> Path:
 _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 
 
-def _local_cards(problems: list[str]) -> list[Path]:
+def _local_cards(problems: dict[str, str]) -> list[Path]:
     try:
         return [models_folder() / name / f"{name}.toml" for name in names(models_folder())]
     except (FileNotFoundError, NotADirectoryError, BadArgument):  # there are none, or there is no home
         return []
     except OSError as error:
-        problems.append(f"{models_folder()}: cannot be read ({error.strerror})")
+        problems[models_folder().name] = f"{models_folder()}: cannot be read ({error.strerror})"
         return []
 
 
@@ -219,7 +227,7 @@ def _card_in(folder: Path) -> Path:
     named = folder / f"{folder.resolve().name}.toml"
     if named.exists():
         return named
-    cards = sorted(folder.glob("*.toml"))
+    cards = sorted(path for path in folder.glob("*.toml") if path.name[0] != ".")  # the others are half-written
     if len(cards) != 1:
         found = f"{len(cards)} TOML files" if cards else "no card (a .toml file)"
         raise DamagedModel(f"{folder}: the folder of one model is wanted, and {found} is in it")

@@ -37,7 +37,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise DamagedModel(f"{path}: there is no such file") from None
     except RecursionError:
         raise DamagedModel(f"{path}: nested too deeply") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, OSError) as error:
+    except DamagedModel:
+        raise
+    except Exception as error:  # PyYAML meets values that are not what their tags say with exceptions of many kinds
         raise DamagedModel(f"{path}: not readable as plain YAML ({' '.join(str(error).split())})") from None
     if not isinstance(table, dict):
         raise DamagedModel(f"{path}: a table of keys and values is wanted")
@@ -74,6 +76,8 @@ class _Resolver:
             raise self._wrong(place, "its references make it endless")
         if isinstance(value, str):
             return self._expand_text(value, place)
+        if isinstance(value, int) and abs(value) >= 1 << 63:  # Python refuses to write the longest out
+            raise self._wrong(place, "a number of more than 64 bits")
         if not isinstance(value, dict | list):
             return value
         if id(value) in self._within:
@@ -84,7 +88,7 @@ class _Resolver:
                 return [self.expand(item, (*place, i)) for i, item in enumerate(value)]
             for key in value:
                 if not isinstance(key, str):
-                    raise self._wrong(place, f"the key {key!r} is not a word")
+                    raise self._wrong(place, f"a key is a {type(key).__name__}, not a word")
             return {key: self.expand(item, (*place, key)) for key, item in value.items()}
         finally:
             self._within.pop()
@@ -132,7 +136,7 @@ class _Resolver:
         for depth, key in enumerate(target):
             if isinstance(value, str):  # a reference on the way
                 value = self.expand(value, target[:depth])
-            if isinstance(value, list) and str(key).isdigit() and int(key) < len(value):
+            if isinstance(value, list) and re.fullmatch("[0-9]{1,9}", str(key)) and int(key) < len(value):
                 value = value[int(key)]
             elif isinstance(value, dict) and key in value:
                 value = value[key]

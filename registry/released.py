@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_gym.errors import BadArgument, DamagedModel
+from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card, Table, check_name, now
 from diamond_gym.registry.checkpoint import check_weights, read_checkpoint
 from diamond_gym.registry.games import games
 from diamond_gym.registry.references import read_yaml, resolve_references
+from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, check_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,6 +107,11 @@ def read_released(
         if table:
             table["num_actions"] = num_actions
 
+    try:
+        told = {"denoiser": denoiser, "upsampler": upsampler, "reward_end": reward_end, "actor_critic": actor_critic}
+        check_table({part: table for part, table in told.items() if table}, NETWORKS)
+    except BadConfig as error:
+        raise DamagedModel(f"{where}: {error}") from None
     size = _image_size(env, reward_end or actor_critic, config)
     channels = denoiser["inner_model"]["img_channels"]
     for part, square in (("rew_end_model", reward_end), ("actor_critic", actor_critic)):
@@ -260,6 +266,12 @@ def _image_size(env: Table, square: Table | None, config: Path) -> tuple[int, in
     sides = [size, size] if isinstance(size, int) else size
     if size is None:
         raise BadArgument(f"{config} does not say the size of images: give the environment's YAML with --env-config")
-    if not isinstance(sides, list) or len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
-        raise DamagedModel(f"{config}: env.train.size is one or two whole numbers, not {str(size)[:60]!r}")
+    if (
+        not isinstance(sides, list)
+        or len(sides) != 2
+        or not all(type(n) is int and 0 < n <= LARGEST_IMAGE for n in sides)
+    ):
+        raise DamagedModel(
+            f"{config}: env.train.size is one or two whole numbers up to {LARGEST_IMAGE}, not {str(size)[:60]!r}"
+        )
     return sides[0], sides[1]

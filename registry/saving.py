@@ -1,18 +1,17 @@
 """Models written whole or not at all, and removed."""
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diamond_gym.errors import ModelNotFound
-from diamond_gym.files import atomic_path, atomic_write, disk_space_for, sha256_file
+from diamond_gym.files import atomic_path, atomic_write, disk_space_for, sha256_file, temporary_folder
 from diamond_gym.registry.card import Card, FileRecord, check_name
 from diamond_gym.registry.human_card import PREVIEW, human_card
 from diamond_gym.registry.models import Entry, local_folder, read_entry
-from diamond_gym.registry.swap import beside, discard, put_back, take_place
+from diamond_gym.registry.swap import discard, put_back, take_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,14 +54,9 @@ def save_model(
     if folder is not None:
         return _write(Path(folder), card, weights, starts, extras or {})
     target = local_folder(card.name)
-    temporary = beside(target, "tmp")
-    with disk_space_for(target):
-        try:
-            temporary.mkdir(parents=True)
-            card = _write(temporary, card, weights, starts, extras or {}).card
-            take_place(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with disk_space_for(target), temporary_folder(target.parent, "model") as temporary:
+        card = _write(temporary, card, weights, starts, extras or {}).card
+        take_place(temporary, target)
     return Entry(card, target / f"{card.name}.toml")  # not read again: another process may have replaced it by now
 
 

@@ -102,4 +102,5 @@ def _misshapen(path: Path, array: Array, wanted: str) -> DamagedModel:
 
 
 def _number(spawn: Path) -> tuple[bool, int, str]:
-    return (not spawn.name.isdigit(), int(spawn.name) if spawn.name.isdigit() else 0, spawn.name)
+    number = spawn.name if spawn.name.isascii() and spawn.name.isdigit() and len(spawn.name) < 10 else ""
+    return (not number, int(number or 0), spawn.name)

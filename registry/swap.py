@@ -15,13 +15,8 @@ from pathlib import Path
 
 from diamond_gym.files import flush_folder
 
-_OLD = ".old-"
+_OLD, _GONE = ".old-", ".gone-"
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # the last one if a link is
-
-
-def beside(target: Path, kind: str) -> Path:
-    """A hidden path of its own beside `target`: readers of the folder pass over what begins with a dot."""
-    return target.with_name(f".{target.name}.{kind}-{secrets.token_hex(4)}")
 
 
 def take_place(temporary: Path, target: Path) -> None:
@@ -41,7 +36,7 @@ def take_place(temporary: Path, target: Path) -> None:
             except OSError as error:
                 if error.errno not in _IN_THE_WAY and not os.path.lexists(target):
                     raise
-            aside.append(beside(target, "old"))
+            aside.append(target.with_name(f".{target.name}{_OLD}{secrets.token_hex(4)}"))
             with suppress(FileNotFoundError):  # another writer was quicker
                 os.rename(target, aside[-1])
     except BaseException:
@@ -50,6 +45,8 @@ def take_place(temporary: Path, target: Path) -> None:
     flush_folder(target.parent)
     for old in aside:
         discard(old)
+    for gone in target.parent.glob(f"{_GONE}*"):  # of a process that was killed while it deleted
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def put_back(target: Path) -> None:
@@ -76,7 +73,7 @@ def names(parent: Path) -> list[str]:
 
 def discard(folder: Path) -> None:
     """Deletes a folder if it is there, out of sight first, so that half of it is never read or put back."""
-    gone = folder.with_name(f".gone-{secrets.token_hex(8)}")
+    gone = folder.with_name(f"{_GONE}{secrets.token_hex(8)}")
     with suppress(FileNotFoundError):
         os.rename(folder, gone)
         if gone.is_symlink():  # a folder that the user linked in: the link goes, what it points to stays

@@ -26,4 +26,4 @@ def a_card(name: str = "tiny", **changes: Any) -> Card:
 
 
 def some_starts() -> Starts:
-    return Starts(np.zeros((2, 4, 8, 8, 3), np.uint8), np.zeros((2, 3), np.int64), np.array([True, False]))
+    return Starts(np.zeros((2, 4, 64, 64, 3), np.uint8), np.zeros((2, 3), np.int64), np.array([True, False]))

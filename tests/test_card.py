@@ -57,7 +57,7 @@ def test_card_survives_toml() -> None:
     files = {"weights": FileRecord("tiny.safetensors", "0" * 64, 3)}
     card = a_card(
         summary='quotes " and σ',
-        reward_end={"dim": 1},
+        reward_end={"lstm_dim": 8},
         sampler={"order": 2},
         training={"data": {"frames": 5}},
         figures={"mse": 0.5},
@@ -77,9 +77,9 @@ plain = st.one_of(
 table = st.dictionaries(st.text(string.ascii_letters, min_size=1), st.one_of(plain, st.lists(st.integers(0, 9))))
 
 
-@given(denoiser=table, training=st.dictionaries(st.text(string.ascii_letters, min_size=1), table))
-def test_any_table_survives_toml(denoiser: dict[str, Any], training: dict[str, Any]) -> None:
-    card = a_card(denoiser={"x": 1, **denoiser}, training=training)
+@given(figures=table, training=st.dictionaries(st.text(string.ascii_letters, min_size=1), table))
+def test_any_table_survives_toml(figures: dict[str, Any], training: dict[str, Any]) -> None:
+    card = a_card(figures={"x": 1, **figures}, training=training)
     assert Card.from_toml(card.to_toml() + "\n[files]\n") == card
 
 

@@ -179,7 +179,8 @@ def test_a_commands_own_check_is_a_wrong_argument() -> None:
 
 
 def test_a_wrong_type_in_one_line() -> None:
-    with pytest.raises(BadArgument, match=r"^Error parsing --steps: invalid literal .* \(diamond-gym fails --help\)$"):
+    message = r"^Error parsing --steps: a whole number is wanted, not 'many' \(diamond-gym fails --help\)$"
+    with pytest.raises(BadArgument, match=message):
         cli._parse(Fails, "fails", ["--steps", "many"])
 
 

@@ -173,7 +173,7 @@ def test_qualities_and_sampler_keywords():
     assert model.dream(1).sampler == SamplerConfig(2, s_cond=0.01)
     with pytest.raises(BadArgument, match="one of fast, quality"):
         of(quality="paper")
-    with pytest.raises(BadArgument, match="order must be"):
+    with pytest.raises(BadArgument, match="'order' must be"):
         of(upsampler={"order": 3})
     for wrong in ({"steps": 1}, {"upsampler": {"steps": 1}}):
         with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):

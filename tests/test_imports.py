@@ -15,7 +15,8 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 
 # A module may import those of its own rank (but not in a circle) and of lower ranks. A package counts as one.
 RANKS = [
-    {"errors", "arguments", "files", "randomness", "compiling", "device", "forked", "memory", "training_noise"},
+    {"errors"},
+    {"arguments", "files", "schema", "randomness", "compiling", "device", "forked", "memory", "training_noise"},
     {"blocks", "starts", "episode_files", "data", "segments", "policy", "csgo"},
     {"denoiser", "reward_end", "actor_critic"},
     {"sampler", "folded", "kernels", "folded_denoiser", "folded_reward_end"},

@@ -44,7 +44,7 @@ def test_load_world_model() -> None:
     assert np.array_equal(loaded.starts.obs, model.starts.obs)
 
 
-@pytest.mark.parametrize("change", [{"cond_channels": 16}, {"no_such_option": 1}])
+@pytest.mark.parametrize("change", [{"cond_channels": 16}, {"cond_channels": 8192}])
 def test_card_and_weights_that_do_not_fit(change: dict[str, int]) -> None:
     import diamond_gym
 

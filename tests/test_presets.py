@@ -25,9 +25,9 @@ def test_paper_is_the_papers() -> None:
 
 
 def test_the_users_flags_come_on_top() -> None:
-    command = parse("--preset", "nano", "--steps", "7", "--denoiser.channels", "16", "32", "--sigma.loc", "-1")
+    command = parse("--preset", "nano", "--steps", "7", "--denoiser.channels", "16", "32", "32", "--sigma.loc", "-1")
     assert command.steps == 7
-    assert command.fit.denoiser.inner_model.channels == [16, 32]
+    assert command.fit.denoiser.inner_model.channels == [16, 32, 32]
     assert command.fit.denoiser.inner_model.patch_size == preset_table("nano")["denoiser"]["inner-model"]["patch-size"]
     assert command.fit.sigma.loc == -1
 

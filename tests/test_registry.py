@@ -40,7 +40,7 @@ def test_save_and_read_back(home: Path) -> None:
     assert set(weights) == set(WEIGHTS)
     assert all(torch.equal(weights[key], WEIGHTS[key]) and weights[key].dtype == WEIGHTS[key].dtype for key in WEIGHTS)
     assert starts
-    assert starts.obs.shape == (2, 4, 8, 8, 3)
+    assert starts.obs.shape == (2, 4, 64, 64, 3)
 
 
 def test_same_tensors_give_the_same_hash() -> None:
@@ -136,7 +136,7 @@ def test_folder_without_a_card(tmp_path: Path, home: Path) -> None:
     with pytest.raises(DamagedModel, match="no card"):
         resolve("empty")
     assert survey()[0] == entries()
-    assert "the card is missing" in survey()[1][0]
+    assert "the card is missing" in survey()[1]["empty"]
 
 
 def test_damaged_card_hides_no_other_model() -> None:
@@ -145,7 +145,7 @@ def test_damaged_card_hides_no_other_model() -> None:
     found, problems = survey()
     assert good in found
     assert len(problems) == 1
-    assert "bad.toml: key 'name' is missing" in problems[0]
+    assert "bad.toml: key 'name' is missing" in problems["bad"]
     assert resolve("Breakout") == good
     with pytest.raises(DamagedModel):
         resolve("bad")

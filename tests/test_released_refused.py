@@ -1,5 +1,6 @@
 """The authors' checkpoints: all that is refused, in one line."""
 
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -162,6 +163,9 @@ OUT = "denoiser.inner_model.conv_out.weight"
         (lambda s: s.update({OUT: torch.ones(3, 3)}), r"has shape \(3, 3\), but its configuration makes it \(3, 32"),
         (lambda s: s.update({ACT: torch.ones(6, 8)}), "differ in the number of actions"),
         (lambda s: s.update({OUT: s[OUT].long()}), "not a dense tensor of floats"),
+        (lambda s: s.update({OUT: s[OUT].to("meta")}), "not a dense tensor of floats"),
+        (lambda s: s.update({OUT: s[OUT].to(torch.float8_e4m3fn)}), "not a dense tensor of floats"),
+        (lambda s: s.update({OUT: torch.zeros(1).expand(s[OUT].shape)}), "share memory"),
         (lambda s: s.update({OUT: s[OUT].to_sparse()}), "not a dense tensor of floats|not readable"),
         (lambda s: s.update({OUT: s[OUT] * float("nan")}), "not finite"),
         (lambda s: s.update({"step": 3}), "'step' is a int"),
@@ -183,16 +187,21 @@ def test_a_checkpoint_that_does_not_fit(edit: Callable[[dict[str, Any]], Any], m
         ("denoiser.inner_model.channels", [64, 64], "has shape|missing|left over"),
         ("denoiser.inner_model.cond_channels", 64, "has shape"),
         ("denoiser.inner_model.depths", [1, 3], "missing"),
-        ("denoiser.inner_model.depths", [1, 10**9], "out of all proportion"),
-        ("denoiser.inner_model.cond_channels", 10**12, "out of all proportion"),
-        ("denoiser.inner_model.num_steps_conditioning", 0, "no network of this configuration"),
+        ("denoiser.inner_model.depths", [1, 10**9], "list of 1 to 12 whole numbers from 1 to 64"),
+        ("denoiser.inner_model.cond_channels", 10**12, "from 1 to 8192, not 1000000000000"),
+        ("denoiser.inner_model.num_steps_conditioning", 0, "from 1 to 256, not 0"),
         ("denoiser.inner_model.num_steps_conditioning", 3, "no network of this configuration"),
-        ("denoiser.inner_model.depths", [1], "no network of this configuration|left over|missing"),
+        ("denoiser.inner_model.depths", [1], "describe the same levels"),
         ("denoiser.inner_model.depths", "${eval:'[1,2]'}", "is refused"),
         ("denoiser.inner_model.depths", "many", "a list of whole numbers is wanted"),
         ("denoiser.inner_model.colour", "red", "unknown key 'colour'"),
         ("denoiser.sigma_data", None, "key 'sigma_data' is missing"),
         ("denoiser.sigma_data", "half", "a number is wanted"),
+        *(("denoiser.sigma_data", value, "denoiser.sigma_data' must be a number") for value in ("nan", "inf", 0, -1)),
+        ("denoiser.sigma_data", math.nan, "must be a number from 0.001 to 1000, not nan"),
+        ("denoiser.upsampling_factor", 0, "from 1 to 64"),
+        ("denoiser.inner_model.channels", [], "a list of"),
+        ("denoiser.inner_model.cond_channels", 1 << 70, "more than 64 bits"),
         ("denoiser.num_train_timesteps", 1000, "unknown key"),
         ("denoiser", None, "leads nowhere"),
         ("denoiser", [1], "leads nowhere"),

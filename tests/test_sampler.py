@@ -112,12 +112,13 @@ def test_noise_is_needed_only_where_asked_for() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_denoising_steps": 0}, "at least 1"),
-        ({"order": 3}, "order must be 1"),
-        ({"sigma_min": 6.0}, "sigma_min <= sigma_max"),
-        ({"s_churn": -1.0}, "must not be negative"),
-        ({"eta": 1.5}, "eta must be in"),
-        ({"eta": 1.0, "order": 2}, "eta must be in"),
+        ({"num_denoising_steps": 0}, "from 1 to"),
+        ({"order": 3}, "'order' must be a whole number from 1 to 2"),
+        ({"sigma_min": 6.0}, "sigma_min must not be more"),
+        ({"s_churn": -1.0}, "from 0 to"),
+        ({"rho": math.nan}, "a number from"),
+        ({"eta": 1.5}, "'eta' must be a number from 0 to 1"),
+        ({"eta": 1.0, "order": 2}, "eta must be 0 with order 2"),
     ],
 )
 def test_nonsense_is_refused(fields: dict[str, float], message: str) -> None:

@@ -60,7 +60,7 @@ def test_readers_always_find_a_model_while_it_is_replaced(home: Path) -> None:
     while writer.is_alive():
         assert verify(resolve("Breakout")).name == "tiny"
         assert read_model(resolve("tiny"))[1]
-        assert survey()[1] == []
+        assert survey()[1] == {}
     assert writer.exitcode == 0
     assert os.listdir(home / "models") == ["tiny"]
 

@@ -14,6 +14,7 @@ from torch.distributions import Categorical
 
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.dream import Dream
+from diamond_gym.schema import AGENT_LOSS, check_config
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optimizer import OptimizerConfig
 from diamond_gym.trainers.processes import ALONE, Processes
@@ -27,6 +28,10 @@ class ActorCriticLossConfig:
     lambda_: float = 0.95
     weight_value_loss: float = 1.0
     weight_entropy_loss: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Refuses what no objective has."""
+        check_config(self, AGENT_LOSS)
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ class Diamond:
             figures |= self.held_out.measure(
                 self.epoch, self.world_model, self.agent.agent, config.test_episodes, config.test_steps_at_most
             )
+        self.run.log(self.epoch, figures)  # before the checkpoint: what it does not hold yet is logged anew
         self.run.save(self._state())
-        self.run.log(self.epoch, figures)
         return figures
 
     def close(self) -> None:

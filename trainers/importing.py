@@ -12,6 +12,7 @@ import torch
 from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
+from diamond_gym.files import temporary_folder
 from diamond_gym.registry import Entry, entries, games, save_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.registry.released import Released
@@ -130,7 +131,7 @@ def starts_from_game(
     agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
     policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))
     about = about_game(model.card.game, model.frame_shape[:2])
-    with tempfile.TemporaryDirectory(prefix="diamond-gym-") as folder, EpisodeStore(folder, "a", about) as store:
+    with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", about) as store:
         with Collector(store, CollectConfig(model.card.game, NUM_ENVS, seed=seed), policy) as collector:
             collector.collect(steps, progress)
         return draw_starts(store, model.num_steps_conditioning, n, seed)

@@ -131,8 +131,8 @@ class ModelFree:
             figures["real/score"] = float(np.mean(self._games.scores))
             self._games.scores.clear()
         self.epoch += 1
-        self.run.save(self._state())
         self.run.log(self.epoch, figures)
+        self.run.save(self._state())
         return figures
 
     def _state(self) -> dict[str, Any]:

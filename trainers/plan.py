@@ -12,6 +12,7 @@ import torch
 
 from diamond_gym.data import About, EpisodeStore
 from diamond_gym.errors import BadArgument
+from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, Policy
@@ -131,8 +132,8 @@ def _some_play(
     about: About, config: CollectConfig, policy: Policy | None, games: Games | None, seconds: float
 ) -> Iterator[tuple[EpisodeStore, float]]:
     """A store with a little real play, gone after the block, and how many steps a second it took."""
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        store = EpisodeStore(Path(folder) / "experience", "a", about)
+    with torch.random.fork_rng(devices=[]), temporary_folder(Path(tempfile.gettempdir())) as folder:
+        store = EpisodeStore(folder / "experience", "a", about)
         with Collector(store, config, policy, games) as collector:
             steps, began = 0, time.perf_counter()
             while steps < _LEAST_STEPS or time.perf_counter() - began < seconds:

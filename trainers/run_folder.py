@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -16,6 +17,7 @@ from diamond_gym.files import atomic_path, atomic_write
 
 CHECKPOINT = "checkpoint.pt"
 SETTINGS = "settings.json"
+METRICS = "metrics.jsonl"
 
 
 class RunFolder:
@@ -43,9 +45,12 @@ class RunFolder:
         except Timeout:
             raise DiamondGymError(f"another process is training in {path}; wait for it or name another --run") from None
         if main:
-            for litter in path.glob(".*.tmp-*"):  # of a process that was killed while it wrote
-                litter.unlink(missing_ok=True)
+            for litter in path.rglob(".*.tmp-*"):  # of a process that was killed while it wrote
+                if not litter.is_dir():
+                    litter.unlink(missing_ok=True)
         self._metrics: IO[str] | None = None
+        self._logged: set[tuple[int, frozenset[str]]] = set()
+        self._from: int | None = None
         self._board: Any = None
         self._wants_board = tensorboard
 
@@ -102,33 +107,55 @@ class RunFolder:
                 torch.save(state, temporary)
 
     def load(self) -> dict[str, Any] | None:
-        """The last checkpoint on the CPU, or None for a new run.
+        """The last checkpoint on the CPU, or None for a new run; metrics of later steps, to be done anew, are dropped.
 
         Raises:
             DamagedModel: The file cannot be read.
         """
         path = self.path / CHECKPOINT
         if not path.exists():
+            self._drop_metrics(after=-1)
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch has many words for a bad file
             raise DamagedModel(f"{path} is not a readable checkpoint; remove it to begin the run anew") from error
+        step = state.get("epoch", state.get("step"))
+        if step is not None:
+            self._drop_metrics(after=step)
+        return state
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Appends a line to metrics.jsonl and the values to TensorBoard; NaN is written as null."""
-        if not self.main:
+        """Appends a line to metrics.jsonl and the values to TensorBoard, each step once; NaN is written as null."""
+        if not self.main or (step, frozenset(values)) in self._logged:
             return
+        self._logged.add((step, frozenset(values)))
         if self._metrics is None:
-            self._metrics = (self.path / "metrics.jsonl").open("a")
+            self._metrics = (self.path / METRICS).open("a")
         plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **plain}) + "\n")
         self._metrics.flush()
         if self._wants_board:
             if self._board is None:
-                self._board = _board(self.path)
+                self._board = _board(self.path, self._from)
             for key, value in values.items():
                 self._board.add_scalar(key, value, step)
+
+    def _drop_metrics(self, after: int) -> None:
+        """Drops the lines of later steps, and one that was half written; TensorBoard passes over them, too."""
+        path = self.path / METRICS
+        if not self.main or not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                row = json.loads(line)
+                if row["step"] <= after:
+                    kept.append(line)
+                    self._logged.add((row["step"], frozenset(row) - {"step", "time"}))
+        with atomic_write(path, "w") as file:
+            file.writelines(f"{line}\n" for line in kept)
+        self._from = after + 1
 
 
 class _NoBoard:
@@ -139,12 +166,12 @@ class _NoBoard:
     def close(self) -> None: ...
 
 
-def _board(path: Path) -> Any:
+def _board(path: Path, begins: int | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
         return _NoBoard()
-    return SummaryWriter(str(path))
+    return SummaryWriter(str(path), purge_step=begins)
 
 
 def _completed(settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class SB3Fit:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next rollout depends on, but for the world model."""
-        return {"settings": self.settings, "seconds": self.seconds, "agent": agent_state(self.agent)}
+        return {"step": self.step, "settings": self.settings, "seconds": self.seconds, "agent": agent_state(self.agent)}
 
     def close(self) -> None:
         """Lets go of the model, or ends the games."""

@@ -177,11 +177,15 @@ def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
     """Reads a command's options; a wrong one raises BadArgument in one line instead of tyro's box."""
     import tyro
 
+    from diamond_gym.cli.numbers import check_largest, strict_numbers
+
     no_pairs = (tyro.conf.FlagCreatePairsOff,)  # `--json` alone, without `--no-json`
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"diamond-gym {name}", args=words, config=no_pairs)
+        with contextlib.redirect_stderr(said), strict_numbers():
+            command: Command = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, config=no_pairs)
+        check_largest(command)
+        return command
     except SystemExit as stop:
         if not stop.code:
             return _Done()

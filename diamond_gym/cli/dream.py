@@ -1,8 +1,9 @@
 """`diamond-gym dream`: a video of dreams, and how fast they were dreamed."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from diamond_gym.cli.progress import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.files import atomic_path
+from diamond_gym.files import atomic_path, is_disk_full
 from diamond_gym.registry import resolve
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".gif")
 OWN = "own"
+_SPACE = "No space left on device"
 _Player = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[Any]]
 
 
@@ -77,10 +79,15 @@ class DreamCommand:
             raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of CSGO) quality, not {self.quality}")
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
-        if not self.starts.isdigit() and self.starts not in ("any", "first"):
+        if not self._start.isdigit() and self.starts not in ("any", "first"):
             raise BadArgument(f"--starts must be any, first or a number, not {self.starts}")
         if self.agent is not None and self.agent != OWN and not self.agent.endswith(".zip"):
             raise BadArgument(f"--agent must be {OWN} or an agent's .zip, not {self.agent}")
+
+    @property
+    def _start(self) -> str:
+        """The number in --starts; empty if there is none, or none that a start could have."""
+        return self.starts if self.starts.isascii() and self.starts.isdigit() and len(self.starts) < 10 else ""
 
     def run(self) -> int:
         """Dreams, writes and reports."""
@@ -97,7 +104,7 @@ class DreamCommand:
             compile=self.compile,
             quality=cast("Quality | None", self.quality),  # checked above
             max_episode_steps=self.max_episode_steps,
-            starts=int(self.starts) if self.starts.isdigit() else self.starts,
+            starts=int(self._start) if self._start.isdigit() else self.starts,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         with self._player(envs) as player:
@@ -177,15 +184,32 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
         DiamondGymError: The video library could not write it.
     """
     import imageio.v3 as iio
+    from imageio_ffmpeg import count_frames_and_secs
 
     with atomic_path(path) as temporary:
         try:
+            temporary.touch()  # what forbids it says so more clearly than ffmpeg
             if path.suffix == ".gif":
-                iio.imwrite(temporary, frames, extension=".gif", duration=1000 / fps, loop=0)
+                # in memory first: a writer of files that fails says so once more, in a traceback, when it is deleted
+                content = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
+                temporary.write_bytes(content)
             else:
                 # H.264 wants even sizes in this pixel format, which every player shows
                 h, w = (size - size % 2 for size in frames[0].shape[:2])
                 even = [frame[:h, :w] for frame in frames]
-                iio.imwrite(temporary, even, extension=".mp4", fps=fps, codec="libx264", macro_block_size=2)
-        except (ValueError, RuntimeError) as error:
-            raise DiamondGymError(f"could not write {path} ({' '.join(str(error).split())[:200]})") from error
+                iio.imwrite(
+                    temporary, even, extension=".mp4", fps=fps, codec="libx264", macro_block_size=2,
+                    ffmpeg_log_level="quiet",
+                )  # fmt: skip
+                written = 0
+                with suppress(RuntimeError):  # there is no end to it
+                    written, _ = count_frames_and_secs(str(temporary))
+                if written < len(frames):  # a full disk, of which ffmpeg says nothing
+                    raise OSError("it was cut short")
+        except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
+            if is_disk_full(error, temporary.parent) or _SPACE in str(error):
+                raise OSError(errno.ENOSPC, _SPACE, str(path)) from error  # atomic_path says what helps
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise DiamondGymError(
+                f"could not write {path} ({' '.join(said.split('FFMPEG')[0].split())[:200]})"
+            ) from error

@@ -24,10 +24,11 @@ class ListModels:
     """Print JSON instead of a table."""
 
     def run(self) -> int:
-        """Prints the list, and a line to the standard error for each damaged card."""
+        """Prints the list, damaged models last, with a line to the standard error for each of these."""
         found, problems = survey()
         rows = _games(found) if self.games else [_model(entry) for entry in found]
-        here = {entry.name for entry in found}
+        rows += [] if self.games else [_damaged(name, why) for name, why in problems.items()]
+        here = {entry.name for entry in found} | set(problems)
         to_pull = [] if self.games else [model for model in published().values() if model.name not in here]
         if self.as_json:
             print(json.dumps(rows + [_available(model) for model in to_pull], indent=2))
@@ -36,7 +37,7 @@ class ListModels:
             if to_pull:
                 names = ", ".join(model.game for model in to_pull)
                 print(f"\nto be had with `diamond-gym pull NAME`, weights by DIAMOND's authors: {names}")
-        for problem in problems:
+        for problem in problems.values():
             print(problem, file=sys.stderr)
         return 0
 
@@ -54,6 +55,11 @@ def _model(entry: Entry) -> dict[str, object]:
         "license": card.license,
         "path": str(entry.path),
     }
+
+
+def _damaged(name: str, why: str) -> dict[str, object]:
+    nothing = dict.fromkeys(("game", "from", "created", "bytes", "agent"))
+    return {"name": name, **nothing, "summary": "damaged", "license": None, "path": None, "damaged": why}
 
 
 def _available(model: Published) -> dict[str, object]:
@@ -99,7 +105,7 @@ def _print(rows: list[dict[str, object]], games: bool) -> None:
     if not rows:
         print("no world models yet; train one with: diamond-gym train-wm --game Breakout")
         return
-    hidden = () if games else ("path", "license")
+    hidden = () if games else ("path", "license", "damaged")
     keys = [key for key in rows[0] if key not in hidden]
     columns = {key: [_cell(key, row[key]) for row in rows] for key in keys}
     console = Console(markup=False, highlight=False)

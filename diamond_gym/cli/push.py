@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve
 from diamond_gym.registry.address import Address
 
@@ -33,8 +34,8 @@ class Push:
         from diamond_gym.registry.hub import push
 
         entry = resolve(self.name)
-        with tempfile.TemporaryDirectory(prefix="diamond-gym-") as folder:
-            entry = export(entry, Path(folder), readme=True)
-            address = push(entry, Path(folder), self.repository, self.private)
+        with temporary_folder(Path(tempfile.gettempdir())) as folder:
+            entry = export(entry, folder, readme=True)
+            address = push(entry, folder, self.repository, self.private)
         print(address)
         return 0

@@ -24,14 +24,14 @@ class Verify:
 
     def run(self) -> int:
         """Verifies; tells each model, and returns 1 if any is damaged."""
-        found, problems = ([resolve(self.name)], []) if self.name is not None else survey()
+        found, problems = ([resolve(self.name)], {}) if self.name is not None else survey()
         for entry in found:
             try:
                 verify(entry)
             except DamagedModel as error:
-                problems.append(str(error))
+                problems[entry.name] = " ".join(str(error).split())
             else:
                 print(f"{entry.name}: {len(entry.card.files)} files, as its card says")
-        for problem in problems:
-            print(" ".join(problem.split()), file=sys.stderr)
+        for problem in problems.values():
+            print(problem, file=sys.stderr)
         return 1 if problems else 0

@@ -1,0 +1,113 @@
+"""Numbers on the command line: one parser for all of them, and the most that each may be."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from diamond_gym.errors import BadArgument
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_REAL = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?|\+?inf", re.IGNORECASE)
+_MOST = {
+    "batch_size": 65_536,
+    "batches": 65_536,
+    "episodes": 1_000_000,
+    "final_episodes": 1_000_000,
+    "fps": 240,
+    "frame_stack": 64,
+    "horizon": 100_000,
+    "max_episode_steps": 1_000_000_000,
+    "n_envs": 4_096,
+    "noop_max": 10_000,
+    "num_autoregressive_steps": 1_000,
+    "num_envs": 4_096,
+    "num_starts": 1_000_000,
+    "repeat": 1_000_000,
+    "reward_end_dream_length": 10_000,
+    "reward_end_length": 10_000,
+    "scale": 64,
+    "seed": 2_000_000_000,  # the emulator's seeds have 31 bits
+    "size": 1_024,
+    "test_episodes": 1_000_000,
+    "threads": 1_024,
+    "windows": 10_000_000,
+}
+_MOST_ELSEWHERE = 1_000_000_000_000
+_ENDLESS = ("s_tmax",)  # infinity means what it says
+
+
+def strict_numbers() -> ConstructorRegistry:
+    """Rules by which tyro reads numbers as this command line means them, to be active while it parses.
+
+    Whole numbers are ASCII digits, without underscores; NaN is no number; and `None` is no value for an option that may
+    be left out.
+    """
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kind: Any = info.type
+        if kind is not int and kind is not float:
+            return None
+        pattern, what = (_WHOLE, "a whole number") if kind is int else (_REAL, "a number")
+
+        def read(words: list[str]) -> Any:
+            if not pattern.fullmatch(words[0]):
+                raise ValueError(f"{what} is wanted, not {words[0][:60]!r}")
+            return kind(words[0])
+
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=read,
+            is_instance=lambda value: isinstance(value, kind | int) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
+    def left_out(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        members = get_args(info.type)
+        if get_origin(info.type) not in (Union, UnionType) or len(members) != 2 or NoneType not in members:
+            return None
+        (kind,) = (member for member in members if member is not NoneType)
+        spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+        if not isinstance(spec, PrimitiveConstructorSpec) or spec.nargs != 1:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=spec.metavar,
+            instance_from_str=spec.instance_from_str,
+            is_instance=lambda value: value is None or spec.is_instance(value),
+            str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+            choices=spec.choices,
+        )
+
+    return registry
+
+
+def check_largest(command: Any) -> None:
+    """Refuses numbers that are larger than an option's could ever be, in a command and in all that it is made of.
+
+    Raises:
+        BadArgument: The first of them.
+    """
+    for name, value in _numbers(command):
+        most = _MOST.get(name, _MOST_ELSEWHERE)
+        if value > most and not (math.isinf(value) and name in _ENDLESS):
+            raise BadArgument(f"--{name.replace('_', '-')} must be at most {most:,}, not {value:,}")
+
+
+def _numbers(owner: Any) -> Iterator[tuple[str, float]]:
+    for field in fields(owner):
+        value = getattr(owner, field.name)
+        if is_dataclass(value):
+            yield from _numbers(value)
+            continue
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float):
+                yield field.name, number

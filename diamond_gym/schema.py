@@ -1,0 +1,226 @@
+"""What a model's configuration may hold, field by field, checked before anything is made of it.
+
+One schema for the tables of a card, of a released checkpoint and of the command line: the configuration classes check
+themselves with it, and cards are checked without loading torch.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diamond_gym.errors import BadConfig
+
+LARGEST, LARGEST_IMAGE, MOST_ACTIONS, MOST_LEVELS, DEEPEST = 1 << 13, 1 << 12, 1 << 12, 12, 64
+_DEEPEST_TABLE, _MOST_VALUES, _INT64 = 16, 100_000, 1 << 63
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number between two bounds, which are allowed themselves."""
+
+    low: float
+    high: float
+    whole: bool = True
+    optional: bool = False
+
+    def __str__(self) -> str:
+        """What is wanted, for an error."""
+        return f"a {'whole ' * self.whole}number from {self.low:g} to {self.high:.15g}"
+
+    def accepts(self, value: object) -> bool:
+        """Whether a value is such a number; NaN is none, and neither is true."""
+        kinds = int if self.whole else int | float
+        number = isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
+        return number or (self.optional and value is None)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A list of whole numbers, one for each level of a network."""
+
+    each: Number
+
+    def __str__(self) -> str:
+        """What is wanted, for an error."""
+        return f"a list of 1 to {MOST_LEVELS} whole numbers from {self.each.low:g} to {self.each.high:g}"
+
+    def accepts(self, value: object) -> bool:
+        """Whether a value is such a list."""
+        return isinstance(value, list | tuple) and 0 < len(value) <= MOST_LEVELS and all(map(self.each.accepts, value))
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    def __str__(self) -> str:
+        """What is wanted, for an error."""
+        return "true or false"
+
+    def accepts(self, value: object) -> bool:
+        """Whether a value is one of the two."""
+        return isinstance(value, bool)
+
+
+Fields = Mapping[str, "Number | Levels | Flag | Fields"]
+
+_SIZE, _ACTIONS = Number(1, LARGEST), Number(1, MOST_ACTIONS, optional=True)
+_UNET: Fields = {
+    "cond_channels": _SIZE,
+    "depths": Levels(Number(1, DEEPEST)),
+    "channels": Levels(_SIZE),
+    "attn_depths": Levels(Number(0, DEEPEST)),
+    "num_actions": _ACTIONS,
+    "img_channels": Number(1, 64),
+    "patch_size": Number(1, 64),
+}
+INNER_MODEL: Fields = {
+    **_UNET,
+    "num_steps_conditioning": Number(1, 256),
+    "num_actions_conditioning": Number(1, 256, optional=True),
+    "num_extra_images": Number(0, 16),
+    "noise_cond": Flag(),
+}
+DENOISER: Fields = {
+    "inner_model": INNER_MODEL,
+    "sigma_data": Number(1e-3, 1e3, whole=False),
+    "sigma_offset_noise": Number(0, 1e3, whole=False),
+    "noise_previous_obs": Flag(),
+    "upsampling_factor": Number(1, 64, optional=True),
+    "residual": Flag(),
+}
+REWARD_END: Fields = {**_UNET, "lstm_dim": _SIZE, "img_size": Number(1, LARGEST_IMAGE), "difference": Flag()}
+ACTOR_CRITIC: Fields = {
+    "lstm_dim": _SIZE,
+    "img_channels": Number(1, 64),
+    "img_size": Number(1, LARGEST_IMAGE),
+    "channels": Levels(_SIZE),
+    "down": Levels(Number(0, 1)),
+    "num_actions": _ACTIONS,
+}
+_SIGMA = Number(1e-6, 1e6, whole=False)
+_STRENGTH = Number(0, 1e6, whole=False)
+SAMPLER: Fields = {
+    "num_denoising_steps": Number(1, 10_000),
+    "sigma_min": _SIGMA,
+    "sigma_max": _SIGMA,
+    "rho": Number(1e-3, 1e3, whole=False),
+    "order": Number(1, 2),
+    "s_churn": _STRENGTH,
+    "s_tmin": _STRENGTH,
+    "s_tmax": Number(0, math.inf, whole=False),
+    "s_noise": _STRENGTH,
+    "s_cond": _STRENGTH,
+    "eta": Number(0, 1, whole=False),
+}
+TRAINING_SIGMA: Fields = {
+    "loc": Number(-20, 20, whole=False),
+    "scale": Number(0, 20, whole=False),
+    "sigma_min": _SIGMA,
+    "sigma_max": _SIGMA,
+}
+_PART = Number(0, 1, whole=False)
+AGENT_LOSS: Fields = {
+    "gamma": _PART,
+    "lambda_": _PART,
+    "weight_value_loss": _STRENGTH,
+    "weight_entropy_loss": _STRENGTH,
+}
+NETWORKS: Mapping[str, Fields] = {
+    "denoiser": DENOISER,
+    "reward_end": REWARD_END,
+    "actor_critic": ACTOR_CRITIC,
+    "upsampler": DENOISER,
+}
+
+
+def check_table(table: Mapping[str, Any], fields: Fields, above: str = "") -> None:
+    """Checks a table of fields; those that are left out mean their defaults.
+
+    Args:
+        table: The values.
+        fields: What they may be.
+        above: What goes before a field's name in an error, such as `"denoiser."`.
+
+    Raises:
+        BadConfig: A field is unknown, of another kind, out of bounds, or does not fit another.
+    """
+    for key, value in table.items():
+        if key not in fields:
+            raise BadConfig(f"unknown key '{_shown(above + key)}'")
+        wanted = fields[key]
+        if isinstance(wanted, Mapping):
+            if not isinstance(value, Mapping):
+                raise BadConfig(f"key '{above}{key}' must be a table, not {_shown(value)}")
+            check_table(value, wanted, f"{above}{key}.")
+        elif not wanted.accepts(value):
+            raise BadConfig(f"key '{above}{key}' must be {wanted}, not {_shown(value)}")
+    lists = {key: table[key] for key, wanted in fields.items() if isinstance(wanted, Levels) and key in table}
+    if len({len(value) for value in lists.values()}) > 1:
+        lengths = ", ".join(f"{above}{key} has {len(value)}" for key, value in lists.items())
+        raise BadConfig(f"these lists describe the same levels, but {lengths}")
+
+
+def check_config(config: Any, fields: Fields) -> None:
+    """Checks a configuration's own fields, as its class does when one is made; nested ones have done so themselves.
+
+    Raises:
+        BadConfig: A field cannot be used.
+    """
+    own = {key: wanted for key, wanted in fields.items() if not isinstance(wanted, Mapping)}
+    check_table({key: getattr(config, key) for key in own}, own)
+
+
+def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:
+    """About how many numbers the networks of checked tables hold: rather more than fewer, as a bound on memory."""
+    total = 0
+    for name, table in networks.items():
+        table = {**table, **table.get("inner_model", {})}
+        channels, cond = table.get("channels", [64] * 4), table.get("cond_channels", 256)
+        images = table.get("num_steps_conditioning", 4) + table.get("num_extra_images", 0) + 1
+        patch, before = table.get("patch_size", 1), channels[0]
+        total += 9 * images * table.get("img_channels", 3) * patch**2 * before + 3 * cond**2
+        total += (table.get("num_actions") or 0) * max(cond, table.get("lstm_dim", 0))
+        for depth, width in zip(table.get("depths", [2] * len(channels)), channels, strict=False):
+            wide = max(before, width)
+            total += (2 * depth + 3) * (24 * wide**2 + 5 * cond * wide)
+            before = width
+        if name in ("reward_end", "actor_critic"):  # what is left of the image goes into an LSTM
+            halvings = sum(table["down"]) if "down" in table else len(channels) - 1
+            side = -(-table.get("img_size", 64) // (patch * 2**halvings))
+            total += 4 * table.get("lstm_dim", 512) * (channels[-1] * side**2 + 2 * table.get("lstm_dim", 512))
+    return total
+
+
+def check_plain(value: Any, above: str = "", depth: int = 0) -> int:
+    """Checks that a table read from a file is plain data of bearable size: texts, 64-bit numbers, lists and tables.
+
+    Returns:
+        How many values there are.
+
+    Raises:
+        BadConfig: It is nested too deeply, too large, or holds something else.
+    """
+    if depth > _DEEPEST_TABLE:
+        raise BadConfig("nested too deeply")
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        count = sum(check_plain(item, f"{above}.{key}" if above else str(key), depth + 1) for key, item in items)
+        if count > _MOST_VALUES:
+            raise BadConfig("it holds too many values")
+        return count + 1
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+        raise BadConfig(f"key '{_shown(above)}' is a number of more than 64 bits")
+    if not isinstance(value, str | int | float | bool | None):
+        raise BadConfig(f"key '{_shown(above)}' is a {type(value).__name__}, which has no place here")
+    return 1
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it, at bearable length; Python refuses to write very large numbers out."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):
+        return "that"
+    return text if len(text) <= 60 else f"{text[:60]}..."
