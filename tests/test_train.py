@@ -259,9 +259,9 @@ def test_presets_parse_and_the_papers_is_the_papers():
 
 
 def test_the_users_flags_come_on_top_in_train_wms_words():
-    loop = parse("--preset", "nano", "--denoiser.channels", "8", "16", "--fit.focus", "0.25", "--temperature", "0.5",
-                 "--denoiser_optimizer.lr=0.5", "--agent.horizon", "9").loop  # fmt: skip
-    assert loop.fit.denoiser.inner_model.channels == [8, 16]
+    loop = parse("--preset", "nano", "--denoiser.channels", "8", "16", "16", "--fit.focus", "0.25",
+                 "--temperature", "0.5", "--denoiser_optimizer.lr=0.5", "--agent.horizon", "9").loop  # fmt: skip
+    assert loop.fit.denoiser.inner_model.channels == [8, 16, 16]
     assert (loop.fit.focus, loop.temperature, loop.agent.horizon) == (0.25, 0.5, 9)
     assert loop.fit.denoiser_optimizer.lr == 0.5
 

@@ -127,7 +127,7 @@ def test_a_model_without_rewards_is_refused(capsys):
     [
         (("--frame-stack", "2"), "--frame-stack is for --algo ppo, a2c and dqn"),
         (("--real",), "--real is for --algo ppo"),
-        (("--network.down", "1", "0", "1"), "one number for each level"),
+        (("--network.down", "1", "0", "1"), "the same levels, but channels has 2, down has 3"),
         (("--horizon", "0"), "--horizon and --optimizer.batch-size must be at least 1"),
         (("--preset", "nanoo"), "did you mean nano"),
         (("--num-denoising-steps", "0"), "--num-denoising-steps must be at least 1"),

@@ -48,8 +48,6 @@ def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
     height, width, channels = entry.card.obs_shape
     if height != width:
         raise BadArgument(f"the agent sees square frames, and those of {entry.name} have {height}x{width} pixels")
-    if len(config.network.channels) != len(config.network.down):
-        raise BadArgument("--network.channels and --network.down must have one number for each level of the agent")
     network = replace(config.network, img_size=height, img_channels=channels, num_actions=entry.card.num_actions)
     return replace(config, network=network)
 
