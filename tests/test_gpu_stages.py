@@ -1,0 +1,172 @@
+"""The stages of `benchmarks/gpu.sh` at tiny sizes on a CPU, so that no GPU time is lost to a typing error."""
+
+import json
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.gpu import run, table
+from benchmarks.gpu.drift import Seen
+from benchmarks.gpu.experience import Experience
+from benchmarks.gpu.graph import Chance, Graph
+from benchmarks.gpu.play import Play
+from benchmarks.gpu.worlds import Recipe, World
+from diamond_gym.starts import load_starts
+
+CPU = torch.device("cpu")
+NORMAL = Recipe()
+TINY = replace(
+    NORMAL,
+    inner=replace(NORMAL.inner, cond_channels=16, channels=[8, 8, 8]),
+    reward_end=replace(NORMAL.reward_end, lstm_dim=8, cond_channels=8, channels=[8, 8, 8]),
+    agent=replace(NORMAL.agent, lstm_dim=8, channels=[8, 8, 8, 8]),
+    batch=3,
+    reward_batch=2,
+    num_dreams=2,
+    horizon=2,
+    reward_horizon=4,
+    reward_dream=2,
+    capacity=400,
+)
+
+
+def a_play(steps=120, seed=0):
+    """Games of 40 steps with a reward in the middle of each."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(steps)
+    frames = rng.integers(256, size=(steps, 64, 64, 3), dtype=np.uint8)
+    end = t % 40 == 39
+    return Play(frames, rng.integers(6, size=steps), (t % 40 == 20) * 2.0, end, ~end, np.array([2.0], np.float32))
+
+
+class FakePlayers:
+    """Plays without games or processes."""
+
+    def __init__(self, processes, folder):
+        self.folder, self.count = folder, 0
+
+    def start(self, task):
+        self.count += 1
+        folder = self.folder / str(self.count)
+        folder.mkdir()
+        future = Future()
+        future.set_result(a_play(seed=self.count).save(folder))
+        return future
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def players(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "played"
+    folder.mkdir()
+    monkeypatch.setattr(run, "Players", partial(FakePlayers, folder=folder))
+    monkeypatch.setattr(run, "Recipe", lambda: TINY)
+
+
+def test_segments_lie_within_games():
+    experience = Experience(200, (3, 64, 64), CPU)
+    places = experience.segments(6, (2, 4))
+    assert experience.add(a_play()) == 120
+    first, weight = places.draw(torch.rand(3, 500), 0.5)
+    assert (first % 40 + 5 <= 39).all()
+    near = ((first % 40 + 2 <= 20) & (first % 40 + 4 >= 20)) | ((first % 40 + 2 <= 39) & (first % 40 + 4 >= 39))
+    assert near.float().mean() > 0.5
+    assert weight[near].max() < weight[~near].min()
+    # the weights make up for the focus: a weighted mean is that of even draws
+    assert (weight * near).mean() == pytest.approx((places.num_events / places.count).item(), abs=0.05)
+
+
+def test_no_event_no_focus():
+    experience = Experience(200, (3, 64, 64), CPU)
+    places = experience.segments(4, (0, 2))
+    quiet = replace(a_play(), rew=np.zeros(120), end=np.zeros(120, np.bool_))
+    experience.add(quiet)
+    _, weight = places.draw(torch.rand(3, 50), 0.5)
+    assert (weight == 1).all()
+
+
+def test_random_numbers_are_new_at_every_call():
+    chance = Chance(CPU, 0)
+    draws = Graph(lambda: (chance.normal(4).clone(), chance.uniform(2, 2).clone()), chance=chance)
+    first, second = draws(), draws()
+    assert all(not a.equal(b) for a, b in zip(first, second, strict=True))
+    assert float(first[1].min()) >= 0
+
+
+@pytest.mark.gpu
+def test_a_replay_draws_new_numbers():
+    device = torch.device("cuda")
+    graphs = []
+    for seed in range(3):  # several graphs on streams of their own, as worlds side by side have them
+        chance = Chance(device, seed)
+        graphs.append(Graph(lambda chance=chance: chance.normal(8).clone(), torch.cuda.Stream(), chance=chance))
+    seen = []
+    for _ in range(4):
+        for graph in graphs:
+            drawn = graph()
+            torch.cuda.synchronize()
+            seen.append(drawn.cpu().clone())
+    assert len({tuple(draw.tolist()) for draw in seen}) == 12
+
+
+def test_colours_that_real_play_never_shows():
+    frames = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    frames[:, :, 10, 10] = 200
+    seen = Seen(frames)
+    dreamed = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    dreamed[0] = frames[0]
+    dreamed[1, :, 12, 8] = 208  # two pixels away, one bin off
+    dreamed[2, :, 13, 10] = 200  # three pixels away
+    dreamed[3, :, 10, 10] = 100  # another colour
+    assert (seen.artefacts(dreamed) * 64 * 64).tolist() == pytest.approx([0, 0, 1, 1])
+
+
+def test_all_parts_learn():
+    world = World("Pong", 6, TINY, CPU)
+    world.experience.add(a_play())
+    parts = (world.denoiser, world.reward_end, world.agent)
+    before = [[p.clone() for p in part.module.parameters()] for part in parts]
+    world.fit(TINY.reward_every)
+    world.imagine(1)
+    for part, old in zip(parts, before, strict=True):
+        assert any(not p.equal(q) for p, q in zip(part.module.parameters(), old, strict=True))
+
+
+def test_the_ablation(players, tmp_path, capsys):
+    run.main(f"ablation --out {tmp_path} --device cpu --games Pong --updates 1 --drift-steps 5 --dreams 2".split())
+    lines = json.loads((tmp_path / "ablation.json").read_text())["lines"]
+    assert [line["variant"] for line in lines] == list(run.VARIANTS)
+    assert all("artefacts_5" in line and "over_copy_1" in line for line in lines)
+
+
+def test_the_loop(players, tmp_path, capsys):
+    turns = "--seconds 6 --fit-seconds 0.2 --agent-seconds 0.2 --agent-from 0 --play-after 1 --log-every 0.5"
+    run.main(f"worlds --out {tmp_path} --device cpu --games Pong --drift-steps 5 --dreams 2 {turns}".split())
+    facts = json.loads((tmp_path / "Pong.json").read_text())
+    assert facts["curve"][-1]["updates"] > 1
+    assert facts["curve"][-1]["windows"] > 1
+    assert {"before", "after", "real"} <= facts["drift"].keys()
+    weights = load_file(tmp_path / "Pong.safetensors")
+    assert {key.split(".")[0] for key in weights} == {"denoiser", "rew_end_model", "actor_critic"}
+    assert len(load_starts(tmp_path / "Pong.starts.npz")) == 512
+
+
+def test_the_table(tmp_path, capsys):
+    table.main(f"--out {tmp_path} --device cpu --tiny --batches 1 --sizes nano --ways graph eager plain".split())
+    lines = json.loads((tmp_path / "table.json").read_text())["lines"]
+    assert [line["way"] for line in lines] == ["graph", "eager", "plain"]
+    assert all(line["frames_per_s"] > 0 for line in lines)
+
+
+def test_the_script_names_its_stages(root: Path):
+    text = (root / "benchmarks" / "gpu.sh").read_text()
+    assert all(f"        {stage}) timeout" in text for stage in ("tests", "table", "ablation", "worlds"))
