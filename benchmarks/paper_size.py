@@ -29,13 +29,13 @@ import torch
 import yaml
 
 from diamond_gym import csgo
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.denoiser import Denoiser
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.published import CSGO, Published, published
 from diamond_gym.registry.released import Released, read_released
 from diamond_gym.registry.spawn import read_spawn
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.importing import register

@@ -14,7 +14,7 @@ import torch
 from diamond_gym.benchmark.fitting import experience
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.subjects import inputs, world_model
-from diamond_gym.folded_denoiser import FoldedDenoiser
+from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.segments import SegmentSampler

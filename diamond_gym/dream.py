@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from diamond_gym.dream_state import DreamState, DreamStep, check_state, without_gradient
-from diamond_gym.folded_reward_end import FoldedRewardEnd
+from diamond_gym.networks.inference import FoldedRewardEnd, folded
+from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
-from diamond_gym.reward_end import LstmState, RewardEnd
-from diamond_gym.row_blocks import folded, sample_rows
+from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import Denoises, SamplerConfig
 from diamond_gym.start_bank import StartBank
 from diamond_gym.starts import Starts

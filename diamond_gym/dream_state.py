@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from diamond_gym.reward_end import LstmState
+from diamond_gym.networks.reward_end import LstmState
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from diamond_gym.env_infos import EnvState
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.folded import versions
+from diamond_gym.networks.folding import versions
 from diamond_gym.registry.models import Entry
 from diamond_gym.world_model import WorldModel
 

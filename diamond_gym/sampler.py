@@ -59,7 +59,7 @@ class Denoises(Protocol):
     def denoise(
         self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
     ) -> Tensor:
-        """See `diamond_gym.denoiser.Denoiser.denoise`."""
+        """See `diamond_gym.networks.denoiser.Denoiser.denoise`."""
         ...
 
 
@@ -67,7 +67,7 @@ class Frame(Protocol):
     """A frame being sampled, as `Prepares` gives it."""
 
     def denoise(self, noisy: Tensor, step: int) -> Tensor:
-        """Denoises at the step's noise level; see `diamond_gym.folded_denoiser.FoldedFrame.denoise`."""
+        """Denoises at the step's noise level; see `diamond_gym.networks.inference.FoldedFrame.denoise`."""
         ...
 
 
@@ -76,7 +76,7 @@ class Prepares(Protocol):
     """A denoiser that computes what the denoising steps of a frame share only once."""
 
     def prepare(self, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None = None) -> Frame:
-        """See `diamond_gym.folded_denoiser.FoldedDenoiser.prepare`."""
+        """See `diamond_gym.networks.inference.FoldedDenoiser.prepare`."""
         ...
 
 
@@ -129,7 +129,7 @@ def sample(
     """Samples the next frame (EDM algorithm 2; order 1 is its Euler half).
 
     Args:
-        denoiser: Anything with the denoise method of `diamond_gym.denoiser.Denoiser`, or a folded one.
+        denoiser: Anything with the denoise method of `diamond_gym.networks.denoiser.Denoiser`, or a folded one.
         obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first.
         act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
         initial_noise: Standard normal, float32 (B, C, H, W).

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_gym.folded_reward_end import FoldedRewardEnd
-from diamond_gym.reward_end import LstmState, RewardEnd
+from diamond_gym.networks.inference import FoldedRewardEnd
+from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.starts import Starts
 
 _CPU_BLOCK, _DEVICE_BLOCK = 1, 32

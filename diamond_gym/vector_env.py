@@ -19,8 +19,8 @@ from diamond_gym.env_copies import CopiedDream
 from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
 from diamond_gym.env_options import action_meanings, action_space, check_actions, check_beginning
 from diamond_gym.env_replay import Replay
-from diamond_gym.folded import versions
 from diamond_gym.forked import settle_threads
+from diamond_gym.networks.folding import versions
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
 from diamond_gym.start_bank import to_pixels

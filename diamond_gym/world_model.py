@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.compiling import compile_network
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.device import bfloat16_pays
 from diamond_gym.dream import PRECISIONS, Dream
 from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import parameters
 from diamond_gym.starts import Starts

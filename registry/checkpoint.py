@@ -131,9 +131,9 @@ def expected_shapes(card: Card, where: str) -> Shapes:
     """
     import torch
 
-    from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-    from diamond_gym.denoiser import Denoiser
-    from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+    from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+    from diamond_gym.networks.denoiser import Denoiser
+    from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
     from diamond_gym.world_model import WorldModel, denoiser_config
 
     card.check_networks(where)

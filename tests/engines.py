@@ -9,7 +9,7 @@ from test_golden import CSGO_INNER, CSGO_UPSAMPLER_INNER, GOLDEN, load_part
 from torch import nn
 
 from diamond_gym.csgo import NUM_INPUTS, SIZES, encode
-from diamond_gym.denoiser import Denoiser, DenoiserConfig
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.registry.published import published
 from diamond_gym.starts import Starts
 from diamond_gym.two_stage import TwoStageDream, TwoStageSampler

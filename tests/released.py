@@ -9,12 +9,13 @@ import numpy as np
 import torch
 import yaml
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.data import EpisodeStore
+from diamond_gym.episode_files import About, Episode
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.registry import save_model
 from diamond_gym.registry.released import read_released
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.world_model import WorldModel
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -4,7 +4,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stubs import StubWorldModel
 
-from diamond_gym.envs import DreamEnv, DreamVectorEnv
+from diamond_gym.envs import DreamEnv
+from diamond_gym.vector_env import DreamVectorEnv
 
 MODES = list(AutoresetMode)
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.dream import Dream
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.registry import Card, save_model
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.start_bank import to_pixels
 from diamond_gym.starts import Starts

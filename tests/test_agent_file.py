@@ -25,11 +25,12 @@ from diamond_gym.registry import (
     with_agent,
     with_agent_file,
 )
+from diamond_gym.sb3_agents import AgentConfig
 from diamond_gym.sb3_files import open_agent, packed
 from diamond_gym.trainers import agent_policy, sb3_agent, scores
 from diamond_gym.trainers.measuring import policy_maker
 from diamond_gym.trainers.own_agent import own_file
-from diamond_gym.trainers.sb3_agent import AgentConfig, register_file, train_agent
+from diamond_gym.trainers.sb3_agent import register_file, train_agent
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from stubs import ACTIONS, save_tiny_model
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.errors import BadArgument, DamagedModel, DiskFull
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import entries, load_world_model, resolve, update_card, verify, with_agent
 from diamond_gym.registry.models import read_entry
 

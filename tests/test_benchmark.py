@@ -18,8 +18,8 @@ from diamond_gym.benchmark.run import Row, Run, Settings
 from diamond_gym.benchmark.sections import SECTIONS
 from diamond_gym.cli import benchmark as command
 from diamond_gym.cli import main
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.sampler import QUALITIES, sample
 
 SHAPE = {"cond_channels": 16, "depths": [1, 2], "channels": [32, 64], "attn_depths": [0, 1], "num_actions": ACTIONS}

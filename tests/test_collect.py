@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("ale_py")
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.atari_game import ale_vector
 from diamond_gym.cli import main
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve
 from diamond_gym.registry.saving import AGENT
 from diamond_gym.trainers.agent_policy import AgentPolicy

@@ -7,15 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diamond_gym.denoiser import (
+from diamond_gym.networks.denoiser import (
+    START_SIGMA,
     Conditioners,
     Denoiser,
     DenoiserConfig,
     InnerModelConfig,
+    SigmaDistribution,
+    TrainingNoise,
     quantise,
 )
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.training_noise import START_SIGMA, SigmaDistribution, TrainingNoise
 
 SMALL = InnerModelConfig(
     num_steps_conditioning=2, cond_channels=8, depths=[1, 1], channels=[8, 8], attn_depths=[0, 0], num_actions=3

@@ -11,10 +11,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import diamond_gym  # noqa: F401
-from diamond_gym.actor_critic import ActorCriticConfig
-from diamond_gym.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.reward_end import RewardEndConfig
+from diamond_gym.networks.actor_critic import ActorCriticConfig
+from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.agent_policy import score

@@ -174,8 +174,8 @@ def test_a_page_of_all(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     import imageio.v3 as iio
 
-    from diamond_gym.denoiser import Denoiser
-    from diamond_gym.reward_end import RewardEnd
+    from diamond_gym.networks.denoiser import Denoiser
+    from diamond_gym.networks.reward_end import RewardEnd
     from diamond_gym.trainers.figure_page import draw_page
 
     torch.manual_seed(0)

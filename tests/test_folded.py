@@ -8,11 +8,10 @@ from stubs import ACTIONS, tiny_networks
 from torch import nn
 
 from diamond_gym.compiling import compile_network
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.folded_denoiser import FoldedDenoiser
-from diamond_gym.folded_reward_end import FoldedRewardEnd
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
-from diamond_gym.row_blocks import rows_at_once, sample_rows
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd, rows_at_once
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 
 SHAPE = {"cond_channels": 16, "depths": [1, 2], "channels": [32, 64], "attn_depths": [0, 1]}
@@ -45,7 +44,9 @@ def inputs(config: DenoiserConfig, batch: int, size: tuple[int, int] = (10, 14))
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 @pytest.mark.parametrize(("batch", "size"), [(1, (10, 14)), (3, (10, 14)), (2, (7, 9))])
 def test_denoising_is_that_of_the_original(config, batch, size, monkeypatch):
-    monkeypatch.setattr("diamond_gym.denoiser.quantise", lambda x, nearest: x)  # the original's, not the folded one's
+    monkeypatch.setattr(
+        "diamond_gym.networks.denoiser.quantise", lambda x, nearest: x
+    )  # the original's, not the folded one's
     torch.manual_seed(0)
     denoiser = filled(Denoiser(config))
     obs, act, noisy = inputs(config, batch, size)
@@ -96,7 +97,7 @@ def test_samples_in_blocks_of_rows(sampler, monkeypatch):
     with torch.no_grad():
         theirs, path = sample(denoiser, obs, act, noise, sampler, source())
         folded = FoldedDenoiser(denoiser)
-        monkeypatch.setattr("diamond_gym.row_blocks.CACHE_BYTES", 2 * 4 * 32 * 10 * 14)
+        monkeypatch.setattr("diamond_gym.networks.inference.CACHE_BYTES", 2 * 4 * 32 * 10 * 14)
         assert rows_at_once(folded, obs) == 2
         ours, our_path = sample_rows(folded, obs, act, noise, sampler, source())
     assert_close(ours, theirs, 1e-4)

@@ -16,8 +16,8 @@ from released import episodes, tiny_release
 from stubs import save_tiny_model
 
 from diamond_gym import cli
-from diamond_gym.denoiser import Denoiser
-from diamond_gym.reward_end import RewardEnd
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel
 
 LINES, SAMPLE, SECONDS = 1_200, 40, 120
@@ -134,9 +134,10 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
     from diamond_gym.benchmark.run import Run
     from diamond_gym.cli import dream, evaluate_wm, train_wm
+    from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry import hub
     from diamond_gym.trainers import agent_policy, collect, importing, plan, sb3_agent, sb3_fit, scores
-    from diamond_gym.trainers.actor_critic import ActorCritic, AgentFit
+    from diamond_gym.trainers.actor_critic import AgentFit
     from diamond_gym.trainers.grounds import AtariGround, GymGround
     from diamond_gym.trainers.world_model import Fit
 

@@ -11,13 +11,12 @@ from rounding import assert_close, assert_same_frames
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.denoiser import Conditioners, Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import Conditioners, Denoiser, DenoiserConfig, InnerModelConfig, TrainingNoise
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig, karras_sigmas, sample
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, actor_critic_loss, lambda_returns
 from diamond_gym.trainers.optimizer import parameter_groups
-from diamond_gym.training_noise import TrainingNoise
 
 GOLDEN = Path(__file__).parent / "golden"
 ATARI_INNER = InnerModelConfig(cond_channels=32, depths=[1, 2], channels=[32, 64], attn_depths=[0, 1], num_actions=5)

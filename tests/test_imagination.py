@@ -6,8 +6,8 @@ import torch
 from stubs import StubWorldModel
 from torch import nn
 
-from diamond_gym.actor_critic import ActorCriticConfig
 from diamond_gym.dream import Dream
+from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFit, AgentFitConfig, lambda_returns

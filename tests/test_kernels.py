@@ -13,17 +13,16 @@ from hypothesis import strategies as st
 from stubs import ACTIONS
 from torch import nn
 
-from diamond_gym.blocks import ResBlocks, Upsample
 from diamond_gym.compiling import Compiler, compile_network, cpp_compiler
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.errors import BadArgument
-from diamond_gym.folded import fold_norms, hold
-from diamond_gym.folded_denoiser import FoldedDenoiser
-from diamond_gym.folded_reward_end import FoldedRewardEnd
-from diamond_gym.kernels import building
-from diamond_gym.kernels.building import built_kernels
-from diamond_gym.kernels.networks import KernelResBlocks, KernelUpsample, use_kernels
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.networks.blocks import ResBlocks, Upsample
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.folding import fold_norms, hold
+from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
+from diamond_gym.networks.kernels import building
+from diamond_gym.networks.kernels.building import built_kernels
+from diamond_gym.networks.kernels.networks import KernelResBlocks, KernelUpsample, use_kernels
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 
 KERNELS = built_kernels()
 HAS_BFLOAT16 = KERNELS is not None and bool(KERNELS.has_bfloat16())
@@ -189,7 +188,7 @@ def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_pat
     assert "no such flag" in caplog.text
     monkeypatch.setattr(building, "_processor_features", lambda: "avx fma")
     assert built_kernels.__wrapped__() is None
-    monkeypatch.setattr("diamond_gym.kernels.networks.built_kernels", lambda: None)
+    monkeypatch.setattr("diamond_gym.networks.kernels.networks.built_kernels", lambda: None)
     denoiser = Denoiser(CONFIGS["nano's kind"])
     compile_network(denoiser.inner_model)
     inner = FoldedDenoiser(denoiser, torch.bfloat16).inner
@@ -211,7 +210,7 @@ def test_no_compiler_is_said_in_one_line(named, monkeypatch):
 
 @needs_kernels
 def test_processes_that_build_at_once(tmp_path):
-    program = "from diamond_gym.kernels.building import built_kernels; assert built_kernels() is not None"
+    program = "from diamond_gym.networks.kernels.building import built_kernels; assert built_kernels() is not None"
     environment = {"XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **environment}) for _ in range(2)]
     try:

@@ -22,7 +22,7 @@ from diamond_gym.registry import (
 def a_world_model() -> tuple[Card, Any]:
     from dataclasses import asdict
 
-    from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+    from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
     from diamond_gym.world_model import WorldModel
 
     inner = InnerModelConfig(

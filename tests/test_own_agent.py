@@ -14,8 +14,8 @@ from test_agents import CONFIG, an_agent
 from test_evaluate import Games
 
 from diamond_gym import cli
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.errors import BadArgument, ModelNotFound
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import load_world_model, resolve, with_agent
 from diamond_gym.sb3 import make_dream_vec_env
 from diamond_gym.trainers import agent_policy, scores

@@ -10,12 +10,12 @@ from test_diamond import ID, TINY
 
 from diamond_gym import cli
 from diamond_gym.cli.dry_run import clock, print_plan, scaled
-from diamond_gym.data import About
+from diamond_gym.episode_files import About
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import plan as planning
 from diamond_gym.trainers.collect_gym import GymGames, about_env
-from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.flop import count, count_fit, denoiser_calls, flop_of
 from diamond_gym.trainers.plan import Phase, plan, plan_world_model
 

@@ -9,7 +9,7 @@ import worlds
 from rounding import assert_close, without_rounding
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.row_blocks import folded
+from diamond_gym.networks.inference import folded
 from diamond_gym.sampler import sample
 from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.predicted_frames import ONE_STEP, dreamed

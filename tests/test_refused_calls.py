@@ -139,7 +139,8 @@ class Pair:
 def real(batch: bool) -> Any:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
-    from diamond_gym.atari import RealEnv, RealVectorEnv
+    from diamond_gym.atari import RealEnv
+    from diamond_gym.atari_vector import RealVectorEnv
 
     return RealVectorEnv(game="Breakout", num_envs=2, max_episode_steps=6) if batch else RealEnv(game="Breakout")
 

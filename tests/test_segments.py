@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.data import EpisodeStore
+from diamond_gym.episode_files import About, Episode
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.segments import Batch, SegmentSampler, cut, windows
 

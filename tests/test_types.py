@@ -19,9 +19,9 @@ from diamond_gym.two_stage import TWO_STAGE_QUALITIES
 USE = """
 from typing import assert_type
 import diamond_gym
-from diamond_gym.denoiser import Denoiser
-from diamond_gym.envs import DreamEnv, DreamVectorEnv
-from diamond_gym.reward_end import RewardEnd
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.envs import DreamEnv; from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel
 
 model = diamond_gym.load_world_model("Breakout", precision="float32")

@@ -7,10 +7,10 @@ import torch
 import worlds
 from stubs import save_tiny_model
 
-from diamond_gym.denoiser import Denoiser
 from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.registry import Card, FileRecord, load_world_model
-from diamond_gym.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel, pick_device, pick_precision
 
 

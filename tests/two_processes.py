@@ -9,8 +9,8 @@ import worlds
 from stubs import StubWorldModel
 from test_diamond import ID, TINY
 
-from diamond_gym.actor_critic import ActorCriticConfig
 from diamond_gym.data import EpisodeStore
+from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.trainers.collect_gym import GymGames, about_env
 from diamond_gym.trainers.diamond import Diamond

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.denoiser import DenoiserConfig, InnerModelConfig
-from diamond_gym.reward_end import RewardEndConfig
+from diamond_gym.data import EpisodeStore
+from diamond_gym.episode_files import About, Episode
+from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig
 

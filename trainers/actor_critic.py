@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.dream import Dream
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.schema import AGENT_LOSS, check_config
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optimizer import OptimizerConfig

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import VectorEnv
 
-from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.scores import Scores, play, real_games
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_gym.data import About, EpisodeStore
-from diamond_gym.episode_files import INDEX
+from diamond_gym.data import EpisodeStore
+from diamond_gym.episode_files import INDEX, About
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.starts import Starts

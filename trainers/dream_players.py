@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.dream import Dream
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.vector_env import DreamVectorEnv
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry import Entry, load_world_model, with_agent
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.world_model import PREFIXES, WorldModel

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.actor_critic import ActorCritic
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.diamond import Diamond, replay_starts
 from diamond_gym.trainers.dream_players import DreamPolicy

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from diamond_gym.denoiser import DenoiserConfig
 from diamond_gym.errors import BadArgument
-from diamond_gym.reward_end import RewardEndConfig
+from diamond_gym.networks.denoiser import DenoiserConfig, SigmaDistribution
+from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.training_noise import SigmaDistribution
 
 _PARTS = (
     "autoregressive_from",

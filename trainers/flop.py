@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_gym.actor_critic import ActorCritic
-from diamond_gym.denoiser import Denoiser
-from diamond_gym.reward_end import RewardEnd
+from diamond_gym.networks.actor_critic import ActorCritic
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.fit_config import FitConfig

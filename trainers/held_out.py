@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.actor_critic import ActorCritic
-from diamond_gym.data import About, EpisodeStore
-from diamond_gym.episode_files import INDEX
+from diamond_gym.data import EpisodeStore
+from diamond_gym.episode_files import INDEX, About
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.batch import to_tensors

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import temporary_folder
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Entry, entries, games, save_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.registry.released import Released

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from diamond_gym.denoiser import InnerModelConfig
+from diamond_gym.networks.denoiser import InnerModelConfig
 
 _DOOR = "denoiser.inner_model.conv_in.weight"
 

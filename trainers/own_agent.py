@@ -1,7 +1,7 @@
 """A registered model's own agent: taken from the model, or from the file beside it."""
 
-from diamond_gym.actor_critic import ActorCritic
 from diamond_gym.errors import ModelNotFound
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry import Entry, games
 from diamond_gym.registry.loading import verified_file
 from diamond_gym.registry.saving import AGENT

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.training_noise import TrainingNoise
+from diamond_gym.networks.denoiser import TrainingNoise
 
 
 class Processes:

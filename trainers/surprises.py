@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.data import EpisodeStore
-from diamond_gym.denoiser import Denoiser
+from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.segments import cut
 from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.predicted_frames import predicted

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from diamond_gym.compiling import prepare_to_compile
 from diamond_gym.data import EpisodeStore
-from diamond_gym.denoiser import Denoiser
 from diamond_gym.dream import PRECISIONS
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.reward_end import RewardEnd
-from diamond_gym.row_blocks import folded
+from diamond_gym.networks.denoiser import Denoiser, TrainingNoise
+from diamond_gym.networks.inference import folded
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.batch import take, to_tensors
@@ -31,7 +31,6 @@ from diamond_gym.trainers.pixel_weights import PixelWeights
 from diamond_gym.trainers.predicted_frames import dreamed
 from diamond_gym.trainers.processes import ALONE, Processes
 from diamond_gym.trainers.surprises import Surprises
-from diamond_gym.training_noise import TrainingNoise
 from diamond_gym.world_model import COMPILED, WorldModel
 
 LEAD = 10

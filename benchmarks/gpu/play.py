@@ -66,7 +66,7 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
     """Plays `task.steps` steps, divided among the rows."""
     import torch
 
-    from diamond_gym.actor_critic import ActorCritic
+    from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry.games import game as find_game
     from diamond_gym.trainers.agent_policy import AgentPolicy
     from diamond_gym.trainers.collect import StickyPolicy

@@ -20,8 +20,8 @@ from benchmarks.gpu.dream_graph import DreamGraph
 from benchmarks.gpu.run import about
 from benchmarks.gpu.worlds import Recipe
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
 from diamond_gym.world_model import WorldModel

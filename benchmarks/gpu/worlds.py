@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, quantise
 from diamond_gym.dream import draw_category
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, SigmaDistribution, quantise
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, lambda_returns
 from diamond_gym.trainers.focus import motion
 from diamond_gym.trainers.optimizer import parameter_groups
-from diamond_gym.training_noise import SigmaDistribution
 from diamond_gym.world_model import WorldModel
 
 

@@ -13,7 +13,9 @@ from diamond_gym.benchmark.machine import peak_megabytes, reset_peak
 from diamond_gym.benchmark.plain import PlainDenoiser
 from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import GAME, agent, world_model
-from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.data import EpisodeStore
+from diamond_gym.episode_files import About, Episode
+from diamond_gym.networks.denoiser import SigmaDistribution
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.batch import to_tensors
@@ -21,7 +23,6 @@ from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optimizer import OptimizerConfig
 from diamond_gym.trainers.world_model import Fit
-from diamond_gym.training_noise import SigmaDistribution
 from diamond_gym.world_model import WorldModel
 
 _EPISODES, _STEPS = 10, 200

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.denoiser import Denoiser
+from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.sampler import SamplerConfig, karras_sigmas
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_gym.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.denoiser import Denoiser
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.published import published
-from diamond_gym.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.starts import Starts
 from diamond_gym.world_model import WorldModel, denoiser_config
 

@@ -20,7 +20,7 @@ from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
     from diamond_gym.env_arguments import Quality
-    from diamond_gym.envs import DreamVectorEnv
+    from diamond_gym.vector_env import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
 OWN = "own"
@@ -93,7 +93,7 @@ class DreamCommand:
         """Dreams, writes and reports."""
         from gymnasium.vector import AutoresetMode
 
-        from diamond_gym.envs import DreamVectorEnv
+        from diamond_gym.vector_env import DreamVectorEnv
 
         envs = DreamVectorEnv(
             game=self.game,

@@ -149,7 +149,8 @@ class Evaluate:
         """What plays is called, the game, and what scores it; None if only chance plays."""
         how = self.episodes, self.n_envs, self.seed, self.deterministic, self.max_episode_steps
         if self._saved is not None:
-            from diamond_gym.trainers.sb3_agent import open_agent, score_agent
+            from diamond_gym.sb3_files import open_agent
+            from diamond_gym.trainers.sb3_agent import score_agent
 
             saved = open_agent(self._saved, self.device, self.trust_pickles)
             name = self.game or (saved.card.game if saved.card is not None else None)

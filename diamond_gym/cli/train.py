@@ -10,9 +10,9 @@ import tyro
 
 from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console
-from diamond_gym.denoiser import InnerModelConfig
 from diamond_gym.errors import BadArgument
 from diamond_gym.memory import keep_memory
+from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.registry import game, home_folder
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.collect_gym import game_name

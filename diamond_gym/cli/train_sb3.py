@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.memory import keep_memory
 from diamond_gym.registry import home_folder, resolve
+from diamond_gym.sb3_agents import AgentConfig
+from diamond_gym.sb3_files import open_agent
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.sb3_agent import (
-    AgentConfig,
-    open_agent,
-    register_file,
-    save_training,
-    score_agent,
-    score_random,
-)
+from diamond_gym.trainers.sb3_agent import register_file, save_training, score_agent
 from diamond_gym.trainers.sb3_fit import RHYTHM, SB3Fit, world_of
+from diamond_gym.trainers.scores import score_random
 from diamond_gym.trainers.sitting import sit
 
 if TYPE_CHECKING:

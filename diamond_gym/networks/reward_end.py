@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.blocks import Downsample, ResBlocks, conv3x3, to_patches
 from diamond_gym.errors import BadConfig
+from diamond_gym.networks.blocks import Downsample, ResBlocks, conv3x3, to_patches
 from diamond_gym.schema import REWARD_END, check_config
 
 LstmState = tuple[Tensor, Tensor]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.blocks import SmallResBlock, conv3x3, zero_
 from diamond_gym.errors import BadConfig
-from diamond_gym.reward_end import LstmState, init_lstm_
+from diamond_gym.networks.blocks import SmallResBlock, conv3x3, zero_
+from diamond_gym.networks.reward_end import LstmState, init_lstm_
 from diamond_gym.schema import ACTOR_CRITIC, check_config
 
 

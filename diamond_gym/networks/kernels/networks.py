@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.blocks import ResBlocks, Upsample
-from diamond_gym.folded import FoldedResBlock
-from diamond_gym.kernels.building import ResBlockWeights, built_kernels
+from diamond_gym.networks.blocks import ResBlocks, Upsample
+from diamond_gym.networks.folding import FoldedResBlock
+from diamond_gym.networks.kernels.building import ResBlockWeights, built_kernels
 
 MULTIPLE = 16
 """All numbers of channels are multiples of this."""
@@ -19,7 +19,8 @@ def use_kernels(module: nn.Module, dtype: torch.dtype) -> bool:
     """Replaces the `ResBlocks` and `Upsample` in a folded network on the CPU by such as call the kernels.
 
     Args:
-        module: Whose residual blocks have been folded (`diamond_gym.folded.fold_norms`), its weights where they stay.
+        module: Whose residual blocks have been folded (`diamond_gym.networks.folding.fold_norms`), its weights where
+            they stay.
         dtype: The arithmetic of the network.
 
     Returns:

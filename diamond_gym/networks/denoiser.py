@@ -1,4 +1,4 @@
-"""The denoiser: EDM preconditioning around a conditioned U-Net, its training loss, and its noise.
+"""EDM's preconditioned denoiser: its network, its training noise and its loss.
 
 Alonso et al. 2024 (arXiv 2405.12399) §3; the preconditioning is Karras et al. 2022 (arXiv 2206.00364),
 table 1, with the offset noise counted in.
@@ -11,10 +11,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
 from diamond_gym.errors import BadConfig
-from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
-from diamond_gym.training_noise import START_SIGMA, TrainingNoise
+from diamond_gym.networks.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
+from diamond_gym.schema import DENOISER, INNER_MODEL, TRAINING_SIGMA, check_config
+
+START_SIGMA = 5.0
+"""The noise level at which samplers start, with noise of variance 1 and nothing of the frame."""
+
+
+@dataclass(frozen=True)
+class SigmaDistribution:
+    """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
+
+    loc: float = -0.4
+    scale: float = 1.2
+    sigma_min: float = 2e-3
+    sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuses what are no noise levels."""
+        check_config(self, TRAINING_SIGMA)
+        if self.sigma_min > self.sigma_max:
+            raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draws n noise levels, float32 (n,)."""
+        sigma = (torch.randn(n, dtype=torch.float32, device=device) * self.scale + self.loc).exp()
+        return sigma.clip(self.sigma_min, self.sigma_max)
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Where a loss takes its random numbers from, so that a test can hand in known ones."""
+
+    sigma: Callable[[int], Tensor]
+    normal: Callable[[tuple[int, ...]], Tensor]
+    starts: Callable[[int], Tensor] | None = None
+    """Which of n rows, bool (n,), are given what sampling starts from instead of a noisy frame; none if None."""
+
+    @classmethod
+    def on(
+        cls, device: torch.device | str, distribution: SigmaDistribution, start_focus: float = 0.0
+    ) -> "TrainingNoise":
+        """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
+        return cls(
+            lambda n: distribution.sample(n, device),
+            lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
+            (lambda n: torch.rand(n, dtype=torch.float32, device=device) < start_focus) if start_focus else None,
+        )
 
 
 @dataclass(frozen=True)

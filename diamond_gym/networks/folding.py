@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.blocks import GROUP_NORM_EPS, AdaGroupNorm, ResBlock
+from diamond_gym.networks.blocks import GROUP_NORM_EPS, AdaGroupNorm, ResBlock
 
 M = TypeVar("M", bound=nn.Module)
 
