@@ -14,11 +14,10 @@ import torch
 from diamond_gym.benchmark.fitting import experience
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.subjects import inputs, world_model
+from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES
-from diamond_gym.segments import SegmentSampler
-from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig
 from diamond_gym.trainers.world_model import Fit

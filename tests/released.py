@@ -9,8 +9,7 @@ import numpy as np
 import torch
 import yaml
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data import About, Episode
 
 SHAPE = (4, 3, 2)  # H, W, C, all different
 ABOUT = About("Catch", SHAPE, 3, ("LEFT", "STAY", "RIGHT"))

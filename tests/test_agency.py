@@ -6,9 +6,9 @@ import pytest
 import torch
 import worlds
 
+from diamond_gym.data.segments import to_tensors
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.agency import agency
-from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.pixel_weights import PixelWeights
 from diamond_gym.trainers.processes import ALONE

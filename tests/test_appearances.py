@@ -8,8 +8,7 @@ import pytest
 import torch
 import worlds
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.appearances import Appearances, appearances
 from diamond_gym.trainers.fit_config import FitConfig

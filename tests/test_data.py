@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import ABOUT, SHAPE, assert_same, episode, part
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import STEP, About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.data.episode_files import STEP
 from diamond_gym.errors import DiamondGymError
 
 

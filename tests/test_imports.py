@@ -18,10 +18,10 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 ROOMS = ("networks", "data", "envs")
 RANKS = [
     {"errors", "files", "schema", "randomness", "device", "compiling", "forked", "memory", "sampler"},
-    {"networks.blocks", "episode_files", "csgo"},
-    {"networks.denoiser", "networks.reward_end", "networks.actor_critic"},
+    {"networks.blocks", "data.episode_files", "csgo"},
+    {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes"},
     {"data"},
-    {"networks.folding", "segments"},
+    {"networks.folding", "data.segments"},
     {"networks.kernels"},
     {"networks.inference"},
     {"networks", "row_blocks"},
@@ -134,6 +134,13 @@ def test_imports_run_one_way(module: str) -> None:
             continue
         if (module, target) not in EXCEPTIONS:
             assert RANK[target] <= RANK[part(module)], f"{module}:{line} imports {name}, against the order"
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if part(module).startswith(("networks", "data"))])
+def test_rooms_apart(module: str) -> None:
+    other = {"networks": "data", "data": "networks"}[part(module).split(".")[0]]
+    for name, line in imports(module):
+        assert part(name).split(".")[0] != other, f"{module}:{line}: networks and data know nothing of each other"
 
 
 @pytest.mark.parametrize("module", modules())

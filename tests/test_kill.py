@@ -11,8 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
-from diamond_gym import episode_files
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data import EpisodeStore, episode_files
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.trainers.actor_critic import AgentFit
 from diamond_gym.trainers.collect import Collector

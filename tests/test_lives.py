@@ -10,9 +10,8 @@ import worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
-from diamond_gym.segments import SegmentSampler, cut, windows
+from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.data.segments import SegmentSampler, cut, windows
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.evaluation import RealPlay

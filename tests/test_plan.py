@@ -10,7 +10,7 @@ from test_diamond import ID, TINY
 
 from diamond_gym import cli
 from diamond_gym.cli.dry_run import clock, print_plan, scaled
-from diamond_gym.episode_files import About
+from diamond_gym.data import About
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import plan as planning

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.data.segments import Batch, SegmentSampler, cut, windows
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.segments import Batch, SegmentSampler, cut, windows
 
 SHAPE = (3, 2, 1)
 

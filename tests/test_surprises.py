@@ -8,8 +8,7 @@ import pytest
 import torch
 import worlds
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.trainers import surprises
 from diamond_gym.trainers.surprises import Surprises, errors

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.trainers.fit_config import FitConfig

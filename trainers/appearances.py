@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.segments import cut
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import cut
 
 _Int = npt.NDArray[np.int64]
 

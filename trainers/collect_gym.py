@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 
-from diamond_gym.episode_files import About
+from diamond_gym.data.episode_files import About
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.collect_ale import Step
 

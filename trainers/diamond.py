@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import INDEX, About
+from diamond_gym.data.episode_files import INDEX, About
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import SegmentSampler
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.segments import SegmentSampler
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.actor_critic import AgentFit
 from diamond_gym.trainers.agent_policy import AgentPolicy

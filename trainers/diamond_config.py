@@ -6,7 +6,7 @@ Alonso et al. 2024 (arXiv 2405.12399), appendix; the defaults are the paper's fo
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from diamond_gym.episode_files import About
+from diamond_gym.data.episode_files import About
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig

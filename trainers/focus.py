@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.segments import Batch, cut
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import Batch, cut
 
 _Events = npt.NDArray[np.int64]
 

@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import INDEX, About
+from diamond_gym.data.episode_files import INDEX, About
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.actor_critic import ActorCritic
-from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.agent_policy import AgentPolicy
-from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_ale import Games, Step
 from diamond_gym.trainers.evaluation import detection

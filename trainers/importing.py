@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import temporary_folder
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig

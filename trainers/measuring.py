@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import games
 from diamond_gym.sampler import SamplerConfig

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from diamond_gym.data.segments import TensorBatch
 from diamond_gym.sampler import Denoises, Prepares
 from diamond_gym.trainers.agency import agency
 from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.batch import TensorBatch
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import motion
 from diamond_gym.trainers.processes import Share

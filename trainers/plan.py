@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About
+from diamond_gym.data.episode_files import About
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig

@@ -7,9 +7,9 @@ dream the digits hardly ever change, being small and hard to foresee; there such
 import torch
 from torch import Tensor
 
+from diamond_gym.data.segments import TensorBatch
 from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import Denoises, Prepares, SamplerConfig
-from diamond_gym.trainers.batch import TensorBatch
 
 ONE_STEP = SamplerConfig(num_denoising_steps=1)
 

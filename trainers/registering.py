@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import cut, windows
 from diamond_gym.registry import Card
 from diamond_gym.registry.card import now
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.segments import cut, windows
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.world_model import WorldModel

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import cut, to_tensors
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.segments import cut
-from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.predicted_frames import predicted
 
 _Int = npt.NDArray[np.int64]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.episode_files import Episode
+from diamond_gym.data.episode_files import Episode
 
 
 class Part:

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.compiling import prepare_to_compile
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import SegmentSampler, take, to_tensors
 from diamond_gym.dream import PRECISIONS
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser, TrainingNoise
 from diamond_gym.networks.inference import folded
 from diamond_gym.networks.reward_end import RewardEnd
-from diamond_gym.segments import SegmentSampler
 from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.batch import take, to_tensors
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, split

@@ -13,12 +13,11 @@ from diamond_gym.benchmark.machine import peak_megabytes, reset_peak
 from diamond_gym.benchmark.plain import PlainDenoiser
 from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import GAME, agent, world_model
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About, Episode
+from diamond_gym.data.episode_files import About, Episode
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.denoiser import SigmaDistribution
 from diamond_gym.sampler import QUALITIES
-from diamond_gym.segments import SegmentSampler
-from diamond_gym.trainers.batch import to_tensors
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optimizer import OptimizerConfig

@@ -58,7 +58,7 @@ class Collect:
     def run(self) -> int:
         """Plays; Ctrl-C keeps what was played until then."""
         from diamond_gym.cli.progress import console, counting
-        from diamond_gym.data import EpisodeStore
+        from diamond_gym.data.episodes import EpisodeStore
         from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
 
         epsilon = self.epsilon if self.agent else 0.0

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from diamond_gym.cli.progress import counting
-from diamond_gym.data import EpisodeStore
+from diamond_gym.data.episodes import EpisodeStore
 
 TEST_SEED = 1000
 

@@ -12,8 +12,8 @@ import tyro
 from diamond_gym.cli.experience import TEST_SEED, PolicyName, experience
 from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console, counting, fitting
-from diamond_gym.data import EpisodeStore
-from diamond_gym.episode_files import About
+from diamond_gym.data.episode_files import About
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.memory import keep_memory
 from diamond_gym.networks.denoiser import InnerModelConfig

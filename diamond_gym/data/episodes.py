@@ -3,7 +3,7 @@
 Only what the index names exists, and a piece is named after it is safely on the disk: whatever lies beyond
 the index's last complete line was interrupted, is ignored by readers and cut off by the next writer. An
 episode of N steps owns N + 1 frames: what was seen before each step, and what the last step led to. 100,000
-Atari steps take 1.23 GB, and each episode 12 kB more. `diamond_gym.episode_files` describes the files.
+Atari steps take 1.23 GB, and each episode 12 kB more. `diamond_gym.data.episode_files` describes the files.
 """
 
 import os
@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from diamond_gym import episode_files as files
-from diamond_gym.episode_files import About, Episode, Record
+from diamond_gym.data import episode_files as files
+from diamond_gym.data.episode_files import About, Episode, Record
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import disk_space_for
 

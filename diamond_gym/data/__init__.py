@@ -1,0 +1,6 @@
+"""Experience: episodes on disk, segments of them in memory."""
+
+from diamond_gym.data.episode_files import About, Episode
+from diamond_gym.data.episodes import EpisodeStore
+
+__all__ = ["About", "Episode", "EpisodeStore"]
