@@ -15,8 +15,8 @@ from diamond_gym.benchmark.fitting import experience
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.subjects import inputs, world_model
 from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.dream import sample_rows
 from diamond_gym.networks.inference import FoldedDenoiser
-from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.optimizer import OptimizerConfig

@@ -4,21 +4,167 @@ Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Det
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from diamond_gym.dream_state import DreamState, DreamStep, check_state, without_gradient
-from diamond_gym.networks.inference import FoldedRewardEnd, folded
+from diamond_gym.device import PRECISIONS
+from diamond_gym.networks.inference import FoldedRewardEnd, folded, rows_at_once
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
-from diamond_gym.row_blocks import sample_rows
-from diamond_gym.sampler import Denoises, SamplerConfig
-from diamond_gym.start_bank import StartBank
-from diamond_gym.starts import Starts
+from diamond_gym.sampler import Denoises, Prepares, SamplerConfig, sample
+from diamond_gym.starts import StartBank, Starts
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """No gradient, and tensors that outlive `torch.inference_mode`, under which a caller may have begun the dream."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@dataclass(frozen=True)
+class DreamStep:
+    """What a step leaves behind, all on the dream's device.
+
+    Attributes:
+        obs: The current frame of every row, float32 (B, C, H, W) in [-1, 1]; of a row that restarted, its
+            start's.
+        rew: Sampled rewards, float32 (B,) in {-1, 0, 1}.
+        end: bool (B,), the model ended the game.
+        trunc: bool (B,), the horizon was reached.
+        final_obs: The frame the step led to, float32 (B, C, H, W): differs from `obs` in the rows that
+            restarted.
+        start: int64 (B,), index of the start each row now dreams from; -1 for frames given to `reset`.
+        final_start: int64 (B,), the same before any restart.
+        trajectory: The sampler's images from noise to `final_obs`, num_denoising_steps + 1 of (B, C, H, W).
+    """
+
+    obs: Tensor
+    rew: Tensor
+    end: Tensor
+    trunc: Tensor
+    final_obs: Tensor
+    start: Tensor
+    final_start: Tensor
+    trajectory: list[Tensor]
+
+
+@dataclass(frozen=True)
+class DreamState:
+    """A dream at one moment, copied; can be pickled (its tensors then travel by way of the CPU)."""
+
+    fingerprint: dict[str, Any]
+    obs: Tensor
+    act: Tensor
+    memory: LstmState | None
+    steps: Tensor
+    start: Tensor
+    rng: dict[str, Tensor] | None
+
+    def copied(self, device: str | torch.device) -> Self:
+        """A copy on a device."""
+
+        def copy(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: copy(part) for name, part in value.items()}
+            if isinstance(value, tuple):
+                return tuple(map(copy, value))
+            return value.to(device, copy=True) if isinstance(value, Tensor) else value
+
+        return type(self)(**copy(vars(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self.copied("cpu"))
+
+
+def check_state(state: object, like: DreamState, num_starts: int, highest: int | None) -> None:
+    """Refuses what is no state of a dream.
+
+    Args:
+        state: What it is about.
+        like: A state of the dream.
+        num_starts: The starts there are.
+        highest: The largest number in an action, if it is known.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
+    if not isinstance(state, DreamState) or not isinstance(state.fingerprint, dict):
+        raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
+    for name, mine in like.fingerprint.items():
+        theirs = state.fingerprint.get(name)
+        if type(theirs) is not type(mine) or theirs != mine:
+            raise ValueError(f"this state is of another dream: its {name} is {theirs!r}, here it is {mine!r}.")
+    _check("frames", state.obs, like.obs)
+    _check("actions", state.act, like.act, 0, highest)
+    _check("steps", state.steps, like.steps, 0)
+    _check("start", state.start, like.start, -1, num_starts - 1)
+    if type(state) is not type(like) or (state.memory is None) != (like.memory is None):
+        raise ValueError("this state is damaged: it is of a dream with other networks.")
+    if state.memory is not None and like.memory is not None:
+        if not isinstance(state.memory, tuple) or len(state.memory) != 2:
+            raise ValueError("this state is damaged: its memory is no pair of tensors.")
+        for part, one in zip(state.memory, like.memory, strict=True):
+            _check("memory", part, one)
+    if state.rng is not None:
+        if not isinstance(state.rng, dict) or state.rng.keys() != {"seed", "draw"}:
+            raise ValueError("this state is damaged: its random streams have no seed and draw.")
+        _check("seed", state.rng["seed"], like.steps)
+        _check("draw", state.rng["draw"], like.steps, 0)
+    if hasattr(like, "full"):
+        _check("full-size frames", getattr(state, "full", None), like.full)
+
+
+def _check(name: str, tensor: object, like: Tensor, low: int | None = None, high: int | None = None) -> None:
+    """Refuses what is no finite tensor of the dtype and shape of another, from `low` to `high`."""
+    if not isinstance(tensor, Tensor) or (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
+        what = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"this state is damaged: its {name} is {what}, not {like.dtype} {tuple(like.shape)}.")
+    outside = (low is not None and bool((tensor < low).any())) or (high is not None and bool((tensor > high).any()))
+    if outside or not bool(tensor.isfinite().all()):
+        raise ValueError(f"this state is damaged: its {name} holds numbers that cannot be.")
+
+
+def sample_rows(
+    denoiser: Denoises | Prepares,
+    obs: Tensor,
+    act: Tensor | None,
+    initial_noise: Tensor,
+    config: SamplerConfig,
+    noise: Callable[[tuple[int, ...]], Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """`sample`, block by block; the arguments and what is returned are those of `sample`, for all rows."""
+    size, batch = rows_at_once(denoiser, obs), len(obs)
+    if size >= batch:
+        return sample(denoiser, obs, act, initial_noise, config, noise)
+    drawn: list[Tensor] = []  # what the first block asks for is drawn for all rows, and the others take their part
+    frames, trajectories = [], []
+    for first in range(0, batch, size):
+        rows, turn = slice(first, first + size), iter(range(2**31))
+
+        def extra(shape: tuple[int, ...], rows: slice = rows, turn: Iterator[int] = turn) -> Tensor:
+            assert noise is not None
+            k = next(turn)
+            if k == len(drawn):
+                drawn.append(noise((batch, *shape[1:])))
+            return drawn[k][rows]
+
+        frame, trajectory = sample(
+            denoiser,
+            obs[rows],
+            None if act is None else act[rows],
+            initial_noise[rows],
+            config,
+            None if noise is None else extra,
+        )
+        frames.append(frame)
+        trajectories.append(trajectory)
+    return torch.cat(frames), [torch.cat(images) for images in zip(*trajectories, strict=True)]
 
 
 def draw_category(logits: Tensor, uniform: Tensor) -> Tensor:

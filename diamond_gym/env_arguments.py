@@ -5,8 +5,8 @@ import enum
 from os import PathLike, fspath
 from typing import Any, Literal, TypedDict
 
+from diamond_gym.device import settle_threads
 from diamond_gym.errors import BadArgument, ModelNotFound
-from diamond_gym.forked import settle_threads
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig

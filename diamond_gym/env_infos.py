@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diamond_gym.batch_env import ObsFormat
-from diamond_gym.dream_state import DreamState, DreamStep
-from diamond_gym.start_bank import to_pixels
+from diamond_gym.dream import DreamState, DreamStep
+from diamond_gym.frames import to_pixels
 
 Array = npt.NDArray[Any]
 Info = dict[str, Any]
@@ -78,13 +78,3 @@ def final_info(rows: Array, step: DreamStep, extras: Extras, form: ObsFormat) ->
         final_obs[row] = frames[row].copy()
     info = start_info(rows, step.final_start) | extras.info(rows)
     return {"final_obs": final_obs, "_final_obs": rows.copy(), "final_info": info, "_final_info": rows.copy()}
-
-
-def tile(frames: Array) -> Array:
-    """Frames (B, H, W, C) as one image, in a grid as square as can be, black where there is no frame."""
-    batch, h, w, c = frames.shape
-    columns = int(np.ceil(np.sqrt(batch)))
-    rows = -(-batch // columns)
-    grid = np.zeros((rows * columns, h, w, c), dtype=frames.dtype)
-    grid[:batch] = frames
-    return grid.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows * h, columns * w, c)

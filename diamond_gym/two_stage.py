@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.dream import Dream
-from diamond_gym.dream_state import DreamState, DreamStep, without_gradient
+from diamond_gym.dream import Dream, DreamState, DreamStep, sample_rows, without_gradient
 from diamond_gym.errors import DiamondGymError
+from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.inference import folded
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
-from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import Denoises, SamplerConfig
-from diamond_gym.start_bank import to_frames, to_pixels
 from diamond_gym.starts import Starts
 
 

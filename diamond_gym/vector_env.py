@@ -14,16 +14,16 @@ from torch import Tensor
 
 from diamond_gym import arguments, env_arguments
 from diamond_gym.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
+from diamond_gym.device import settle_threads
 from diamond_gym.dream import Dream
 from diamond_gym.env_copies import CopiedDream
-from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info, tile
+from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info
 from diamond_gym.env_options import action_meanings, action_space, check_actions, check_beginning
 from diamond_gym.env_replay import Replay
-from diamond_gym.forked import settle_threads
+from diamond_gym.frames import tile, to_pixels
 from diamond_gym.networks.folding import versions
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
-from diamond_gym.start_bank import to_pixels
 from diamond_gym.world_model import WorldModel
 
 

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.compiling import compile_network
-from diamond_gym.device import bfloat16_pays
-from diamond_gym.dream import PRECISIONS, Dream
-from diamond_gym.dream_state import without_gradient
+from diamond_gym.device import compile_network, pick_device, pick_precision
+from diamond_gym.dream import Dream, without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -25,6 +23,7 @@ from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
 
 if TYPE_CHECKING:
     from diamond_gym.registry.card import Card
+
 
 Table = Mapping[str, Any]
 # attribute of WorldModel -> prefix of its keys in a weights file, as the released checkpoints have it
@@ -42,37 +41,6 @@ LARGE = 30_000_000
 def denoiser_config(table: Table) -> DenoiserConfig:
     """A denoiser's configuration from a card's table."""
     return DenoiserConfig(**{**table, "inner_model": InnerModelConfig(**table["inner_model"])})
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        BadArgument: There is no such device.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadArgument(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
-    return device
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """The precision of a name; "auto" is bfloat16 where that pays (`diamond_gym.device`), else float32.
-
-    Raises:
-        BadArgument: There is no such precision.
-    """
-    if name == "auto":
-        return "bfloat16" if bfloat16_pays(device) else "float32"
-    if name not in PRECISIONS:
-        raise BadArgument(f"precision must be auto, {' or '.join(PRECISIONS)}, got {name!r}")
-    return name
 
 
 class WorldModel(nn.Module):

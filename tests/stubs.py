@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.dream import Dream
+from diamond_gym.frames import to_pixels
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.registry import Card, save_model
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.start_bank import to_pixels
 from diamond_gym.starts import Starts
 from diamond_gym.world_model import WorldModel
 

@@ -6,10 +6,10 @@ import torch
 from stubs import StubDenoiser, StubWorldModel, actions, levels, make_starts, tiny_dream, tiny_networks
 
 from diamond_gym.dream import Dream, draw_category
+from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.randomness import NOISE, RowRandom
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
-from diamond_gym.start_bank import to_frames, to_pixels
 
 
 def test_pixels_and_frames_are_inverse():

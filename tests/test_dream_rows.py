@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stubs import StubWorldModel, actions, tiny_dream, trace
 
+from diamond_gym.frames import to_pixels
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.start_bank import to_pixels
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

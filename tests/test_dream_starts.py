@@ -6,7 +6,7 @@ import torch
 from stubs import StubDenoiser, StubRewardEnd, StubWorldModel, T, actions, make_starts
 
 from diamond_gym.dream import Dream
-from diamond_gym.start_bank import to_frames
+from diamond_gym.frames import to_frames
 
 
 def test_given_frames_are_dreamt_on_from():

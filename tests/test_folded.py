@@ -7,11 +7,11 @@ from rounding import assert_close, assert_on_levels_of, without_rounding
 from stubs import ACTIONS, tiny_networks
 from torch import nn
 
-from diamond_gym.compiling import compile_network
+from diamond_gym.device import compile_network
+from diamond_gym.dream import sample_rows
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd, rows_at_once
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
-from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 
 SHAPE = {"cond_channels": 16, "depths": [1, 2], "channels": [32, 64], "attn_depths": [0, 1]}

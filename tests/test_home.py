@@ -8,7 +8,7 @@ from stubs import save_tiny_model
 
 import diamond_gym
 from diamond_gym import cli
-from diamond_gym.compiling import cache_folder, prepare_to_compile
+from diamond_gym.device import cache_folder, prepare_to_compile
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import home_folder, load_world_model, models, remove, resolve
 from diamond_gym.registry.home import models_folder
@@ -70,7 +70,7 @@ def test_a_home_that_cannot_be_written_names_the_variable(monkeypatch, tmp_path,
 def test_compiling_goes_on_without_a_cache(hindrance, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if hindrance == "no home":
-        monkeypatch.setattr("diamond_gym.compiling.user_folder", lambda _: None)
+        monkeypatch.setattr("diamond_gym.device.user_folder", lambda _: None)
     elif hindrance == "a file":
         (tmp_path / "diamond-gym").touch()
     else:

@@ -17,16 +17,16 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 # their own in the rooms of ROOMS; any other package counts as one.
 ROOMS = ("networks", "data", "envs")
 RANKS = [
-    {"errors", "files", "schema", "randomness", "device", "compiling", "forked", "memory", "sampler"},
+    {"errors", "files", "schema", "frames", "randomness", "device", "sampler"},
     {"networks.blocks", "data.episode_files", "csgo"},
     {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes"},
     {"data"},
     {"networks.folding", "data.segments"},
     {"networks.kernels"},
     {"networks.inference"},
-    {"networks", "row_blocks"},
-    {"starts", "start_bank"},
-    {"dream", "dream_state"},
+    {"networks"},
+    {"starts"},
+    {"dream"},
     {"two_stage"},
     {"world_model"},
     {"registry"},

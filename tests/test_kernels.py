@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stubs import ACTIONS
 from torch import nn
 
-from diamond_gym.compiling import Compiler, compile_network, cpp_compiler
+from diamond_gym.device import Compiler, compile_network, cpp_compiler
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.blocks import ResBlocks, Upsample
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -198,7 +198,7 @@ def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("named", ["no-such-compiler", "false", "'"])
 def test_no_compiler_is_said_in_one_line(named, monkeypatch):
-    monkeypatch.setattr("diamond_gym.compiling.cpp_compiler", cpp_compiler.__wrapped__)
+    monkeypatch.setattr("diamond_gym.device.cpp_compiler", cpp_compiler.__wrapped__)
     monkeypatch.setenv("CXX", named)
     with pytest.raises(BadArgument, match="name one in CXX"):
         compile_network(nn.Linear(1, 1))

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from diamond_gym.memory import keep_memory
+from diamond_gym.device import keep_memory
 if sys.argv[1] == "keep":
     assert keep_memory()
 for _ in range(3):

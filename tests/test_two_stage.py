@@ -15,9 +15,9 @@ from test_golden import CHURN, GOLDEN, assert_same_frames, assert_same_trajector
 from diamond_gym.csgo import SIZES, encode
 from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
 from diamond_gym.sampler import SamplerConfig, gammas, karras_sigmas
-from diamond_gym.start_bank import to_frames, to_pixels
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES, TwoStageSampler, enlarge, shrink
 
 CHURNED = SamplerConfig(2, order=2, s_churn=5.0, s_tmin=0.1, s_cond=0.01)

@@ -7,11 +7,12 @@ import torch
 import worlds
 from stubs import save_tiny_model
 
+from diamond_gym.device import pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.registry import Card, FileRecord, load_world_model
-from diamond_gym.world_model import WorldModel, pick_device, pick_precision
+from diamond_gym.world_model import WorldModel
 
 
 def tiny(seed: int = 0) -> WorldModel:

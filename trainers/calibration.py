@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.dream import PRECISIONS
+from diamond_gym.device import PRECISIONS
 from diamond_gym.trainers.evaluation import RealPlay
 from diamond_gym.world_model import WorldModel
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import cut, windows
-from diamond_gym.dream import PRECISIONS
+from diamond_gym.device import PRECISIONS
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.world_model import WorldModel

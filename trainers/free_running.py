@@ -9,8 +9,8 @@ import torch
 
 from diamond_gym.dream import Dream
 from diamond_gym.errors import DiamondGymError
+from diamond_gym.frames import to_pixels
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.start_bank import to_pixels
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.collect import Policy
 from diamond_gym.trainers.evaluation import RealPlay

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diamond_gym.dream import Dream, draw_category
-from diamond_gym.dream_state import DreamState, DreamStep
+from diamond_gym.dream import Dream, DreamState, DreamStep, draw_category
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import LstmState
 from diamond_gym.trainers.processes import ALONE, Share

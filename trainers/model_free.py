@@ -10,8 +10,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from diamond_gym.data.episode_files import About
-from diamond_gym.dream import Dream
-from diamond_gym.dream_state import DreamStep
+from diamond_gym.dream import Dream, DreamStep
 from diamond_gym.trainers.actor_critic import AgentFit
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.grounds import Ground

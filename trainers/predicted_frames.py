@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.segments import TensorBatch
-from diamond_gym.row_blocks import sample_rows
+from diamond_gym.dream import sample_rows
 from diamond_gym.sampler import Denoises, Prepares, SamplerConfig
 
 ONE_STEP = SamplerConfig(num_denoising_steps=1)

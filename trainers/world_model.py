@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.compiling import prepare_to_compile
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, take, to_tensors
-from diamond_gym.dream import PRECISIONS
+from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser, TrainingNoise
 from diamond_gym.networks.inference import folded

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.graph import Graph
-from diamond_gym.dream import Dream
-from diamond_gym.dream_state import DreamStep
+from diamond_gym.dream import Dream, DreamStep
 
 
 class DreamGraph:

@@ -14,10 +14,10 @@ from diamond_gym.benchmark.machine import DTYPES, peak_megabytes, reset_peak
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import gflop_per_call, inputs, world_model
-from diamond_gym.compiling import compile_network
+from diamond_gym.device import compile_network
+from diamond_gym.dream import sample_rows
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import FoldedDenoiser
-from diamond_gym.row_blocks import sample_rows
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.vector_env import DreamVectorEnv
 

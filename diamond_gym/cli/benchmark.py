@@ -52,7 +52,7 @@ class Benchmark:
 
         from diamond_gym.benchmark.run import Run, Settings
         from diamond_gym.benchmark.sections import SECTIONS as MEASURED
-        from diamond_gym.world_model import pick_device
+        from diamond_gym.device import pick_device
 
         threads = 1 if self.processor else self.threads
         if threads is not None:

@@ -4,8 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from diamond_gym.device import pick_device
 from diamond_gym.trainers.presets import wanted_preset
-from diamond_gym.world_model import pick_device
 
 
 def settled_preset(words: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ import tyro
 
 from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console
+from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.memory import keep_memory
 from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.registry import game, home_folder
 from diamond_gym.registry.models import local_folder
@@ -22,7 +22,6 @@ from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
 from diamond_gym.trainers.presets import loop_flags
 from diamond_gym.trainers.processes import launch
 from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.world_model import pick_device, pick_precision
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_gym.cli.progress import console, counting, fitting
+from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.memory import keep_memory
 from diamond_gym.registry import Entry, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
@@ -17,7 +17,6 @@ from diamond_gym.trainers.dreamer import agent_for, begin_with_agent_of, registe
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.scores import Scores, score_random
 from diamond_gym.trainers.sitting import Rhythm, sit
-from diamond_gym.world_model import pick_device, pick_precision
 
 if TYPE_CHECKING:
     from diamond_gym.cli.train_agent import TrainAgent

@@ -14,8 +14,8 @@ from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data.episode_files import About
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.memory import keep_memory
 from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
@@ -30,7 +30,6 @@ from diamond_gym.trainers.registering import draw_starts, half, make_card
 from diamond_gym.trainers.run_folder import RunFolder
 from diamond_gym.trainers.sitting import sit
 from diamond_gym.trainers.world_model import Fit
-from diamond_gym.world_model import pick_device, pick_precision
 
 HORIZON = 16
 # what a resumed run may be told differently

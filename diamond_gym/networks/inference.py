@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.compiling import compile_network
+from diamond_gym.device import compile_network
 from diamond_gym.networks.blocks import from_patches, to_patches
 from diamond_gym.networks.denoiser import Conditioners, Denoiser, InnerModel, quantise
 from diamond_gym.networks.folding import fold_norms, hold, renew, shared, versions

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from diamond_gym.compiling import cache_folder, cpp_compiler
+from diamond_gym.device import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -35,7 +35,7 @@ class ResBlockWeights(ctypes.Structure):
 def built_kernels() -> ctypes.CDLL | None:
     """The kernels of this machine; None if its processor has no use for them, or nothing builds them.
 
-    What the compiler (`diamond_gym.compiling.cpp_compiler`) makes lies in the user's cache, by compiler, processor and
+    What the compiler (`diamond_gym.device.cpp_compiler`) makes lies in the user's cache, by compiler, processor and
     source.
     """
     features = _processor_features()

@@ -1,0 +1,31 @@
+"""Frames: pixels uint8 (H, W, C) from and to floats in [-1, 1] (C, H, W), and many of them in one picture."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def to_frames(pixels: Tensor) -> Tensor:
+    """uint8 (..., H, W, C) -> float32 (..., C, H, W) in [-1, 1]."""
+    return pixels.movedim(-1, -3).to(torch.float32).div_(255).mul_(2).sub_(1)
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """float32 (..., C, H, W) in [-1, 1] -> contiguous uint8 (..., H, W, C), to the nearest level."""
+    return frames.clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+Array = npt.NDArray[Any]
+
+
+def tile(frames: Array) -> Array:
+    """Frames (B, H, W, C) as one image, in a grid as square as can be, black where there is no frame."""
+    batch, h, w, c = frames.shape
+    columns = int(np.ceil(np.sqrt(batch)))
+    rows = -(-batch // columns)
+    grid = np.zeros((rows * columns, h, w, c), dtype=frames.dtype)
+    grid[:batch] = frames
+    return grid.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows * h, columns * w, c)
