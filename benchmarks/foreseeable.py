@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from diamond_gym.atari import RealEnv
 from diamond_gym.cli.progress import counting
+from diamond_gym.envs import RealEnv
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.trainers.collect import CollectConfig, StickyPolicy
 from diamond_gym.trainers.evaluation import detection

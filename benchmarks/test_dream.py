@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from diamond_gym.envs import DreamVectorEnv
 from diamond_gym.registry import load_world_model
 from diamond_gym.sampler import QUALITIES, sample
-from diamond_gym.vector_env import DreamVectorEnv
 
 MODEL = "breakout-nano"
 

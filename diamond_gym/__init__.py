@@ -55,15 +55,15 @@ def register_ids() -> None:
         dream = id in dreams
         gymnasium.register(
             id=id,
-            entry_point="diamond_gym.envs:DreamEnv" if dream else "diamond_gym.atari:RealEnv",
-            vector_entry_point="diamond_gym.envs:DreamVectorEnv" if dream else "diamond_gym.atari:RealVectorEnv",
+            entry_point="diamond_gym.envs:DreamEnv" if dream else "diamond_gym.envs:RealEnv",
+            vector_entry_point="diamond_gym.envs:DreamVectorEnv" if dream else "diamond_gym.envs.atari:RealVectorEnv",
             # The paper's horizon for dreams that are played; -1 dreams on. `gym.make` puts its TimeLimit
             # around the environment, `gym.make_vec` passes the number on to the batch.
             max_episode_steps=50 if dream else None,
             kwargs=dict(kwargs),
         )
     if "DiamondGym/Catch-v0" not in gymnasium.registry:
-        gymnasium.register(id="DiamondGym/Catch-v0", entry_point="diamond_gym.catch:Catch")
+        gymnasium.register(id="DiamondGym/Catch-v0", entry_point="diamond_gym.envs.catch:Catch")
 
 
 register_ids()

@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 import diamond_gym
+from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.errors import BadArgument
-from diamond_gym.vector_env import DreamVectorEnv
 
 Indices = int | Iterable[int] | None
 Info = dict[str, Any]

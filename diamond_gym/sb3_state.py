@@ -15,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, unwrap_vec_wrapper
 
 from diamond_gym.dream import DreamState
-from diamond_gym.env_infos import EnvState
+from diamond_gym.envs.infos import EnvState
 from diamond_gym.sb3 import DreamVecEnv
 from diamond_gym.sb3_agents import RealVecEnv
 from diamond_gym.sb3_replay import cut_replay, load_replay_state, replay_state

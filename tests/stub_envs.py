@@ -4,8 +4,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stubs import StubWorldModel
 
-from diamond_gym.envs import DreamEnv
-from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 MODES = list(AutoresetMode)
 

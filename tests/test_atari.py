@@ -23,8 +23,8 @@ pytest.importorskip("cv2")
 
 import ale_py
 
-from diamond_gym.atari import RealEnv
-from diamond_gym.atari_vector import RealVectorEnv
+from diamond_gym.envs import RealEnv
+from diamond_gym.envs.atari_vector import RealVectorEnv
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "atari_preprocessing.json").read_text())
 del GOLDEN["_versions"]

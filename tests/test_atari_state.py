@@ -16,8 +16,8 @@ import diamond_gym  # noqa: F401  (registers the ids)
 pytest.importorskip("ale_py")
 pytest.importorskip("cv2")
 
-from diamond_gym.atari import RealEnv
-from diamond_gym.atari_vector import RealVectorEnv
+from diamond_gym.envs import RealEnv
+from diamond_gym.envs.atari_vector import RealVectorEnv
 
 
 def steps(env: Any, seed: int, count: int, reset: bool = True) -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import diamond_gym  # noqa: F401
-from diamond_gym.catch import BOARD, CELL, Catch
+from diamond_gym.envs.catch import BOARD, CELL, Catch
 
 ID = "DiamondGym/Catch-v0"
 

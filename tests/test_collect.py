@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("ale_py")
 
-from diamond_gym.atari_game import ale_vector
 from diamond_gym.cli import main
 from diamond_gym.data import EpisodeStore
+from diamond_gym.envs.atari_game import ale_vector
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve

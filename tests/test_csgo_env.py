@@ -19,7 +19,7 @@ from stubs import StubWorldModel
 
 import diamond_gym
 from diamond_gym import csgo
-from diamond_gym.envs import DreamEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.registry.published import published
@@ -27,7 +27,6 @@ from diamond_gym.registry.released import read_released
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.importing import register, starts_from_folder
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES
-from diamond_gym.vector_env import DreamVectorEnv
 from diamond_gym.world_model import WorldModel, denoiser_config
 
 CPU = {"device": "cpu", "precision": "float32"}

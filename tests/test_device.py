@@ -13,8 +13,7 @@ from stubs import save_tiny_model
 from diamond_gym import device
 from diamond_gym.cli import main
 from diamond_gym.device import bfloat16_pays, free_cores_only, pick_precision, running_elsewhere
-from diamond_gym.envs import DreamEnv
-from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 CPU = torch.device("cpu")
 

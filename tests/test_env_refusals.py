@@ -6,8 +6,8 @@ import pytest
 from stub_envs import assert_equal, single_env, vector_env
 from stubs import ACTIONS, StubWorldModel, make_starts
 
+from diamond_gym.envs import DreamVectorEnv
 from diamond_gym.errors import BadArgument, DiamondGymError, ModelNotFound
-from diamond_gym.vector_env import DreamVectorEnv
 
 
 def test_bad_arguments_are_one_clear_line():

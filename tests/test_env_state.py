@@ -11,8 +11,7 @@ import pytest
 from stub_envs import assert_equal, single_env, vector_env
 from stubs import ACTIONS, StubWorldModel, save_tiny_model
 
-from diamond_gym.envs import DreamEnv
-from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 
 @pytest.mark.parametrize("include_rng", [True, False])

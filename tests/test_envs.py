@@ -8,9 +8,8 @@ import torch
 from stub_envs import single_env, vector_env
 from stubs import save_tiny_model
 
-from diamond_gym.envs import DreamEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.vector_env import DreamVectorEnv
 
 
 def test_sampler_keywords():

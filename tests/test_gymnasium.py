@@ -16,8 +16,7 @@ from gymnasium.wrappers import vector as vector_wrappers
 from stub_envs import assert_equal
 from stubs import StubWorldModel, save_tiny_model
 
-from diamond_gym.envs import DreamEnv
-from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 CPU = {"device": "cpu", "precision": "float32"}
 # Before, the batch's statistics count a step too few in mode SAME_STEP, and its wrappers of rewards refuse it.

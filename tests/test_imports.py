@@ -30,10 +30,11 @@ RANKS = [
     {"two_stage"},
     {"world_model"},
     {"registry"},
-    {"arguments", "atari", "catch", "atari_vector", "atari_game", "batch_env"},
-    {"env_copies", "env_arguments", "env_infos", "env_options", "env_replay"},
-    {"vector_env"},
+    {"envs.arguments", "envs.atari_vector", "envs.batch_env", "envs.atari_game", "envs.atari", "envs.catch"},
+    {"envs.checks", "envs.infos", "envs.copies"},
+    {"envs.vector_env"},
     {"wrappers"},
+    {"envs.dream_env"},
     {"envs"},
     {"sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"},
     {"trainers"},
@@ -53,7 +54,7 @@ ONLY = {
     "tyro": ("cli",),
     # its environments, its algorithms, its files, its trainings
     "stable_baselines3": ("sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"),
-    "ale_py": ("atari_game",),
+    "ale_py": ("envs.atari",),
 }
 
 

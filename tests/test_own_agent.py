@@ -14,6 +14,7 @@ from test_agents import CONFIG, an_agent
 from test_evaluate import Games
 
 from diamond_gym import cli
+from diamond_gym.envs import DreamVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import load_world_model, resolve, with_agent
@@ -21,7 +22,6 @@ from diamond_gym.sb3 import make_dream_vec_env
 from diamond_gym.trainers import agent_policy, scores
 from diamond_gym.trainers import own_agent as own
 from diamond_gym.trainers.dream_players import DreamPolicy
-from diamond_gym.vector_env import DreamVectorEnv
 from diamond_gym.world_model import WorldModel
 
 

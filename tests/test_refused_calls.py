@@ -124,7 +124,7 @@ class Pair:
 
     @property
     def real(self) -> bool:
-        return type(self.env).__module__.startswith("diamond_gym.atari")
+        return type(self.env).__module__.startswith("diamond_gym.envs.atari")
 
     def state(self) -> Any:
         """A state of this kind of environment."""
@@ -139,8 +139,8 @@ class Pair:
 def real(batch: bool) -> Any:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
-    from diamond_gym.atari import RealEnv
-    from diamond_gym.atari_vector import RealVectorEnv
+    from diamond_gym.envs import RealEnv
+    from diamond_gym.envs.atari_vector import RealVectorEnv
 
     return RealVectorEnv(game="Breakout", num_envs=2, max_episode_steps=6) if batch else RealEnv(game="Breakout")
 

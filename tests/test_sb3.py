@@ -24,10 +24,9 @@ from stable_baselines3.common.vec_env import (
 from stub_envs import assert_equal
 from stubs import ACTIONS, StubWorldModel, make_starts, save_tiny_model
 
-from diamond_gym.envs import DreamEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import BadArgument, DiamondGymError, ModelNotFound
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
-from diamond_gym.vector_env import DreamVectorEnv
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 

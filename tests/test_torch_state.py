@@ -9,8 +9,7 @@ from stub_envs import assert_equal
 from stubs import save_tiny_model
 
 import diamond_gym
-from diamond_gym.envs import DreamEnv
-from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 TINY = {"model": "tiny", "device": "cpu", "precision": "float32"}
 

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 import diamond_gym
-from diamond_gym.env_arguments import Quality
+from diamond_gym.envs.checks import Quality
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES
@@ -20,7 +20,7 @@ USE = """
 from typing import assert_type
 import diamond_gym
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.envs import DreamEnv; from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv; from diamond_gym.envs import DreamVectorEnv
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel
 

@@ -6,8 +6,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stub_envs import MODES, assert_equal, single_env, vector_env
 from stubs import ACTIONS
 
-from diamond_gym.envs import DreamEnv
-from diamond_gym.vector_env import DreamVectorEnv
+from diamond_gym.envs import DreamEnv, DreamVectorEnv
 
 
 @pytest.mark.parametrize("trajectory", [False, True])

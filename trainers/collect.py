@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.atari_game import SIZE
 from diamond_gym.data.episode_files import About, Episode
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.envs.atari_game import SIZE
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.collect_ale import AleGames, Games

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.atari_game import ale_vector
+from diamond_gym.envs.atari_game import ale_vector
 
 Step = tuple[
     npt.NDArray[np.uint8],

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 
 from diamond_gym.dream import Dream
+from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.agent_policy import AgentPolicy
-from diamond_gym.vector_env import DreamVectorEnv
 
 
 class HeldActions:

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from diamond_gym.atari_game import SIZE
-from diamond_gym.atari_vector import RealVectorEnv
 from diamond_gym.data.episode_files import About
+from diamond_gym.envs.atari_game import SIZE
+from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.trainers.collect import about_game
 from diamond_gym.trainers.collect_ale import AleGames, Games
 from diamond_gym.trainers.collect_gym import GymGames, about_env, make_env

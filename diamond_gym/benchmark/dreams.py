@@ -16,10 +16,10 @@ from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import gflop_per_call, inputs, world_model
 from diamond_gym.device import compile_network
 from diamond_gym.dream import sample_rows
+from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.vector_env import DreamVectorEnv
 
 LEVELS = 127.5  # of 8-bit levels per unit of a frame in [-1, 1]
 _LONGEST = 40.0  # seconds of one plain call, beyond which a batch size is left out

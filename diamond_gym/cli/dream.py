@@ -19,8 +19,8 @@ from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
-    from diamond_gym.env_arguments import Quality
-    from diamond_gym.vector_env import DreamVectorEnv
+    from diamond_gym.envs.checks import Quality
+    from diamond_gym.envs.vector_env import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
 OWN = "own"
@@ -93,7 +93,7 @@ class DreamCommand:
         """Dreams, writes and reports."""
         from gymnasium.vector import AutoresetMode
 
-        from diamond_gym.vector_env import DreamVectorEnv
+        from diamond_gym.envs.vector_env import DreamVectorEnv
 
         envs = DreamVectorEnv(
             game=self.game,

@@ -16,7 +16,7 @@ from rich.table import Table
 from diamond_gym.cli.experience import TEST_SEED, experience
 from diamond_gym.cli.progress import console, counting
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.env_arguments import SamplerFields, choose_sampler
+from diamond_gym.envs.checks import SamplerFields, choose_sampler
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
 from diamond_gym.registry.human_card import PREVIEW, flat_rows

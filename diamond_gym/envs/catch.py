@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.arguments import check_seed
+from diamond_gym.envs.arguments import check_seed
 from diamond_gym.registry.games import keys_to_action
 
 BOARD, CELL, PADDLE = 8, 2, 2  # cells a side, pixels a cell's side, cells the paddle is wide

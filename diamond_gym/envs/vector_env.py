@@ -12,14 +12,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from diamond_gym import arguments, env_arguments
-from diamond_gym.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
 from diamond_gym.device import settle_threads
 from diamond_gym.dream import Dream
-from diamond_gym.env_copies import CopiedDream
-from diamond_gym.env_infos import Array, EnvState, Extras, Info, final_info, start_info
-from diamond_gym.env_options import action_meanings, action_space, check_actions, check_beginning
-from diamond_gym.env_replay import Replay
+from diamond_gym.envs import arguments, checks
+from diamond_gym.envs.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
+from diamond_gym.envs.checks import action_meanings, action_space, check_actions, check_beginning
+from diamond_gym.envs.copies import CopiedDream
+from diamond_gym.envs.infos import Array, EnvState, Extras, Info, Replay, final_info, start_info
 from diamond_gym.frames import tile, to_pixels
 from diamond_gym.networks.folding import versions
 from diamond_gym.registry.loading import Precision
@@ -58,7 +57,7 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
         device: str = "auto",
         precision: Precision = "auto",
         compile: bool = False,
-        quality: env_arguments.Quality | None = None,
+        quality: checks.Quality | None = None,
         autoreset_mode: Autoreset = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         max_episode_steps: int = 50,
@@ -67,7 +66,7 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
         replay: bool = False,
         obs_dtype: ObsDtype = "uint8",
         channels_first: bool = False,
-        **sampler: Unpack[env_arguments.SamplerFields],
+        **sampler: Unpack[checks.SamplerFields],
     ) -> None:
         """Opens a model and sets up a batch of dreams.
 
@@ -110,11 +109,11 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
         self._spec: EnvSpec | None = None
 
         self._model: WorldModel | None
-        self._model, self._entry = env_arguments.open_model(game, model, device, precision, compile)
+        self._model, self._entry = checks.open_model(game, model, device, precision, compile)
         self._loaded = versions(self._model)
         self._dream: Dream | None = self._model.dream(
             self.num_envs,
-            sampler=env_arguments.choose_sampler(self._model, quality, sampler),
+            sampler=checks.choose_sampler(self._model, quality, sampler),
             horizon=self.horizon,
             starts=starts,
         )
@@ -135,7 +134,7 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
-            spec.kwargs = {key: env_arguments.plain(value) for key, value in spec.kwargs.items()}
+            spec.kwargs = {key: checks.plain(value) for key, value in spec.kwargs.items()}
         self._spec = spec
 
     @property

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diamond_gym import arguments
-from diamond_gym.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState, check_noops
-from diamond_gym.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
+from diamond_gym.envs import arguments
+from diamond_gym.envs.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState, check_noops
+from diamond_gym.envs.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
 from diamond_gym.registry.games import game as find_game
 
 INFO = ("lives", "episode_frame_number", "frame_number")

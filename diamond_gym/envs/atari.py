@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from diamond_gym import arguments
-from diamond_gym.atari_game import RealState
-from diamond_gym.atari_vector import INFO, Array, Info, RealVectorEnv
-from diamond_gym.batch_env import ObsDtype
+from diamond_gym.envs import arguments
+from diamond_gym.envs.atari_game import RealState
+from diamond_gym.envs.atari_vector import INFO, Array, Info, RealVectorEnv
+from diamond_gym.envs.batch_env import ObsDtype
 from diamond_gym.registry.games import keys_to_action
 
 __all__ = ["RealEnv", "RealVectorEnv"]

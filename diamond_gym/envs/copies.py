@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from typing import Any
 
-from diamond_gym.env_infos import EnvState
+from diamond_gym.envs.infos import EnvState
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.networks.folding import versions
 from diamond_gym.registry.models import Entry

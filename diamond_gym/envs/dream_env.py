@@ -8,14 +8,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from diamond_gym import arguments, csgo
-from diamond_gym.batch_env import ObsDtype
-from diamond_gym.env_arguments import Quality, SamplerFields
-from diamond_gym.env_infos import Array, EnvState
+from diamond_gym import csgo
+from diamond_gym.envs import arguments
+from diamond_gym.envs.batch_env import ObsDtype
+from diamond_gym.envs.checks import Quality, SamplerFields
+from diamond_gym.envs.infos import Array, EnvState
+from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.registry.games import keys_to_action
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
-from diamond_gym.vector_env import DreamVectorEnv
 from diamond_gym.world_model import WorldModel
 
 __all__ = ["DreamEnv", "DreamVectorEnv", "EnvState"]
