@@ -14,9 +14,8 @@ from typing import Any
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound
 from diamond_gym.files import is_disk_full, sha256_file
-from diamond_gym.registry.address import Address
 from diamond_gym.registry.card import Card
-from diamond_gym.registry.models import Entry, entries, read_entry
+from diamond_gym.registry.models import Address, Entry, entries, read_entry
 from diamond_gym.registry.published import Published
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

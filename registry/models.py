@@ -1,17 +1,74 @@
 """Which model a name or a game means: the user's own before those that came with the package."""
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
-from diamond_gym.registry.address import Address
+from diamond_gym.files import user_folder
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
-from diamond_gym.registry.home import bundled_folder, models_folder
 from diamond_gym.registry.swap import names, put_back
+
+
+def bundled_folder() -> Path:
+    """The folder of the models in the package; they lie flat in it."""
+    return Path(__file__).parent
+
+
+def home_folder() -> Path:
+    """This user's folder: `$DIAMOND_GYM_HOME`, else the system's place for data. It may not exist yet.
+
+    Raises:
+        BadArgument: It would lie in the home folder of a user who has none, as in many containers.
+    """
+    chosen = os.environ.get("DIAMOND_GYM_HOME")
+    # os.path leaves a "~" that leads nowhere where pathlib raises a RuntimeError
+    folder = Path(os.path.expanduser(chosen)) if chosen else user_folder("data")  # noqa: PTH111
+    if folder is None or folder.parts[0].startswith("~"):
+        raise BadArgument("there is no home folder to keep models, data and runs in: name a folder in DIAMOND_GYM_HOME")
+    return folder
+
+
+def models_folder() -> Path:
+    """The user's registry: one folder per model, named as the model."""
+    return home_folder() / "models"
+
+
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_-])?"
+_ADDRESS = re.compile(rf"(?:hf:)?({_WORD}/{_WORD})(?:@([A-Za-z0-9][A-Za-z0-9_./-]{{0,99}}))?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository on the hub, perhaps at one revision.
+
+    Attributes:
+        repository: `user/repo`.
+        revision: A commit, tag or branch; None for any.
+    """
+
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `hf:user/repo@revision`, the first and the last part optional.
+
+        Raises:
+            BadArgument: It is no such address.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or ".." in text:
+            raise BadArgument(f"'{text}' is not an address such as hf:user/repo@revision")
+        return cls(match[1], match[2])
+
+    def __str__(self) -> str:
+        return f"hf:{self.repository}" + (f"@{self.revision}" if self.revision else "")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from stubs import save_tiny_model
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import DiamondGymError, ModelNotFound
 from diamond_gym.registry import remove, resolve, update_card
-from diamond_gym.registry.export import export
+from diamond_gym.registry.saving import export
 
 TINY: dict[str, Any] = {"device": "cpu", "max_episode_steps": -1}
 KINDS = ["single", "batch", "sb3"]

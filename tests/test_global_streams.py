@@ -13,8 +13,7 @@ from stubs import save_tiny_model
 
 import diamond_gym
 from diamond_gym import device, registry, world_model
-from diamond_gym.registry.export import export
-from diamond_gym.registry.saving import remove
+from diamond_gym.registry.saving import export, remove
 from diamond_gym.sb3 import make_dream_vec_env
 
 WORDS = {"model": "tiny", "device": "cpu"}

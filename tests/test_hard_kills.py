@@ -19,7 +19,7 @@ from diamond_gym import cli
 from diamond_gym.errors import DiamondGymError, DiskFull
 from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve, verify
-from diamond_gym.registry.export import export
+from diamond_gym.registry.saving import export
 from diamond_gym.trainers.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")

@@ -11,7 +11,7 @@ from diamond_gym import cli
 from diamond_gym.device import cache_folder, prepare_to_compile
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import home_folder, load_world_model, models, remove, resolve
-from diamond_gym.registry.home import models_folder
+from diamond_gym.registry.models import models_folder
 
 
 @pytest.fixture(params=["unset", "empty", "~"])

@@ -14,10 +14,10 @@ from said import one_line
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry import load_world_model, resolve, save_model, with_agent
-from diamond_gym.registry.address import Address
-from diamond_gym.registry.export import export
+from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
+from diamond_gym.registry.saving import export
 
 
 @pytest.fixture

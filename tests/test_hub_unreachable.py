@@ -13,8 +13,8 @@ from said import one_line
 
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
-from diamond_gym.registry.address import Address
 from diamond_gym.registry.hub import Unreachable, fetch_model, fetch_published
+from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import CSGO, REVISION, published
 
 

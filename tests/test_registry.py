@@ -24,9 +24,9 @@ from diamond_gym.registry import (
     update_card,
     verify,
 )
-from diamond_gym.registry.export import export
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import read_entry
+from diamond_gym.registry.saving import export
 
 
 def test_save_and_read_back(home: Path) -> None:

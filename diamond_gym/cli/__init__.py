@@ -21,7 +21,7 @@ from typing import Protocol
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import is_disk_full
 from diamond_gym.registry.games import did_you_mean
-from diamond_gym.registry.home import home_folder
+from diamond_gym.registry.models import home_folder
 
 
 class Command(Protocol):

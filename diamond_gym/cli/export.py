@@ -19,7 +19,7 @@ class Export:
 
     def run(self) -> int:
         """Copies."""
-        from diamond_gym.registry.export import export
+        from diamond_gym.registry.saving import export
 
         entry = export(resolve(self.name), self.folder)
         print(entry.folder)

@@ -10,8 +10,8 @@ import tyro
 from diamond_gym.cli.import_diamond import START_STEPS, finish
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.registry import resolve, verify
-from diamond_gym.registry.address import Address
 from diamond_gym.registry.games import did_you_mean
+from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import CSGO, REVISION, Published, published
 
 

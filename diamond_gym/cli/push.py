@@ -8,7 +8,7 @@ import tyro
 
 from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve
-from diamond_gym.registry.address import Address
+from diamond_gym.registry.models import Address
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Push:
 
     def run(self) -> int:
         """Verifies and uploads; prints the address by which anybody can pull it."""
-        from diamond_gym.registry.export import export
         from diamond_gym.registry.hub import push
+        from diamond_gym.registry.saving import export
 
         entry = resolve(self.name)
         with temporary_folder(Path(tempfile.gettempdir())) as folder:
