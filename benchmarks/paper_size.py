@@ -38,7 +38,7 @@ from diamond_gym.registry.released import Released, read_released
 from diamond_gym.registry.spawn import read_spawn
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.importing import register
+from diamond_gym.trainers.register import register
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES
 from diamond_gym.world_model import WorldModel, denoiser_config
 

@@ -28,10 +28,10 @@ import tyro
 from diamond_gym.cli.progress import console, counting
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import atomic_write
-from diamond_gym.sb3_agents import AgentConfig
-from diamond_gym.sb3_files import open_agent
-from diamond_gym.trainers.sb3_agent import score_agent, train_agent
-from diamond_gym.trainers.scores import Scores, score_random
+from diamond_gym.trainers.evaluate import Scores, score_random
+from diamond_gym.trainers.sb3 import score_agent, train_agent
+from diamond_gym.trainers.sb3_agents import AgentConfig
+from diamond_gym.trainers.sb3_files import open_agent
 
 RESULTS = Path(__file__).parent / "results" / "reality_check.json"
 HEADER = (

@@ -18,9 +18,8 @@ from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.dream import sample_rows
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import QUALITIES
-from diamond_gym.trainers.fit_config import FitConfig
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

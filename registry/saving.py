@@ -205,7 +205,7 @@ def with_agent_file(
 
     Args:
         entry: The model.
-        content: The file's, as `diamond_gym.sb3_files.packed` makes it.
+        content: The file's, as `diamond_gym.trainers.sb3_files.packed` makes it.
         facts: What the card tells of the agent, as its table `training.agent`.
         folder: Where to write the model's files instead, flat, each atomically, the card last.
 

@@ -9,10 +9,9 @@ import worlds
 from diamond_gym.data.segments import to_tensors
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.agency import agency
-from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.loop import ALONE
 from diamond_gym.trainers.pixel_weights import PixelWeights
-from diamond_gym.trainers.processes import ALONE
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 STEERING = replace(worlds.CONFIG, agency_weight=20.0, motion_weight=0.0)
 

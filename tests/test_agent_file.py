@@ -25,12 +25,12 @@ from diamond_gym.registry import (
     with_agent,
     with_agent_file,
 )
-from diamond_gym.sb3_agents import AgentConfig
-from diamond_gym.sb3_files import open_agent, packed
-from diamond_gym.trainers import agent_policy, sb3_agent, scores
+from diamond_gym.trainers import evaluate, sb3
 from diamond_gym.trainers.measuring import policy_maker
 from diamond_gym.trainers.own_agent import own_file
-from diamond_gym.trainers.sb3_agent import register_file, train_agent
+from diamond_gym.trainers.sb3 import register_file, train_agent
+from diamond_gym.trainers.sb3_agents import AgentConfig
+from diamond_gym.trainers.sb3_files import open_agent, packed
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 
@@ -126,7 +126,7 @@ def test_an_agent_of_other_dreams(trained: Path) -> None:
 def test_it_plays_as_typed(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (sb3_agent, scores):
+    for module in (sb3, evaluate):
         monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
     out = tmp_path / "agent.zip"
     words = ["train-agent", "--game", "Breakout", "--algo", "dqn", "--steps", "24", "--n-envs", "2", "--device", "cpu"]
@@ -148,7 +148,7 @@ def test_it_plays_as_typed(
 def test_what_is_played_is_hashed_once(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (sb3_agent, scores, agent_policy):
+    for module in (sb3, evaluate, evaluate):
         monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
     entry, hashed = register_file(resolve("tiny"), trained), list[str]()
     hashing = loading.sha256_file

@@ -5,7 +5,7 @@ import pytest
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.published import published
-from diamond_gym.trainers.aggregates import (
+from diamond_gym.trainers.aggregate import (
     STATISTICS,
     aggregate,
     bootstrap,

@@ -11,9 +11,8 @@ import worlds
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.appearances import Appearances, appearances
-from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 
 def film(places: dict[int, tuple[int, int]], length: int = 20, size: int = 32, light: int = 200) -> np.ndarray:

@@ -97,9 +97,9 @@ def test_in_the_real_game_the_ball_lives(game: str, policy: str) -> None:
     pytest.importorskip("ale_py")
     from diamond_gym.registry import game as find_game
     from diamond_gym.trainers.collect import StickyPolicy
-    from diamond_gym.trainers.collect_ale import AleGames
-    from diamond_gym.trainers.players import ScriptedPolicy
-    from diamond_gym.trainers.real_pieces import record
+    from diamond_gym.trainers.collect_games import AleGames
+    from diamond_gym.trainers.rollouts import record
+    from diamond_gym.trainers.scripted import ScriptedPolicy
 
     rng = np.random.default_rng(0)
     player = StickyPolicy(find_game(game).num_actions, np.zeros(4), rng)

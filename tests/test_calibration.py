@@ -9,8 +9,7 @@ import worlds
 
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
-from diamond_gym.trainers.calibration import judge, reliability
-from diamond_gym.trainers.evaluation import RealPlay
+from diamond_gym.trainers.closed_loop import RealPlay, judge, reliability
 from diamond_gym.world_model import WorldModel
 
 

@@ -17,8 +17,8 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve
 from diamond_gym.registry.saving import AGENT
-from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, StickyPolicy, about_game, collect
+from diamond_gym.trainers.policies import AgentPolicy
 
 
 @pytest.fixture(scope="module")

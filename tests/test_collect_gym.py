@@ -9,7 +9,7 @@ import diamond_gym  # noqa: F401
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.collect_gym import GymGames, about_env, game_name, make_env
+from diamond_gym.trainers.collect_games import GymGames, about_env, game_name, make_env
 
 ID = "DiamondGym/Catch-v0"
 

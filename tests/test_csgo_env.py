@@ -25,7 +25,7 @@ from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.importing import register, starts_from_folder
+from diamond_gym.trainers.register import register, starts_from_folder
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES
 from diamond_gym.world_model import WorldModel, denoiser_config
 

@@ -17,15 +17,14 @@ from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
-from diamond_gym.trainers.agent_policy import score
-from diamond_gym.trainers.collect_gym import GymGames, about_env
-from diamond_gym.trainers.diamond import Diamond, replay_starts
-from diamond_gym.trainers.diamond_config import DiamondConfig
-from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.collect_games import GymGames, about_env
+from diamond_gym.trainers.diamond import Diamond, DiamondConfig, replay_starts
+from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.held_out import FirstGames
 from diamond_gym.trainers.model_free import RealSteps
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.world_model import FitConfig
 
 ID = "DiamondGym/Catch-v0"
 OPTIMIZER = OptimizerConfig(lr=1e-3, batch_size=2, warmup_steps=1)

@@ -11,7 +11,7 @@ import worlds
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.evaluation import RealPlay, Rollout, closed_loop, detection, figures, frame_errors
+from diamond_gym.trainers.closed_loop import RealPlay, Rollout, closed_loop, detection, figures, frame_errors
 from diamond_gym.trainers.pictures import strip, tile, write_png
 from diamond_gym.world_model import WorldModel
 

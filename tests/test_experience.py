@@ -8,7 +8,7 @@ import pytest
 from diamond_gym.cli.experience import experience, played_by
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.run import RunFolder
 
 pytest.importorskip("ale_py")
 

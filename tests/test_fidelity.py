@@ -11,13 +11,12 @@ from test_evaluation import Oracle, RewardOracle, T
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.closed_loop import RealPlay
 from diamond_gym.trainers.collect import StickyPolicy
-from diamond_gym.trainers.comparison_video import comparison, difference
-from diamond_gym.trainers.evaluation import RealPlay
 from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy, interval, wilson
-from diamond_gym.trainers.free_running import dream_on
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, policies_of, policy_maker
-from diamond_gym.trainers.real_pieces import record, returns
+from diamond_gym.trainers.rollouts import dream_on, record, returns
+from diamond_gym.trainers.videos import comparison, difference
 from diamond_gym.world_model import WorldModel
 
 H, N = 12, 6
@@ -176,7 +175,7 @@ def test_a_page_of_all(tmp_path: Path) -> None:
 
     from diamond_gym.networks.denoiser import Denoiser
     from diamond_gym.networks.reward_end import RewardEnd
-    from diamond_gym.trainers.figure_page import draw_page
+    from diamond_gym.trainers.plots import draw_page
 
     torch.manual_seed(0)
     model = WorldModel(Denoiser(worlds.CONFIG.denoiser), RewardEnd(worlds.CONFIG.reward_end)).eval()

@@ -14,13 +14,11 @@ import worlds
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.trainers.ema import Ema
-from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import FocusedSampler, find_events
-from diamond_gym.trainers.metrics import check_finite
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
-from diamond_gym.trainers.sitting import Rhythm, interruptible, sit
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.loop import Rhythm, check_finite, interruptible, sit
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.run import CHECKPOINT, RunFolder
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 
 @pytest.fixture

@@ -136,7 +136,12 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from diamond_gym.cli import dream, evaluate_wm, train_wm
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry import hub
-    from diamond_gym.trainers import agent_policy, collect, importing, plan, sb3_agent, sb3_fit, scores
+    from diamond_gym.trainers import collect, plan
+    from diamond_gym.trainers import evaluate as agent_policy
+    from diamond_gym.trainers import evaluate as scores
+    from diamond_gym.trainers import register as importing
+    from diamond_gym.trainers import sb3 as sb3_agent
+    from diamond_gym.trainers import sb3 as sb3_fit
     from diamond_gym.trainers.actor_critic import AgentFit
     from diamond_gym.trainers.grounds import AtariGround, GymGround
     from diamond_gym.trainers.world_model import Fit

@@ -16,7 +16,7 @@ from diamond_gym.networks.denoiser import Conditioners, Denoiser, DenoiserConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig, karras_sigmas, sample
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, actor_critic_loss, lambda_returns
-from diamond_gym.trainers.optimizer import parameter_groups
+from diamond_gym.trainers.optim import parameter_groups
 
 GOLDEN = Path(__file__).parent / "golden"
 ATARI_INNER = InnerModelConfig(cond_channels=32, depths=[1, 2], channels=[32, 64], attn_depths=[0, 1], num_actions=5)

@@ -20,7 +20,7 @@ from diamond_gym.errors import DiamondGymError, DiskFull
 from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve, verify
 from diamond_gym.registry.saving import export
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.run import RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 CALLS = ("replace", "unlink", "mkdir", "rmdir", "fsync", "open")

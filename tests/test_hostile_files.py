@@ -433,7 +433,7 @@ def test_agents_of_stable_baselines(whole: bool, tmp_path: Path) -> None:
     ppo = pytest.importorskip("stable_baselines3").PPO
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from diamond_gym.sb3_files import open_agent
+    from diamond_gym.trainers.sb3_files import open_agent
 
     class Frames(gymnasium.Env[Any, Any]):
         observation_space = gymnasium.spaces.Box(0, 255, (36, 36, 3), np.uint8)

@@ -12,8 +12,8 @@ from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFit, AgentFitConfig, lambda_returns
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.run import RunFolder
 
 SURE = 1e3
 

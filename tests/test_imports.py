@@ -36,7 +36,7 @@ RANKS = [
     {"wrappers"},
     {"envs.dream_env"},
     {"envs"},
-    {"sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"},
+    {"sb3"},
     {"trainers"},
     {"benchmark"},
     {"cli"},
@@ -53,7 +53,7 @@ EXCEPTIONS = {
 ONLY = {
     "tyro": ("cli",),
     # its environments, its algorithms, its files, its trainings
-    "stable_baselines3": ("sb3", "sb3_agents", "sb3_files", "sb3_replay", "sb3_state"),
+    "stable_baselines3": ("sb3", "trainers.sb3"),
     "ale_py": ("envs.atari",),
 }
 

@@ -15,7 +15,7 @@ from diamond_gym.data import EpisodeStore, episode_files
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.trainers.actor_critic import AgentFit
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
+from diamond_gym.trainers.run import CHECKPOINT, RunFolder
 from diamond_gym.trainers.world_model import Fit
 
 EPOCHS, FINAL = 4, "final.pt"

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, cut, windows
 from diamond_gym.trainers.appearances import Appearances
+from diamond_gym.trainers.closed_loop import RealPlay
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.evaluation import RealPlay
 from diamond_gym.trainers.focus import FocusedSampler
-from diamond_gym.trainers.registering import draw_starts
+from diamond_gym.trainers.register import draw_starts
 from diamond_gym.trainers.world_model import Fit
 
 SHAPE = (2, 2, 1)

@@ -9,8 +9,7 @@ import worlds
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser, InnerModelConfig
 from diamond_gym.sampler import SamplerConfig, sample
-from diamond_gym.trainers.fit_config import FitConfig
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 
 def with_memory(**inner: int) -> FitConfig:

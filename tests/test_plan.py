@@ -14,8 +14,8 @@ from diamond_gym.data import About
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import plan as planning
-from diamond_gym.trainers.collect_gym import GymGames, about_env
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.collect_games import GymGames, about_env
+from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.flop import count, count_fit, denoiser_calls, flop_of
 from diamond_gym.trainers.plan import Phase, plan, plan_world_model
 

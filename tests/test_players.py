@@ -10,7 +10,7 @@ pytest.importorskip("ale_py")
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.collect import CollectConfig, about_game, collect
-from diamond_gym.trainers.players import PLAYERS, ScriptedPolicy
+from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
 
 
 def rewards(folder: Path, game: str, policy: str, steps: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import pytest
 from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
-from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.presets import preset_flags, preset_names, preset_table
+from diamond_gym.trainers.world_model import FitConfig
 
 
 def parse(*words: str) -> TrainWm:

@@ -13,8 +13,8 @@ import two_processes
 import worlds
 
 from diamond_gym.errors import BadArgument
-from diamond_gym.trainers.processes import ALONE, Processes, launch
-from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
+from diamond_gym.trainers.loop import ALONE, Processes, launch
+from diamond_gym.trainers.run import CHECKPOINT, RunFolder
 
 pytest.importorskip("lightning_fabric")
 

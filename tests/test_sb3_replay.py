@@ -8,7 +8,7 @@ pytest.importorskip("stable_baselines3")
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
-from diamond_gym.sb3_replay import cut_replay, load_replay_state, replay_state
+from diamond_gym.trainers.sb3_replay import cut_replay, load_replay_state, replay_state
 
 KEPT = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 

@@ -18,11 +18,11 @@ from test_kill import at_call, die, half_save
 from test_train_agent import SIDE, config, dream_of_stubs
 
 from diamond_gym import cli
-from diamond_gym.sb3_agents import ALGORITHMS, AgentConfig
-from diamond_gym.sb3_files import open_agent
-from diamond_gym.trainers.run_folder import CHECKPOINT, RunFolder
-from diamond_gym.trainers.sb3_fit import SB3Fit
-from diamond_gym.trainers.sitting import Rhythm, sit
+from diamond_gym.trainers.loop import Rhythm, sit
+from diamond_gym.trainers.run import CHECKPOINT, RunFolder
+from diamond_gym.trainers.sb3 import SB3Fit
+from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig
+from diamond_gym.trainers.sb3_files import open_agent
 
 OFTEN = Rhythm(log_steps=8, checkpoint_seconds=0)
 

@@ -9,8 +9,8 @@ import pytest
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry.published import published
-from diamond_gym.trainers.score_files import SCORES, read_runs, rows_of, write_scores
-from diamond_gym.trainers.scores import Scores
+from diamond_gym.trainers.aggregate import SCORES, read_runs, rows_of, write_scores
+from diamond_gym.trainers.evaluate import Scores
 
 RUNS = {"Pong": [10.0, 20.0], "Breakout": [30.5, 1.7], "Alien": [227.8, 7127.7]}
 
@@ -97,7 +97,7 @@ def test_the_picture_shows_every_method(tmp_path, capsys):
 
 
 def test_the_performance_profile_counts_runs_above():
-    from diamond_gym.trainers.score_plot import profile
+    from diamond_gym.trainers.plots import profile
 
     tau, share = profile(np.array([[0.5, 1.0], [2.0, -1.0]]))
     assert share[0] == 0.75 and share[tau == 0.5] == 0.5 and share[tau == 2.0] == 0 and share[-1] == 0

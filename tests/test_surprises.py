@@ -10,8 +10,8 @@ import worlds
 
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.trainers import surprises
-from diamond_gym.trainers.surprises import Surprises, errors
+from diamond_gym.trainers import focus
+from diamond_gym.trainers.focus import Surprises, errors
 from diamond_gym.trainers.world_model import Fit
 
 SURPRISED = replace(worlds.CONFIG, surprise_focus=0.5, surprise_every=2)
@@ -83,7 +83,7 @@ def test_a_fitting_looks_them_up_now_and_then_and_resumes(tmp_path, monkeypatch)
     asked = []
     examine = Surprises.examine
     monkeypatch.setattr(Surprises, "examine", lambda self, *rest: (asked.append(fit.step), examine(self, *rest)))
-    monkeypatch.setattr(surprises, "EXAMINED", 40)
+    monkeypatch.setattr(focus, "EXAMINED", 40)
     fit = Fit(SURPRISED, store, total_steps=6)
     for _ in range(3):
         fit.train_step()

@@ -19,9 +19,9 @@ from diamond_gym.cli.epochs import EpochTable, Rates
 from diamond_gym.cli.train import Train
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.presets import LOOP, preset_names
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import Fit
 
 ID = "DiamondGym/Catch-v0"

@@ -18,10 +18,10 @@ from test_evaluate import Games
 
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, ModelNotFound
-from diamond_gym.sb3_agents import ALGORITHMS, AgentConfig, AsDreamed, RealVecEnv, training_envs
-from diamond_gym.sb3_files import open_agent
-from diamond_gym.trainers import sb3_agent, sb3_fit, scores, sitting
-from diamond_gym.trainers.sb3_agent import train_agent
+from diamond_gym.trainers import evaluate, loop, sb3
+from diamond_gym.trainers.sb3 import train_agent
+from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig, AsDreamed, RealVecEnv, training_envs
+from diamond_gym.trainers.sb3_files import open_agent
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 
@@ -30,17 +30,17 @@ def dream_of_stubs(monkeypatch):
     """Dreams of a stub in place of those of the registry's models."""
     weights = SimpleNamespace(sha256="abc")
     card = SimpleNamespace(game="Breakout", files={"weights": weights})
-    monkeypatch.setattr(sb3_fit, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
+    monkeypatch.setattr(sb3, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
 
     def make(config):
-        from diamond_gym import sb3_agents
+        from diamond_gym.trainers import sb3_agents
 
         dreams = sb3_agents.make_dream_vec_env("DiamondDream-v0", config.n_envs, model=StubWorldModel(size=SIDE),
                                                max_episode_steps=config.max_episode_steps)  # fmt: skip
         envs = sb3_agents.VecMonitor(dreams)
         return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), dreams
 
-    monkeypatch.setattr(sb3_fit, "training_envs", make)
+    monkeypatch.setattr(sb3, "training_envs", make)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_precision_and_compiling_reach_the_dreams(monkeypatch):
         asked.update(kwargs)
         raise LookupError
 
-    monkeypatch.setattr("diamond_gym.sb3_agents.make_dream_vec_env", opened)
+    monkeypatch.setattr("diamond_gym.trainers.sb3_agents.make_dream_vec_env", opened)
     with pytest.raises(LookupError):
         training_envs(config(precision="bfloat16", compile=True))
     assert (asked["precision"], asked["compile"]) == ("bfloat16", True)
@@ -205,8 +205,8 @@ def test_real_games_look_as_dreams_do():
 
 
 def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
-    monkeypatch.setattr(sb3_agent, "real_games", lambda game, n, limit=None: Games(n))
-    monkeypatch.setattr(scores, "real_games", lambda game, n, limit=None: Games(n))
+    monkeypatch.setattr(sb3, "real_games", lambda game, n, limit=None: Games(n))
+    monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: Games(n))
     words = ["train-agent", "--game", "Breakout", "--algo", "ppo", "--steps", "32", "--n-envs", "2", "--device", "cpu"]
     assert cli.main([*words, "--episodes", "2"]) == 0
     out, err = capsys.readouterr()
@@ -216,7 +216,7 @@ def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
     assert "mean return" not in err or "in dreams" in err
     assert zipfile.is_zipfile(home / "agents" / "breakout-ppo.zip")
     PPO.load(home / "agents" / "breakout-ppo.zip", device="cpu")
-    monkeypatch.setattr(sitting, "interruptible", lambda: _Interrupted())
+    monkeypatch.setattr(loop, "interruptible", lambda: _Interrupted())
     assert cli.main([*words, "--seed", "1", "--run", str(tmp_path), "--out", str(tmp_path / "mine.zip")]) == 130
     assert zipfile.is_zipfile(tmp_path / "mine.zip")
     assert capsys.readouterr().out == ""

@@ -11,7 +11,7 @@ from test_evaluate import Games
 from diamond_gym import cli
 from diamond_gym.registry import load_world_model, resolve, save_model
 from diamond_gym.registry.loading import read_model
-from diamond_gym.trainers import agent_policy, scores
+from diamond_gym.trainers import evaluate
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
 from diamond_gym.trainers.presets import AGENT, preset_names, preset_table
 
@@ -27,7 +27,7 @@ WINDOW = 6
 def toys(monkeypatch):
     """A model, and stubs in place of the real games."""
     save_tiny_model()
-    for module in (agent_policy, scores):
+    for module in (evaluate, evaluate):
         monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=16))
 
 

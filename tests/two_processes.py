@@ -12,11 +12,11 @@ from test_diamond import ID, TINY
 from diamond_gym.data import EpisodeStore
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
-from diamond_gym.trainers.collect_gym import GymGames, about_env
+from diamond_gym.trainers.collect_games import GymGames, about_env
 from diamond_gym.trainers.diamond import Diamond
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.processes import ALONE, Processes, launch
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.loop import ALONE, Processes, launch
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import Fit
 
 STEPS = 6

@@ -7,8 +7,8 @@ import numpy as np
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig
-from diamond_gym.trainers.fit_config import FitConfig
-from diamond_gym.trainers.optimizer import OptimizerConfig
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.world_model import FitConfig
 
 SIZE, ACTIONS = 8, 3
 INNER = InnerModelConfig(

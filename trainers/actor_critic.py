@@ -4,7 +4,7 @@ Alonso et al. 2024 (arXiv 2405.12399): REINFORCE with a value baseline on imagin
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from diamond_gym.dream import Dream
+from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.schema import AGENT_LOSS, check_config
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.processes import ALONE, Processes
+from diamond_gym.trainers.loop import ALONE, Processes
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.world_model import PREFIXES, WorldModel
 
 
 @dataclass(frozen=True)
@@ -214,3 +217,64 @@ class AgentFit:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.imagination is not None and state["imagination"] is not None:
             self.imagination.load_state_dict(state["imagination"])
+
+
+def world_to_dream_in(
+    entry: Entry, device: torch.device | str = "cpu", precision: str = "float32", compile: bool = False
+) -> WorldModel:
+    """Loads a registered model without the agent it may have, so that its fingerprint is that of the dreams alone.
+
+    Args:
+        entry: The model.
+        device: Where to dream.
+        precision: "float32" or "bfloat16".
+        compile: Compile the networks; see `diamond_gym.envs.DreamVectorEnv`.
+
+    Raises:
+        BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them; or compiling was asked
+            for and cannot work.
+    """
+    model = load_world_model(entry, str(device), "float32").to_device(str(device), precision)
+    if model.reward_end is None or model.upsampler is not None:
+        raise BadArgument(f"an agent cannot learn in {entry.name}: it needs rewards and single actions in its dreams")
+    if model.starts is None:
+        raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
+    model.requires_grad_(False)
+    if compile:
+        model.compile_networks()
+    return WorldModel(model.denoiser, model.reward_end, starts=model.starts, precision=model.precision)
+
+
+def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
+    """The configuration with a model's image size and actions filled in.
+
+    Raises:
+        BadArgument: The model's frames are not square.
+    """
+    height, width, channels = entry.card.obs_shape
+    if height != width:
+        raise BadArgument(f"the agent sees square frames, and those of {entry.name} have {height}x{width} pixels")
+    network = replace(config.network, img_size=height, img_channels=channels, num_actions=entry.card.num_actions)
+    return replace(config, network=network)
+
+
+def begin_with_agent_of(fit: AgentFit, weights: Mapping[str, torch.Tensor], name: str) -> None:
+    """Takes the agent of another model to begin with.
+
+    Args:
+        fit: Whose weights are replaced.
+        weights: That model's, by their keys in its file.
+        name: What to call it in an error.
+
+    Raises:
+        BadArgument: It has no agent, or one of another kind.
+    """
+    prefix = PREFIXES["actor_critic"]
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if not own:
+        raise BadArgument(f"{name} has no agent to begin with")
+    try:
+        fit.agent.load_state_dict(own)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise BadArgument(f"the agent of {name} is not one of this preset and game ({line})") from None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diamond_gym.sampler import Denoises, Prepares
 from diamond_gym.trainers.focus import near
-from diamond_gym.trainers.predicted_frames import predicted
+from diamond_gym.trainers.scheduled_sampling import predicted
 
 _CLEAR = 0.2  # a difference between two predictions, of 2, that is as clear as can be
 

@@ -10,11 +10,18 @@ import numpy.typing as npt
 
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.ball import COURTS, Balls, find_balls, jumps, steps_alive
-from diamond_gym.trainers.calibration import Reliability, judge, reliability
-from diamond_gym.trainers.evaluation import RealPlay, Rollout, closed_loop, detection, figures
-from diamond_gym.trainers.free_running import Dreamed, MakePolicy, dream_on
+from diamond_gym.trainers.closed_loop import (
+    RealPlay,
+    Reliability,
+    Rollout,
+    closed_loop,
+    detection,
+    figures,
+    judge,
+    reliability,
+)
 from diamond_gym.trainers.image_figures import Course, Horizon, by_horizon, course, mse, spread
-from diamond_gym.trainers.real_pieces import Pieces
+from diamond_gym.trainers.rollouts import Dreamed, MakePolicy, Pieces, dream_on
 from diamond_gym.world_model import WorldModel
 
 Table = dict[str, Any]

@@ -11,8 +11,8 @@ from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.diamond_config import DiamondConfig
-from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.world_model import FitConfig
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from diamond_gym.data.episode_files import About
 from diamond_gym.envs.atari_game import SIZE
 from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.trainers.collect import about_game
-from diamond_gym.trainers.collect_ale import AleGames, Games
-from diamond_gym.trainers.collect_gym import GymGames, about_env, make_env
-from diamond_gym.trainers.scores import real_games
+from diamond_gym.trainers.collect_games import AleGames, Games, GymGames, about_env, make_env
+from diamond_gym.trainers.evaluate import real_games
 
 _NOOP_MAX = 30
 

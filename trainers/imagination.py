@@ -13,7 +13,7 @@ from torch import Tensor
 from diamond_gym.dream import Dream, DreamState, DreamStep, draw_category
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import LstmState
-from diamond_gym.trainers.processes import ALONE, Share
+from diamond_gym.trainers.loop import ALONE, Share
 
 
 @dataclass(frozen=True)

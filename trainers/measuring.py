@@ -11,15 +11,14 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import games
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.sb3_files import SavedAgent
-from diamond_gym.trainers.agent_policy import AgentPolicy
+from diamond_gym.trainers.closed_loop import RealPlay
 from diamond_gym.trainers.collect import Policy, StickyPolicy
-from diamond_gym.trainers.collect_ale import AleGames
-from diamond_gym.trainers.evaluation import RealPlay
+from diamond_gym.trainers.collect_games import AleGames
 from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy
-from diamond_gym.trainers.free_running import MakePolicy
-from diamond_gym.trainers.players import ScriptedPolicy
-from diamond_gym.trainers.real_pieces import Pieces, record
+from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.rollouts import MakePolicy, Pieces, record
+from diamond_gym.trainers.sb3_files import SavedAgent
+from diamond_gym.trainers.scripted import ScriptedPolicy
 from diamond_gym.world_model import WorldModel
 
 POLICIES = ("random", "scripted", "agent")

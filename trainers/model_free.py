@@ -12,10 +12,10 @@ from torch import Tensor
 from diamond_gym.data.episode_files import About
 from diamond_gym.dream import Dream, DreamStep
 from diamond_gym.trainers.actor_critic import AgentFit
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.grounds import Ground
-from diamond_gym.trainers.metrics import Means, check_finite
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.loop import Means, check_finite
+from diamond_gym.trainers.run import RunFolder
 
 
 class RealSteps:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.files import atomic_write
-from diamond_gym.trainers.evaluation import RealPlay, Rollout
+from diamond_gym.trainers.closed_loop import RealPlay, Rollout
 
 GAP = 2
 

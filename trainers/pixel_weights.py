@@ -6,6 +6,7 @@ and time merely spends both on balls and paddles rather than on walls.
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from diamond_gym.data.segments import TensorBatch
 from diamond_gym.sampler import Denoises, Prepares
 from diamond_gym.trainers.agency import agency
 from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.focus import motion
-from diamond_gym.trainers.processes import Share
+from diamond_gym.trainers.loop import Share
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.world_model import FitConfig
 
 
 class PixelWeights:
@@ -28,7 +31,7 @@ class PixelWeights:
         appearances: Where things appear.
     """
 
-    def __init__(self, config: FitConfig, frames: Denoises | Prepares, appearances: Appearances) -> None:
+    def __init__(self, config: "FitConfig", frames: Denoises | Prepares, appearances: Appearances) -> None:
         self._config, self._frames, self._appearances = config, frames, appearances
 
     def of(self, share: Share, batch: TensorBatch) -> Callable[[Tensor], Tensor] | None:

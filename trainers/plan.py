@@ -15,14 +15,12 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
-from diamond_gym.trainers.agent_policy import AgentPolicy
 from diamond_gym.trainers.collect import CollectConfig, Collector, Policy
-from diamond_gym.trainers.collect_ale import Games
-from diamond_gym.trainers.diamond import replay_starts
-from diamond_gym.trainers.diamond_config import DiamondConfig
-from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.collect_games import Games
+from diamond_gym.trainers.diamond import DiamondConfig, replay_starts
 from diamond_gym.trainers.flop import Flop, count, count_fit, denoiser_calls, predictions
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 _STARTS = 16
 _LEAST_STEPS = 200  # at least, so that there is something to fit to

@@ -1,15 +1,18 @@
 """Presets: sets of training flags, one TOML file each, read before the user's own flags."""
 
+import os
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from diamond_gym.device import pick_device
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import did_you_mean
 
-WORLD_MODEL, AGENT, LOOP = "", "agents", "loops"
+WORLD_MODEL, AGENT, LOOP = "world_model", "agent", "loop"
 """What a preset is for, and the folder it lies in: a world model's fitting, an agent's training, the whole loop."""
 
 
@@ -82,5 +85,15 @@ def _over(table: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _folder(kind: str) -> Traversable:
-    package = resources.files("diamond_gym.trainers")
-    return package / kind if kind else package
+    return resources.files("diamond_gym.trainers") / "presets" / kind
+
+
+def settled_preset(words: Sequence[str]) -> str:
+    """The preset that the words name; "auto", as without one, is settled by the machine, and said."""
+    preset = wanted_preset(words)
+    if preset != "auto":
+        return preset
+    preset = "paper" if pick_device().type == "cuda" else "nano"
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(f"preset: {preset} (the one that suits this machine)", file=sys.stderr)
+    return preset

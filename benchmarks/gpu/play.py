@@ -68,10 +68,10 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
 
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry.games import game as find_game
-    from diamond_gym.trainers.agent_policy import AgentPolicy
     from diamond_gym.trainers.collect import StickyPolicy
-    from diamond_gym.trainers.collect_ale import AleGames
-    from diamond_gym.trainers.players import ScriptedPolicy
+    from diamond_gym.trainers.collect_games import AleGames
+    from diamond_gym.trainers.policies import AgentPolicy
+    from diamond_gym.trainers.scripted import ScriptedPolicy
 
     torch.set_num_threads(1)
     rows, rng = task.num_envs, np.random.default_rng([task.seed, 1])

@@ -26,7 +26,7 @@ from benchmarks.gpu.worlds import Recipe, World, cosine
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.starts import Starts, save_starts
-from diamond_gym.trainers.players import PLAYERS
+from diamond_gym.trainers.scripted import PLAYERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "residual": {},

@@ -23,7 +23,7 @@ from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelCo
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, lambda_returns
 from diamond_gym.trainers.focus import motion
-from diamond_gym.trainers.optimizer import parameter_groups
+from diamond_gym.trainers.optim import parameter_groups
 from diamond_gym.world_model import WorldModel
 
 

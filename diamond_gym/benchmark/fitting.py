@@ -18,10 +18,9 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.denoiser import SigmaDistribution
 from diamond_gym.sampler import QUALITIES
-from diamond_gym.trainers.fit_config import FitConfig
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optimizer import OptimizerConfig
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.world_model import Fit, FitConfig
 from diamond_gym.world_model import WorldModel
 
 _EPISODES, _STEPS = 10, 200

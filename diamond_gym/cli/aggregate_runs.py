@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_gym.errors import BadArgument
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.aggregates import Aggregates
-    from diamond_gym.trainers.score_files import Runs
+    from diamond_gym.trainers.aggregate import Aggregates, Runs
 
 PUBLISHED = "DIAMOND (published)"
 
@@ -22,7 +21,7 @@ def gather(paths: tuple[Path, ...], with_published: bool) -> "dict[str, Runs]":
         DiamondGymError: A path holds no scores.
     """
     from diamond_gym.registry.published import published
-    from diamond_gym.trainers.score_files import read_runs
+    from diamond_gym.trainers.aggregate import read_runs
 
     names = {path: path.resolve().stem if path.is_file() else path.resolve().name for path in paths}
     if len(set(names.values())) < len(names):
@@ -97,7 +96,7 @@ def aggregate_runs(
         DiamondGymError: A path holds no scores, or games or numbers of runs do not fit together.
     """
     from diamond_gym.files import atomic_write
-    from diamond_gym.trainers.aggregates import aggregate
+    from diamond_gym.trainers.aggregate import aggregate
 
     if plot is not None:
         import matplotlib  # noqa: F401  # told now, before the work
@@ -117,6 +116,6 @@ def aggregate_runs(
         with atomic_write(out, "w") as file:
             file.write(text)
     if plot is not None:
-        from diamond_gym.trainers.score_plot import draw_scores
+        from diamond_gym.trainers.plots import draw_scores
 
         draw_scores(plot, methods, aggregates)

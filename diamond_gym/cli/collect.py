@@ -9,8 +9,8 @@ from diamond_gym.registry import Entry, game, home_folder, resolve
 from diamond_gym.registry.saving import AGENT
 
 if TYPE_CHECKING:
-    from diamond_gym.sb3_files import SavedAgent
     from diamond_gym.trainers.collect import Policy
+    from diamond_gym.trainers.sb3_files import SavedAgent
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Collect:
         import numpy as np
 
         from diamond_gym.registry import load_world_model
-        from diamond_gym.trainers.agent_policy import AgentPolicy
+        from diamond_gym.trainers.policies import AgentPolicy
 
         assert entry is not None, "a .zip is opened or refused"
         model = load_world_model(entry)
@@ -104,7 +104,7 @@ class Collect:
     def _saved_agent(self, entry: Entry | None) -> "SavedAgent | None":
         """The agent of Stable-Baselines3 that is meant: a file, or the one beside a model; None if it is neither."""
         if entry is None:
-            from diamond_gym.sb3_files import open_agent
+            from diamond_gym.trainers.sb3_files import open_agent
 
             assert self.agent is not None
             return open_agent(self.agent)

@@ -123,8 +123,8 @@ class DreamCommand:
     @contextmanager
     def _player(self, envs: "DreamVectorEnv") -> Iterator[_Player]:
         """Whoever chooses the actions, from frames (B, H, W, C) and the rows in which a dream begins (B,)."""
-        from diamond_gym.trainers.dream_players import DreamPolicy, HeldActions
         from diamond_gym.trainers.own_agent import own_agent, own_file
+        from diamond_gym.trainers.policies import DreamPolicy, HeldActions
 
         if self.agent is None:
             yield HeldActions(envs, self.repeat, self.seed)
@@ -135,7 +135,7 @@ class DreamCommand:
         else:
             import torch
 
-            from diamond_gym.sb3_files import open_agent
+            from diamond_gym.trainers.sb3_files import open_agent
 
             agent, card = saved or open_agent(self.agent, self.device), envs.world_model.card
             assert card is not None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig
 
 _AGAIN = 20  # rows after which the header is repeated
 # heading, width, and the metrics of a column

@@ -12,7 +12,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.scores import Scores
+    from diamond_gym.trainers.evaluate import Scores
 
     _Player = Callable[[Callable[[int], None]], Scores]
 
@@ -116,7 +116,7 @@ class Evaluate:
             aggregate_runs(self.runs, self.published, self.seed, self.as_json, self.out, self.plot)
             return 0
         from diamond_gym.cli.progress import counting
-        from diamond_gym.trainers.score_files import RANDOM, rows_of, write_scores
+        from diamond_gym.trainers.aggregate import RANDOM, rows_of, write_scores
 
         policy, name, player = self._player()
         with_random = self.random or self._own
@@ -126,7 +126,7 @@ class Evaluate:
             if player is not None:
                 scores[policy] = player(advance)
             if with_random:
-                from diamond_gym.trainers.scores import score_random
+                from diamond_gym.trainers.evaluate import score_random
 
                 before = (runs - 1) * self.episodes
                 scores[RANDOM] = score_random(
@@ -149,8 +149,8 @@ class Evaluate:
         """What plays is called, the game, and what scores it; None if only chance plays."""
         how = self.episodes, self.n_envs, self.seed, self.deterministic, self.max_episode_steps
         if self._saved is not None:
-            from diamond_gym.sb3_files import open_agent
-            from diamond_gym.trainers.sb3_agent import score_agent
+            from diamond_gym.trainers.sb3 import score_agent
+            from diamond_gym.trainers.sb3_files import open_agent
 
             saved = open_agent(self._saved, self.device, self.trust_pickles)
             name = self.game or (saved.card.game if saved.card is not None else None)
@@ -161,7 +161,7 @@ class Evaluate:
             assert self.game is not None
             return "", self.game, None
         from diamond_gym.registry import load_world_model, resolve
-        from diamond_gym.trainers.agent_policy import score_actor_critic
+        from diamond_gym.trainers.evaluate import score_actor_critic
         from diamond_gym.trainers.own_agent import own_agent, own_file
 
         entry = resolve(self.model or self.game or "")
@@ -171,7 +171,7 @@ class Evaluate:
         game(name)
         beside = own_file(entry, self.device)
         if beside is not None:
-            from diamond_gym.trainers.sb3_agent import score_agent
+            from diamond_gym.trainers.sb3 import score_agent
 
             return called, name, lambda advance: score_agent(beside, name, *how, advance)
         agent = own_agent(load_world_model(entry, self.device))

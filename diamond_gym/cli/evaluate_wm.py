@@ -162,12 +162,12 @@ class EvaluateWm:
         if self.picture is not None:
             write_png(self.picture, _strip(found))
         if self.page is not None:
-            from diamond_gym.trainers.figure_page import draw_page
+            from diamond_gym.trainers.plots import draw_page
 
             draw_page(self.page, found)
         if self.video is not None:
             from diamond_gym.cli.dream import write_video
-            from diamond_gym.trainers.comparison_video import FPS, comparison
+            from diamond_gym.trainers.videos import FPS, comparison
 
             if found.diversity is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")

@@ -80,13 +80,7 @@ class ImportDiamond:
 def finish(model: "Released", starts: Path | None, steps: int, seed: int, told: Mapping[str, Any]) -> "Entry":
     """What importing and pulling have in common: start states, from where they are to be had, and the registry."""
     from diamond_gym.cli.progress import counting
-    from diamond_gym.trainers.importing import (
-        can_collect,
-        check_free,
-        register,
-        starts_from_folder,
-        starts_from_game,
-    )
+    from diamond_gym.trainers.register import can_collect, check_free, register, starts_from_folder, starts_from_game
 
     check_free(model.card.name)
     if starts is not None and str(starts) == "none":

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.sitting import Fitting
+    from diamond_gym.trainers.loop import Fitting
 
 console = Console(stderr=True, highlight=False)
 LINE_SECONDS = 60.0

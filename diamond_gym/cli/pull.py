@@ -67,7 +67,7 @@ class Pull:
         from diamond_gym.cli.progress import console
         from diamond_gym.registry.hub import check_first_pull, fetch_published
         from diamond_gym.registry.released import read_released
-        from diamond_gym.trainers.importing import check_free
+        from diamond_gym.trainers.register import check_free
 
         if not self.again and _is_here(model.name):
             console.print(f"{model.name} is here already (--again fetches it once more)")
@@ -96,7 +96,7 @@ class Pull:
         from diamond_gym.registry.checkpoint import check_weights
         from diamond_gym.registry.hub import check_first_pull, fetch_model
         from diamond_gym.registry.loading import read_model
-        from diamond_gym.trainers.importing import check_free
+        from diamond_gym.trainers.register import check_free
 
         there, fetched = fetch_model(address, self.source)
         check_free(there.name, there.card.training.get("agent"))

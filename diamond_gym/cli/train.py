@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.registry import game, home_folder
 from diamond_gym.registry.models import local_folder
-from diamond_gym.trainers.collect_gym import game_name
-from diamond_gym.trainers.diamond_config import DiamondConfig
-from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.collect_games import game_name
+from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
-from diamond_gym.trainers.presets import loop_flags
-from diamond_gym.trainers.processes import launch
-from diamond_gym.trainers.run_folder import RunFolder
+from diamond_gym.trainers.loop import launch
+from diamond_gym.trainers.presets import loop_flags, settled_preset
+from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.world_model import FitConfig
 
 if TYPE_CHECKING:
     import torch

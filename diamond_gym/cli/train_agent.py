@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diamond_gym.cli.preset import settled_preset
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.actor_critic import AgentFitConfig
-from diamond_gym.trainers.presets import AGENT, preset_flags
+from diamond_gym.trainers.presets import AGENT, preset_flags, settled_preset
 
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
@@ -123,7 +122,7 @@ class TrainAgent:
 
     def run(self) -> int:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
-        from diamond_gym.trainers.scores import real_games
+        from diamond_gym.trainers.evaluate import real_games
 
         if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
             real_games(self.game, 1).close()

@@ -11,12 +11,17 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
-from diamond_gym.trainers.agent_policy import score_actor_critic
-from diamond_gym.trainers.dreamer import agent_for, begin_with_agent_of, register_agent, world_to_dream_in
-from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.scores import Scores, score_random
-from diamond_gym.trainers.sitting import Rhythm, sit
+from diamond_gym.trainers.actor_critic import (
+    AgentFit,
+    AgentFitConfig,
+    agent_for,
+    begin_with_agent_of,
+    world_to_dream_in,
+)
+from diamond_gym.trainers.evaluate import Scores, score_actor_critic, score_random
+from diamond_gym.trainers.loop import Rhythm, sit
+from diamond_gym.trainers.register import register_agent
+from diamond_gym.trainers.run import RunFolder
 
 if TYPE_CHECKING:
     from diamond_gym.cli.train_agent import TrainAgent

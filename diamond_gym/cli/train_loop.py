@@ -11,17 +11,15 @@ from diamond_gym.cli.epochs import EpochTable, Rates
 from diamond_gym.cli.progress import console, counting, training_bar
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry
-from diamond_gym.trainers.agent_policy import score
+from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.diamond import Diamond
-from diamond_gym.trainers.films import dream_film, real_film
-from diamond_gym.trainers.finish import register_run
+from diamond_gym.trainers.evaluate import Scores, score
 from diamond_gym.trainers.grounds import Ground
+from diamond_gym.trainers.loop import Interruption, Processes, interruptible
 from diamond_gym.trainers.model_free import ModelFree
-from diamond_gym.trainers.processes import Processes
-from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.score_files import SCORES, write_scores
-from diamond_gym.trainers.scores import Scores
-from diamond_gym.trainers.sitting import Interruption, interruptible
+from diamond_gym.trainers.register import register_run
+from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.videos import dream_film, real_film
 
 if TYPE_CHECKING:
     from diamond_gym.cli.train import Train
@@ -60,7 +58,7 @@ class Loop:
         about, config = ground.about(), wishes.loop.for_game(ground.about())
         self._log = None
         if wishes.wandb and processes.main:
-            from diamond_gym.trainers.wandb_log import WandbLog
+            from diamond_gym.trainers.run import WandbLog
 
             self._log = WandbLog(run.path, {**asdict(wishes.loop), "game": about.game, "seed": wishes.seed})
         self._training: Diamond | ModelFree

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.device import keep_memory
 from diamond_gym.registry import home_folder, resolve
-from diamond_gym.sb3_agents import AgentConfig
-from diamond_gym.sb3_files import open_agent
-from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.sb3_agent import register_file, save_training, score_agent
-from diamond_gym.trainers.sb3_fit import RHYTHM, SB3Fit, world_of
-from diamond_gym.trainers.scores import score_random
-from diamond_gym.trainers.sitting import sit
+from diamond_gym.trainers.evaluate import score_random
+from diamond_gym.trainers.loop import sit
+from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.sb3 import RHYTHM, SB3Fit, register_file, save_training, score_agent, world_of
+from diamond_gym.trainers.sb3_agents import AgentConfig
+from diamond_gym.trainers.sb3_files import open_agent
 
 if TYPE_CHECKING:
     from diamond_gym.cli.train_agent import TrainAgent

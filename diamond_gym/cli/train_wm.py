@@ -10,7 +10,6 @@ import torch
 import tyro
 
 from diamond_gym.cli.experience import TEST_SEED, PolicyName, experience
-from diamond_gym.cli.preset import settled_preset
 from diamond_gym.cli.progress import console, counting, fitting
 from diamond_gym.data.episode_files import About
 from diamond_gym.data.episodes import EpisodeStore
@@ -21,15 +20,13 @@ from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.evaluation import RealPlay, closed_loop, figures
-from diamond_gym.trainers.fit_config import FitConfig
+from diamond_gym.trainers.closed_loop import RealPlay, closed_loop, figures
+from diamond_gym.trainers.loop import launch, sit
 from diamond_gym.trainers.pictures import strip, write_png
-from diamond_gym.trainers.presets import preset_flags
-from diamond_gym.trainers.processes import launch
-from diamond_gym.trainers.registering import draw_starts, half, make_card
-from diamond_gym.trainers.run_folder import RunFolder
-from diamond_gym.trainers.sitting import sit
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.presets import preset_flags, settled_preset
+from diamond_gym.trainers.register import draw_starts, half, make_card
+from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.world_model import Fit, FitConfig
 
 HORIZON = 16
 # what a resumed run may be told differently

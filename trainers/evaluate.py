@@ -1,4 +1,4 @@
-"""Scores of whole games: a policy plays the real game, and what that says with how much certainty."""
+"""Agents evaluated in whole real games: scores and their intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.collect import Policy, StickyPolicy
+from diamond_gym.trainers.policies import _SURE, AgentPolicy
 
 RESAMPLES = 10_000
 
@@ -148,5 +150,69 @@ def score_random(
     try:
         policy = random_policy(find_game(game).num_actions, rows, seed)
         return play(policy, envs, game, episodes, seed, progress)
+    finally:
+        envs.close()
+
+
+def score(
+    agent: ActorCritic,
+    envs: VectorEnv[Any, Any, Any],
+    game: str,
+    episodes: int,
+    seed: int = 0,
+    deterministic: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Scores an agent over full games; by default as the paper does: sampled policy, unclipped rewards.
+
+    Args:
+        agent: On its device.
+        envs: The games, in mode SAME_STEP.
+        game: Their name.
+        episodes: How many games, at least as many as rows.
+        seed: Of games and actions.
+        deterministic: Whether to take the likeliest action instead of sampling one.
+        progress: Called with the number of finished games.
+    """
+    rng = np.random.default_rng([seed, 9])
+    policy = AgentPolicy(agent, envs.num_envs, rng, _SURE if deterministic else 1.0)
+    return play(policy, envs, game, episodes, seed, progress)
+
+
+def score_actor_critic(
+    agent: ActorCritic,
+    game: str,
+    episodes: int = 100,
+    num_envs: int = 10,
+    seed: int = 0,
+    deterministic: bool = False,
+    max_episode_steps: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """The same in Atari games, which are opened for it.
+
+    Args:
+        agent: On its device.
+        game: One of the 26.
+        episodes: How many games.
+        num_envs: How many of them side by side.
+        seed: Of games and actions.
+        deterministic: Whether to take the likeliest action instead of sampling one.
+        max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
+        progress: Called with the number of finished games.
+
+    Raises:
+        BadArgument: The agent sees other frames than the game shows, or has other actions.
+    """
+    envs = real_games(game, min(num_envs, episodes), max_episode_steps)
+    try:
+        side, channels = agent.config.img_size, agent.config.img_channels
+        shown, actions = envs.single_observation_space.shape, find_game(game).num_actions
+        if (shown, actions) != ((side, side, channels), agent.config.num_actions):
+            raise BadArgument(
+                f"the agent sees frames {(side, side, channels)} and has {agent.config.num_actions} actions, "
+                f"but {game} shows {shown} and has {actions}"
+            )
+        return score(agent, envs, game, episodes, seed, deterministic, progress)
     finally:
         envs.close()

@@ -17,8 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, 
 from diamond_gym.dream import DreamState
 from diamond_gym.envs.infos import EnvState
 from diamond_gym.sb3 import DreamVecEnv
-from diamond_gym.sb3_agents import RealVecEnv
-from diamond_gym.sb3_replay import cut_replay, load_replay_state, replay_state
+from diamond_gym.trainers.sb3_agents import RealVecEnv
+from diamond_gym.trainers.sb3_replay import cut_replay, load_replay_state, replay_state
 
 # Those of all algorithms, and DQN's: its target network is renewed by the one, the other is its exploration.
 _COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_current_progress_remaining")
@@ -32,7 +32,7 @@ def agent_state(agent: BaseAlgorithm) -> dict[str, Any]:
     itself.
 
     Args:
-        agent: In environments as `diamond_gym.sb3_agents.training_envs` makes them, after a rollout.
+        agent: In environments as `diamond_gym.trainers.sb3_agents.training_envs` makes them, after a rollout.
     """
     state = {
         "counters": {name: getattr(agent, name) for name in _counters(agent)},

@@ -1,0 +1,315 @@
+"""Card, starts and files of a finished training or of an imported checkpoint, registered as a model."""
+
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import cut, windows
+from diamond_gym.errors import BadArgument
+from diamond_gym.files import temporary_folder
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.registry import Card, Entry, entries, games, save_model, with_agent
+from diamond_gym.registry.card import now
+from diamond_gym.registry.models import local_folder
+from diamond_gym.registry.released import Released
+from diamond_gym.registry.spawn import is_spawn, read_spawn
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.starts import Starts
+from diamond_gym.trainers.diamond import Diamond
+from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.world_model import PREFIXES, WorldModel
+
+
+def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:
+    """Draws real pieces of T frames: up to a quarter of them beginnings of games, the others from anywhere.
+
+    Args:
+        store: Where from.
+        t: Frames per piece.
+        n: Pieces.
+        seed: Seeds the choice.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = store.lengths
+    firsts = [i for i in range(store.num_episodes) if store.info(i).get("first") and lengths[i] >= t]
+    firsts = sorted(rng.permutation(firsts)[: n // 4].tolist())
+    beginning = cut(store, np.array(firsts, np.int64), np.zeros(len(firsts), np.int64), t)
+    anywhere = windows(store, n - len(firsts), t, seed, past=t - 1)
+    obs = np.concatenate((beginning.obs, anywhere.obs)).transpose(0, 1, 3, 4, 2)
+    act = np.concatenate((beginning.act, anywhere.act))[:, : t - 1]
+    return Starts(np.ascontiguousarray(obs), act, np.arange(len(act)) < len(firsts))
+
+
+def make_card(
+    name: str,
+    store: EpisodeStore,
+    config: FitConfig,
+    training: Mapping[str, Any],
+    figures: Mapping[str, float],
+    command: str,
+    sampler: SamplerConfig,
+) -> Card:
+    """The card of a fitted model.
+
+    Args:
+        name: The registry name.
+        store: The experience it was fitted to.
+        config: What was fitted, and how.
+        training: What else to say about the training.
+        figures: What was measured.
+        command: The command that made it.
+        sampler: How it samples frames unless a user says otherwise; the card names what is not the paper's.
+    """
+    about, paper = store.about, asdict(SamplerConfig())
+    return Card(
+        name=name,
+        game=about.game,
+        created=now(),
+        summary=f"A small DIAMOND world model of {about.game}, fitted to {store.num_steps} steps of real play.",
+        source=command,
+        spaces={
+            "obs_shape": list(about.frame_shape),
+            "num_actions": about.num_actions,
+            "action_meanings": list(about.action_meanings),
+        },
+        denoiser=asdict(config.denoiser),
+        reward_end=asdict(config.reward_end),
+        sampler={key: value for key, value in asdict(sampler).items() if value != paper[key]},
+        training={
+            **training,
+            "data": {
+                "steps": store.num_steps,
+                "episodes": store.num_episodes,
+                "source": "the Arcade Learning Environment, as the paper preprocesses it",
+                **{f"versions.{package}": number for package, number in about.versions.items()},
+            },
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
+        },
+        figures={key: float(f"{value:.4g}") for key, value in figures.items()},
+    )
+
+
+def half(model: WorldModel) -> dict[str, torch.Tensor]:
+    """A model's weights as float16, half the file; an error of 2^-11 of each weight, far below training's own noise."""
+    return {key: value.half().cpu().contiguous() for key, value in model.weights().items()}
+
+
+NUM_ENVS = 16
+_ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
+
+
+def check_free(name: str, agent: object = None) -> None:
+    """Refuses to put an imported model in place of one that was trained here, or got its agent here.
+
+    Args:
+        name: The name it would take.
+        agent: What the card of the model to come tells of its agent, if it does.
+
+    Raises:
+        BadArgument: There is such a model, or no place for one.
+    """
+    local_folder(name)
+    for entry in entries():
+        if entry.name != name or entry.bundled:
+            continue
+        training = entry.card.training
+        if not {"imported", "pulled"} & set(training):
+            raise BadArgument(
+                f"there is a model '{name}' of your own already: choose another --name, or `diamond-gym remove {name}`"
+            )
+        if training.get("agent") not in (None, agent):
+            raise BadArgument(
+                f"the agent of '{name}' was trained here and would be lost: "
+                f"keep it with `diamond-gym export {name} FOLDER`, then `diamond-gym remove {name}`"
+            )
+
+
+def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 0) -> Starts:
+    """Start states from a folder of collected episodes, or of spawns for a model of two stages.
+
+    Args:
+        model: What they are for.
+        folder: A store of `diamond-gym collect`, or spawns in the released format.
+        n: How many to draw from a store; of spawns all are taken.
+        seed: Seeds the choice.
+
+    Raises:
+        BadArgument: The folder is neither, or holds another kind of experience.
+        DamagedModel: A spawn cannot be used.
+    """
+    card = model.card
+    if is_spawn(folder):
+        if card.upsampler is None:
+            raise BadArgument(f"{folder} holds spawns of a model of two stages, and this one has one")
+        t_full = card.upsampler["inner_model"]["num_steps_conditioning"]
+        return read_spawn(
+            folder, model.frame_shape, card.obs_shape, card.num_actions, model.num_steps_conditioning, t_full
+        )
+    if card.upsampler is not None or not (folder / "store.json").exists():
+        wanted = "spawns" if card.upsampler is not None else "collected episodes"
+        raise BadArgument(f"{folder} is not a folder of {wanted}")
+    store = EpisodeStore(folder)
+    if store.about.frame_shape != model.frame_shape or store.about.num_actions != card.num_actions:
+        raise BadArgument(
+            f"{folder} holds frames {store.about.frame_shape} and {store.about.num_actions} actions, "
+            f"the model wants {model.frame_shape} and {card.num_actions}"
+        )
+    return draw_starts(store, model.num_steps_conditioning, n, seed)
+
+
+def can_collect(model: Released) -> None:
+    """Refuses where the checkpoint's own agent cannot play the real game.
+
+    Raises:
+        BadArgument: There is no such game here, no agent, or it was made for other actions.
+    """
+    card, game = model.card, games().get(model.card.game)
+    if game is None:
+        raise BadArgument(f"{card.game} is no game that can be played here: {_ADVICE}")
+    if card.actor_critic is None:
+        raise BadArgument(f"the checkpoint has no agent that could play {card.game}: {_ADVICE}")
+    if game.num_actions != card.num_actions:
+        raise BadArgument(f"{card.game} has {game.num_actions} actions, the checkpoint {card.num_actions}: {_ADVICE}")
+    if model.frame_shape[2] != 3:
+        raise BadArgument(f"the checkpoint sees {model.frame_shape[2]} channels, the game has 3: {_ADVICE}")
+
+
+def starts_from_game(
+    model: Released,
+    steps: int,
+    n: int = 256,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Starts:
+    """Start states from the real game, played by the checkpoint's own agent.
+
+    Args:
+        model: Whose agent plays, and what they are for.
+        steps: How long it plays, over all games side by side.
+        n: How many starts to draw from that.
+        seed: Seeds the games, the agent and the choice.
+        progress: Called with the steps so far.
+
+    Raises:
+        BadArgument: The agent cannot play the game.
+    """
+    from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+
+    can_collect(model)
+    assert model.card.actor_critic is not None
+    with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
+        agent = ActorCritic(ActorCriticConfig(**model.card.actor_critic))
+    prefix = PREFIXES["actor_critic"]
+    agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
+    policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))
+    about = about_game(model.card.game, model.frame_shape[:2])
+    with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", about) as store:
+        with Collector(store, CollectConfig(model.card.game, NUM_ENVS, seed=seed), policy) as collector:
+            collector.collect(steps, progress)
+        return draw_starts(store, model.num_steps_conditioning, n, seed)
+
+
+def register(model: Released, starts: Starts | None, told: Mapping[str, Any]) -> Entry:
+    """Writes an imported model into the user's registry, whole or not at all.
+
+    Args:
+        model: What was read.
+        starts: Where its dreams begin; None for a model that is only loaded.
+        told: Fields of its card that say more than the checkpoint does, such as `source` and `license`; tables
+            are added to those that are there.
+
+    Raises:
+        BadArgument: A model of that name was trained here.
+        DiskFull: There is no room left; nothing has changed.
+    """
+    check_free(model.card.name)
+    changes: dict[str, Any] = {
+        key: {**getattr(model.card, key), **value} if isinstance(value, Mapping) else value
+        for key, value in told.items()
+    }
+    return save_model(replace(model.card, **changes), model.weights, starts)
+
+
+def agent_weights(agent: ActorCritic) -> dict[str, torch.Tensor]:
+    """An agent's weights by the keys of a model's file, as float16."""
+    prefix = PREFIXES["actor_critic"]
+    return {prefix + key: value.half().cpu().contiguous() for key, value in agent.state_dict().items()}
+
+
+def register_agent(entry: Entry, agent: ActorCritic, facts: Mapping[str, Any]) -> Entry:
+    """Registers a model together with an agent; from here on the agent is what was stored, rounded to float16.
+
+    Args:
+        entry: The model it was trained in.
+        agent: The agent.
+        facts: What its card says of the training.
+    """
+    entry = with_agent(entry, asdict(agent.config), agent_weights(agent), facts)
+    round_agent(agent)
+    return entry
+
+
+def round_agent(agent: ActorCritic) -> None:
+    """Makes an agent what it is once stored, so that what is scored is what was stored."""
+    agent.load_state_dict({key: value.half() for key, value in agent.state_dict().items()})
+
+
+def register_run(
+    training: Diamond,
+    name: str,
+    preset: str,
+    precision: str,
+    command: str,
+    source: str | None = None,
+    folder: Path | None = None,
+) -> Entry:
+    """Writes world model, agent, starts and card; from here on the agent is what was stored, rounded to float16.
+
+    Args:
+        training: Finished.
+        name: The model's.
+        preset: What the card calls the numbers of the training.
+        precision: Of the world model.
+        command: What made it.
+        source: Where the experience is from, if not from ALE.
+        folder: Where to write instead of into the user's registry.
+    """
+    config, agent = training.config, training.agent
+    facts: dict[str, Any] = {
+        "algo": "diamond",
+        "windows": agent.step,
+        "steps": agent.step * config.agent.horizon * config.agent.optimizer.batch_size,
+        "horizon": config.agent.horizon,
+        **{part: asdict(getattr(config.agent, part)) for part in ("loss", "optimizer")},
+    }
+    numbers = asdict(config)
+    loop = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
+    about: dict[str, Any] = {"preset": preset, "precision": precision, "seed": training.seed, "epochs": training.epoch}
+    about |= {"steps": training.world_model.step, "loop": loop}
+    card = make_card(name, training.store, config.fit, about, {}, command, config.sampler)
+    model = training.world_model.averaged()
+    data = card.training["data"] if source is None else {**card.training["data"], "source": source}
+    card = replace(
+        card,
+        summary=f"A DIAMOND world model of {card.game} and the agent that was trained in it while it was fitted, "
+        f"with {training.store.num_steps} steps of real play.",
+        spaces={key: value for key, value in card.spaces.items() if value != []},  # not every game names its actions
+        actor_critic=asdict(agent.agent.config),
+        training={**card.training, "data": data, "agent": facts},
+    )
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    weights = {**half(model), **agent_weights(agent.agent)}
+    entry = save_model(card, weights, draw_starts(training.store, model.denoiser.num_steps_conditioning), folder)
+    round_agent(agent.agent)
+    return entry
