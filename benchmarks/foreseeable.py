@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from diamond_gym.cli.progress import counting
+from diamond_gym.cli.terminal import counting
 from diamond_gym.envs import RealEnv
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.trainers.closed_loop import detection

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import tyro
 
-from diamond_gym.cli.progress import console, counting
+from diamond_gym.cli.terminal import console, counting
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import atomic_write
 from diamond_gym.trainers.evaluate import Scores, score_random

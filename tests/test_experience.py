@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diamond_gym.cli.experience import experience, played_by
+from diamond_gym.cli.collect import experience, played_by
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.run import RunFolder

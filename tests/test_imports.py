@@ -110,7 +110,7 @@ def test_every_module_is_found_once() -> None:
         "diamond_gym",
         "diamond_gym.registry.card",
         "diamond_gym.trainers",
-        "diamond_gym.cli.info",
+        "diamond_gym.cli.models",
     } <= set(modules())
     assert len({path.resolve() for path in modules().values()}) == len(modules())
 

@@ -174,7 +174,8 @@ def test_another_process_in_the_folder(tmp_path, capsys):
 
 
 def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    from diamond_gym.cli import progress, train_sb3
+    from diamond_gym.cli import terminal as progress
+    from diamond_gym.cli import train_sb3
 
     save_tiny_model(size=SIDE)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)

@@ -15,7 +15,7 @@ import tyro
 
 import diamond_gym  # noqa: F401
 from diamond_gym import cli
-from diamond_gym.cli.epochs import EpochTable, Rates
+from diamond_gym.cli.terminal import EpochTable, Rates
 from diamond_gym.cli.train import Train
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.collect import Collector
@@ -282,7 +282,7 @@ def test_work_is_counted():
 
 def test_time_left_is_what_the_rates_say(monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("diamond_gym.cli.epochs.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("diamond_gym.cli.terminal.time", SimpleNamespace(perf_counter=lambda: clock.now))
     config = DiamondConfig(epochs=3, first_world_model_steps=4, world_model_steps=2, first_agent_steps=3, agent_steps=3)
     rates = Rates(config, 0)
     rates.begin()

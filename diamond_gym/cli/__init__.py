@@ -1,4 +1,4 @@
-"""The command line: `diamond-gym COMMAND`, one module per command, loaded only when it is called.
+"""The command line: `diamond-gym COMMAND`; a command's module is loaded only when it is called.
 
 A command is a frozen dataclass whose attributes' docstrings are its help, with a method `run() -> int` that
 returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has one, may rewrite the
@@ -34,8 +34,8 @@ class Command(Protocol):
 
 # name: (module and class, what the overview says). A command whose module is not there is not offered.
 _COMMANDS = {
-    "list": ("diamond_gym.cli.list_models:ListModels", "the world models at hand, and the games"),
-    "info": ("diamond_gym.cli.info:Info", "all that is known of one model"),
+    "list": ("diamond_gym.cli.models:ListModels", "the world models at hand, and the games"),
+    "info": ("diamond_gym.cli.models:Info", "all that is known of one model"),
     "collect": ("diamond_gym.cli.collect:Collect", "real experience, played and stored"),
     "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
@@ -43,13 +43,13 @@ _COMMANDS = {
     "train": ("diamond_gym.cli.train:Train", "a world model and an agent together: DIAMOND's whole loop"),
     "train-agent": ("diamond_gym.cli.train_agent:TrainAgent", "an agent that learns in dreams"),
     "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
-    "import-diamond": ("diamond_gym.cli.import_diamond:ImportDiamond", "a checkpoint in the authors' format"),
+    "import-diamond": ("diamond_gym.cli.hub:ImportDiamond", "a checkpoint in the authors' format"),
     "benchmark": ("diamond_gym.cli.benchmark:Benchmark", "how fast all that is, on this machine"),
-    "pull": ("diamond_gym.cli.pull:Pull", "a model from the Hugging Face hub"),
-    "push": ("diamond_gym.cli.push:Push", "a model to the Hugging Face hub"),
-    "export": ("diamond_gym.cli.export:Export", "a model's files, in a folder of yours"),
-    "verify": ("diamond_gym.cli.verify:Verify", "whether models are what their cards say"),
-    "remove": ("diamond_gym.cli.remove:Remove", "a model of yours, gone"),
+    "pull": ("diamond_gym.cli.hub:Pull", "a model from the Hugging Face hub"),
+    "push": ("diamond_gym.cli.hub:Push", "a model to the Hugging Face hub"),
+    "export": ("diamond_gym.cli.models:Export", "a model's files, in a folder of yours"),
+    "verify": ("diamond_gym.cli.models:Verify", "whether models are what their cards say"),
+    "remove": ("diamond_gym.cli.models:Remove", "a model of yours, gone"),
 }
 
 # Those that have networks compute.

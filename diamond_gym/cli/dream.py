@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.cli.progress import counting
+from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path, is_disk_full
 from diamond_gym.registry import resolve

@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.experience import TEST_SEED, experience
-from diamond_gym.cli.progress import console, counting
+from diamond_gym.cli.collect import TEST_SEED, experience
+from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.envs.checks import SamplerFields, choose_sampler
 from diamond_gym.errors import BadArgument, DiamondGymError

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diamond_gym.cli.progress import console, counting, fitting
+from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.device import keep_memory
 from diamond_gym.registry import home_folder, resolve
 from diamond_gym.trainers.evaluate import score_random

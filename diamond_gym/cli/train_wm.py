@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from diamond_gym.cli.experience import TEST_SEED, PolicyName, experience
-from diamond_gym.cli.progress import console, counting, fitting
+from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience
+from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.data.episode_files import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision

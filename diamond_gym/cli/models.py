@@ -1,0 +1,278 @@
+"""The commands about models at hand: list, info, verify, export, remove."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
+from diamond_gym.registry import Card, Entry, games, remove, resolve, survey, verify
+from diamond_gym.registry.human_card import flat_rows
+from diamond_gym.registry.published import Published, published
+
+_DAY = len("2026-01-31")  # of a time; --json has the whole of it
+_LEAST = 16  # characters of a summary
+
+
+@dataclass(frozen=True)
+class ListModels:
+    """Lists the world models at hand, your own and those that came with the package, and what can be pulled."""
+
+    games: bool = False
+    """List the 26 games of Atari 100k instead, with the model that each one's id means."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints the list, damaged models last, with a line to the standard error for each of these."""
+        found, problems = survey()
+        rows = _games(found) if self.games else [_model(entry) for entry in found]
+        rows += [] if self.games else [_damaged(name, why) for name, why in problems.items()]
+        here = {entry.name for entry in found} | set(problems)
+        to_pull = [] if self.games else [model for model in published().values() if model.name not in here]
+        if self.as_json:
+            print(json.dumps(rows + [_available(model) for model in to_pull], indent=2))
+        else:
+            _print(rows, self.games)
+            if to_pull:
+                names = ", ".join(model.game for model in to_pull)
+                print(f"\nto be had with `diamond-gym pull NAME`, weights by DIAMOND's authors: {names}")
+        for problem in problems.values():
+            print(problem, file=sys.stderr)
+        return 0
+
+
+def _model(entry: Entry) -> dict[str, object]:
+    card = entry.card
+    return {
+        "name": entry.name,
+        "game": card.game,
+        "from": "package" if entry.bundled else "you",
+        "created": card.created,
+        "bytes": entry.bytes,
+        "agent": card.has_agent,
+        "summary": card.summary,
+        "license": card.license,
+        "path": str(entry.path),
+    }
+
+
+def _damaged(name: str, why: str) -> dict[str, object]:
+    nothing = dict.fromkeys(("game", "from", "created", "bytes", "agent"))
+    return {"name": name, **nothing, "summary": "damaged", "license": None, "path": None, "damaged": why}
+
+
+def _available(model: Published) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "game": model.game,
+        "from": "hub",
+        "created": None,
+        "bytes": model.bytes,
+        "agent": bool(model.scores),
+        "summary": model.summary,
+        "license": model.license,
+        "path": None,
+        "source": model.source,
+        "parameters": model.parameters,
+        "pull": f"diamond-gym pull {model.game}",
+        **model.figures,
+    }
+
+
+def _games(found: list[Entry]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for game in games().values():
+        entries = [entry for entry in found if entry.card.game == game.name]
+        means = max(entries, key=lambda entry: entry.rank, default=None)
+        rows.append(
+            {
+                "game": game.name,
+                "model": means.name if means else None,
+                "actions": game.num_actions,
+                "random": game.random,
+                "human": game.human,
+                "diamond": game.diamond,
+            }
+        )
+    return rows
+
+
+def _print(rows: list[dict[str, object]], games: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        print("no world models yet; train one with: diamond-gym train-wm --game Breakout")
+        return
+    hidden = () if games else ("path", "license", "damaged")
+    keys = [key for key in rows[0] if key not in hidden]
+    columns = {key: [_cell(key, row[key]) for row in rows] for key in keys}
+    console = Console(markup=False, highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    room = console.width
+    for key, cells in columns.items():
+        if key == "summary":  # the last one, which gets what is left of a line
+            cells[:] = [_fitting(cell, max(room, _LEAST)) for cell in cells]
+        room -= max(len(key), *map(len, cells)) + 2
+        table.add_column(key, no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    console.print(table, crop=False, no_wrap=True)
+
+
+def _fitting(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 3]}..."
+
+
+def _cell(key: str, value: object) -> str:
+    if value is None or value is False:
+        return "-"
+    if value is True:
+        return "own"
+    if key == "bytes" and isinstance(value, int):
+        return f"{value / 1e6:.1f} MB"
+    return str(value)[:_DAY] if key == "created" else str(value)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Tells all that is known of one world model, and verifies its files; or of one that could be pulled."""
+
+    name: tyro.conf.Positional[str]
+    """A model's name, a game's name, or the folder of a model."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of tables."""
+
+    def run(self) -> int:
+        """Verifies the files and prints the card; of a damaged model, what is wrong is told instead."""
+        try:
+            entry = verify(resolve(self.name))
+        except ModelNotFound:
+            model = _published(self.name)
+            if model is None:
+                raise
+            card, where = model.card(), {"path": None, "bundled": False, "pull": f"diamond-gym pull {model.game}"}
+            told = {"from": f"the hub: `{where['pull']}` fetches it", "files": f"about {model.bytes / 1e6:,.0f} MB"}
+        else:
+            card, where = entry.card, {"path": str(entry.path), "bundled": entry.bundled}
+            told = {
+                "from": "the package" if entry.bundled else "you",
+                "card": str(entry.path),
+                "files": f"{len(card.files)} verified, {entry.bytes / 1e6:.1f} MB",
+            }
+            if not entry.bundled:
+                told["id"] = f"DiamondDream-{entry.name}-v0"
+        if self.as_json:
+            print(json.dumps({**asdict(card), **where}, indent=2))
+        else:
+            _print_info(card, told)
+        return 0
+
+
+def _published(name: str) -> Published | None:
+    """The authors' model of that name, or of that game, which is not here."""
+    return next((model for model in published().values() if name.lower() in (model.name, model.game.lower())), None)
+
+
+def _print_info(card: Card, told: Mapping[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    console.print(f"{card.name}: {card.summary}" if card.summary else card.name, style="bold")
+    general = {
+        "game": card.game,
+        "created": card.created,
+        "license": card.license,
+        "source": card.source,
+        **told,
+    }
+    tables: dict[str, Mapping[str, Any] | None] = {
+        "": general,
+        "spaces": card.spaces,
+        "denoiser": card.denoiser,
+        "reward_end": card.reward_end,
+        "actor_critic": card.actor_critic,
+        "upsampler": card.upsampler,
+        "sampler": card.sampler,
+        "training": card.training,
+        "figures": card.figures,
+    }
+    width = max((len(key) for table in tables.values() for key, _ in flat_rows(table or {})), default=0)
+    for title, content in tables.items():
+        rows = [(key, value) for key, value in flat_rows(content or {}) if value not in ("", None)]
+        if not rows:
+            continue
+        if title:
+            console.print(f"\n{title}", style="bold")
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="dim", min_width=width)
+        table.add_column(overflow="fold")
+        for key, value in rows:
+            table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Holds models' files against their cards, byte by byte."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """A model's name, a game's name, or the folder of a model."""
+    all: bool = False
+    """All models at hand."""
+
+    def __post_init__(self) -> None:
+        if (self.name is None) != self.all:
+            raise BadArgument("which? Name a model, or say --all")
+
+    def run(self) -> int:
+        """Verifies; tells each model, and returns 1 if any is damaged."""
+        found, problems = ([resolve(self.name)], {}) if self.name is not None else survey()
+        for entry in found:
+            try:
+                verify(entry)
+            except DamagedModel as error:
+                problems[entry.name] = " ".join(str(error).split())
+            else:
+                print(f"{entry.name}: {len(entry.card.files)} files, as its card says")
+        for problem in problems.values():
+            print(problem, file=sys.stderr)
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Copies a model's card, weights and start states into a folder, verified before and after."""
+
+    name: tyro.conf.Positional[str]
+    """A model's name, a game's name, or the folder of a model."""
+    folder: tyro.conf.Positional[Path]
+    """Where to; it is made if there is none."""
+
+    def run(self) -> int:
+        """Copies."""
+        from diamond_gym.registry.saving import export
+
+        entry = export(resolve(self.name), self.folder)
+        print(entry.folder)
+        return 0
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Removes a model from your own registry, with all its files."""
+
+    name: tyro.conf.Positional[str]
+    """The model's name (not a game's)."""
+
+    def run(self) -> int:
+        """Removes."""
+        remove(self.name)
+        print(f"removed {self.name}")
+        return 0
