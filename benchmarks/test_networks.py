@@ -19,7 +19,7 @@ from diamond_gym.dream import sample_rows
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,8 +65,8 @@ def test_update(benchmark: Any, tmp_path: Path, precision: str, device: str) -> 
     model = world_model("nano", torch.device(device), "float32")
     assert model.reward_end is not None
     store = experience(tmp_path, model)
-    config = FitConfig(model.denoiser.config, model.reward_end.config, OptimizerConfig(batch_size=16))
-    fit = Fit(config, store, 10**6, 0, device, precision)
+    config = WorldModelConfig(model.denoiser.config, model.reward_end.config, OptimizerConfig(batch_size=16))
+    fit = WorldModelTrainer(config, store, 10**6, 0, device, precision)
 
     def update() -> None:
         fit.train_step()

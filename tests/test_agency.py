@@ -11,7 +11,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.agency import agency
 from diamond_gym.trainers.loop import ALONE
 from diamond_gym.trainers.pixel_weights import PixelWeights
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 STEERING = replace(worlds.CONFIG, agency_weight=20.0, motion_weight=0.0)
 
@@ -38,7 +38,7 @@ def test_it_is_found_where_the_action_decides() -> None:
 
 
 def test_the_fitting_weighs_it(tmp_path, monkeypatch) -> None:
-    fit = Fit(STEERING, worlds.store(tmp_path), total_steps=10)
+    fit = WorldModelTrainer(STEERING, worlds.store(tmp_path), total_steps=10)
     batch = to_tensors(fit.denoiser_batches.sample())
     steered = torch.zeros(len(batch.obs), 1, worlds.SIZE, worlds.SIZE)
     steered[0, 0, 2, 3] = 1
@@ -62,18 +62,18 @@ def test_the_fitting_weighs_it(tmp_path, monkeypatch) -> None:
 
 def test_a_steered_fitting_goes_on_to_the_same_bits(tmp_path) -> None:
     store = worlds.store(tmp_path)
-    whole = Fit(STEERING, store, total_steps=6, seed=2)
+    whole = WorldModelTrainer(STEERING, store, total_steps=6, seed=2)
     losses = [float(whole.train_step()["denoiser/loss"]) for _ in range(6)]
-    first = Fit(STEERING, store, total_steps=6, seed=2)
+    first = WorldModelTrainer(STEERING, store, total_steps=6, seed=2)
     begun = [float(first.train_step()["denoiser/loss"]) for _ in range(3)]
     state = first.state_dict()
-    second = Fit(STEERING, store, total_steps=6, seed=9)
+    second = WorldModelTrainer(STEERING, store, total_steps=6, seed=9)
     second.load_state_dict(state)
     assert begun + [float(second.train_step()["denoiser/loss"]) for _ in range(3)] == losses
 
 
 def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(BadArgument, match="--agency-weight must not be negative"):
-        FitConfig(agency_weight=-1)
+        WorldModelConfig(agency_weight=-1)
     with pytest.raises(BadArgument, match="--start-focus is a part"):
-        FitConfig(start_focus=2)
+        WorldModelConfig(start_focus=2)

@@ -12,7 +12,7 @@ from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.appearances import Appearances, appearances
 from diamond_gym.trainers.focus import FocusedSampler
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 
 def film(places: dict[int, tuple[int, int]], length: int = 20, size: int = 32, light: int = 200) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_a_fitting_draws_them_where_the_frame_is_predicted(tmp_path: Path) -> No
             zeros = np.zeros(n, np.float32)
             writer.append(Episode(frames, np.zeros(n, np.int64), zeros, zeros > 0, np.arange(n) == n - 1, {}))
     config = replace(worlds.CONFIG, appearance_focus=0.5)
-    fit = Fit(config, EpisodeStore(tmp_path / "lamps"), total_steps=10)
+    fit = WorldModelTrainer(config, EpisodeStore(tmp_path / "lamps"), total_steps=10)
     sampler = fit.denoiser_batches
     assert isinstance(sampler, FocusedSampler) and sampler.num_focused == 2
     t = config.denoiser.inner_model.num_steps_conditioning
@@ -151,15 +151,15 @@ def test_weights_are_high_where_something_ever_appears(tmp_path: Path) -> None:
 
 def test_the_weight_needs_the_focus() -> None:
     with pytest.raises(BadArgument, match="--appearance-weight needs an --appearance-focus"):
-        FitConfig(appearance_weight=3)
+        WorldModelConfig(appearance_weight=3)
     with pytest.raises(BadArgument, match="--appearance-weight must not be negative"):
-        FitConfig(appearance_weight=-1, appearance_focus=0.5)
+        WorldModelConfig(appearance_weight=-1, appearance_focus=0.5)
 
 
 def test_a_weighted_fitting_goes_on_where_it_stopped(tmp_path: Path) -> None:
     config = replace(worlds.CONFIG, appearance_focus=0.5, appearance_weight=5.0, motion_weight=0.0)
     store = worlds.store(tmp_path / "data")
-    whole, first, second = (Fit(config, store, 6) for _ in range(3))
+    whole, first, second = (WorldModelTrainer(config, store, 6) for _ in range(3))
     for fit in (whole, first):
         torch.manual_seed(0)
         for _ in range(3):

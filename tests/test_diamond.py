@@ -18,18 +18,18 @@ from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.collect_games import GymGames, about_env
-from diamond_gym.trainers.diamond import Diamond, DiamondConfig, replay_starts
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, replay_starts
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.held_out import FirstGames
 from diamond_gym.trainers.model_free import RealSteps
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig
 
 ID = "DiamondGym/Catch-v0"
 OPTIMIZER = OptimizerConfig(lr=1e-3, batch_size=2, warmup_steps=1)
 TINY = DiamondConfig(
-    fit=FitConfig(
+    fit=WorldModelConfig(
         DenoiserConfig(InnerModelConfig(num_steps_conditioning=2, cond_channels=8, depths=[1], channels=[8],
                                         attn_depths=[0], patch_size=4), residual=True),
         RewardEndConfig(lstm_dim=8, cond_channels=8, depths=[1], channels=[8], attn_depths=[0], patch_size=4),
@@ -46,7 +46,7 @@ TINY = DiamondConfig(
 
 
 def begin(run, config=TINY):
-    return Diamond(config, run, about_env(ID), GymGames(ID, config.num_envs))
+    return DiamondTrainer(config, run, about_env(ID), GymGames(ID, config.num_envs))
 
 
 def train(folder, epochs, kill=False):
@@ -124,7 +124,7 @@ def test_scores_whole_games(whole, tmp_path):
 def test_a_test_collection_is_whole_games_that_touch_no_training(whole, tmp_path):
     config = replace(TINY, test_every=2, test_episodes=3)
     with RunFolder(tmp_path, tensorboard=False) as run:
-        diamond = Diamond(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
+        diamond = DiamondTrainer(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
         figures = [diamond.train_epoch() for _ in range(4)]
         played = len(diamond.held_out.store)
         diamond.close()
@@ -138,12 +138,12 @@ def test_a_test_collection_is_whole_games_that_touch_no_training(whole, tmp_path
             test
         )
     with RunFolder(tmp_path / "again", tensorboard=False) as run:  # a killed one tests again, and forgets the first try
-        again = Diamond(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
+        again = DiamondTrainer(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
         for _ in range(2):
             again.train_epoch()
         again.held_out.measure(9, again.world_model, again.agent.agent, 2, 8)
         again.close()
-        resumed = Diamond(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
+        resumed = DiamondTrainer(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
         assert [resumed.train_epoch() for _ in range(2)] == figures[2:]
         assert len(resumed.held_out.store) == played
         resumed.close()
@@ -189,7 +189,7 @@ def test_real_steps_stand_in_for_dreams():
 
 FAST = OptimizerConfig(lr=1e-3, batch_size=32, warmup_steps=50)
 CATCH = DiamondConfig(
-    fit=FitConfig(
+    fit=WorldModelConfig(
         DenoiserConfig(InnerModelConfig(num_steps_conditioning=2, cond_channels=32, depths=[1], channels=[32],
                                         attn_depths=[0], patch_size=2), residual=True),
         RewardEndConfig(lstm_dim=64, cond_channels=32, depths=[1], channels=[16], attn_depths=[0], patch_size=2),

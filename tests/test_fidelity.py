@@ -15,7 +15,7 @@ from diamond_gym.trainers.closed_loop import RealPlay
 from diamond_gym.trainers.collect import StickyPolicy
 from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy, interval, wilson
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, policies_of, policy_maker
-from diamond_gym.trainers.rollouts import dream_on, record, returns
+from diamond_gym.trainers.rollouts import dream_rollout, record, returns
 from diamond_gym.trainers.videos import comparison, difference
 from diamond_gym.world_model import WorldModel
 
@@ -101,7 +101,7 @@ def test_returns_stop_with_the_first_end() -> None:
 
 def test_a_policy_dreams_on_from_real_frames(oracle: WorldModel) -> None:
     real, policy = pieces(), Right()
-    found = dream_on(oracle, real.play, lambda rows, rng: policy, SamplerConfig(), seed=1)
+    found = dream_rollout(oracle, real.play, lambda rows, rng: policy, SamplerConfig(), seed=1)
     columns = np.minimum(real.play.obs[:, T - 1, 0, 0].argmax(-1)[:, None] + np.arange(1, H + 1), 7)
     assert np.array_equal(found.obs[:, :, 0, 0].argmax(-1), columns)
     assert (found.act == 2).all()

@@ -15,10 +15,10 @@ import worlds
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.trainers.ema import Ema
 from diamond_gym.trainers.focus import FocusedSampler, find_events
-from diamond_gym.trainers.loop import Rhythm, check_finite, interruptible, sit
+from diamond_gym.trainers.loop import Rhythm, check_finite, interruptible, train
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 
 @pytest.fixture
@@ -26,19 +26,19 @@ def store(tmp_path: Path):
     return worlds.store(tmp_path / "walks")
 
 
-def weights_equal(a: Fit, b: Fit) -> bool:
+def weights_equal(a: WorldModelTrainer, b: WorldModelTrainer) -> bool:
     first, second = a.world_model.weights(), b.world_model.weights()
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_losses_fall(store) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=10**6)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10**6)
     losses = [float(fit.train_step()["denoiser/loss"]) for _ in range(120)]
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
 
 
 def test_reward_end_takes_its_turns(store) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=10)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10)
     turns = ["reward_end/loss_rew" in fit.train_step() for _ in range(4)]
     assert turns == [True, False, True, False]
 
@@ -46,7 +46,9 @@ def test_reward_end_takes_its_turns(store) -> None:
 @pytest.mark.parametrize("name", ["denoiser", "reward_end"])
 def test_a_learning_rate_of_0_leaves_a_network_alone(store, name: str, monkeypatch) -> None:
     optimizer = replace(getattr(worlds.CONFIG, f"{name}_optimizer"), lr=0.0)
-    fit = Fit(replace(worlds.CONFIG, reward_end_every=1, **{f"{name}_optimizer": optimizer}), store, total_steps=10)
+    fit = WorldModelTrainer(
+        replace(worlds.CONFIG, reward_end_every=1, **{f"{name}_optimizer": optimizer}), store, total_steps=10
+    )
     monkeypatch.setattr(fit.world_model.parts[name], "loss", None)  # no time is spent on it either
     before = {key: value.clone() for key, value in fit.world_model.weights().items()}
     assert not any(key.startswith(name) for key in fit.train_step())
@@ -64,21 +66,21 @@ def test_what_no_optimizer_can_do_is_refused(name: str, value: float) -> None:
 
 def test_there_is_something_to_fit() -> None:
     with pytest.raises(BadArgument, match="there is nothing to fit"):
-        FitConfig(denoiser_optimizer=OptimizerConfig(lr=0), reward_end_optimizer=OptimizerConfig(lr=0))
+        WorldModelConfig(denoiser_optimizer=OptimizerConfig(lr=0), reward_end_optimizer=OptimizerConfig(lr=0))
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
 def test_resumed_run_ends_with_the_same_bits(store, tmp_path: Path, stop_at: int) -> None:
-    whole = Fit(worlds.CONFIG, store, total_steps=10, seed=3)
+    whole = WorldModelTrainer(worlds.CONFIG, store, total_steps=10, seed=3)
     for _ in range(10):
         whole.train_step()
-    first = Fit(worlds.CONFIG, store, total_steps=10, seed=3)
+    first = WorldModelTrainer(worlds.CONFIG, store, total_steps=10, seed=3)
     for _ in range(stop_at):
         first.train_step()
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         run.save(first.state_dict())
         torch.manual_seed(999)  # whatever happened in between
-        second = Fit(worlds.CONFIG, store, total_steps=10, seed=3)
+        second = WorldModelTrainer(worlds.CONFIG, store, total_steps=10, seed=3)
         state = run.load()
     assert state is not None
     second.load_state_dict(state)
@@ -90,11 +92,11 @@ def test_resumed_run_ends_with_the_same_bits(store, tmp_path: Path, stop_at: int
 
 
 def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=6)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=6)
     drawn, logged = [], []
     with RunFolder(tmp_path / "run") as run:
         rhythm = Rhythm(log_steps=2, checkpoint_seconds=0, picture_seconds=0)
-        sitting = sit(fit, run, None, rhythm, lambda step, values: logged.append(step), drawn.append)
+        sitting = train(fit, run, None, rhythm, lambda step, values: logged.append(step), drawn.append)
     assert (sitting.reason, sitting.steps, fit.step) == ("steps", 6, 6)
     assert logged == [2, 4, 6] and drawn == [1, 2, 3, 4, 5, 6]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -105,11 +107,11 @@ def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None
 
 def test_sitting_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
-        fit = Fit(worlds.CONFIG, store, total_steps=10**6)
-        assert sit(fit, run, minutes=1e-6).reason == "minutes"
+        fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10**6)
+        assert train(fit, run, minutes=1e-6).reason == "minutes"
         done = fit.step
         rhythm = Rhythm(picture_seconds=0)
-        sitting = sit(fit, run, None, rhythm, on_picture=lambda step: os.kill(os.getpid(), signal.SIGINT))
+        sitting = train(fit, run, None, rhythm, on_picture=lambda step: os.kill(os.getpid(), signal.SIGINT))
         assert (sitting.reason, fit.step) == ("interrupted", done + 1)
         state = run.load()
     assert state is not None and state["step"] == fit.step
@@ -123,14 +125,14 @@ def test_second_ctrl_c_stops_at_once() -> None:
 
 
 def test_diverged_loss_keeps_the_last_checkpoint(store, tmp_path: Path) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=100)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=100)
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         fit.train_step()
         run.save(fit.state_dict())
         with torch.no_grad():
             fit.world_model.denoiser.inner_model.conv_in.weight.fill_(float("nan"))
         with pytest.raises(DiamondGymError, match="denoiser/loss became nan by step"):
-            sit(fit, run, None, Rhythm(log_steps=1))
+            train(fit, run, None, Rhythm(log_steps=1))
         state = run.load()
     assert state is not None and state["step"] == 1
     assert all(v.isfinite().all() for v in state["weights"].values())
@@ -161,13 +163,13 @@ def test_settings_may_not_change(tmp_path: Path) -> None:
 
 
 def test_averaged_model_is_the_average(store) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=10)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10)
     for _ in range(3):
         fit.train_step()
     averaged = fit.averaged().weights()
     average = fit.ema["denoiser"].average
     assert all(torch.equal(averaged[f"denoiser.{k}"], v) for k, v in average.items())
-    plain = Fit(replace(worlds.CONFIG, ema_decay=0.0), store, total_steps=10)
+    plain = WorldModelTrainer(replace(worlds.CONFIG, ema_decay=0.0), store, total_steps=10)
     plain.train_step()
     assert all(torch.equal(plain.world_model.weights()[k], v) for k, v in plain.averaged().weights().items())
 
@@ -188,7 +190,7 @@ def test_ema_follows_its_formula() -> None:
 
 
 def test_focused_rows_hold_an_event(store) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=10)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10)
     sampler = fit.reward_end_batches
     assert isinstance(sampler, FocusedSampler) and sampler.num_focused == 2
     events = {tuple(event) for event in find_events(store)}
@@ -202,14 +204,14 @@ def test_focused_rows_hold_an_event(store) -> None:
 
 
 def test_without_an_event_a_batch_keeps_its_size(store) -> None:
-    base = Fit(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
+    base = WorldModelTrainer(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
     nothing = FocusedSampler(base, 5, np.random.default_rng(0), find=lambda _: np.zeros((0, 2), np.int64))
     rows = len(base.sample().rew)
     assert {len(nothing.sample().obs) for _ in range(5)} == {rows + 5}
 
 
 def test_learning_rate_warms_up_and_decays(store) -> None:
-    fit = Fit(worlds.CONFIG, store, total_steps=100)
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=100)
     factors = []
     for fit.step in range(100):
         factors.append(fit.lr_factor(worlds.CONFIG.denoiser_optimizer, fit.step))
@@ -220,7 +222,10 @@ def test_learning_rate_warms_up_and_decays(store) -> None:
 
 
 def test_begins_with_another_models_weights(store) -> None:
-    first, second = Fit(worlds.CONFIG, store, 10, seed=1), Fit(worlds.CONFIG, store, 10, seed=2)
+    first, second = (
+        WorldModelTrainer(worlds.CONFIG, store, 10, seed=1),
+        WorldModelTrainer(worlds.CONFIG, store, 10, seed=2),
+    )
     assert not weights_equal(first, second)
     second.begin_with(first.world_model.weights())
     assert weights_equal(first, second)
@@ -232,7 +237,7 @@ def test_begins_with_another_models_weights(store) -> None:
 
 def test_autoregressive_predictions_may_come_late(store) -> None:
     late = replace(worlds.CONFIG, num_autoregressive_steps=1, autoregressive_from=0.5)
-    fit = Fit(late, store, total_steps=4)
+    fit = WorldModelTrainer(late, store, total_steps=4)
     lengths = []
     denoiser = fit.world_model.denoiser
     loss = denoiser.loss
@@ -270,4 +275,4 @@ def test_parts_and_counts_are_checked() -> None:
         ({"motion_weight": -1.0}, "--motion-weight must not be negative"),
     ):
         with pytest.raises(BadArgument, match=message):
-            FitConfig(**values)
+            WorldModelConfig(**values)

@@ -142,9 +142,9 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from diamond_gym.trainers import register as importing
     from diamond_gym.trainers import sb3 as sb3_agent
     from diamond_gym.trainers import sb3 as sb3_fit
-    from diamond_gym.trainers.actor_critic import AgentFit
+    from diamond_gym.trainers.actor_critic import ActorCriticTrainer
     from diamond_gym.trainers.grounds import AtariGround, GymGround
-    from diamond_gym.trainers.world_model import Fit
+    from diamond_gym.trainers.world_model import WorldModelTrainer
 
     def reached(*_: Any, **__: Any) -> Any:
         raise Reached
@@ -174,8 +174,8 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from diamond_gym.data import EpisodeStore
 
     for owner, name, stub in (
-        (Fit, "__init__", fit),
-        (AgentFit, "__init__", agent),
+        (WorldModelTrainer, "__init__", fit),
+        (ActorCriticTrainer, "__init__", agent),
         (plan, "plan", planned),
         (Run, "measure", lambda *_: (row for row in ())),
         (plan, "plan_world_model", planned),

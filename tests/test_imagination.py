@@ -10,7 +10,7 @@ from diamond_gym.dream import Dream
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFit, AgentFitConfig, lambda_returns
+from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, ActorCriticTrainer, AgentFitConfig, lambda_returns
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
@@ -120,7 +120,7 @@ CONFIG = AgentFitConfig(
 
 
 def test_gradient_stops_at_the_window():
-    fit = AgentFit(CONFIG)
+    fit = ActorCriticTrainer(CONFIG)
     nn.init.normal_(fit.agent.critic_linear.weight)  # a head of zeros lets no gradient through
     fit.imagination = Imagination(fit.agent, counting_dream(2, horizon=None))
     first = fit.imagination.window(3)
@@ -141,7 +141,7 @@ def test_gradient_stops_at_the_window():
 
 
 def test_learns_what_pays():
-    fit = AgentFit(CONFIG, seed=1)
+    fit = ActorCriticTrainer(CONFIG, seed=1)
     fit.imagination = Imagination(fit.agent, counting_dream(8, horizon=5))
     metrics = [{k: float(v) for k, v in fit.train_step().items()} for _ in range(60)]
     assert np.mean([m["agent/reward_per_step"] for m in metrics[-5:]]) > 0.9
@@ -151,7 +151,7 @@ def test_learns_what_pays():
 
 
 def test_warm_up_and_clipping():
-    fit = AgentFit(CONFIG)
+    fit = ActorCriticTrainer(CONFIG)
     fit.imagination = Imagination(fit.agent, counting_dream(8, horizon=5))
     rates = []
     for _ in range(7):
@@ -164,7 +164,7 @@ def test_warm_up_and_clipping():
 def stub_fit(seed=0):
     model = StubWorldModel()
     network = ActorCriticConfig(lstm_dim=8, img_size=8, channels=[4, 4], down=[1, 1], num_actions=4)
-    fit = AgentFit(AgentFitConfig(network, optimizer=CONFIG.optimizer, horizon=4), 7, seed)
+    fit = ActorCriticTrainer(AgentFitConfig(network, optimizer=CONFIG.optimizer, horizon=4), 7, seed)
     fit.imagination = Imagination(fit.agent, model.dream(3, horizon=5), seed)
     return fit
 

@@ -13,10 +13,10 @@ import torch
 
 from diamond_gym.data import EpisodeStore, episode_files
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.trainers.actor_critic import AgentFit
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 EPOCHS, FINAL = 4, "final.pt"
 
@@ -54,8 +54,8 @@ POINTS = {
     "collecting": (Collector, "_step", die, 7),
     "storing frames": (episode_files, "write_all", half_write, 1),
     "storing the index": (episode_files, "write_all", half_write, 6),
-    "world model": (Fit, "train_step", die, 2),
-    "agent": (AgentFit, "train_step", die, 4),
+    "world model": (WorldModelTrainer, "train_step", die, 2),
+    "agent": (ActorCriticTrainer, "train_step", die, 4),
     "saving": (torch, "save", half_save, 1),
     "before renaming": (os, "replace", die, 1),
     "after renaming": (os, "replace", after(os.replace), 1),

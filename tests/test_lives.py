@@ -17,7 +17,7 @@ from diamond_gym.trainers.closed_loop import RealPlay
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.focus import FocusedSampler
 from diamond_gym.trainers.register import draw_starts
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 SHAPE = (2, 2, 1)
 ABOUT = About("Lives", SHAPE, 7)
@@ -158,7 +158,7 @@ def test_a_fitting_sees_earlier_lives(tmp_path: Path) -> None:
             walk = worlds.walk(rng, 4)
             store.append(replace(walk, info={"first": i == 0, "game": 0}))
     config = replace(worlds.CONFIG, across_lives=True, denoiser_focus=0.5, surprise_focus=0.25)
-    fit = Fit(config, EpisodeStore(tmp_path), 4)
+    fit = WorldModelTrainer(config, EpisodeStore(tmp_path), 4)
     for batches in (fit.denoiser_batches, fit.reward_end_batches):
         drawn = [batches.sample() for _ in range(20)]
         across = [batch.mask_padding[row].all() for batch in drawn for row in np.flatnonzero(batch.start < 0)]

@@ -9,24 +9,24 @@ import worlds
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser, InnerModelConfig
 from diamond_gym.sampler import SamplerConfig, sample
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 
-def with_memory(**inner: int) -> FitConfig:
+def with_memory(**inner: int) -> WorldModelConfig:
     return replace(worlds.CONFIG, denoiser=replace(worlds.CONFIG.denoiser, inner_model=replace(worlds.INNER, **inner)))
 
 
 @pytest.fixture
-def short(tmp_path) -> Fit:
-    fit = Fit(worlds.CONFIG, worlds.store(tmp_path / "data"), 20)
+def short(tmp_path) -> WorldModelTrainer:
+    fit = WorldModelTrainer(worlds.CONFIG, worlds.store(tmp_path / "data"), 20)
     for _ in range(6):  # the last convolution begins at zero
         fit.train_step()
     return fit
 
 
-def test_it_dreams_what_the_shorter_one_does(tmp_path, short: Fit) -> None:
+def test_it_dreams_what_the_shorter_one_does(tmp_path, short: WorldModelTrainer) -> None:
     config = with_memory(num_steps_conditioning=5, num_actions_conditioning=2)
-    long = Fit(config, worlds.store(tmp_path / "more"), 20)
+    long = WorldModelTrainer(config, worlds.store(tmp_path / "more"), 20)
     long.begin_with(short.world_model.weights())
     obs, act = torch.rand(3, 5, 3, 8, 8) * 2 - 1, torch.randint(worlds.ACTIONS, (3, 5))
     noise = torch.randn(3, 3, 8, 8)
@@ -69,10 +69,12 @@ def test_so_many_actions_there_are_not(told: int) -> None:
         replace(worlds.CONFIG, denoiser=replace(worlds.CONFIG.denoiser, inner_model=inner))
 
 
-def test_it_must_be_told_as_many_actions(tmp_path, short: Fit) -> None:
-    longer = Fit(with_memory(num_steps_conditioning=4), worlds.store(tmp_path / "more"), 20)
+def test_it_must_be_told_as_many_actions(tmp_path, short: WorldModelTrainer) -> None:
+    longer = WorldModelTrainer(with_memory(num_steps_conditioning=4), worlds.store(tmp_path / "more"), 20)
     with pytest.raises(DiamondGymError, match="do not fit the networks"):
         longer.begin_with(short.world_model.weights())
-    shorter = Fit(with_memory(num_steps_conditioning=1, num_actions_conditioning=1), worlds.store(tmp_path / "x"), 20)
+    shorter = WorldModelTrainer(
+        with_memory(num_steps_conditioning=1, num_actions_conditioning=1), worlds.store(tmp_path / "x"), 20
+    )
     with pytest.raises(DiamondGymError, match="do not fit the networks"):
         shorter.begin_with(short.world_model.weights())

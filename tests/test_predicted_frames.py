@@ -13,7 +13,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.inference import folded
 from diamond_gym.sampler import sample
 from diamond_gym.trainers.scheduled_sampling import ONE_STEP, dreamed
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 DREAMING = replace(
     worlds.CONFIG, reward_end_dreams_from=0.5, reward_end_every=1, reward_end_dream_length=2, reward_end_length=8
@@ -26,8 +26,8 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def fit(store) -> Fit:
-    return Fit(DREAMING, store, total_steps=4)
+def fit(store) -> WorldModelTrainer:
+    return WorldModelTrainer(DREAMING, store, total_steps=4)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 99])
@@ -89,13 +89,13 @@ def test_from_the_asked_step_on(fit, monkeypatch) -> None:
 
 
 def test_it_resumes_bit_for_bit(store) -> None:
-    whole = Fit(DREAMING, store, total_steps=4)
+    whole = WorldModelTrainer(DREAMING, store, total_steps=4)
     losses = [whole.train_step() for _ in range(4)]
-    first = Fit(DREAMING, store, total_steps=4)
+    first = WorldModelTrainer(DREAMING, store, total_steps=4)
     for _ in range(3):
         first.train_step()
     state = first.state_dict()
-    second = Fit(DREAMING, store, total_steps=4, seed=7)
+    second = WorldModelTrainer(DREAMING, store, total_steps=4, seed=7)
     second.load_state_dict(state)
     last = second.train_step()
     assert {key: float(value) for key, value in last.items()} == {k: float(v) for k, v in losses[3].items()}
@@ -112,6 +112,6 @@ def test_a_segment_has_room_for_a_dreamed_step() -> None:
 @pytest.mark.parametrize("total_steps", [0, 1])
 def test_never_by_default_however_long_a_loop_goes_on(store, monkeypatch, total_steps) -> None:
     monkeypatch.delattr("diamond_gym.trainers.world_model.dreamed")
-    fit = Fit(replace(worlds.CONFIG, reward_end_every=1), store, total_steps=total_steps)
+    fit = WorldModelTrainer(replace(worlds.CONFIG, reward_end_every=1), store, total_steps=total_steps)
     for _ in range(3):
         fit.train_step()

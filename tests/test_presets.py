@@ -6,7 +6,7 @@ from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.presets import preset_flags, preset_names, preset_table
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig
 
 
 def parse(*words: str) -> TrainWm:
@@ -21,7 +21,7 @@ def test_every_preset_parses() -> None:
 
 
 def test_paper_is_the_papers() -> None:
-    assert parse("--preset", "paper").fit == FitConfig()
+    assert parse("--preset", "paper").fit == WorldModelConfig()
 
 
 def test_the_users_flags_come_on_top() -> None:

@@ -85,9 +85,9 @@ def test_losses_and_weights_are_those_of_one_process(found, which):
 
 def test_the_uneven_shares_include_one_without_a_real_step(tmp_path):
     """Else the case of a share that has nothing to learn from would not have been tried."""
-    from diamond_gym.trainers.world_model import Fit
+    from diamond_gym.trainers.world_model import WorldModelTrainer
 
-    fit = Fit(two_processes.UNEVEN, worlds.store(tmp_path / "walks"), 10, seed=3)
+    fit = WorldModelTrainer(two_processes.UNEVEN, worlds.store(tmp_path / "walks"), 10, seed=3)
     masks = [fit.reward_end_batches.sample().mask_padding[:, :-1] for _ in range(two_processes.STEPS)]
     assert any(not mask[row].any() and mask.any() for mask in masks for row in range(2))
 

@@ -18,9 +18,9 @@ from test_kill import at_call, die, half_save
 from test_train_agent import SIDE, config, dream_of_stubs
 
 from diamond_gym import cli
-from diamond_gym.trainers.loop import Rhythm, sit
+from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
-from diamond_gym.trainers.sb3 import SB3Fit
+from diamond_gym.trainers.sb3 import SB3Trainer
 from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig
 from diamond_gym.trainers.sb3_files import open_agent
 
@@ -44,12 +44,12 @@ def short(monkeypatch):
     monkeypatch.setattr(AgentConfig, "settings", settings)
 
 
-def train(folder, sittings=(None,), **words):
+def run_training(folder, sittings=(None,), **words):
     """Trains in sittings of so many rollouts, each with a fit of its own; returns the last one and its state."""
     for rollouts in sittings:
-        with RunFolder(folder, tensorboard=False) as run, SB3Fit(config(**words), run) as fit:
+        with RunFolder(folder, tensorboard=False) as run, SB3Trainer(config(**words), run) as fit:
             if rollouts is None:
-                sit(fit, run)
+                train(fit, run)
             else:
                 for _ in range(rollouts):
                     fit.train_step()
@@ -71,32 +71,32 @@ def same(one, other):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_goes_on_to_the_same_bits(algo, frame_stack, tmp_path, stub_dreams, short):
     words = {"algo": algo, "steps": 60, "frame_stack": frame_stack}
-    fit, whole = train(tmp_path / "whole", **words)
+    fit, whole = run_training(tmp_path / "whole", **words)
     assert fit.step >= 60
-    _, parts = train(tmp_path / "parts", (1, 3, None), **words)
+    _, parts = run_training(tmp_path / "parts", (1, 3, None), **words)
     assert same(whole, parts)
     assert algo != "dqn" or (whole["replay"]["full"] and whole["counters"]["_n_updates"] > 20)
-    _, other = train(tmp_path / "other", **words | {"seed": 1})
+    _, other = run_training(tmp_path / "other", **words | {"seed": 1})
     assert not same(whole["parameters"], other["parameters"])
 
 
 def test_dqn_goes_on_with_its_schedule(tmp_path, stub_dreams, short):
     words = {"algo": "dqn", "steps": 100}
-    before, _ = train(tmp_path, (5,), **words)
-    with RunFolder(tmp_path, tensorboard=False) as run, SB3Fit(config(**words), run) as fit:
+    before, _ = run_training(tmp_path, (5,), **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as fit:
         assert (fit.step, fit.agent._n_calls, fit.agent.replay_buffer.size()) == (10, 5, 5)
         np.testing.assert_array_equal(fit.agent.replay_buffer.observations, before.agent.replay_buffer.observations)
         assert fit.agent.exploration_rate == before.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.4)
         fit.train_step()
         assert fit.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.48)
-    done, _ = train(tmp_path, **words)
+    done, _ = run_training(tmp_path, **words)
     assert done.step == 100 and done.agent.exploration_rate == pytest.approx(0.02)
 
 
 def test_more_steps_go_on_with_the_settings_of_the_beginning(tmp_path, stub_dreams):
-    first, _ = train(tmp_path, algo="ppo", steps=32)
-    assert train(tmp_path, algo="ppo", steps=32)[0].seconds == first.seconds  # nothing was left to do
-    more, _ = train(tmp_path, algo="ppo", steps=100_000, sittings=(1,))
+    first, _ = run_training(tmp_path, algo="ppo", steps=32)
+    assert run_training(tmp_path, algo="ppo", steps=32)[0].seconds == first.seconds  # nothing was left to do
+    more, _ = run_training(tmp_path, algo="ppo", steps=100_000, sittings=(1,))
     assert (more.step, more.total_steps) == (48, 100_000)
     assert more.settings == first.settings != config(algo="ppo", steps=100_000).settings()
 
@@ -104,15 +104,15 @@ def test_more_steps_go_on_with_the_settings_of_the_beginning(tmp_path, stub_drea
 def test_real_games_begin_anew(tmp_path):
     pytest.importorskip("ale_py")
     words = {"algo": "dqn", "steps": 30, "real": True, "frame_stack": 2}
-    train(tmp_path, (12,), **words)
-    with RunFolder(tmp_path, tensorboard=False) as run, SB3Fit(config(**words), run) as fit:
+    run_training(tmp_path, (12,), **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as fit:
         memory = fit.agent.replay_buffer
         assert (fit.step, memory.size()) == (24, 12)
         assert (memory.timeouts[11] + memory.dones[11] > 0).all()
         assert not memory.timeouts[:11].any()
         fit.train_step()
         assert not memory.observations[12, :, :3].any()  # stacks begin anew, too
-    assert train(tmp_path, **words)[0].step == 30
+    assert run_training(tmp_path, **words)[0].step == 30
 
 
 WORDS = (
@@ -197,8 +197,8 @@ def processes():
 
 # what is replaced, by what, and at which of its calls
 POINTS = {
-    "before the first checkpoint": (SB3Fit, "train_step", die, 1),
-    "learning": (SB3Fit, "train_step", die, 9),
+    "before the first checkpoint": (SB3Trainer, "train_step", die, 1),
+    "learning": (SB3Trainer, "train_step", die, 9),
     "saving": (torch, "save", half_save, 3),
     "before renaming": (os, "replace", die, 4),
 }

@@ -11,8 +11,8 @@ import worlds
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.trainers import focus
-from diamond_gym.trainers.focus import Surprises, errors
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.focus import PrioritisedSteps, errors
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 SURPRISED = replace(worlds.CONFIG, surprise_focus=0.5, surprise_every=2)
 
@@ -49,7 +49,7 @@ def test_the_error_of_each_step_is_that_of_its_next_frame(store, denoiser) -> No
 
 
 def test_what_is_listed_are_the_surprises(store, denoiser) -> None:
-    found = Surprises(np.random.default_rng(0))
+    found = PrioritisedSteps(np.random.default_rng(0))
     assert found(store).shape == (0, 2)
     torch.manual_seed(0)
     found.examine(store, denoiser)
@@ -61,13 +61,13 @@ def test_what_is_listed_are_the_surprises(store, denoiser) -> None:
 
 def test_nothing_to_examine(tmp_path, denoiser) -> None:
     with EpisodeStore(tmp_path, "a", About("Still", (8, 8, 3), 2)) as empty:
-        found = Surprises(np.random.default_rng(0))
+        found = PrioritisedSteps(np.random.default_rng(0))
         found.examine(empty, denoiser)
         assert len(found(empty)) == 0
 
 
 def test_its_state_brings_back_the_list(store, denoiser) -> None:
-    found, other = Surprises(np.random.default_rng(0)), Surprises(np.random.default_rng(1))
+    found, other = PrioritisedSteps(np.random.default_rng(0)), PrioritisedSteps(np.random.default_rng(1))
     found.examine(store, denoiser)
     other.load_state_dict(found.state_dict())
     np.testing.assert_array_equal(found(store), other(store))
@@ -81,23 +81,23 @@ def test_its_state_brings_back_the_list(store, denoiser) -> None:
 def test_a_fitting_looks_them_up_now_and_then_and_resumes(tmp_path, monkeypatch) -> None:
     store = worlds.store(tmp_path)
     asked = []
-    examine = Surprises.examine
-    monkeypatch.setattr(Surprises, "examine", lambda self, *rest: (asked.append(fit.step), examine(self, *rest)))
+    examine = PrioritisedSteps.examine
+    monkeypatch.setattr(PrioritisedSteps, "examine", lambda self, *rest: (asked.append(fit.step), examine(self, *rest)))
     monkeypatch.setattr(focus, "EXAMINED", 40)
-    fit = Fit(SURPRISED, store, total_steps=6)
+    fit = WorldModelTrainer(SURPRISED, store, total_steps=6)
     for _ in range(3):
         fit.train_step()
     assert asked == [0, 2]
     state = copy.deepcopy(fit.state_dict())
     whole = [float(fit.train_step()["denoiser/loss"]) for _ in range(3)]
-    fit = Fit(SURPRISED, store, total_steps=6, seed=5)
+    fit = WorldModelTrainer(SURPRISED, store, total_steps=6, seed=5)
     fit.load_state_dict(state)
     assert [float(fit.train_step()["denoiser/loss"]) for _ in range(3)] == whole
 
 
 def test_half_of_the_batch_is_drawn_from_the_list(tmp_path) -> None:
     store = worlds.store(tmp_path)
-    fit = Fit(SURPRISED, store, total_steps=6)
+    fit = WorldModelTrainer(SURPRISED, store, total_steps=6)
     fit.train_step()
     assert fit.surprises is not None
     listed = {tuple(event) for event in fit.surprises(store).tolist()}

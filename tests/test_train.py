@@ -22,7 +22,7 @@ from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.presets import LOOP, preset_names
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 ID = "DiamondGym/Catch-v0"
 TINY = shlex.split(
@@ -111,7 +111,7 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
     words = ("--run", str(parts), "--final-episodes", "0", "--videos-every", "1")  # which make no difference
     assert train(*words, "--minutes", "1e-9") == 0
     assert "stopped with epoch 1 of 3 done; repeat" in capsys.readouterr().err
-    for what, name in ((Fit, "train_step"), (Collector, "_step")):  # while it learns, and while it plays
+    for what, name in ((WorldModelTrainer, "train_step"), (Collector, "_step")):  # while it learns, and while it plays
         known, asked = getattr(what, name), iter([True])
 
         def interrupting(*args, known=known, asked=asked):
@@ -131,8 +131,10 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
 def test_divergence_keeps_the_last_good_epoch(tmp_path, capsys, monkeypatch):
     assert train("--run", str(tmp_path), "--minutes", "1e-9") == 0
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    step = Fit.train_step
-    monkeypatch.setattr(Fit, "train_step", lambda fit: step(fit) | {"denoiser/loss": torch.tensor(torch.inf)})
+    step = WorldModelTrainer.train_step
+    monkeypatch.setattr(
+        WorldModelTrainer, "train_step", lambda fit: step(fit) | {"denoiser/loss": torch.tensor(torch.inf)}
+    )
     assert train("--run", str(tmp_path)) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "denoiser/loss became inf by step 5; the last good checkpoint is kept" in said

@@ -12,7 +12,7 @@ from diamond_gym import cli
 from diamond_gym.registry import load_world_model, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.trainers import evaluate
-from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.presets import AGENT, preset_names, preset_table
 
 TINY = (
@@ -100,14 +100,14 @@ def test_begins_with_another_agent(tmp_path, capsys):
 def test_divergence_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):
     assert train("--run", str(tmp_path), "--steps", "12") == 0
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    step = AgentFit.train_step
+    step = ActorCriticTrainer.train_step
 
     def poisoned(fit):
         if fit.step == 4:
             next(fit.agent.parameters()).data.fill_(torch.nan)
         return step(fit)
 
-    monkeypatch.setattr(AgentFit, "train_step", poisoned)
+    monkeypatch.setattr(ActorCriticTrainer, "train_step", poisoned)
     assert train("--run", str(tmp_path), "--steps", "60") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "became nan by step" in said and "the last good checkpoint is kept" in said

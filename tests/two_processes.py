@@ -11,13 +11,13 @@ from test_diamond import ID, TINY
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.networks.actor_critic import ActorCriticConfig
-from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect_games import GymGames, about_env
-from diamond_gym.trainers.diamond import Diamond
+from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.loop import ALONE, Processes, launch
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 STEPS = 6
 PLAIN = replace(worlds.CONFIG, motion_weight=0.0, focus=0.0, ema_decay=0.0)
@@ -47,14 +47,14 @@ AGENT = AgentFitConfig(
 
 def fit(store: EpisodeStore, config, processes: Processes = ALONE):
     """Metrics of every step, and the state after the last."""
-    made = Fit(config, store, total_steps=10, seed=3, processes=processes)
+    made = WorldModelTrainer(config, store, total_steps=10, seed=3, processes=processes)
     metrics = [{k: float(v) for k, v in made.train_step().items()} for _ in range(STEPS)]
     return metrics, made.state_dict()
 
 
 def agent(processes: Processes = ALONE, state=None, steps: int = STEPS):
     """The same for the agent, in dreams whose numbers are whole."""
-    made = AgentFit(AGENT, seed=1, processes=processes)
+    made = ActorCriticTrainer(AGENT, seed=1, processes=processes)
     torch.nn.init.normal_(made.agent.actor_linear.weight, generator=torch.Generator().manual_seed(4))
     made.dream_in(StubWorldModel().dream(made.num_dreams, horizon=5), seed=2)
     if state is not None:
@@ -69,7 +69,7 @@ def diamond(folder: Path, processes: Processes = ALONE):
     for epochs in (2, 4):
         with RunFolder(folder, tensorboard=False, main=processes.main) as run:
             games = GymGames(ID, TINY.num_envs) if processes.main else None
-            made = Diamond(TINY, run, about_env(ID), games, processes=processes)
+            made = DiamondTrainer(TINY, run, about_env(ID), games, processes=processes)
             figures += [made.train_epoch() for _ in range(made.epoch, epochs)]
             made.close()
         processes.wait()

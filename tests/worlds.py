@@ -8,7 +8,7 @@ from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig
 
 SIZE, ACTIONS = 8, 3
 INNER = InnerModelConfig(
@@ -20,7 +20,7 @@ INNER = InnerModelConfig(
     num_actions=ACTIONS,
     patch_size=2,
 )
-CONFIG = FitConfig(
+CONFIG = WorldModelConfig(
     denoiser=DenoiserConfig(INNER, residual=True),
     reward_end=RewardEndConfig(
         lstm_dim=8, img_size=SIZE, cond_channels=8, depths=[1], channels=[8], attn_depths=[0], num_actions=ACTIONS

@@ -113,7 +113,7 @@ class AgentFitConfig:
     """Steps of a window, after which the weights are updated, and of a dream, after which it begins anew."""
 
 
-class AgentFit:
+class ActorCriticTrainer:
     """The state of an agent's training, and one step of it.
 
     Attributes:
@@ -258,7 +258,7 @@ def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
     return replace(config, network=network)
 
 
-def begin_with_agent_of(fit: AgentFit, weights: Mapping[str, torch.Tensor], name: str) -> None:
+def begin_with_agent_of(fit: ActorCriticTrainer, weights: Mapping[str, torch.Tensor], name: str) -> None:
     """Takes the agent of another model to begin with.
 
     Args:

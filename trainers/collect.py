@@ -18,7 +18,7 @@ from diamond_gym.trainers.collect_games import AleGames, Games
 from diamond_gym.trainers.scripted import ScriptedPolicy
 
 
-class Part:
+class OpenEpisode:
     """The piece of an episode that is not stored yet.
 
     Attributes:
@@ -250,7 +250,7 @@ class Collector:
         self._scores = np.array(state["scores"])
         self._parts = []
         for i, (number, first, *game) in enumerate(state["parts"]):  # states of earlier versions do not know the game
-            self._parts.append(Part(self._obs[i], first, self._played_by, game[0] if game else None))
+            self._parts.append(OpenEpisode(self._obs[i], first, self._played_by, game[0] if game else None))
             self._parts[-1].number = number
         self._games_begun = state.get("games_begun", self._games_begun)
 
@@ -284,13 +284,13 @@ class Collector:
             if end[i] or trunc[i]:
                 stats.episodes += 1
                 self._finished.append((part.number, part.episode(bool(end[i]), bool(trunc[i]))))
-                self._parts[i] = Part(self._obs[i], False, self._played_by, part.game)
+                self._parts[i] = OpenEpisode(self._obs[i], False, self._played_by, part.game)
         signs += np.bincount(np.sign(rew[~restarted]).astype(np.int64) + 1, minlength=3)
         return n - int(restarted.sum())
 
-    def _new_game(self, row: int) -> Part:
+    def _new_game(self, row: int) -> OpenEpisode:
         self._games_begun += 1
-        return Part(self._obs[row], True, self._played_by, self._games_begun - 1)
+        return OpenEpisode(self._obs[row], True, self._played_by, self._games_begun - 1)
 
     def _write(self) -> None:
         """Stores all that was played, unfinished episodes too: they are extended later."""

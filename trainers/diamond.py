@@ -21,21 +21,21 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
 from diamond_gym.trainers.collect_games import Games
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import ALONE, Means, Processes, check_finite
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 
 @dataclass(frozen=True)
 class DiamondConfig:
     """The whole of a training; the defaults are the paper's for Atari 100k."""
 
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: WorldModelConfig = field(default_factory=WorldModelConfig)
     agent: AgentFitConfig = field(default_factory=AgentFitConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     epochs: int = 1000
@@ -117,7 +117,7 @@ _CHECK_STEPS = 100  # a diverged phase of an epoch should not take its hours bef
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
 
 
-class Diamond:
+class DiamondTrainer:
     """The state of a training, and one epoch of it.
 
     A checkpoint is made between epochs. The store is part of it: what was collected after the checkpoint is
@@ -171,8 +171,8 @@ class Diamond:
                 os.truncate(folder / INDEX, 0 if state is None else state["experience"])
             self.store = EpisodeStore(folder, "a", about) if processes.main else EpisodeStore(folder)
         total = config.epochs * config.world_model_steps
-        self.world_model = Fit(config.fit, self.store, total, seed, device, precision, compile, processes)
-        self.agent = AgentFit(config.agent, seed=seed, device=device, processes=processes)
+        self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, processes)
+        self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, processes=processes)
         self._policy = AgentPolicy(
             self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature
         )

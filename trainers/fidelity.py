@@ -21,7 +21,7 @@ from diamond_gym.trainers.closed_loop import (
     reliability,
 )
 from diamond_gym.trainers.image_figures import Course, Horizon, by_horizon, course, mse, spread
-from diamond_gym.trainers.rollouts import Dreamed, MakePolicy, Pieces, dream_on
+from diamond_gym.trainers.rollouts import Dreamed, MakePolicy, Rollouts, dream_rollout
 from diamond_gym.world_model import WorldModel
 
 Table = dict[str, Any]
@@ -102,7 +102,7 @@ class UnderPolicy:
 
     policy: str
     game: str
-    real: Pieces
+    real: Rollouts
     dreamed: Dreamed
 
     @classmethod
@@ -111,14 +111,14 @@ class UnderPolicy:
         model: WorldModel,
         game: str,
         policy: str,
-        real: Pieces,
+        real: Rollouts,
         make_policy: MakePolicy,
         sampler: SamplerConfig,
         seed: int,
         progress: Progress | None = None,
     ) -> "UnderPolicy":
         """Dreams."""
-        return cls(policy, game, real, dream_on(model, real.play, make_policy, sampler, seed, progress))
+        return cls(policy, game, real, dream_rollout(model, real.play, make_policy, sampler, seed, progress))
 
     def returns(self) -> Table:
         """Mean returns over the pieces' steps (up to the first end) in dream and game, with bootstrap intervals.
@@ -193,14 +193,14 @@ class Drift:
     def measure(
         cls,
         model: WorldModel,
-        real: Pieces,
+        real: Rollouts,
         make_policy: MakePolicy,
         sampler: SamplerConfig,
         seed: int,
         progress: Progress | None = None,
     ) -> "Drift":
         """Dreams as many steps as the pieces have, without a restart."""
-        dreamed = dream_on(model, real.play, make_policy, sampler, seed, progress).obs
+        dreamed = dream_rollout(model, real.play, make_policy, sampler, seed, progress).obs
         steps = dreamed.shape[1]
         t = real.play.obs.shape[1] - steps
         last = real.play.obs[:, t - 1 : t]

@@ -12,7 +12,7 @@ from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.diamond import DiamondConfig
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def denoiser_calls(sampler: SamplerConfig) -> int:
     return n if sampler.order == 1 else 2 * n - 1
 
 
-def count_fit(fit: FitConfig, shape: tuple[int, int, int]) -> tuple[float, float, float, float]:
+def count_fit(fit: WorldModelConfig, shape: tuple[int, int, int]) -> tuple[float, float, float, float]:
     """FLOP of a denoiser call, of training it on a segment, of a reward/end call, and of training that on a segment.
 
     Args:
@@ -65,7 +65,7 @@ def count_fit(fit: FitConfig, shape: tuple[int, int, int]) -> tuple[float, float
     return call, int(training * predictions(fit)), score_call, score_training
 
 
-def predictions(fit: FitConfig) -> float:
+def predictions(fit: WorldModelConfig) -> float:
     """How many frames a segment of the denoiser's training predicts, on average over the fitting."""
     return 1 + fit.num_autoregressive_steps * (1 - fit.autoregressive_from)
 

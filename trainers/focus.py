@@ -178,7 +178,7 @@ _ROWS = 64  # predicted at once
 _CELL = 8  # pixels: an error counts by its worst cell, however still the rest of the frame
 
 
-class Surprises:
+class PrioritisedSteps:
     """Finds the steps of a store whose next frames were predicted worst when `examine` was last called.
 
     Args:

@@ -17,7 +17,7 @@ from diamond_gym.trainers.closed_loop import detection
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games, Step
 from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.world_model import Fit
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 _BATCHES = 8
 _STEPS = 50  # of each game between two looks at whether all are over
@@ -88,7 +88,9 @@ class HeldOut:
         """Lets go of the store."""
         self.store.close()
 
-    def measure(self, epoch: int, fit: Fit, agent: ActorCritic, episodes: int, steps_at_most: int) -> dict[str, float]:
+    def measure(
+        self, epoch: int, fit: WorldModelTrainer, agent: ActorCritic, episodes: int, steps_at_most: int
+    ) -> dict[str, float]:
         """Plays whole games with the policy sampled and nothing random besides, and measures the model on them.
 
         Args:
@@ -110,7 +112,7 @@ class HeldOut:
         return figures | self._losses(epoch, fit)
 
     @torch.no_grad()
-    def _losses(self, epoch: int, fit: Fit) -> dict[str, float]:
+    def _losses(self, epoch: int, fit: WorldModelTrainer) -> dict[str, float]:
         """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first."""
         config, device = fit.config, fit.device
         with torch.random.fork_rng(devices=[]):  # networks are built with random weights first

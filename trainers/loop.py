@@ -228,8 +228,8 @@ def _mean(values: Iterable[float | Tensor]) -> float:
     return torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in values]).mean().item()
 
 
-class Fitting(Protocol):
-    """What is trained in a sitting: a world model (`Fit`), or an agent (`AgentFit`, `SB3Fit`)."""
+class Trainer(Protocol):
+    """What the loop trains: a world model (`WorldModelTrainer`), or an agent (`ActorCriticTrainer`, `SB3Trainer`)."""
 
     step: int
     total_steps: int
@@ -257,7 +257,7 @@ class Rhythm:
 
 
 @dataclass(frozen=True)
-class Sitting:
+class Outcome:
     """How a sitting went.
 
     Attributes:
@@ -296,14 +296,14 @@ def interruptible() -> Iterator[Interruption]:
             signal.signal(number, action)
 
 
-def sit(
-    fit: Fitting,
+def train(
+    fit: Trainer,
     run: RunFolder | None,
     minutes: float | None = None,
     rhythm: Rhythm | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     on_picture: Callable[[int], None] | None = None,
-) -> Sitting:
+) -> Outcome:
     """Trains until all steps are done, the time is up, or somebody asks to stop; ends with a checkpoint.
 
     Args:
@@ -345,11 +345,11 @@ def sit(
         check_finite(means.peek(), fit.step)
         if run is not None and fit.step > first_step:
             run.save(fit.state_dict())
-    return Sitting(reason, fit.step - first_step, time.monotonic() - began)
+    return Outcome(reason, fit.step - first_step, time.monotonic() - began)
 
 
 def _log(
-    fit: Fitting,
+    fit: Trainer,
     run: RunFolder | None,
     means: Means,
     steps: int,

@@ -16,7 +16,7 @@ from diamond_gym.trainers.collect import Policy, StickyPolicy
 from diamond_gym.trainers.collect_games import AleGames
 from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy
 from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.rollouts import MakePolicy, Pieces, record
+from diamond_gym.trainers.rollouts import MakePolicy, Rollouts, record
 from diamond_gym.trainers.sb3_files import SavedAgent
 from diamond_gym.trainers.scripted import ScriptedPolicy
 from diamond_gym.world_model import WorldModel
@@ -165,7 +165,7 @@ def policy_maker(model: WorldModel, game: str, name: str, saved: SavedAgent | No
 
 def real_pieces(
     model: WorldModel, game: str, make: MakePolicy, rows: int, steps: int, seed: int, size: tuple[int, int]
-) -> Pieces:
+) -> Rollouts:
     """Plays the real game for pieces to dream on from; a lost life ends an episode, as in training."""
     playing = AleGames(game, rows, size, noop_max=30, life_loss_ends=True)
     rng = np.random.default_rng([seed, steps])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diamond_gym.data.episode_files import About
 from diamond_gym.dream import Dream, DreamStep
-from diamond_gym.trainers.actor_critic import AgentFit
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.grounds import Ground
 from diamond_gym.trainers.loop import Means, check_finite
@@ -97,10 +97,10 @@ class ModelFree:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Begins a training, or goes on with the one in the folder; arguments as for `Diamond`."""
+        """Begins a training, or goes on with the one in the folder; arguments as for `DiamondTrainer`."""
         self.config = config = config.for_game(about)
         self.run, self.seed, self.epoch = run, seed, 0
-        self.agent = AgentFit(config.agent, seed=seed, device=device)
+        self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device)
         state = run.load()
         if state is not None:
             self.epoch = state["epoch"]
@@ -114,7 +114,7 @@ class ModelFree:
         return self.agent.step * self.config.agent.horizon * self.config.num_envs
 
     def train_epoch(self, progress: Callable[[str, int], None] | None = None) -> dict[str, float]:
-        """Trains the agent and makes a checkpoint; see `Diamond.train_epoch`."""
+        """Trains the agent and makes a checkpoint; see `DiamondTrainer.train_epoch`."""
         config, means = self.config, Means()
         updates = config.first_agent_steps if self.epoch == 0 else config.agent_steps
         for i in range(updates):

@@ -19,7 +19,7 @@ from diamond_gym.trainers.focus import motion
 from diamond_gym.trainers.loop import Share
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.world_model import FitConfig
+    from diamond_gym.trainers.world_model import WorldModelConfig
 
 
 class PixelWeights:
@@ -31,7 +31,7 @@ class PixelWeights:
         appearances: Where things appear.
     """
 
-    def __init__(self, config: "FitConfig", frames: Denoises | Prepares, appearances: Appearances) -> None:
+    def __init__(self, config: "WorldModelConfig", frames: Denoises | Prepares, appearances: Appearances) -> None:
         self._config, self._frames, self._appearances = config, frames, appearances
 
     def of(self, share: Share, batch: TensorBatch) -> Callable[[Tensor], Tensor] | None:

@@ -14,13 +14,13 @@ from diamond_gym.data.episode_files import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import temporary_folder
-from diamond_gym.trainers.actor_critic import AgentFit, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector, Policy
 from diamond_gym.trainers.collect_games import Games
 from diamond_gym.trainers.diamond import DiamondConfig, replay_starts
 from diamond_gym.trainers.flop import Flop, count, count_fit, denoiser_calls, predictions
 from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 _STARTS = 16
 _LEAST_STEPS = 200  # at least, so that there is something to fit to
@@ -83,7 +83,7 @@ def plan(
         raise BadArgument("a model-free run dreams nothing: --dry-run plans those that do")
     config = config.for_game(about)
     updates, windows = config.updates(config.epochs)
-    agent = AgentFit(config.agent, device=device)
+    agent = ActorCriticTrainer(config.agent, device=device)
     policy = AgentPolicy(agent.agent, config.num_envs, np.random.default_rng(0), config.temperature)
     collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon)
     with _some_play(about, collect, policy, games, seconds / 6) as (store, rate):
@@ -96,7 +96,7 @@ def plan(
 
 
 def plan_world_model(
-    config: FitConfig,
+    config: WorldModelConfig,
     about: About,
     games: Games | None,
     real_steps: int,
@@ -145,7 +145,7 @@ def _some_play(
 
 
 def _plan_fit(
-    config: FitConfig,
+    config: WorldModelConfig,
     store: EpisodeStore,
     steps: int,
     device: torch.device | str,
@@ -162,7 +162,7 @@ def _plan_fit(
             denoiser_optimizer=replace(config.denoiser_optimizer, batch_size=max(1, round(rows * part))),
             reward_end_optimizer=replace(config.reward_end_optimizer, batch_size=max(1, round(rows_of_other * part))),
         )
-        fit = Fit(made, store, steps, 0, device, precision)
+        fit = WorldModelTrainer(made, store, steps, 0, device, precision)
 
         def run() -> None:
             for _ in range(every):
@@ -189,7 +189,7 @@ def _plan_agent(
     seconds: float,
     flop: Flop,
 ) -> Phase:
-    model = Fit(config.fit, store, 1, 0, device, precision).averaged()
+    model = WorldModelTrainer(config.fit, store, 1, 0, device, precision).averaged()
     t = model.denoiser.num_steps_conditioning
     model.starts = replay_starts(store, t, _STARTS, np.random.default_rng(0))
     rows, horizon = config.agent.optimizer.batch_size, config.agent.horizon
@@ -199,7 +199,7 @@ def _plan_agent(
         few = max(1, round(rows * part))
         length = max(1, round(horizon * min(1.0, part * rows)))
         made: AgentFitConfig = replace(config.agent, optimizer=replace(config.agent.optimizer, batch_size=few))
-        fit = AgentFit(replace(made, horizon=length), device=device)
+        fit = ActorCriticTrainer(replace(made, horizon=length), device=device)
         fit.dream_in(model.dream(few, sampler=config.sampler, horizon=horizon))
         return lambda: _settle(fit.train_step())
 

@@ -23,9 +23,9 @@ from diamond_gym.registry.released import Released
 from diamond_gym.registry.spawn import is_spawn, read_spawn
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.diamond import Diamond
+from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig
 from diamond_gym.world_model import PREFIXES, WorldModel
 
 
@@ -52,7 +52,7 @@ def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> St
 def make_card(
     name: str,
     store: EpisodeStore,
-    config: FitConfig,
+    config: WorldModelConfig,
     training: Mapping[str, Any],
     figures: Mapping[str, float],
     command: str,
@@ -265,7 +265,7 @@ def round_agent(agent: ActorCritic) -> None:
 
 
 def register_run(
-    training: Diamond,
+    training: DiamondTrainer,
     name: str,
     preset: str,
     precision: str,

@@ -21,7 +21,7 @@ _Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Rollouts:
     """N pieces of real play: T frames to begin from, and what the game showed in the H steps after them.
 
     Attributes:
@@ -52,7 +52,7 @@ def record(
     warm_up: int,
     rng: np.random.Generator,
     progress: Callable[[int], None] | None = None,
-) -> Pieces:
+) -> Rollouts:
     """Plays each game for a random while, then on until T frames lie within one game, and records from there.
 
     They may be of several lives, as a dream's own past may be that goes on.
@@ -95,7 +95,7 @@ def record(
     going = ~np.logical_or.accumulate(restart, axis=1)
     rew[~going] = 0
     play = RealPlay(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going)
-    return Pieces(play, going)
+    return Rollouts(play, going)
 
 
 _BATCH = 32
@@ -125,7 +125,7 @@ class Dreamed:
         return returns(self.rew, self.end)
 
 
-def dream_on(
+def dream_rollout(
     model: WorldModel,
     play: RealPlay,
     make_policy: MakePolicy,
@@ -155,12 +155,12 @@ def dream_on(
     for first in range(0, len(play.obs), _BATCH):
         rows = slice(first, first + _BATCH)
         policy = make_policy(len(play.obs[rows]), np.random.default_rng([seed, first]))
-        parts.append(_dream_on(model, play.obs[rows], play.act[rows], policy, sampler, seed + first, progress))
+        parts.append(_dream_rollout(model, play.obs[rows], play.act[rows], policy, sampler, seed + first, progress))
     obs, act, rew, end = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Dreamed(obs, act, rew, end)
 
 
-def _dream_on(
+def _dream_rollout(
     model: WorldModel,
     obs: npt.NDArray[np.uint8],
     act: npt.NDArray[np.int64],

@@ -16,7 +16,7 @@ from diamond_gym.registry import Entry, resolve, with_agent_file
 from diamond_gym.registry import game as find_game
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluate import Scores, play, real_games
-from diamond_gym.trainers.loop import ALONE, Rhythm, sit
+from diamond_gym.trainers.loop import ALONE, Rhythm, train
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3_agents import (
     AgentConfig,
@@ -50,7 +50,7 @@ def world_of(config: AgentConfig) -> Entry | None:
     return entry
 
 
-class SB3Fit:
+class SB3Trainer:
     """The state of an agent's training, and one rollout of it; a context manager, which closes its environments.
 
     A training that goes on from a run's checkpoint does the steps that it would have done: in dreams bit for bit, on
@@ -167,7 +167,8 @@ def train_agent(
 ) -> AgentTraining:
     """Trains an agent in one sitting and saves it, also where Ctrl-C or the time ends the training early.
 
-    Both end it after the rollout in hand. Nothing else is kept: a training that can go on another time is an `SB3Fit`
+    Both end it after the rollout in hand. Nothing else is kept: a training that can go on another time is an
+    `SB3Trainer`
     with a run's folder.
 
     Args:
@@ -183,11 +184,11 @@ def train_agent(
     if out.suffix != ".zip" or out.is_dir():
         raise BadArgument(f"an agent is saved as a .zip, not as {out}")
     out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
-    with SB3Fit(config, progress=progress) as fit:
-        return save_training(fit, out, sit(fit, None, minutes, RHYTHM).reason)
+    with SB3Trainer(config, progress=progress) as fit:
+        return save_training(fit, out, train(fit, None, minutes, RHYTHM).reason)
 
 
-def save_training(fit: SB3Fit, out: Path, reason: str) -> AgentTraining:
+def save_training(fit: SB3Trainer, out: Path, reason: str) -> AgentTraining:
     """Writes the agent as it is by now, with its card.
 
     Args:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diamond_gym.networks.actor_critic import ActorCritic
-from diamond_gym.trainers.diamond import Diamond, replay_starts
+from diamond_gym.trainers.diamond import DiamondTrainer, replay_starts
 from diamond_gym.trainers.fidelity import Diversity
 from diamond_gym.trainers.grounds import Ground
 from diamond_gym.trainers.pictures import tile
@@ -15,7 +15,7 @@ from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 _ROWS, _STEPS, _HORIZON, _SCALE = 4, 90, 50, 3
 
 
-def dream_film(training: Diamond, rows: int = _ROWS, steps: int = _STEPS) -> list[npt.NDArray[np.uint8]]:
+def dream_film(training: DiamondTrainer, rows: int = _ROWS, steps: int = _STEPS) -> list[npt.NDArray[np.uint8]]:
     """What the agent sees in dreams of the world model as it is by now, several side by side.
 
     Args:

@@ -25,7 +25,7 @@ from diamond_gym.networks.inference import folded
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.ema import Ema
-from diamond_gym.trainers.focus import FocusedSampler, Surprises, split
+from diamond_gym.trainers.focus import FocusedSampler, PrioritisedSteps, split
 from diamond_gym.trainers.loop import ALONE, Processes
 from diamond_gym.trainers.optim import OptimizerConfig, adamw
 from diamond_gym.trainers.pixel_weights import PixelWeights
@@ -53,7 +53,7 @@ _COUNTS = {
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class WorldModelConfig:
     """A fitting; the defaults are the paper's but for the number of steps, which there follows from its outer loop."""
 
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
@@ -156,7 +156,7 @@ LEAD = 10
 """How many steps before a reward or an end a focused denoiser segment may stop."""
 
 
-class Fit:
+class WorldModelTrainer:
     """The state of a fitting, and one step of it.
 
     Attributes:
@@ -168,7 +168,7 @@ class Fit:
 
     def __init__(
         self,
-        config: FitConfig,
+        config: WorldModelConfig,
         store: EpisodeStore,
         total_steps: int,
         seed: int = 0,
@@ -219,7 +219,7 @@ class Fit:
         self.appearances = Appearances(config.across_lives)
         if appearing:
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, appearing, rngs[4], places, self.appearances)
-        self.surprises = Surprises(rngs[5], config.across_lives) if surprising else None
+        self.surprises = PrioritisedSteps(rngs[5], config.across_lives) if surprising else None
         if self.surprises is not None:
             self.denoiser_batches = FocusedSampler(self.denoiser_batches, surprising, rngs[6], places, self.surprises)
         batch, focused = split(config.reward_end_optimizer.batch_size, config.focus)

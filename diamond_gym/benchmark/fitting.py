@@ -20,7 +20,7 @@ from diamond_gym.networks.denoiser import SigmaDistribution
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 from diamond_gym.world_model import WorldModel
 
 _EPISODES, _STEPS = 10, 200
@@ -75,11 +75,12 @@ def fitting(settings: Settings) -> Iterable[Row]:
         optimizer = OptimizerConfig(batch_size=size_of_batch)
         with tempfile.TemporaryDirectory() as folder:
             store = experience(Path(folder), model)
-            config = FitConfig(model.denoiser.config, model.reward_end.config, optimizer)
-            ways = {p: Fit(config, store, 10**6, 0, settings.device, p) for p in settings.precisions}
+            config = WorldModelConfig(model.denoiser.config, model.reward_end.config, optimizer)
+            ways = {p: WorldModelTrainer(config, store, 10**6, 0, settings.device, p) for p in settings.precisions}
             if settings.compile:
                 ways |= {
-                    f"{p} compiled": Fit(config, store, 10**6, 0, settings.device, p, True) for p in settings.precisions
+                    f"{p} compiled": WorldModelTrainer(config, store, 10**6, 0, settings.device, p, True)
+                    for p in settings.precisions
                 }
             batches = SegmentSampler(store, 6, size_of_batch, False, np.random.default_rng(0))
             functions: dict[str, Callable[[], object]] = {"plain float32": _PlainFit(model, batches, optimizer).step}

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.diamond import DiamondConfig
-    from diamond_gym.trainers.loop import Fitting
+    from diamond_gym.trainers.loop import Trainer
 
 
 console = Console(stderr=True, highlight=False)
@@ -72,7 +72,7 @@ class Report(Protocol):
 
 
 @contextmanager
-def fitting(fit: "Fitting", minutes: float | None) -> Iterator[Report]:
+def fitting(fit: "Trainer", minutes: float | None) -> Iterator[Report]:
     """Shows a training's losses, its rate over the last logs, and the time to its end or to the sitting's."""
     began, first = time.monotonic(), fit.step
     recent = deque([(began, first)], maxlen=RATE_WINDOW)

@@ -19,7 +19,7 @@ from diamond_gym.registry import Entry, game, home_folder
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
-from diamond_gym.trainers.diamond import Diamond, DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import Scores, score
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
 from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
@@ -28,14 +28,14 @@ from diamond_gym.trainers.presets import loop_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.videos import dream_film, real_film
-from diamond_gym.trainers.world_model import FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig
 
 # what a resumed run may be told differently
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
 FREEWAY_TEMPERATURE = 0.01
 _INNER = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
-_FIT = {f.name.replace("_", "-") for f in fields(FitConfig)}
+_FIT = {f.name.replace("_", "-") for f in fields(WorldModelConfig)}
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Loop:
         precision: str,
         processes: Processes,
     ) -> None:
-        self._wishes, self._run, self._ground, self._processes = wishes, run, ground, processes
+        self._args, self._run, self._ground, self._processes = wishes, run, ground, processes
         self._precision = precision
         about, config = ground.about(), wishes.loop.for_game(ground.about())
         self._log = None
@@ -206,18 +206,18 @@ class Loop:
             from diamond_gym.trainers.run import WandbLog
 
             self._log = WandbLog(run.path, {**asdict(wishes.loop), "game": about.game, "seed": wishes.seed})
-        self._training: Diamond | ModelFree
+        self._training: DiamondTrainer | ModelFree
         if config.model_free:
             if not processes.alone:
                 raise BadArgument("--model-free is for one process: leave out torchrun")
             self._training = ModelFree(config, run, about, ground, wishes.seed, device)
         else:
             games = ground.games(config.num_envs) if processes.main else None
-            self._training = Diamond(
+            self._training = DiamondTrainer(
                 config, run, about, games, wishes.seed, device, precision, processes, wishes.compile, ground.test_games
             )
         sizes = f"agent {_millions(self._training.agent.agent)}"
-        if isinstance(self._training, Diamond):
+        if isinstance(self._training, DiamondTrainer):
             model = self._training.world_model.world_model
             sizes = ", ".join(f"{name} {_millions(part)}" for name, part in model.parts.items()) + f", {sizes}"
         console.print(
@@ -245,7 +245,7 @@ class Loop:
                 self._log.close()
 
     def _epochs(self) -> str:
-        training, wishes, began = self._training, self._wishes, time.monotonic()
+        training, wishes, began = self._training, self._args, time.monotonic()
         rates, table = Rates(training.config, training.epoch), EpochTable()
         with interruptible() as interruption, training_bar(training.config.epochs, training.epoch) as bar:
 
@@ -290,13 +290,13 @@ class Loop:
         folder = self._run.path / "videos"
         folder.mkdir(exist_ok=True)
         films = {"real": real_film(self._ground, training.agent.agent, training.epoch)}
-        if isinstance(training, Diamond):
+        if isinstance(training, DiamondTrainer):
             films["dream"] = dream_film(training)
         for name, frames in films.items():
             write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)
 
     def _finish(self) -> None:
-        training, wishes = self._training, self._wishes
+        training, wishes = self._training, self._args
         entry = None if isinstance(training, ModelFree) else self._register(training)
         if training.config.final_episodes == 0:
             return
@@ -315,8 +315,8 @@ class Loop:
             agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
             update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
 
-    def _register(self, training: Diamond) -> Entry:
-        wishes = self._wishes
+    def _register(self, training: DiamondTrainer) -> Entry:
+        wishes = self._args
         smoke = wishes.preset == "smoke" and wishes.name is None
         words = ["--game", wishes.game] if wishes.game else ["--env", wishes.env or ""]
         command = "diamond-gym " + shlex.join(["train", *words, "--preset", wishes.preset])
@@ -339,7 +339,7 @@ class Loop:
         name = self._ground.about().game
         try:
             with counting(f"playing {name}", games, "games") as advance:
-                return score(training.agent.agent, envs, name, games, self._wishes.seed, progress=advance)
+                return score(training.agent.agent, envs, name, games, self._args.seed, progress=advance)
         finally:
             envs.close()
 

@@ -14,14 +14,14 @@ from diamond_gym.registry import Entry, game, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.actor_critic import (
-    AgentFit,
+    ActorCriticTrainer,
     AgentFitConfig,
     agent_for,
     begin_with_agent_of,
     world_to_dream_in,
 )
 from diamond_gym.trainers.evaluate import Scores, score_actor_critic, score_random
-from diamond_gym.trainers.loop import Rhythm, sit
+from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.presets import AGENT, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
@@ -166,7 +166,7 @@ def train_dreamer(wishes: "TrainAgent") -> int:
         model = world_to_dream_in(entry, device, precision, wishes.compile)
         defaults = {"fit": asdict(AgentFitConfig()), "sampler": asdict(SamplerConfig())}
         run.settle(_settings(wishes, config, sampler) | {"world_model": model.fingerprint}, _FREE, defaults)
-        fit = AgentFit(config, -(-wishes.steps // per_step), wishes.seed, device)
+        fit = ActorCriticTrainer(config, -(-wishes.steps // per_step), wishes.seed, device)
         state = run.load()
         if state is None and wishes.init is not None:
             begin_with_agent_of(fit, read_model(resolve(wishes.init))[1], wishes.init)
@@ -188,7 +188,7 @@ def train_dreamer(wishes: "TrainAgent") -> int:
 
         rhythm = Rhythm(log_steps=10, picture_seconds=60 * wishes.score_minutes)
         with fitting(fit, wishes.minutes) as report:
-            sitting = sit(fit, run, wishes.minutes, rhythm, report, check if wishes.score_minutes else None)
+            sitting = train(fit, run, wishes.minutes, rhythm, report, check if wishes.score_minutes else None)
         if sitting.reason != "steps":
             console.print(f"stopped at window {fit.step:,} of {fit.total_steps:,}; repeat the command to go on")
             if sitting.reason == "interrupted":
@@ -239,11 +239,11 @@ def _settings(wishes: "TrainAgent", config: AgentFitConfig, sampler: SamplerConf
     return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
 
 
-def _play(fit: AgentFit, wishes: "TrainAgent", progress: Callable[[int], None] | None = None) -> Scores:
+def _play(fit: ActorCriticTrainer, wishes: "TrainAgent", progress: Callable[[int], None] | None = None) -> Scores:
     return score_actor_critic(fit.agent, wishes.game, wishes.episodes or _GAMES, seed=wishes.seed, progress=progress)
 
 
-def _score(fit: AgentFit, wishes: "TrainAgent", entry: Entry, facts: dict[str, Any]) -> None:
+def _score(fit: ActorCriticTrainer, wishes: "TrainAgent", entry: Entry, facts: dict[str, Any]) -> None:
     from diamond_gym.cli.evaluate import print_scores
 
     games = wishes.episodes

@@ -7,9 +7,9 @@ from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.device import keep_memory
 from diamond_gym.registry import home_folder, resolve
 from diamond_gym.trainers.evaluate import score_random
-from diamond_gym.trainers.loop import sit
+from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3 import RHYTHM, SB3Fit, register_file, save_training, score_agent, world_of
+from diamond_gym.trainers.sb3 import RHYTHM, SB3Trainer, register_file, save_training, score_agent, world_of
 from diamond_gym.trainers.sb3_agents import AgentConfig
 from diamond_gym.trainers.sb3_files import open_agent
 
@@ -28,14 +28,14 @@ def train_sb3(wishes: "TrainAgent") -> int:
     out = wishes.out or _out(config)
     out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
     keep_memory()
-    with RunFolder(folder) as run, SB3Fit(config, run) as fit:
+    with RunFolder(folder) as run, SB3Trainer(config, run) as fit:
         console.print(
             f"{folder}: step {fit.step:,} of {fit.total_steps:,} of {config.algo.upper()} in "
             f"{where if entry is None else f'dreams of {world}'}, {config.n_envs} at a time, on {fit.agent.device}",
             soft_wrap=True,
         )
         with fitting(fit, wishes.minutes) as report:
-            sitting = sit(fit, run, wishes.minutes, RHYTHM, report)
+            sitting = train(fit, run, wishes.minutes, RHYTHM, report)
         training = save_training(fit, out, sitting.reason)
     console.print(f"saved {out} after {training.steps:,} steps", soft_wrap=True)
     if training.recent_return is not None:

@@ -21,12 +21,12 @@ from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.closed_loop import RealPlay, closed_loop, figures
-from diamond_gym.trainers.loop import launch, sit
+from diamond_gym.trainers.loop import launch, train
 from diamond_gym.trainers.pictures import strip, write_png
 from diamond_gym.trainers.presets import preset_flags, settled_preset
 from diamond_gym.trainers.register import draw_starts, half, make_card
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import Fit, FitConfig
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 HORIZON = 16
 # what a resumed run may be told differently
@@ -82,7 +82,7 @@ class TrainWm:
     """Only say how much work it is, how fast this machine is at it (measured for a while), and how long it takes."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How the registered model samples frames unless a user says otherwise."""
-    fit: Annotated[FitConfig, tyro.conf.arg(name="")] = field(default_factory=FitConfig)
+    fit: Annotated[WorldModelConfig, tyro.conf.arg(name="")] = field(default_factory=WorldModelConfig)
 
     def __post_init__(self) -> None:
         game(self.game)
@@ -126,8 +126,8 @@ class TrainWm:
                     data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
                 )
             config = self._for_game(store.about)
-            run.settle(self._settings(config), _FREE, {"fit": asdict(FitConfig())})
-            fit = Fit(config, store, self.steps, self.seed, device, precision, self.compile, processes)
+            run.settle(self._settings(config), _FREE, {"fit": asdict(WorldModelConfig())})
+            fit = WorldModelTrainer(config, store, self.steps, self.seed, device, precision, self.compile, processes)
             if (state := run.load()) is not None:
                 fit.load_state_dict(state)
             elif self.init is not None:
@@ -143,7 +143,7 @@ class TrainWm:
                 write_png(folder / "strips" / f"{step:07d}.png", strip(play, rollout))
 
             with fitting(fit, self.minutes) as report:
-                sitting = sit(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
+                sitting = train(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
             if not processes.main:
                 return 130 if sitting.reason == "interrupted" else 0
             draw(fit.step)
@@ -155,7 +155,7 @@ class TrainWm:
         console.print(f'gym.make("DiamondDream-{self.game}-v0") dreams with it from now on')
         return 0
 
-    def _settings(self, config: FitConfig) -> dict[str, Any]:
+    def _settings(self, config: WorldModelConfig) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self)} | {"sampler": asdict(self.sampler)}
         settings = {
             k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k not in ("run_folder", "dry_run")
@@ -182,7 +182,7 @@ class TrainWm:
     def _data(self) -> Path:
         return self.data or home_folder() / "data" / self.game.lower()
 
-    def _for_game(self, about: About) -> FitConfig:
+    def _for_game(self, about: About) -> WorldModelConfig:
         """The configuration with the game's image size and actions filled in."""
         fit = self.fit
         inner = replace(fit.denoiser.inner_model, num_actions=about.num_actions, img_channels=about.frame_shape[2])
@@ -194,7 +194,9 @@ class TrainWm:
         )
         return replace(fit, denoiser=replace(fit.denoiser, inner_model=inner), reward_end=reward_end)
 
-    def _register(self, fit: Fit, store: EpisodeStore, held_out: EpisodeStore, label: str, precision: str) -> Entry:
+    def _register(
+        self, fit: WorldModelTrainer, store: EpisodeStore, held_out: EpisodeStore, label: str, precision: str
+    ) -> Entry:
         t = fit.config.denoiser.inner_model.num_steps_conditioning
         model = fit.averaged()
         weights = half(model)
