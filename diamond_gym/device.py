@@ -175,18 +175,18 @@ def bfloat16_pays(device: torch.device) -> bool:
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     try:
         path = Path(platformdirs.user_cache_dir("diamond-gym")) / "precision" / f"{key}.txt"
-        found = _read(path)
-        if found is None:
+        result = _read(path)
+        if result is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_suffix(".lock"), timeout=60):  # of two processes the first one measures
-                found = _read(path)
-                if found is None:
-                    found = measure_bfloat16(device)
+                result = _read(path)
+                if result is None:
+                    result = measure_bfloat16(device)
                     with atomic_write(path, "w") as file:
-                        file.write("bfloat16\n" if found else "float32\n")
+                        file.write("bfloat16\n" if result else "float32\n")
     except (OSError, RuntimeError, KeyError, NotImplementedError, DiskFull):  # no home, no cache, no locks
         return measure_bfloat16(device)
-    return found
+    return result
 
 
 def _read(path: Path) -> bool | None:

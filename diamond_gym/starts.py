@@ -119,8 +119,8 @@ def load_starts(path: str | PathLike[str]) -> Starts:
     except FileNotFoundError:
         raise DamagedModel(f"there is no file of starts at {path}.") from None
     except Exception as error:  # zipfile, zlib and NumPy meet damaged bytes with exceptions of many kinds
-        said = " ".join(str(error).split())[:200]
-        raise DamagedModel(f"{path} is not a readable file of starts: {said or type(error).__name__}") from error
+        message = " ".join(str(error).split())[:200]
+        raise DamagedModel(f"{path} is not a readable file of starts: {message or type(error).__name__}") from error
 
 
 def _check_sizes(path: str | PathLike[str]) -> None:

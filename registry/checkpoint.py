@@ -105,8 +105,8 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
             raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{_shorten(keys[0])}'")
     for key, shape in expected.items():
         if tuple(weights[key].shape) != shape:
-            found = tuple(weights[key].shape)
-            raise DamagedModel(f"{where}: key '{key}' has shape {found}, but its configuration makes it {shape}")
+            result = tuple(weights[key].shape)
+            raise DamagedModel(f"{where}: key '{key}' has shape {result}, but its configuration makes it {shape}")
     check_finite(weights, where)
 
 

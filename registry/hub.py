@@ -47,8 +47,8 @@ class Fetched:
     def table(self) -> dict[str, Any]:
         """What the model's card keeps of it, in its table `training.pulled`."""
         revisions = {"revision": self.address.revision, "asked": self.asked}
-        told = {key: value for key, value in revisions.items() if value is not None}
-        return {"repository": self.address.repository, **told, "sha256": dict(self.sha256)}
+        metadata = {key: value for key, value in revisions.items() if value is not None}
+        return {"repository": self.address.repository, **metadata, "sha256": dict(self.sha256)}
 
 
 def fetch_published(model: Published, revision: str, mirror: Path | None = None) -> Fetched:
@@ -75,17 +75,17 @@ def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fe
     Raises:
         Unreachable, ModelNotFound, DamagedModel, DiskFull: What can go wrong on the way.
     """
-    folder, found = _folder(address, ["*.toml"], mirror)
+    folder, result = _folder(address, ["*.toml"], mirror)
     cards = sorted(folder.glob("*.toml"))
     if len(cards) != 1:
         raise DamagedModel(f"{address}: one card (a .toml file) is wanted, and there are {len(cards)}")
     entry = read_entry(_inside(folder, cards[0].name))
     names = [record.name for record in entry.card.files.values()]
     if mirror is None:
-        folder, found = _folder(Address(address.repository, found.revision or address.revision), names, None)
+        folder, result = _folder(Address(address.repository, result.revision or address.revision), names, None)
         entry = read_entry(_inside(folder, cards[0].name))
     hashes = {name: sha256_file(_inside(folder, name)) for name in (cards[0].name, *names)}
-    return entry, Fetched(folder, found, hashes, address.revision)
+    return entry, Fetched(folder, result, hashes, address.revision)
 
 
 def pulled(card: Card) -> dict[str, Any]:
@@ -185,14 +185,14 @@ def _inside(folder: Path, path: str) -> Path:
     Raises:
         DamagedModel: It is not there, or lies outside.
     """
-    found = folder / path
+    result = folder / path
     # huggingface_hub's cache keeps contents beside its snapshots, and links to them.
     root = folder.parent.parent if folder.parent.name == "snapshots" else folder
-    if ".." in Path(path).parts or not found.resolve().is_relative_to(root.resolve()):
-        raise DamagedModel(f"{found}: refused, it leads out of its folder")
-    if not found.exists():
-        raise DamagedModel(f"{found}: there is no such file; was it fetched completely?")
-    return found
+    if ".." in Path(path).parts or not result.resolve().is_relative_to(root.resolve()):
+        raise DamagedModel(f"{result}: refused, it leads out of its folder")
+    if not result.exists():
+        raise DamagedModel(f"{result}: there is no such file; was it fetched completely?")
+    return result
 
 
 def _hash_folder(folder: Path, part: str) -> str:

@@ -120,14 +120,14 @@ class Entry:
 
 def survey() -> tuple[list[Entry], dict[str, str]]:
     """All models at hand, the user's own first, each group by name; and a line for each damaged one, by its name."""
-    found: list[Entry] = []
+    result: list[Entry] = []
     problems: dict[str, str] = {}
     for card in [*_local_cards(problems), *_bundled_cards()]:
         try:
-            found.append(read_entry(card))
+            result.append(read_entry(card))
         except DamagedModel as error:
             problems[card.stem] = " ".join(str(error).split())
-    return found, problems
+    return result, problems
 
 
 def entries() -> list[Entry]:
@@ -155,11 +155,11 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
         return _pulled(Address.parse(word))
     if not isinstance(wanted, str) or word.startswith(("~", ".")) or any(mark in word for mark in _SEPARATORS):
         return read_entry(_card_in(Path(os.path.expanduser(word))))  # noqa: PTH111 - pathlib's can raise
-    found = entries()
-    of_game = max((entry for entry in found if entry.card.game == word), key=lambda entry: entry.rank, default=None)
+    result = entries()
+    of_game = max((entry for entry in result if entry.card.game == word), key=lambda entry: entry.rank, default=None)
     if of_game and word in games():
         return of_game
-    for entry in found:
+    for entry in result:
         if entry.name == word:
             return entry
     with suppress(BadArgument):  # no home, so nothing of that name in it
@@ -172,7 +172,7 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
 
     if word.upper() == "CSGO":  # nobody trains it here: there is no game to collect from
         raise ModelNotFound("no world model for 'CSGO' yet; fetch the authors' engine with `diamond-gym pull csgo`")
-    nearest = did_you_mean(word, [*games(), *(entry.name for entry in found)])
+    nearest = did_you_mean(word, [*games(), *(entry.name for entry in result)])
     if nearest and word not in games():
         raise ModelNotFound(f"unknown game or model '{word}'{nearest}")
     raise ModelNotFound(
@@ -202,15 +202,15 @@ def find_again(entry: Entry) -> Entry:
 
 def _pulled(address: Address) -> Entry:
     """The newest model that was pulled from an address; nothing is fetched here."""
-    found = []
+    result = []
     for entry in entries():
         table = entry.card.training.get("pulled", {})
         revisions = (None, table.get("revision"), table.get("asked"))
         if not entry.bundled and table.get("repository") == address.repository and address.revision in revisions:
-            found.append(entry)
-    if not found:
+            result.append(entry)
+    if not result:
         raise ModelNotFound(f"{address} is not here yet; fetch it with `diamond-gym pull {address}`")
-    return max(found, key=lambda entry: entry.rank)
+    return max(result, key=lambda entry: entry.rank)
 
 
 def read_entry(card: Path) -> Entry:
@@ -286,6 +286,6 @@ def _card_in(folder: Path) -> Path:
         return named
     cards = sorted(path for path in folder.glob("*.toml") if path.name[0] != ".")  # the others are half-written
     if len(cards) != 1:
-        found = f"{len(cards)} TOML files" if cards else "no card (a .toml file)"
-        raise DamagedModel(f"{folder}: the folder of one model is wanted, and {found} is in it")
+        result = f"{len(cards)} TOML files" if cards else "no card (a .toml file)"
+        raise DamagedModel(f"{folder}: the folder of one model is wanted, and {result} is in it")
     return cards[0]

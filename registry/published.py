@@ -122,7 +122,7 @@ def published() -> dict[str, Published]:
         table = tomllib.load(file)
     rows = {kind: {**table[kind], "obs_shape": tuple(table[kind]["obs_shape"])} for kind in ("atari", "csgo")}
     atari, per_action = rows["atari"], rows["atari"].pop("parameters_per_action")
-    found = {
+    result = {
         game.name: Published(
             **{
                 **atari,
@@ -136,7 +136,7 @@ def published() -> dict[str, Published]:
         )
         for game in games().values()
     }
-    return found | {CSGO: Published(**rows["csgo"], game=CSGO, num_actions=51)}
+    return result | {CSGO: Published(**rows["csgo"], game=CSGO, num_actions=51)}
 
 
 def _atari_networks(num_actions: int) -> dict[str, Table]:

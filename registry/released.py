@@ -108,8 +108,13 @@ def read_released(
             table["num_actions"] = num_actions
 
     try:
-        told = {"denoiser": denoiser, "upsampler": upsampler, "reward_end": reward_end, "actor_critic": actor_critic}
-        check_table({part: table for part, table in told.items() if table}, NETWORKS)
+        metadata = {
+            "denoiser": denoiser,
+            "upsampler": upsampler,
+            "reward_end": reward_end,
+            "actor_critic": actor_critic,
+        }
+        check_table({part: table for part, table in metadata.items() if table}, NETWORKS)
     except BadConfig as error:
         raise DamagedModel(f"{where}: {error}") from None
     size = _image_size(env, reward_end or actor_critic, config)
@@ -180,10 +185,10 @@ def find_run(source: Path) -> tuple[Path, Path | None]:
 def _game_of(env: Table, config: Path) -> str:
     train = env.get("train")
     id = train.get("id") if isinstance(train, dict) else None
-    found = _ID.fullmatch(id) if isinstance(id, str) else None
-    if found is None:
+    result = _ID.fullmatch(id) if isinstance(id, str) else None
+    if result is None:
         raise BadArgument(f"{config} does not say which game it is: name it with --game")
-    return check_name(found[1], f"{config}: game")
+    return check_name(result[1], f"{config}: game")
 
 
 def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
@@ -253,8 +258,8 @@ def _count_actions(weights: "Mapping[str, Tensor]", checkpoint: Path) -> int:
             f"{checkpoint}: key '{_ACTION_ROWS['denoiser']}' is missing, which tells the number of actions"
         )
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"'{key}' has {count}" for key, count in counts.items())
-        raise DamagedModel(f"{checkpoint}: its networks differ in the number of actions: {told}")
+        metadata = ", ".join(f"'{key}' has {count}" for key, count in counts.items())
+        raise DamagedModel(f"{checkpoint}: its networks differ in the number of actions: {metadata}")
     return counts[_ACTION_ROWS["denoiser"]]
 
 

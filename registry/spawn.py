@@ -44,11 +44,11 @@ def read_spawn(
     Raises:
         DamagedModel: There is none, or an array is missing, damaged or of another shape.
     """
-    found = sorted((path.parent for path in folder.glob(f"*/{_FRAMES}")), key=_number)
-    if not found:
+    result = sorted((path.parent for path in folder.glob(f"*/{_FRAMES}")), key=_number)
+    if not result:
         raise DamagedModel(f"{folder}: no spawns in it (folders with {_FRAMES})")
     obs, full_res, act, following = [], [], [], []
-    for spawn in found:
+    for spawn in result:
         obs.append(_frames(spawn / _FRAMES, frames, frame_shape))
         full_res.append(_frames(spawn / "full_res.npy", full_frames, full_shape))
         acts = _actions(spawn / "act.npy", frames - 1, num_actions)[-frames:]
@@ -56,11 +56,11 @@ def read_spawn(
         # The authors' own replay begins with the action of the last frame, too.
         following.append(np.concatenate((acts[frames - 1 :], _actions(spawn / "next_act.npy", 0, num_actions))))
     longest = max(len(piece) for piece in following)
-    next_act = np.full((len(found), longest, num_actions), -1, np.int8)
+    next_act = np.full((len(result), longest, num_actions), -1, np.int8)
     for row, piece in zip(next_act, following, strict=True):
         row[: len(piece)] = piece
     return Starts(
-        np.stack(obs), np.stack(act).astype(np.int64), np.zeros(len(found), np.bool_), np.stack(full_res), next_act
+        np.stack(obs), np.stack(act).astype(np.int64), np.zeros(len(result), np.bool_), np.stack(full_res), next_act
     )
 
 

@@ -61,14 +61,14 @@ def names(parent: Path) -> list[str]:
     Raises:
         OSError: `parent` is not there or cannot be read.
     """
-    found = set()
+    result = set()
     for path in parent.iterdir():
         if path.name[0] != ".":
             if path.is_dir() or not path.exists():  # not there: it has been renamed since it was listed
-                found.add(path.name)
+                result.add(path.name)
         elif _OLD in path.name:
-            found.add(path.name[1:].rpartition(_OLD)[0])
-    return sorted(found)
+            result.add(path.name[1:].rpartition(_OLD)[0])
+    return sorted(result)
 
 
 def discard(folder: Path) -> None:

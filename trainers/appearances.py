@@ -50,10 +50,10 @@ class Appearances:
                 begin, steps = np.array([-self._before]), length + self._before
                 segment = cut(store, np.array([number]), begin, steps, across_lives=True)
                 unknown = int(np.argmax(segment.mask_padding[0]))
-                found, moves = appearances(np.concatenate((segment.obs[0, unknown:], segment.final_obs)))
-                found = found + np.array([unknown - self._before, 0])
-                found = found[found[:, 0] < length - 1]  # no segment holds what followed the last step
-                self._known[number] = (length, np.column_stack((np.full(len(found), number), found)), moves)
+                result, moves = appearances(np.concatenate((segment.obs[0, unknown:], segment.final_obs)))
+                result = result + np.array([unknown - self._before, 0])
+                result = result[result[:, 0] < length - 1]  # no segment holds what followed the last step
+                self._known[number] = (length, np.column_stack((np.full(len(result), number), result)), moves)
         if not self._known:
             return np.zeros((0, 2), np.int64)
         _, tables, moving = zip(*(self._known[number] for number in range(store.num_episodes)), strict=True)
@@ -104,8 +104,8 @@ def appearances(frames: npt.NDArray[np.uint8]) -> tuple[_Int, _Int]:
 def _cells(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Which cells of masks (L, H, W) hold anything true, (L, cells)."""
     rows, columns = (np.arange(0, size, _CELL) for size in mask.shape[1:])
-    found = np.logical_or.reduceat(np.logical_or.reduceat(mask, rows, axis=1), columns, axis=2)
-    return found.reshape(len(mask), len(rows) * len(columns))
+    result = np.logical_or.reduceat(np.logical_or.reduceat(mask, rows, axis=1), columns, axis=2)
+    return result.reshape(len(mask), len(rows) * len(columns))
 
 
 def _spread(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:

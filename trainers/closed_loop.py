@@ -154,10 +154,10 @@ class Detection:
     events: int
 
 
-def detection(real: npt.NDArray[np.generic], found: npt.NDArray[np.generic]) -> Detection:
+def detection(real: npt.NDArray[np.generic], result: npt.NDArray[np.generic]) -> Detection:
     """Scores found events (non-zero entries, which must be of the same kind) against real ones, of one shape."""
-    hits = int(((real == found) & (real != 0)).sum())
-    num_real, num_found = int((real != 0).sum()), int((found != 0).sum())
+    hits = int(((real == result) & (real != 0)).sum())
+    num_real, num_found = int((real != 0).sum()), int((result != 0).sum())
     precision = hits / num_found if num_found else 0.0
     recall = hits / num_real if num_real else 0.0
     f1 = 2 * hits / (num_real + num_found) if num_real + num_found else 0.0
@@ -233,11 +233,11 @@ def reliability(
     place = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
-        said, share = (np.bincount(place, weights=w, minlength=bins) / count for w in (p, y))
+        message, share = (np.bincount(place, weights=w, minlength=bins) / count for w in (p, y))
     filled = count > 0
-    ece = float((count[filled] * np.abs(said - share)[filled]).sum() / len(p))
+    ece = float((count[filled] * np.abs(message - share)[filled]).sum() / len(p))
     brier, base = float(((p - y) ** 2).mean()), float(y.mean() * (1 - y.mean()))
-    return Reliability(said, share, count.astype(np.int64), ece, brier, 1 - brier / base if base else float("nan"))
+    return Reliability(message, share, count.astype(np.int64), ece, brier, 1 - brier / base if base else float("nan"))
 
 
 @torch.no_grad()

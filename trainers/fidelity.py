@@ -84,8 +84,8 @@ class ClosedLoop:
         if self.judged is not None:
             table["reward_f1_on_real_frames"] = detection(self.play.rew, self.judged[0].argmax(-1) - 1).f1
             table["end_f1_on_real_frames"] = detection(self.play.end, self.judged[1] > 0.5).f1
-        for name, found in self.reliability().items():
-            table |= {f"{name}_ece": found.ece, f"{name}_brier": found.brier, f"{name}_brier_skill": found.skill}
+        for name, result in self.reliability().items():
+            table |= {f"{name}_ece": result.ece, f"{name}_brier": result.brier, f"{name}_brier_skill": result.skill}
         return table
 
 
@@ -174,12 +174,12 @@ class UnderPolicy:
             ),
             "real_": (play.obs[whole], play.act[whole]),
         }
-        found = {}
+        result = {}
         for name, (frames, act) in films.items():
             if len(frames):
                 balls = find_balls(self.game, frames)
-                found[name] = balls, steps_alive(self.game, balls, act, known)
-        return found
+                result[name] = balls, steps_alive(self.game, balls, act, known)
+        return result
 
 
 @dataclass(frozen=True)

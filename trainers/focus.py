@@ -254,7 +254,7 @@ def errors(
     t = denoiser.num_steps_conditioning
     batch = to_tensors(cut(store, episode, step - (t - 1), t + 1, across_lives), device)
     target = batch.obs[:, t]
-    found = predicted(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target))
-    squared = (found - target).square().mean(dim=1, keepdim=True)
+    result = predicted(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target))
+    squared = (result - target).square().mean(dim=1, keepdim=True)
     cell = min(_CELL, *squared.shape[-2:])
     return F.avg_pool2d(squared, cell, stride=max(1, cell // 2)).amax(dim=(1, 2, 3))

@@ -124,7 +124,7 @@ class HeldOut:
         steps = SegmentSampler(self.store, config.reward_end_length, config.reward_end_optimizer.batch_size, True, rng)
         sums = np.zeros(3)
         real: list[npt.NDArray[Any]] = []
-        found: list[npt.NDArray[Any]] = []
+        result: list[npt.NDArray[Any]] = []
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.autocast(device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"),
@@ -142,10 +142,10 @@ class HeldOut:
                 sums += [float(loss), float(loss_rew), float(loss_end)]
                 real.append(torch.stack((rew.sign(), end.float()))[:, mask].cpu().numpy())
                 likely = logits[0].argmax(-1) - 1, logits[1].argmax(-1)
-                found.append(torch.stack([part.float() for part in likely])[:, mask].cpu().numpy())
+                result.append(torch.stack([part.float() for part in likely])[:, mask].cpu().numpy())
         names = "denoiser_loss", "reward_loss", "end_loss"
         figures = {f"test/{name}": float(value) for name, value in zip(names, sums / _BATCHES, strict=True)}
-        reals, founds = np.concatenate(real, axis=1), np.concatenate(found, axis=1)
+        reals, founds = np.concatenate(real, axis=1), np.concatenate(result, axis=1)
         for i, name in enumerate(("reward", "end")):
             score = detection(reals[i], founds[i])
             figures |= {f"test/{name}_precision": score.precision, f"test/{name}_recall": score.recall}

@@ -112,8 +112,8 @@ class Fidelity:
         table: dict[str, Any] = {}
         for i, (name, loop) in enumerate(self.loops.items()):
             steps = loop.rollout.obs.shape[1]
-            found = loop.table(h for h in HORIZONS if h <= steps) | {"held_out": self.held_out[name]}
-            table |= found if i == 0 else {name: found}
+            result = loop.table(h for h in HORIZONS if h <= steps) | {"held_out": self.held_out[name]}
+            table |= result if i == 0 else {name: result}
         for under in self.under:
             table.setdefault("returns", {})[under.policy] = under.returns()
             if (ball := under.ball()) is not None:
@@ -206,23 +206,23 @@ def measure(
         progress: Called with the number of frames dreamed since the last call.
         saved: The model's own agent, where it lies in a file beside it.
     """
-    found = Fidelity(name, game)
+    result = Fidelity(name, game)
     t = model.denoiser.num_steps_conditioning
     for label, (store, about) in held_out.items():
         play = RealPlay.draw(store, sizes.windows, t, sizes.horizon, seed)
-        found.loops[label] = ClosedLoop.measure(model, play, sampler, seed, progress)
-        found.held_out[label] = about
+        result.loops[label] = ClosedLoop.measure(model, play, sampler, seed, progress)
+        result.held_out[label] = about
     size = model.obs_shape[:2]
     for policy in policies if sizes.rollouts else ():
         make = policy_maker(model, game, policy, saved)
         real = real_pieces(model, game, make, sizes.rollouts, sizes.rollout_steps, seed, size)
-        found.under.append(UnderPolicy.measure(model, game, policy, real, make, sampler, seed, progress))
+        result.under.append(UnderPolicy.measure(model, game, policy, real, make, sampler, seed, progress))
     if policies and sizes.free_dreams:
         make = policy_maker(model, game, policies[0], saved)
         real = real_pieces(model, game, make, sizes.free_dreams, sizes.free_steps, seed, size)
-        found.drift = Drift.measure(model, real, make, sampler, seed, progress)
-    plays = [under.real.play for under in found.under] + [loop.play for loop in found.loops.values()]
+        result.drift = Drift.measure(model, real, make, sampler, seed, progress)
+    plays = [under.real.play for under in result.under] + [loop.play for loop in result.loops.values()]
     if sizes.dreams_per_start and plays:
         few = RealPlay(**{f.name: getattr(plays[0], f.name)[: sizes.starts] for f in fields(RealPlay)})
-        found.diversity = Diversity.measure(model, few, sizes.dreams_per_start, sampler, seed, progress)
-    return found
+        result.diversity = Diversity.measure(model, few, sizes.dreams_per_start, sampler, seed, progress)
+    return result

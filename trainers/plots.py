@@ -25,31 +25,31 @@ _DREAM, _REAL, _COPY = "tab:blue", "black", "tab:orange"
 _STRIP = 14  # frames of the picture at the top
 
 
-def draw_page(path: Path, found: Fidelity) -> None:
+def draw_page(path: Path, result: Fidelity) -> None:
     """Draws and writes a PNG: a row for each part that was measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows: list[tuple[float, Callable[[Any], None]]] = []
-    if (diversity := found.diversity) is not None:
+    if (diversity := result.diversity) is not None:
         rows.append((3.1, lambda part: _strips(part, diversity)))
-    if found.loops:
-        rows.append((2.7, lambda part: _closed_loop(part, found)))
-        loop = next(iter(found.loops.values()))
+    if result.loops:
+        rows.append((2.7, lambda part: _closed_loop(part, result)))
+        loop = next(iter(result.loops.values()))
         rollout, judged = loop.rollout, loop.judged
         if rollout.rew_probs is not None and rollout.end_probs is not None and judged is not None:
             dreamed = rollout.rew_probs.argmax(-1) - 1, rollout.end_probs > 0.5
             on_real = judged[0].argmax(-1) - 1, judged[1] > 0.5
             rows.append((2.7, lambda part: _outcomes(part, loop, dreamed, on_real)))
-    if found.under or diversity is not None:
-        rows.append((2.7, lambda part: _policies(part, found.under, diversity)))
-    if (drift := found.drift) is not None:
+    if result.under or diversity is not None:
+        rows.append((2.7, lambda part: _policies(part, result.under, diversity)))
+    if (drift := result.drift) is not None:
         rows.append((2.7, lambda part: _drift(part, drift)))
     figure = Figure(figsize=(13, 0.6 + sum(height for height, _ in rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    about = "; ".join(f"{label}: {info['steps']:,} steps" for label, info in found.held_out.items())
+    about = "; ".join(f"{label}: {info['steps']:,} steps" for label, info in result.held_out.items())
     figure.suptitle(
-        f"{found.name}: dreams of {found.game} against the real game" + (f"\nheld-out {about}" * bool(about))
+        f"{result.name}: dreams of {result.game} against the real game" + (f"\nheld-out {about}" * bool(about))
     )
     parts: Any = figure.subfigures(len(rows), 1, height_ratios=[height for height, _ in rows], squeeze=False)
     for part, (_, draw) in zip(parts[:, 0], rows, strict=True):
@@ -58,10 +58,10 @@ def draw_page(path: Path, found: Fidelity) -> None:
         figure.savefig(temporary, dpi=_DPI, format="png")
 
 
-def _strips(part: Any, found: Diversity) -> None:
+def _strips(part: Any, result: Diversity) -> None:
     """Reality, dream and difference of the first start."""
-    steps = np.unique(np.geomspace(1, found.real.shape[1], _STRIP).round().astype(int))
-    real, dreamed = found.real[0, steps - 1], found.dreamed[0, 0, steps - 1]
+    steps = np.unique(np.geomspace(1, result.real.shape[1], _STRIP).round().astype(int))
+    real, dreamed = result.real[0, steps - 1], result.dreamed[0, 0, steps - 1]
     axes = part.subplots()
     sheet = tile(np.stack((real, dreamed, difference(real, dreamed))).transpose(0, 1, 3, 4, 2), 2)
     axes.imshow(sheet)
@@ -73,17 +73,17 @@ def _strips(part: Any, found: Diversity) -> None:
     axes.set_title("one start, with the actions that were really taken", fontsize="medium")
 
 
-def _closed_loop(part: Any, found: Fidelity) -> None:
+def _closed_loop(part: Any, result: Fidelity) -> None:
     """Errors by horizon."""
     left, ratio, middle, right = part.subplots(1, 4)
     styles = ("-", "--", ":")
-    for style, (label, loop) in zip(styles * len(found.loops), found.loops.items(), strict=False):
+    for style, (label, loop) in zip(styles * len(result.loops), result.loops.items(), strict=False):
         steps = np.arange(1, len(loop.dream.mse) + 1)
-        said = f", {label}" if len(found.loops) > 1 else ""
+        message = f", {label}" if len(result.loops) > 1 else ""
         for name, axes in (("mse", left), ("psnr", middle), ("ssim", right)):
-            axes.plot(steps, getattr(loop.dream, name), style, color=_DREAM, label=f"dream{said}")
-            axes.plot(steps, getattr(loop.copy, name), style, color=_COPY, label=f"last frame copied{said}")
-        ratio.plot(steps, loop.dream.mse / loop.copy.mse, style, color=_DREAM, label=f"dream{said}")
+            axes.plot(steps, getattr(loop.dream, name), style, color=_DREAM, label=f"dream{message}")
+            axes.plot(steps, getattr(loop.copy, name), style, color=_COPY, label=f"last frame copied{message}")
+        ratio.plot(steps, loop.dream.mse / loop.copy.mse, style, color=_DREAM, label=f"dream{message}")
     left.set(title="mean squared error", yscale="log", ylabel="pixels in [0, 1]")
     ratio.axhline(1, color=_COPY)
     ratio.plot((1, 4, 16), (0.4, 0.6, 0.9), "v", color="tab:red", label="aimed at: below")
@@ -105,7 +105,9 @@ def _outcomes(part: Any, loop: ClosedLoop, dreamed: _Said, on_real: _Said) -> No
         (("in the dream", dreamed, _DREAM), ("on the real frames", on_real, "tab:cyan"))
     ):
         scores = [
-            getattr(detection(truth, said), name) for truth, said in zip(real, says, strict=True) for name in names
+            getattr(detection(truth, message), name)
+            for truth, message in zip(real, says, strict=True)
+            for name in names
         ]
         bars = left.bar(np.arange(6) + np.repeat((0, 0.4), 3) + 0.4 * i, scores, 0.4, color=colour, label=label)
         left.bar_label(bars, fmt="%.2f", fontsize=6)
@@ -115,41 +117,41 @@ def _outcomes(part: Any, loop: ClosedLoop, dreamed: _Said, on_real: _Said) -> No
     left.tick_params(axis="x", labelsize="x-small")
     left.set(ylim=(0, 1.3), title=f"{(real[0] != 0).sum()} rewards and {real[1].sum()} ends, at their exact step")
     left.legend(fontsize="x-small", ncols=2, loc="upper center")
-    for axes, (name, found) in zip((middle, right), loop.reliability().items(), strict=True):
-        _reliability(axes, name, found)
+    for axes, (name, result) in zip((middle, right), loop.reliability().items(), strict=True):
+        _reliability(axes, name, result)
 
 
-def _reliability(axes: Any, name: str, found: Reliability) -> None:
+def _reliability(axes: Any, name: str, result: Reliability) -> None:
     axes.plot((1e-4, 1), (1e-4, 1), color="grey", linewidth=0.8, label="chances are what they say")
-    filled = found.count > 0
+    filled = result.count > 0
     # a bin in which it never happened has no place on a logarithmic axis: it is drawn at the foot
-    happened = np.maximum(found.happened[filled], 1e-4)
-    axes.plot(found.said[filled].clip(1e-4), happened, "o-", color=_DREAM, label="the model's, by bins")
-    for x, y, n in zip(found.said[filled].clip(1e-4), happened, found.count[filled], strict=True):
+    happened = np.maximum(result.happened[filled], 1e-4)
+    axes.plot(result.said[filled].clip(1e-4), happened, "o-", color=_DREAM, label="the model's, by bins")
+    for x, y, n in zip(result.said[filled].clip(1e-4), happened, result.count[filled], strict=True):
         axes.annotate(f"{n:,}", (x, y), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
     axes.set(
         xscale="log", yscale="log", xlim=(7e-5, 1.5), ylim=(7e-5, 1.5), xlabel="chance given", ylabel="it happened"
     )
-    axes.set_title(f"{name}: calibration error {found.ece:.4f}, Brier {found.brier:.4f}", fontsize="medium")
+    axes.set_title(f"{name}: calibration error {result.ece:.4f}, Brier {result.brier:.4f}", fontsize="medium")
     axes.legend(fontsize="x-small", loc="upper left")
 
 
-def _policies(part: Any, found: list[UnderPolicy], diversity: Diversity | None) -> None:
+def _policies(part: Any, result: list[UnderPolicy], diversity: Diversity | None) -> None:
     """Returns in dream and game, the ball, and how different dreams of one start become."""
-    balls = [under for under in found if under.alive_by_step()]
-    panels = iter(part.subplots(1, bool(found) + bool(balls) + (diversity is not None), squeeze=False)[0])
-    if found:
+    balls = [under for under in result if under.alive_by_step()]
+    panels = iter(part.subplots(1, bool(result) + bool(balls) + (diversity is not None), squeeze=False)[0])
+    if result:
         axes = next(panels)
-        for i, under in enumerate(found):
+        for i, under in enumerate(result):
             told = under.returns()
             for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
                 low, high = told[f"{side}_interval_95"]
                 error = [[told[side] - low], [high - told[side]]]
                 label = {"dream": "in dreams", "real": "in the game"}[side] if i == 0 else None
                 axes.errorbar(i + shift, told[side], yerr=error, fmt="o", color=colour, capsize=4, label=label)
-        axes.set_xticks(range(len(found)), [f"{under.policy} play" for under in found])
-        axes.set(xlim=(-0.6, len(found) - 0.4), ylabel="sum of reward signs, to the first end")
-        first = found[0].returns()
+        axes.set_xticks(range(len(result)), [f"{under.policy} play" for under in result])
+        axes.set(xlim=(-0.6, len(result) - 0.4), ylabel="sum of reward signs, to the first end")
+        first = result[0].returns()
         axes.set_title(f"return over {first['steps']} steps, {first['starts']} starts each, 95 %", fontsize="medium")
         axes.legend(fontsize="x-small")
     if balls:
@@ -174,7 +176,7 @@ def _policies(part: Any, found: list[UnderPolicy], diversity: Diversity | None) 
         axes.legend(fontsize="x-small")
 
 
-def _drift(part: Any, found: Drift) -> None:
+def _drift(part: Any, result: Drift) -> None:
     """Simple statistics of free dreams by step."""
     titles = {
         "brightness": "mean brightness",
@@ -183,9 +185,9 @@ def _drift(part: Any, found: Drift) -> None:
         "energy": "mean squared change of frames",
     }
     for axes, (name, title) in zip(part.subplots(1, 4), titles.items(), strict=True):
-        steps = np.arange(1, len(found.real.brightness) + 1)
-        axes.plot(steps, getattr(found.real, name), color=_REAL, linewidth=0.9, label="the game")
-        axes.plot(steps, getattr(found.dreamed, name), color=_DREAM, linewidth=0.9, label="free dreams")
+        steps = np.arange(1, len(result.real.brightness) + 1)
+        axes.plot(steps, getattr(result.real, name), color=_REAL, linewidth=0.9, label="the game")
+        axes.plot(steps, getattr(result.dreamed, name), color=_DREAM, linewidth=0.9, label="free dreams")
         axes.set(title=title, xlabel="steps")
         if name in ("brightness", "contrast"):  # nearly constant: room for a tenth of it above and below
             low, high = axes.get_ylim()
@@ -217,7 +219,7 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    games = sorted({game for found in aggregates.values() for game in found.games})
+    games = sorted({game for result in aggregates.values() for game in result.games})
     figure = Figure(figsize=(12, 5.5 + 0.35 * len(methods)), layout="constrained")
     FigureCanvasAgg(figure)
     colours = {name: f"C{i}" for i, name in enumerate(methods)}
@@ -232,9 +234,9 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
     left.axvline(1, color="grey", linewidth=0.8, linestyle=":")
     left.legend(fontsize="small")
     width = 0.8 / len(methods)
-    for i, (name, found) in enumerate(aggregates.items()):
-        places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in found.games]
-        right.bar(places, [found.normalised[game] for game in found.games], width, color=colours[name], label=name)
+    for i, (name, result) in enumerate(aggregates.items()):
+        places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.games]
+        right.bar(places, [result.normalised[game] for game in result.games], width, color=colours[name], label=name)
     right.axhline(1, color="grey", linewidth=0.8, linestyle=":")
     right.set_yscale("symlog", linthresh=1)
     right.set_ylabel("human-normalised score")
@@ -255,8 +257,8 @@ def profile(scores: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
 
 def _intervals(figure: Any, aggregates: Mapping[str, Aggregates], colours: Mapping[str, str]) -> None:
     for axes, statistic in zip(figure.subplots(1, len(STATISTICS), sharey=True), STATISTICS, strict=True):
-        for i, (name, found) in enumerate(aggregates.items()):
-            estimate = found.estimates[statistic]
+        for i, (name, result) in enumerate(aggregates.items()):
+            estimate = result.estimates[statistic]
             axes.barh(i, estimate.high - estimate.low, 0.6, estimate.low, color=colours[name], alpha=0.6)
             axes.vlines(estimate.value, i - 0.3, i + 0.3, color="black")
         axes.set_title(_TITLES[statistic], fontsize="small")

@@ -181,8 +181,8 @@ def make_agent(config: AgentConfig, envs: VecEnv, settings: Mapping[str, Any] | 
             f"not {height}x{width}: train with --algo diamond"
         )
     algorithm = ALGORITHMS[config.algo]
-    told = config.settings() if settings is None else settings
-    agent = algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **told)
+    settings_given = config.settings() if settings is None else settings
+    agent = algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **settings_given)
     agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
     return agent
 
@@ -203,11 +203,11 @@ def learn_rollout(agent: BaseAlgorithm, steps: int, progress: Callable[[int], No
 def figures(agent: BaseAlgorithm) -> dict[str, float]:
     """What is to be said of a training: the mean return of late, the latest losses, DQN's rate of random actions."""
     losses = {name: value for name, value in agent.logger.name_to_value.items() if name.endswith("loss")}
-    found = {f"agent/{name.rpartition('/')[2]}": float(value) for name, value in losses.items()}
+    result = {f"agent/{name.rpartition('/')[2]}": float(value) for name, value in losses.items()}
     if isinstance(agent, DQN):
-        found["agent/exploration_rate"] = float(agent.exploration_rate)
+        result["agent/exploration_rate"] = float(agent.exploration_rate)
     mean = recent_return(agent)
-    return found if mean is None else {"agent/return": mean, **found}
+    return result if mean is None else {"agent/return": mean, **result}
 
 
 def recent_return(agent: BaseAlgorithm) -> float | None:

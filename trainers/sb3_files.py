@@ -233,16 +233,16 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
         shape, epsilon = seen.get("_shape") or [], float(table.get("exploration_rate", 0.0))
         num_actions = None if chosen.get("n") is None else int(chosen["n"])
         _check_sizes({**(table.get("policy_kwargs") or {})})
-        told = json_to_data(text) if trust_pickles else table
+        settings = json_to_data(text) if trust_pickles else table
     except Exception as error:  # each of zipfile, json, pickle and torch meets damage with exceptions of many kinds
-        said = " ".join(str(error).split())[:100]
-        raise DiamondGymError(f"{path} is no agent saved by Stable-Baselines3, or is damaged ({said})") from None
+        message = " ".join(str(error).split())[:100]
+        raise DiamondGymError(f"{path} is no agent saved by Stable-Baselines3, or is damaged ({message})") from None
     if not isinstance(shape, list) or len(shape) != 3 or num_actions is None:
         raise DiamondGymError(f"{path} does not play from images with numbered actions, as these games need it")
     if not (all(map(_SIDE.accepts, shape)) and _ACTIONS.accepts(num_actions) and 0 <= epsilon <= 1):
         raise DiamondGymError(f"{path} says of itself what no agent is: frames, actions or chances out of bounds")
     channels, height, width = shape  # SB3 stores images with their channels first
-    policy_class, keywords = _policy_class(path, told, trust_pickles)
+    policy_class, keywords = _policy_class(path, settings, trust_pickles)
     try:
         with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
             policy = policy_class(
@@ -250,8 +250,8 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
             )
         policy.load_state_dict(state)
     except Exception as error:  # whatever SB3 and torch make of keywords that are not what they should be
-        said = " ".join(str(error).split())[:100]
-        raise DiamondGymError(f"{path} holds weights of another policy than it says ({said})") from None
+        message = " ".join(str(error).split())[:100]
+        raise DiamondGymError(f"{path} holds weights of another policy than it says ({message})") from None
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
     return SavedAgent(path, policy, channels, (height, width), num_actions, epsilon, card)
@@ -294,7 +294,7 @@ def _policy_class(path: Path, table: dict[str, Any], trusted: bool) -> tuple[typ
             "if you trust the file, say so (--trust-pickles)"
         )
     try:
-        found: type[BasePolicy] = getattr(importlib.import_module(str(module)), name)
+        result: type[BasePolicy] = getattr(importlib.import_module(str(module)), name)
     except ModuleNotFoundError:
         raise DiamondGymError(f"{path} is an agent of sb3-contrib: pip install sb3-contrib") from None
-    return found, {key: value for key, value in plain.items() if key not in _TRAINING_ONLY}
+    return result, {key: value for key, value in plain.items() if key not in _TRAINING_ONLY}

@@ -92,12 +92,12 @@ def difference(real: _Frames, dreamed: _Frames) -> _Frames:
 
 
 def comparison(
-    found: Diversity, action_meanings: tuple[str, ...] = (), scale: int = _COMPARISON_SCALE
+    result: Diversity, action_meanings: tuple[str, ...] = (), scale: int = _COMPARISON_SCALE
 ) -> list[_Frames]:
     """The first dream of each start beside what really followed, start below start.
 
     Args:
-        found: Dreams of some starts with the actions that were really taken.
+        result: Dreams of some starts with the actions that were really taken.
         action_meanings: Words for the actions, to be shown.
         scale: Screen pixels per pixel.
 
@@ -105,15 +105,15 @@ def comparison(
         Frames uint8 (height, width, 3): at first the last real frame, where dream and reality are one, then a frame
         for each step.
     """
-    real = np.concatenate((found.before[:, None], found.real), axis=1)
-    dreamed = np.concatenate((found.before[:, None], found.dreamed[:, 0]), axis=1)
+    real = np.concatenate((result.before[:, None], result.real), axis=1)
+    dreamed = np.concatenate((result.before[:, None], result.dreamed[:, 0]), axis=1)
     both = np.stack((real, dreamed, difference(real, dreamed)), axis=1).transpose(2, 0, 1, 4, 5, 3)  # (H+1, K, 3, ...)
     steps = both.shape[0] - 1
     film = []
     for step, sheet in enumerate(both):
         words = [f"step {step} of {steps}" if step else "the last real frame before the dream"]
         if action_meanings:
-            acts = found.act[:, step - 1] if step else ()
+            acts = result.act[:, step - 1] if step else ()
             words.append(("actions: " + ", ".join(action_meanings[act] for act in acts)) if step else "")
         film += [_labelled(tile(sheet, scale), scale * real.shape[-1] + _GAP, words)] * (1 if step else _HOLD)
     return film

@@ -180,16 +180,16 @@ def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
     from diamond_gym.cli.numbers import check_largest, strict_numbers
 
     no_pairs = (tyro.conf.FlagCreatePairsOff,)  # `--json` alone, without `--no-json`
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), strict_numbers():
+        with contextlib.redirect_stderr(message), strict_numbers():
             command: Command = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, config=no_pairs)
         check_largest(command)
         return command
     except SystemExit as stop:
         if not stop.code:
             return _Done()
-        raise BadArgument(f"{_one_line(said.getvalue())} (diamond-gym {name} --help)") from None
+        raise BadArgument(f"{_one_line(message.getvalue())} (diamond-gym {name} --help)") from None
     except DiamondGymError as error:  # from the dataclass's own checks
         raise BadArgument(str(error)) from None
 

@@ -209,7 +209,7 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
         except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
             if is_disk_full(error, temporary.parent) or _SPACE in str(error):
                 raise OSError(errno.ENOSPC, _SPACE, str(path)) from error  # atomic_path says what helps
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            message = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise DiamondGymError(
-                f"could not write {path} ({' '.join(said.split('FFMPEG')[0].split())[:200]})"
+                f"could not write {path} ({' '.join(message.split('FFMPEG')[0].split())[:200]})"
             ) from error

@@ -228,13 +228,13 @@ def as_table(aggregates: "Mapping[str, Aggregates]") -> dict[str, Any]:
     """Aggregates as plain data, by method."""
     return {
         name: {
-            "games": len(found.games),
-            "runs": found.runs,
-            **{statistic: asdict(estimate) for statistic, estimate in found.estimates.items()},
-            "at_least_human": found.at_least_human,
-            "human_normalised": found.normalised,
+            "games": len(result.games),
+            "runs": result.runs,
+            **{statistic: asdict(estimate) for statistic, estimate in result.estimates.items()},
+            "at_least_human": result.at_least_human,
+            "human_normalised": result.normalised,
         }
-        for name, found in aggregates.items()
+        for name, result in aggregates.items()
     }
 
 
@@ -263,14 +263,14 @@ def print_aggregates(methods: "Mapping[str, Runs]", aggregates: "Mapping[str, Ag
     table.add_column("", no_wrap=True)
     for name in methods:
         table.add_column(name, justify="right", overflow="fold")
-    table.add_row("games × runs", *(f"{len(found.games)} × {found.runs}" for found in aggregates.values()))
+    table.add_row("games × runs", *(f"{len(result.games)} × {result.runs}" for result in aggregates.values()))
     for statistic in next(iter(aggregates.values())).estimates:
-        estimates = [found.estimates[statistic] for found in aggregates.values()]
+        estimates = [result.estimates[statistic] for result in aggregates.values()]
         table.add_row(statistic.replace("_", " "), *(f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in estimates))
-    counts = (f"{found.at_least_human} of {len(found.games)}" for found in aggregates.values())
+    counts = (f"{result.at_least_human} of {len(result.games)}" for result in aggregates.values())
     table.add_row("games at or above human", *counts)
     console.print(table)
-    alone = [name for name, found in aggregates.items() if found.runs == 1]
+    alone = [name for name, result in aggregates.items() if result.runs == 1]
     if alone:
         console.print(f"one run of each game leaves the intervals nothing to resample: {', '.join(alone)}")
 

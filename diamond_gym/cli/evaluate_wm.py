@@ -125,17 +125,17 @@ class EvaluateWm:
         sampler = choose_sampler(model, None, fields)
         assert isinstance(sampler, SamplerConfig)
         with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
-            found = measure(
+            result = measure(
                 model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
                 lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
-        table = _rounded(found.table())
+        table = _rounded(result.table())
         if self.ball:
             table = {"ball": table["ball"]}
         table |= {"num_denoising_steps": sampler.num_denoising_steps}
-        self._write(found, entry.card.action_meanings)
+        self._write(result, entry.card.action_meanings)
         if self.save:
-            extras = {} if self.ball else {PREVIEW: png(_strip(found))}
+            extras = {} if self.ball else {PREVIEW: png(_strip(result))}
             update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}), extras)
         if self.as_json:
             print(json.dumps(table, indent=2))
@@ -146,7 +146,7 @@ class EvaluateWm:
     def _held_out(self, card: Card) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
         """The stores with what they are, by names that tell them apart: the policies', or else the folders'."""
         folders = self.data or (home_folder() / "data" / f"{card.game.lower()}-test",)
-        found: dict[str, tuple[EpisodeStore, dict[str, Any]]] = {}
+        result: dict[str, tuple[EpisodeStore, dict[str, Any]]] = {}
         for i, folder in enumerate(folders):
             if self.data and not (folder / "store.json").exists():
                 raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
@@ -155,31 +155,31 @@ class EvaluateWm:
                 raise DiamondGymError(f"{folder} holds {store.about.game}, but the model dreams {card.game}")
             about = describe(store, self.played_by[i] if self.played_by else None)
             label = f"{about['policy']} play"
-            found[label if label not in found else folder.name] = (store, about)
-        return found
+            result[label if label not in result else folder.name] = (store, about)
+        return result
 
-    def _write(self, found: Fidelity, action_meanings: tuple[str, ...]) -> None:
+    def _write(self, result: Fidelity, action_meanings: tuple[str, ...]) -> None:
         if self.picture is not None:
-            write_png(self.picture, _strip(found))
+            write_png(self.picture, _strip(result))
         if self.page is not None:
             from diamond_gym.trainers.plots import draw_page
 
-            draw_page(self.page, found)
+            draw_page(self.page, result)
         if self.video is not None:
             from diamond_gym.cli.dream import write_video
             from diamond_gym.trainers.videos import FPS, comparison
 
-            if found.diversity is None:
+            if result.diversity is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
-            write_video(self.video, comparison(found.diversity, action_meanings), FPS)
+            write_video(self.video, comparison(result.diversity, action_meanings), FPS)
         for path in (self.picture, self.page, self.video):
             if path is not None:
                 console.print(f"wrote {path}", soft_wrap=True)
 
 
-def _strip(found: Fidelity) -> npt.NDArray[np.uint8]:
+def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
     """Real frames above dreamed ones, of the play that counts."""
-    first = next(iter(found.loops.values()))
+    first = next(iter(result.loops.values()))
     return strip(first.play, first.rollout, rows=4)
 
 

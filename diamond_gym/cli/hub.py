@@ -75,30 +75,30 @@ class ImportDiamond:
                 "name the configuration with --config: config/trainer.yaml of a run, agent/default.yaml of the release"
             )
         model = read_released(checkpoint, config, self.env_config, self.game, self.name)
-        told: dict[str, Any] = {"source": "diamond-gym " + shlex.join(["import-diamond", checkpoint.name])}
+        metadata: dict[str, Any] = {"source": "diamond-gym " + shlex.join(["import-diamond", checkpoint.name])}
         if self.license:
-            told["license"] = self.license
-        entry = finish(model, self.starts, self.start_steps, self.seed, told)
+            metadata["license"] = self.license
+        entry = finish(model, self.starts, self.start_steps, self.seed, metadata)
         console.print(f"registered {entry.name} in {entry.folder}", soft_wrap=True)
         if entry.card.files.get("starts"):
             console.print(f'gym.make("DiamondDream-{entry.name}-v0") dreams with it from now on', soft_wrap=True)
         return 0
 
 
-def finish(model: "Released", starts: Path | None, steps: int, seed: int, told: Mapping[str, Any]) -> "Entry":
+def finish(model: "Released", starts: Path | None, steps: int, seed: int, metadata: Mapping[str, Any]) -> "Entry":
     """What importing and pulling have in common: start states, from where they are to be had, and the registry."""
     from diamond_gym.cli.terminal import counting
     from diamond_gym.trainers.register import can_collect, check_free, register, starts_from_folder, starts_from_game
 
     check_free(model.card.name)
     if starts is not None and str(starts) == "none":
-        return register(model, None, told)
+        return register(model, None, metadata)
     if starts is not None:
-        return register(model, starts_from_folder(model, starts, seed=seed), told)
+        return register(model, starts_from_folder(model, starts, seed=seed), metadata)
     can_collect(model)
     with counting(f"its agent plays {model.card.game}", steps, "steps") as advance:
-        found = starts_from_game(model, steps, seed=seed, progress=advance)
-    return register(model, found, told)
+        result = starts_from_game(model, steps, seed=seed, progress=advance)
+    return register(model, result, metadata)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Pull:
         released = read_released(checkpoint, config, env_config, model.game, model.name)
         if released.card.num_actions != model.num_actions:
             raise DamagedModel(f"{checkpoint}: {model.game} has {model.num_actions} actions, not these many")
-        told = {
+        metadata = {
             "license": model.license,
             "summary": model.summary,
             "source": model.source,
@@ -173,7 +173,7 @@ class Pull:
             "training": {"pulled": fetched.table},
         }
         starts = fetched.folder / model.spawn if model.spawn else None
-        entry = finish(released, starts, self.start_steps, 0, told)
+        entry = finish(released, starts, self.start_steps, 0, metadata)
         console.print(f"registered {entry.name} in {entry.folder}", soft_wrap=True)
 
     def _pushed(self, address: Address) -> None:

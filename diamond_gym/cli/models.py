@@ -29,10 +29,10 @@ class ListModels:
 
     def run(self) -> int:
         """Prints the list, damaged models last, with a line to the standard error for each of these."""
-        found, problems = survey()
-        rows = _games(found) if self.games else [_model(entry) for entry in found]
+        result, problems = survey()
+        rows = _games(result) if self.games else [_model(entry) for entry in result]
         rows += [] if self.games else [_damaged(name, why) for name, why in problems.items()]
-        here = {entry.name for entry in found} | set(problems)
+        here = {entry.name for entry in result} | set(problems)
         to_pull = [] if self.games else [model for model in published().values() if model.name not in here]
         if self.as_json:
             print(json.dumps(rows + [_available(model) for model in to_pull], indent=2))
@@ -84,10 +84,10 @@ def _available(model: Published) -> dict[str, object]:
     }
 
 
-def _games(found: list[Entry]) -> list[dict[str, object]]:
+def _games(result: list[Entry]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for game in games().values():
-        entries = [entry for entry in found if entry.card.game == game.name]
+        entries = [entry for entry in result if entry.card.game == game.name]
         means = max(entries, key=lambda entry: entry.rank, default=None)
         rows.append(
             {
@@ -157,20 +157,20 @@ class Info:
             if model is None:
                 raise
             card, where = model.card(), {"path": None, "bundled": False, "pull": f"diamond-gym pull {model.game}"}
-            told = {"from": f"the hub: `{where['pull']}` fetches it", "files": f"about {model.bytes / 1e6:,.0f} MB"}
+            metadata = {"from": f"the hub: `{where['pull']}` fetches it", "files": f"about {model.bytes / 1e6:,.0f} MB"}
         else:
             card, where = entry.card, {"path": str(entry.path), "bundled": entry.bundled}
-            told = {
+            metadata = {
                 "from": "the package" if entry.bundled else "you",
                 "card": str(entry.path),
                 "files": f"{len(card.files)} verified, {entry.bytes / 1e6:.1f} MB",
             }
             if not entry.bundled:
-                told["id"] = f"DiamondDream-{entry.name}-v0"
+                metadata["id"] = f"DiamondDream-{entry.name}-v0"
         if self.as_json:
             print(json.dumps({**asdict(card), **where}, indent=2))
         else:
-            _print_info(card, told)
+            _print_info(card, metadata)
         return 0
 
 
@@ -179,7 +179,7 @@ def _published(name: str) -> Published | None:
     return next((model for model in published().values() if name.lower() in (model.name, model.game.lower())), None)
 
 
-def _print_info(card: Card, told: Mapping[str, str]) -> None:
+def _print_info(card: Card, metadata: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -190,7 +190,7 @@ def _print_info(card: Card, told: Mapping[str, str]) -> None:
         "created": card.created,
         "license": card.license,
         "source": card.source,
-        **told,
+        **metadata,
     }
     tables: dict[str, Mapping[str, Any] | None] = {
         "": general,
@@ -233,8 +233,8 @@ class Verify:
 
     def run(self) -> int:
         """Verifies; tells each model, and returns 1 if any is damaged."""
-        found, problems = ([resolve(self.name)], {}) if self.name is not None else survey()
-        for entry in found:
+        result, problems = ([resolve(self.name)], {}) if self.name is not None else survey()
+        for entry in result:
             try:
                 verify(entry)
             except DamagedModel as error:

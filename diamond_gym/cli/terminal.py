@@ -88,12 +88,12 @@ def fitting(fit: "Trainer", minutes: float | None) -> Iterator[Report]:
             left = (fit.total_steps - step) / max(rate, 1e-9)
             shown = {name.split("/")[1]: v for name, v in values.items() if "loss" in name or name in _SHOWN}
             losses = " ".join(f"{name} {v:.4f}" for name, v in shown.items())
-            said = f"{losses}  {rate:.2f} steps/s, {_clock(left)} left"
+            message = f"{losses}  {rate:.2f} steps/s, {_clock(left)} left"
             if minutes is not None and left > (sitting := 60 * minutes - (now - began)):
-                said += f", this sitting {_clock(max(0, sitting))}"
-            bar.update(task, completed=step, said=said)
+                message += f", this sitting {_clock(max(0, sitting))}"
+            bar.update(task, completed=step, said=message)
             if not console.is_terminal and now - printed > LINE_SECONDS:
-                console.print(f"step {step:,}/{fit.total_steps:,}  {said}", soft_wrap=True)
+                console.print(f"step {step:,}/{fit.total_steps:,}  {message}", soft_wrap=True)
                 printed = now
 
         yield report

@@ -191,30 +191,30 @@ class Loop:
 
     def __init__(
         self,
-        wishes: "Train",
+        args: "Train",
         run: RunFolder,
         ground: Ground,
         device: torch.device,
         precision: str,
         processes: Processes,
     ) -> None:
-        self._args, self._run, self._ground, self._processes = wishes, run, ground, processes
+        self._args, self._run, self._ground, self._processes = args, run, ground, processes
         self._precision = precision
-        about, config = ground.about(), wishes.loop.for_game(ground.about())
+        about, config = ground.about(), args.loop.for_game(ground.about())
         self._log = None
-        if wishes.wandb and processes.main:
+        if args.wandb and processes.main:
             from diamond_gym.trainers.run import WandbLog
 
-            self._log = WandbLog(run.path, {**asdict(wishes.loop), "game": about.game, "seed": wishes.seed})
+            self._log = WandbLog(run.path, {**asdict(args.loop), "game": about.game, "seed": args.seed})
         self._training: DiamondTrainer | ModelFree
         if config.model_free:
             if not processes.alone:
                 raise BadArgument("--model-free is for one process: leave out torchrun")
-            self._training = ModelFree(config, run, about, ground, wishes.seed, device)
+            self._training = ModelFree(config, run, about, ground, args.seed, device)
         else:
             games = ground.games(config.num_envs) if processes.main else None
             self._training = DiamondTrainer(
-                config, run, about, games, wishes.seed, device, precision, processes, wishes.compile, ground.test_games
+                config, run, about, games, args.seed, device, precision, processes, args.compile, ground.test_games
             )
         sizes = f"agent {_millions(self._training.agent.agent)}"
         if isinstance(self._training, DiamondTrainer):
@@ -245,7 +245,7 @@ class Loop:
                 self._log.close()
 
     def _epochs(self) -> str:
-        training, wishes, began = self._training, self._args, time.monotonic()
+        training, args, began = self._training, self._args, time.monotonic()
         rates, table = Rates(training.config, training.epoch), EpochTable()
         with interruptible() as interruption, training_bar(training.config.epochs, training.epoch) as bar:
 
@@ -268,11 +268,11 @@ class Loop:
                 if self._log is not None:
                     self._log.log(training.epoch, figures)
                 console.print(table.line(training.epoch, figures, rates.left()), soft_wrap=True, highlight=False)
-                if self._processes.main and wishes.videos_every and training.epoch % wishes.videos_every == 0:
+                if self._processes.main and args.videos_every and training.epoch % args.videos_every == 0:
                     self._film()
                 if self._processes.any(interruption.asked):
                     return "interrupted" if training.epoch < training.config.epochs else "done"
-                late = wishes.minutes is not None and time.monotonic() - began > 60 * wishes.minutes
+                late = args.minutes is not None and time.monotonic() - began > 60 * args.minutes
                 if self._processes.any(late) and training.epoch < training.config.epochs:
                     return "minutes"
         return "done"
@@ -296,7 +296,7 @@ class Loop:
             write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)
 
     def _finish(self) -> None:
-        training, wishes = self._training, self._args
+        training, args = self._training, self._args
         entry = None if isinstance(training, ModelFree) else self._register(training)
         if training.config.final_episodes == 0:
             return
@@ -306,7 +306,7 @@ class Loop:
         self._run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
         if self._log is not None:
             self._log.log(training.epoch, {"final/score": scores.mean})
-        if wishes.game is not None:
+        if args.game is not None:
             write_scores(self._run.path / SCORES, {"diamond": scores})
             console.print(f"human-normalised {scores.human_normalised:.3f}")
         if entry is not None:
@@ -316,13 +316,13 @@ class Loop:
             update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
 
     def _register(self, training: DiamondTrainer) -> Entry:
-        wishes = self._args
-        smoke = wishes.preset == "smoke" and wishes.name is None
-        words = ["--game", wishes.game] if wishes.game else ["--env", wishes.env or ""]
-        command = "diamond-gym " + shlex.join(["train", *words, "--preset", wishes.preset])
-        source = None if wishes.game else f"the Gymnasium environment {wishes.env}"
+        args = self._args
+        smoke = args.preset == "smoke" and args.name is None
+        words = ["--game", args.game] if args.game else ["--env", args.env or ""]
+        command = "diamond-gym " + shlex.join(["train", *words, "--preset", args.preset])
+        source = None if args.game else f"the Gymnasium environment {args.env}"
         entry = register_run(
-            training, wishes.name or wishes.label, wishes.preset, self._precision, command, source,
+            training, args.name or args.label, args.preset, self._precision, command, source,
             self._run.path / "model" if smoke else None,
         )  # fmt: skip
         console.print(f"{'wrote' if smoke else 'registered'} {entry.name} in {entry.folder}", soft_wrap=True)

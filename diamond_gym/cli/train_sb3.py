@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _STEPS, _ENVS = 100_000, 16
 
 
-def train_sb3(wishes: "TrainAgent") -> int:
+def train_sb3(args: "TrainAgent") -> int:
     """Trains the agent, saves and scores it, and registers it if that was asked for; returns the exit code."""
-    config = _config(wishes)
+    config = _config(args)
     entry = world_of(config)
     world, where = (entry.name, "dreams") if entry is not None else (f"{config.game.lower()}-real", "the real game")
-    folder = wishes.run_folder or home_folder() / "runs" / f"{world}-agent-{config.algo}"
-    out = wishes.out or _out(config)
+    folder = args.run_folder or home_folder() / "runs" / f"{world}-agent-{config.algo}"
+    out = args.out or _out(config)
     out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
     keep_memory()
     with RunFolder(folder) as run, SB3Trainer(config, run) as fit:
@@ -34,8 +34,8 @@ def train_sb3(wishes: "TrainAgent") -> int:
             f"{where if entry is None else f'dreams of {world}'}, {config.n_envs} at a time, on {fit.agent.device}",
             soft_wrap=True,
         )
-        with fitting(fit, wishes.minutes) as report:
-            sitting = train(fit, run, wishes.minutes, RHYTHM, report)
+        with fitting(fit, args.minutes) as report:
+            sitting = train(fit, run, args.minutes, RHYTHM, report)
         training = save_training(fit, out, sitting.reason)
     console.print(f"saved {out} after {training.steps:,} steps", soft_wrap=True)
     if training.recent_return is not None:
@@ -44,30 +44,30 @@ def train_sb3(wishes: "TrainAgent") -> int:
         console.print(f"stopped at step {training.steps:,} of {config.steps:,}; repeat the command to go on")
         if training.reason == "interrupted":
             return 130
-    if wishes.register:
-        registered = register_file(resolve(wishes.model or wishes.game), out)
+    if args.register:
+        registered = register_file(resolve(args.model or args.game), out)
         console.print(f"registered the agent with {registered.name} in {registered.folder}", soft_wrap=True)
-    if wishes.episodes:
-        _score(wishes, out)
+    if args.episodes:
+        _score(args, out)
     return 0
 
 
-def _config(wishes: "TrainAgent") -> AgentConfig:
-    assert wishes.algo != "diamond"
+def _config(args: "TrainAgent") -> AgentConfig:
+    assert args.algo != "diamond"
     return AgentConfig(
-        game=wishes.game,
-        algo=wishes.algo,
-        model=wishes.model,
-        steps=_STEPS if wishes.steps is None else wishes.steps,
-        n_envs=_ENVS if wishes.n_envs is None else wishes.n_envs,
-        seed=wishes.seed,
-        frame_stack=wishes.frame_stack,
-        real=wishes.real,
-        max_episode_steps=wishes.max_episode_steps,
-        quality=wishes.quality,
-        device=wishes.device,
-        precision=wishes.precision,
-        compile=wishes.compile,
+        game=args.game,
+        algo=args.algo,
+        model=args.model,
+        steps=_STEPS if args.steps is None else args.steps,
+        n_envs=_ENVS if args.n_envs is None else args.n_envs,
+        seed=args.seed,
+        frame_stack=args.frame_stack,
+        real=args.real,
+        max_episode_steps=args.max_episode_steps,
+        quality=args.quality,
+        device=args.device,
+        precision=args.precision,
+        compile=args.compile,
     )
 
 
@@ -75,11 +75,11 @@ def _out(config: AgentConfig) -> Path:
     return home_folder() / "agents" / f"{config.game.lower()}-{config.algo}{'-real' if config.real else ''}.zip"
 
 
-def _score(wishes: "TrainAgent", out: Path) -> None:
+def _score(args: "TrainAgent", out: Path) -> None:
     from diamond_gym.cli.evaluate import print_scores
 
-    agent = open_agent(out, wishes.device)
-    game, episodes, seed = wishes.game, wishes.episodes, wishes.seed
+    agent = open_agent(out, args.device)
+    game, episodes, seed = args.game, args.episodes, args.seed
     with counting(f"playing {game}", 2 * episodes, "games") as advance:
         scores = {out.name: score_agent(agent, game, episodes, seed=seed, progress=advance)}
         scores["random"] = score_random(game, episodes, seed=seed, progress=lambda n: advance(episodes + n))

@@ -160,14 +160,14 @@ class EpisodeStore:
         self._map()
         at = self._frame_at[self._frame_offset[episode] + t]
         h, w, c = self.about.frame_shape
-        found: npt.NDArray[np.uint8] = self._frames.take(at.ravel(), axis=0)
-        return found.reshape(*at.shape, c, h, w)
+        result: npt.NDArray[np.uint8] = self._frames.take(at.ravel(), axis=0)
+        return result.reshape(*at.shape, c, h, w)
 
     def steps(self, episode: npt.NDArray[np.int64], t: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
         """Steps `t` of `episode`, both (...), 0 <= t < length: records (...) of `episode_files.STEP`."""
         self._map()
-        found: npt.NDArray[np.void] = self._steps[self._step_at[self._step_offset[episode] + t]]
-        return found
+        result: npt.NDArray[np.void] = self._steps[self._step_at[self._step_offset[episode] + t]]
+        return result
 
     # Writing
 

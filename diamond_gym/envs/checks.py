@@ -64,10 +64,10 @@ def open_model(
     else:
         wanted = model if model is not None else game
         assert wanted is not None
-        found = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
-        world_model = load_world_model(found, device, precision)
+        result = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
+        world_model = load_world_model(result, device, precision)
         assert world_model.card is not None
-        entry = Entry(world_model.card, found.path.absolute(), found.bundled)
+        entry = Entry(world_model.card, result.path.absolute(), result.bundled)
         if isinstance(wanted, Entry) and entry.dreams != wanted.dreams:
             raise ModelNotFound(f"the model '{wanted.name}' was replaced while it was being read; make a new dream")
     if compile:
