@@ -7,12 +7,14 @@ with the highest return. It plans in the very model that it is scored in, which 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import diamond_gym
 from diamond_gym.dream import Dream
-from diamond_gym.sampler import SamplerConfig
+from diamond_gym.registry import resolve
+from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.world_model import WorldModel
 
 
@@ -20,13 +22,13 @@ from diamond_gym.world_model import WorldModel
 class Args:
     """How much is tried; edit the defaults, or call `main(model, Args(...))`."""
 
-    model: str = "freeway-nano"
+    model: str = "mspacman-nano"
     num_envs: int = 8  # dreams that are scored, all at once
     steps: int = 48
     candidates: int = 8  # sequences tried at every plan
-    plan: int = 24  # steps of a sequence
-    hold: int = 8  # steps for which an action of a sequence is kept
-    execute: int = 8  # steps played before planning again
+    plan: int = 12  # steps of a sequence
+    hold: int = 4  # steps for which an action of a sequence is kept
+    execute: int = 4  # steps played before planning again
     gamma: float = 0.97
     seed: int = 0
 
@@ -40,6 +42,12 @@ def play(dream: Dream, act: Callable[[int], Tensor], args: Args) -> Tensor:
         total += step.rew * alive
         alive *= ~step.end
     return total
+
+
+def uniform(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tensor]:
+    """Uniformly random actions."""
+    generator = torch.Generator().manual_seed(args.seed)
+    return lambda t: torch.randint(num_actions, (args.num_envs,), generator=generator).to(dream.device)
 
 
 def planner(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tensor]:
@@ -73,42 +81,30 @@ def planner(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tenso
     return act
 
 
-def own_agent(dream: Dream, model: WorldModel) -> Callable[[int], Tensor]:
-    """The actor-critic that came with the model."""
-    assert model.actor_critic is not None
-    agent, state = model.actor_critic, model.actor_critic.initial_state(dream.num_envs, dream.device)
+def own_agent(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tensor] | None:
+    """The agent of Stable-Baselines3 that lies beside the model, if there is one."""
+    saved = own_file(resolve(args.model), str(dream.device))
+    if saved is None:
+        return None
+    policy = saved.playing(args.num_envs, seed=args.seed)
 
-    @torch.no_grad()
     def act(t: int) -> Tensor:
-        nonlocal state
-        if t == 0 and dream.obs_window is not None:  # it has seen the frames before the start, too
-            for earlier in dream.obs_window[:, :-1].unbind(1):
-                _, _, state = agent(earlier, state)
-        logits, _, state = agent(dream.obs, state)
-        return torch.distributions.Categorical(logits=logits).sample()
+        pixels = ((dream.obs + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return torch.as_tensor(policy(pixels, np.full(args.num_envs, t == 0)), device=dream.device)
 
     return act
 
 
 def main(model: WorldModel, args: Args) -> dict[str, Tensor]:
-    """The returns of random actions, of the planner and of the model's agent, from the same starts."""
-    torch.manual_seed(args.seed)
-    fast = SamplerConfig(num_denoising_steps=1)
-
-    def dream() -> Dream:
-        return model.dream(args.num_envs, sampler=fast, horizon=None)
-
-    here, there = dream(), dream()
-    returns = {
-        "random": play(
-            dream(), lambda t: torch.randint(model.num_actions, (args.num_envs,), device=model.device), args
-        ),
-        "planning": play(here, planner(here, model.num_actions, args), args),
-    }
-    if model.actor_critic is not None:
-        returns["agent"] = play(there, own_agent(there, model), args)
-    for name, values in returns.items():
-        print(f"{name:9} {values.mean().item():6.2f} in {args.steps} steps, mean of {args.num_envs} dreams")
+    """The returns of random actions, of the planner and of the model's own agent, from the same starts."""
+    returns = {}
+    for name, make in {"random": uniform, "planning": planner, "agent": own_agent}.items():
+        dream = model.dream(args.num_envs, horizon=None)
+        act = make(dream, model.num_actions, args)
+        if act is not None:
+            returns[name] = play(dream, act, args)
+            mean, error = returns[name].mean().item(), returns[name].std().item() / args.num_envs**0.5
+            print(f"{name:9} {mean:6.2f} ± {error:.2f} in {args.steps} steps, over {args.num_envs} dreams")
     return returns
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from stubs import StubWorldModel, make_starts, tiny_networks
@@ -95,11 +96,22 @@ def test_ppo_learns_which_action_pays(monkeypatch):
     assert history[-1] > 6
 
 
-def test_planning_finds_what_random_actions_do_not():
+class Plays2:
+    """In the place of a saved agent: it always takes the action that pays."""
+
+    @staticmethod
+    def playing(num_envs, seed):
+        return lambda obs, first: np.full(len(obs), 2)
+
+
+def test_planning_finds_what_random_actions_do_not(monkeypatch):
     plan = load("plan")
     args = plan.Args(num_envs=4, steps=8, candidates=8, plan=4, hold=2, execute=2)
+    monkeypatch.setattr(plan, "own_file", lambda entry, device: None if entry.name == "pong-nano" else Plays2)
     returns = plan.main(paying_model(), args)
-    assert returns.keys() == {"random", "planning"}
+    assert returns.keys() == {"random", "planning", "agent"}
+    assert (returns["agent"] == args.steps).all()
+    assert plan.own_agent(paying_model().dream(1), 4, plan.Args(model="pong-nano")) is None
     assert returns["planning"].mean() > returns["random"].mean() + 2
     # The planner's trials leave no trace: what it played, played again, gives the same return.
     dream = paying_model().dream(args.num_envs, horizon=None)
