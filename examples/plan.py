@@ -23,7 +23,7 @@ class Args:
     """How much is tried; edit the defaults, or call `main(model, Args(...))`."""
 
     model: str = "mspacman-nano"
-    num_envs: int = 16  # dreams that are scored, all at once
+    num_envs: int = 8  # dreams that are scored, all at once
     steps: int = 48
     candidates: int = 8  # sequences tried at every plan
     plan: int = 12  # steps of a sequence
