@@ -66,5 +66,12 @@ types: $(READY) ## mypy, strict
 bench: $(READY) ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-enable
 
+.PHONY: docs notebooks
+docs: $(READY)  ## the documentation's site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(READY) ## run the notebooks of examples/
+	$(BIN)/python -m pytest -m slow tests/test_examples.py
+
 clean:          ## everything that can be made again, .venv included
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

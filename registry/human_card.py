@@ -57,7 +57,7 @@ def human_card(card: Card) -> str:
         "": "\n\n".join(text for text in (card.summary, preview) if text),
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
-        "Training": "\n\n".join(text for text in (card.source and f"`{card.source}`", _table(training)) if text)
+        "Training": "\n\n".join(text for text in (_source(card.source), _table(training)) if text)
         or "Not recorded.",
         "Agent": _table(agent) if isinstance(agent, Mapping) else str(agent),
         "Figures": _table(figures) or "None measured yet.",
@@ -68,6 +68,11 @@ def human_card(card: Card) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items() if body)
     return f"# {card.name}\n\n{text}\n"
+
+
+def _source(source: str) -> str:
+    """A command as code; a sentence, as of a model that several stages made, as it is."""
+    return source if not source or source.endswith(".") else f"`{source}`"
 
 
 def _table(table: Mapping[str, Any]) -> str:

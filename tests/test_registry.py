@@ -234,6 +234,15 @@ def test_bundled_models_are_whole() -> None:
         assert entry.bytes <= 6_000_000
 
 
+def test_a_bundled_card_that_names_a_command_was_made_by_it() -> None:
+    for entry in entries():
+        stages = [stage for stage in entry.card.training["history"] if not stage.startswith("the agent")]
+        assert entry.card.source.startswith("diamond-gym train-wm ") == (len(stages) == 1)
+        assert ("(see training.history)" in entry.card.summary) == (len(stages) > 1)
+        shown = entry.path.with_suffix(".md").read_text(encoding="utf-8").split("\n\n")
+        assert shown[1] == entry.card.summary
+
+
 def test_renamed_folder_is_still_a_model(tmp_path: Path) -> None:
     save_model(a_card(), WEIGHTS, folder=tmp_path / "a")
     shutil.move(tmp_path / "a", tmp_path / "b")
