@@ -19,7 +19,8 @@ from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from diamond_gym.dream import draw_category
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, SigmaDistribution, quantise
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, quantise
+from diamond_gym.networks.preconditioning import SigmaDistribution
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, lambda_returns
 from diamond_gym.trainers.focus import motion
