@@ -47,7 +47,7 @@ def test_bare_sampler(benchmark: Any, num_envs: int, precision: str) -> None:
     @torch.inference_mode()
     def frame() -> float:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            x, _ = sample(model.denoiser, obs, act, noise, QUALITIES["paper"])
+            x, _ = sample(model.denoiser.condition, obs, act, noise, QUALITIES["paper"])
         return float(x.sum())  # waits for the device
 
     benchmark.pedantic(frame, rounds=20, warmup_rounds=3)

@@ -15,9 +15,8 @@ from diamond_gym.benchmark.fitting import experience
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.subjects import inputs, world_model
 from diamond_gym.data.segments import SegmentSampler, to_tensors
-from diamond_gym.dream import sample_rows
 from diamond_gym.networks.inference import FoldedDenoiser
-from diamond_gym.sampler import QUALITIES
+from diamond_gym.sampler import QUALITIES, sample
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
@@ -51,7 +50,7 @@ def test_frames(benchmark: Any, size: str, batch: int, way: str, device: str) ->
         if way == "plain":
             plain_sample(plain, *arguments, PAPER)
         else:
-            sample_rows(folded, *arguments, PAPER, no_noise)
+            sample(folded.condition, *arguments, PAPER, no_noise)
         wait(device)
 
     benchmark.pedantic(frame, rounds=10 if size == "nano" else 3, warmup_rounds=1)

@@ -108,6 +108,11 @@ def compile_network(network: nn.Module, device_type: str | None = None) -> None:
     network.compile(dynamic=False, mode="reduce-overhead" if kind == "cuda" else None)
 
 
+def is_compiled(network: nn.Module) -> bool:
+    """Whether `network.compile` was called."""
+    return network._compiled_call_impl is not None
+
+
 _LOADAVG = Path("/proc/loadavg")
 _THREADS_GIVEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

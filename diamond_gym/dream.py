@@ -4,19 +4,20 @@ Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Det
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from diamond_gym.device import PRECISIONS
-from diamond_gym.networks.inference import FoldedRewardEnd, folded, rows_at_once
+from diamond_gym.networks.cuda_graphs import Graph
+from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
-from diamond_gym.sampler import Denoises, Prepares, SamplerConfig, sample
+from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.starts import StartBank, Starts
 
 
@@ -37,6 +38,8 @@ class DreamStep:
         rew: Sampled rewards, float32 (B,) in {-1, 0, 1}.
         end: bool (B,), the model ended the game.
         trunc: bool (B,), the horizon was reached.
+        rew_prob: Chances of the rewards -1, 0 and 1 that `rew` was sampled from, float32 (B, 3).
+        end_prob: The chance of `end`, float32 (B,).
         final_obs: The frame the step led to, float32 (B, C, H, W): differs from `obs` in the rows that
             restarted.
         start: int64 (B,), index of the start each row now dreams from; -1 for frames given to `reset`.
@@ -48,6 +51,8 @@ class DreamStep:
     rew: Tensor
     end: Tensor
     trunc: Tensor
+    rew_prob: Tensor
+    end_prob: Tensor
     final_obs: Tensor
     start: Tensor
     final_start: Tensor
@@ -130,47 +135,22 @@ def _check(name: str, tensor: object, like: Tensor, low: int | None = None, high
         raise ValueError(f"this state is damaged: its {name} holds numbers that cannot be.")
 
 
-def sample_rows(
-    denoiser: Denoises | Prepares,
-    obs: Tensor,
-    act: Tensor | None,
-    initial_noise: Tensor,
-    config: SamplerConfig,
-    noise: Callable[[tuple[int, ...]], Tensor] | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """`sample`, block by block; the arguments and what is returned are those of `sample`, for all rows."""
-    size, batch = rows_at_once(denoiser, obs), len(obs)
-    if size >= batch:
-        return sample(denoiser, obs, act, initial_noise, config, noise)
-    drawn: list[Tensor] = []  # what the first block asks for is drawn for all rows, and the others take their part
-    frames, trajectories = [], []
-    for first in range(0, batch, size):
-        rows, turn = slice(first, first + size), iter(range(2**31))
-
-        def extra(shape: tuple[int, ...], rows: slice = rows, turn: Iterator[int] = turn) -> Tensor:
-            assert noise is not None
-            k = next(turn)
-            if k == len(drawn):
-                drawn.append(noise((batch, *shape[1:])))
-            return drawn[k][rows]
-
-        frame, trajectory = sample(
-            denoiser,
-            obs[rows],
-            None if act is None else act[rows],
-            initial_noise[rows],
-            config,
-            None if noise is None else extra,
-        )
-        frames.append(frame)
-        trajectories.append(trajectory)
-    return torch.cat(frames), [torch.cat(images) for images in zip(*trajectories, strict=True)]
+def draw_category(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Samples categoricals of chances (B, K) by inverting them at `uniform` (B,) in [0, 1): int64 (B,)."""
+    return (uniform[:, None] >= probs.cumsum(-1)[:, :-1]).sum(-1)
 
 
-def draw_category(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Samples categoricals (B, K) by inverting their distribution at `uniform` (B,) in [0, 1): int64 (B,)."""
-    cdf = logits.float().softmax(-1).cumsum(-1)
-    return (uniform[:, None] >= cdf[:, :-1]).sum(-1)
+@dataclass(frozen=True)
+class Outcome:
+    """What the networks make of a step: next frame, trajectory, chances, what was sampled of them, LSTM state."""
+
+    next_obs: Tensor
+    trajectory: list[Tensor]
+    rew_prob: Tensor
+    end_prob: Tensor
+    rew: Tensor
+    end: Tensor
+    memory: LstmState | None
 
 
 class Dream:
@@ -182,6 +162,9 @@ class Dream:
     restarts). Everything random comes from `RowRandom`, so a row depends on its own seed and on nothing else
     in the batch.
 
+    The networks are prepared for dreams when the dream is made; whoever trains them further calls `refresh`. The state
+    stays in the same tensors from the first reset on, so that on a GPU a whole step can be one CUDA graph.
+
     Example:
         >>> dream = diamond_gym.load_world_model("breakout-nano").dream(num_envs=64)  # doctest: +SKIP
         >>> obs = dream.reset(seed=0)  # doctest: +SKIP
@@ -190,7 +173,8 @@ class Dream:
     Attributes:
         sampler: How frames are sampled; may be replaced between steps.
         horizon: Steps after which a row is truncated, None for never; may be changed between steps.
-        obs_window: The last T frames of every row, float32 (B, T, C, H, W); None before the first reset.
+        obs_window: The last T frames of every row, float32 (B, T, C, H, W); None before the first reset. As all of the
+            state it is overwritten by the next step.
         act_window: The actions between them, (B, T), the last slot waiting for the next one.
         steps: How many steps each row has dreamt since its start, int64 (B,).
         start: The start each row dreams from, int64 (B,), -1 for frames given to `reset`.
@@ -200,7 +184,7 @@ class Dream:
     @without_gradient()
     def __init__(
         self,
-        denoiser: Denoises,
+        denoiser: Denoiser,
         reward_end: RewardEnd | None,
         starts: Starts,
         num_envs: int,
@@ -212,6 +196,7 @@ class Dream:
         seed: int | Sequence[int] | None = None,
         choice: str | int = "any",
         model: str = "",
+        graph: bool = False,
     ) -> None:
         """Sets up a dream; `reset` starts it.
 
@@ -227,6 +212,7 @@ class Dream:
             seed: Seed of a first `reset` that brings none; None for a fresh one.
             choice: Which starts to draw from: "any", "first" (beginnings of games) or one index.
             model: What to call the model in a cloned state, so that another model refuses it.
+            graph: Record a step as one CUDA graph at its first call and replay it; elsewhere this changes nothing.
         """
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
@@ -234,12 +220,15 @@ class Dream:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         self._dtype = PRECISIONS[precision]
         self.denoiser, self.reward_end = denoiser, reward_end
-        self._outcome = FoldedRewardEnd(reward_end, self._dtype) if isinstance(reward_end, RewardEnd) else reward_end
+        self._frames, self._outcome = prepared(denoiser, self._dtype), prepared(reward_end, self._dtype)
         self.num_envs, self.device = num_envs, torch.device(device)
         self.sampler, self.horizon = sampler or SamplerConfig(), horizon
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
         self._rng = RowRandom(num_envs, self.device)
         self._seed, self._seeded = seed, False
+        self._graphs: dict[tuple[Any, ...], Graph[DreamStep]] | None = None
+        if graph and self.device.type == "cuda":
+            self._graphs = {}
         self._waits = self.device.type == "cpu"  # asking whether any row restarts costs nothing there
         self.num_starts, self.multi_hot = len(starts), starts.act.ndim == 3
         _, t, h, w, c = starts.obs.shape
@@ -250,14 +239,15 @@ class Dream:
         self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.start = torch.full_like(self.steps, -1)
 
-    @property
-    def denoiser(self) -> Denoises:
-        """Samples frames, in its folded form where it has one."""
-        return self._denoiser
-
-    @denoiser.setter
-    def denoiser(self, denoiser: Denoises) -> None:
-        self._denoiser, self._frames = denoiser, folded(denoiser, self._dtype)
+    @without_gradient()
+    def refresh(self) -> None:
+        """Dreams on in the networks' weights as they are now; to be called after training them further."""
+        for part in (self._frames, self._outcome):
+            if hasattr(part, "refresh"):
+                part.refresh()
+        self._bank.forget()
+        if self._graphs is not None:
+            self._graphs.clear()
 
     @without_gradient()
     def reset(
@@ -327,19 +317,18 @@ class Dream:
 
     def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
         """Replaces the rows' state, and ends the event in their random streams."""
-        self._memory = self._select(rows, memory, self._memory)
-        self.obs_window = obs.clone() if self.obs_window is None else _where(rows, obs, self.obs_window)
-        self.act_window = act.clone() if self.act_window is None else _where(rows, act, self.act_window)
-        self.steps = torch.where(rows, 0, self.steps)
-        self.start = torch.where(rows, index, self.start)
+        self._write(obs, act, memory, torch.where(rows, 0, self.steps), rows)
+        put(self.start, index, rows)
         self._rng.advance(rows)
 
-    @staticmethod
-    def _select(rows: Tensor, new: LstmState | None, old: LstmState | None) -> LstmState | None:
-        if new is None or old is None:
-            return old if new is None else new
-        which = rows[None, :, None]
-        return torch.where(which, new[0], old[0]), torch.where(which, new[1], old[1])
+    def _write(self, obs: Tensor, act: Tensor, memory: LstmState | None, steps: Tensor, rows: Tensor | None) -> None:
+        """Writes into the rows (B,) of the state, in place."""
+        self.obs_window, self.act_window = put(self.obs_window, obs, rows), put(self.act_window, act, rows)
+        put(self.steps, steps, rows)
+        if memory is not None:
+            hx, cx = (None, None) if self._memory is None else self._memory
+            rows = None if rows is None else rows[None, :, None]
+            self._memory = put(hx, memory[0], rows), put(cx, memory[1], rows)
 
     @without_gradient()
     def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
@@ -351,38 +340,53 @@ class Dream:
             mask: bool (B,) on the device; rows outside it keep their state and their random stream.
 
         Returns:
-            What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False.
+            What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False; what else there is
+            of them (chances, trajectory) means nothing.
         """
-        if self.obs_window is None or self.act_window is None:
+        if self.obs_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
-        window = self.obs_window
-        actions = torch.cat((self.act_window[:, :-1], act[:, None].to(self.act_window.dtype)), dim=1)
-        next_obs, trajectory, rew, end, memory = self._imagine(window, actions)
+        if self._graphs is None:
+            return self._step(act, restart, mask)
+        inputs = (act,) if mask is None else (act, mask)
+        key = restart, len(inputs), self.sampler, self.horizon, act.dtype
+        if key not in self._graphs:
+            self._bank.prepare()
+            before = self.clone_state(include_rng=True)
+            self._graphs[key] = Graph(lambda act, mask=None: self._step(act, restart, mask), *inputs)
+            self.restore_state(before)  # recording takes steps
+        return copied(self._graphs[key](*inputs))
+
+    def _step(self, act: Tensor, restart: bool, mask: Tensor | None) -> DreamStep:
+        window, waiting = self.obs_window, self.act_window
+        assert window is not None
+        assert waiting is not None
+        actions = torch.cat((waiting[:, :-1], act[:, None].to(waiting.dtype)), dim=1)
+        outcome = self._imagine(window, actions)
+        rew, end = outcome.rew, outcome.end
         steps = self.steps + 1
         trunc = torch.zeros_like(end) if self.horizon is None else steps >= self.horizon
         final_start = self.start.clone()
-
-        window = torch.cat((window[:, 1:], next_obs[:, None]), dim=1)
-        actions = torch.cat((actions[:, 1:], torch.zeros_like(actions[:, :1])), dim=1)
-        if mask is None:
-            self.obs_window, self.act_window, self._memory, self.steps = window, actions, memory, steps
-        else:
+        if mask is not None:
             rew, end, trunc = rew * mask, end & mask, trunc & mask
-            self.obs_window = _where(mask, window, self.obs_window)
-            self.act_window = _where(mask, actions, self.act_window)
-            self._memory = self._select(mask, memory, self._memory)
-            self.steps = torch.where(mask, steps, self.steps)
+        self._take_up(outcome, actions, steps, mask)
         self._rng.advance(mask)
-        final_obs = self.obs_window[:, -1].clone()
-        done = end | trunc
+        final_obs, done = self.obs, end | trunc
         if restart and (not self._waits or bool(done.any())):
             self._restart(done)
-        return DreamStep(self.obs, rew, end, trunc, final_obs, self.start.clone(), final_start, trajectory)
+        return DreamStep(
+            self.obs, rew, end, trunc, outcome.rew_prob, outcome.end_prob, final_obs, self.start.clone(), final_start,
+            outcome.trajectory,
+        )  # fmt: skip
 
-    def _imagine(
-        self, window: Tensor, actions: Tensor
-    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
-        """The next frame with its trajectory, reward, end and LSTM state of all rows."""
+    def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
+        """Moves the rows' windows on by a step; its actions (B, T[, A]) are complete."""
+        assert self.obs_window is not None
+        window = torch.cat((self.obs_window[:, 1:], outcome.next_obs[:, None]), dim=1)
+        act = torch.cat((act[:, 1:], torch.zeros_like(act[:, :1])), dim=1)
+        self._write(window, act, outcome.memory, steps, rows)
+
+    def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
+        """The next frame of all rows, their rewards, ends and LSTM states."""
         noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
         stream = iter(range(EXTRA_NOISE, 2**31))
 
@@ -391,16 +395,18 @@ class Dream:
 
         # Folded networks see to their precision themselves; of others autocast reaches convolutions and linears.
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            next_obs, trajectory = sample_rows(self._frames, window, actions, noise, self.sampler, extra)
+            next_obs, trajectory = sample(self._frames.condition, window, actions, noise, self.sampler, extra)
             if self._outcome is None:
                 nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
-                return next_obs, trajectory, nothing, nothing.bool(), None
+                rew_prob = torch.stack((nothing, nothing + 1, nothing), dim=1)
+                return Outcome(next_obs, trajectory, rew_prob, nothing, nothing, nothing.bool(), None)
             logits_rew, logits_end, (hx, cx) = self._outcome(
                 window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
             )
-        rew = (draw_category(logits_rew[:, 0], uniform[:, 0]) - 1).to(torch.float32)
-        end = draw_category(logits_end[:, 0], uniform[:, 1]).bool()
-        return next_obs, trajectory, rew, end, (hx.float(), cx.float())
+        rew_prob, end_prob = (logits[:, 0].float().softmax(-1) for logits in (logits_rew, logits_end))
+        rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
+        end = draw_category(end_prob, uniform[:, 1]).bool()
+        return Outcome(next_obs, trajectory, rew_prob, end_prob[:, 1], rew, end, (hx.float(), cx.float()))
 
     @without_gradient()
     def clone_state(self, include_rng: bool = False) -> DreamState:
@@ -435,12 +441,27 @@ class Dream:
         self.check_state(state)
         self._seed_once()
         state = state.copied(self.device)
-        self.obs_window, self.act_window, self._memory = state.obs, state.act, state.memory
-        self.steps, self.start = state.steps, state.start
+        self._write(state.obs, state.act, state.memory, state.steps, None)
+        self.start.copy_(state.start)
         if state.rng is not None:
             self._rng.load_state_dict(state.rng)
 
 
-def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` in the rows (B,) and `old` elsewhere, for tensors (B, ...)."""
-    return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
+def put(state: Tensor | None, new: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Writes into the rows (B, ...) of a tensor of state, or into all of it, in place; a first one is made."""
+    if state is None:
+        return new.clone()
+    if rows is not None:
+        new = torch.where(rows.view(*rows.shape, *[1] * (state.ndim - rows.ndim)), new, state)
+    return state.copy_(new)
+
+
+def copied(step: DreamStep) -> DreamStep:
+    """A step whose tensors stay as they are when the graph that wrote them is replayed."""
+    tensors = {name: value.clone() for name, value in vars(step).items() if isinstance(value, Tensor)}
+    return replace(step, trajectory=[image.clone() for image in step.trajectory], **tensors)
+
+
+def prepared(network: Any, dtype: torch.dtype) -> Any:
+    """A network in the form that it has for dreams, if it has one; others are used as they are, under autocast."""
+    return network.fold(dtype) if hasattr(network, "fold") else network

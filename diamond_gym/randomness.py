@@ -75,7 +75,7 @@ class RowRandom:
 
     An *event* of a row (a step, a restart) uses one value of its draw counter; within an event, numbers for
     different purposes come from different streams. Reading does not move the counter, `advance` does, for the
-    rows it is told.
+    rows it is told. The two tensors stay in place, so that a CUDA graph can replay what reads and moves them.
 
     Example:
         >>> rows = RowRandom(3, "cpu", seed=7)
@@ -109,14 +109,15 @@ class RowRandom:
             given = torch.tensor([s is not None for s in seeds]).to(self.seed.device)
             mask = given if mask is None else mask & given
         if mask is None:
-            self.seed, self.draw = fresh, torch.zeros_like(self.draw)
+            self.seed.copy_(fresh)
+            self.draw.zero_()
         else:
-            self.seed = torch.where(mask, fresh, self.seed)
-            self.draw = torch.where(mask, 0, self.draw)
+            self.seed.copy_(torch.where(mask, fresh, self.seed))
+            self.draw.masked_fill_(mask, 0)
 
     def advance(self, mask: Tensor | None = None) -> None:
         """Ends an event: of every row, or of the rows in `mask` (B,) bool."""
-        self.draw = self.draw + (1 if mask is None else mask.to(torch.int64))
+        self.draw.add_(1 if mask is None else mask.to(torch.int64))
 
     def words(self, blocks: int, stream: int, rows: slice = slice(None)) -> Tensor:
         """Random 32-bit words of some rows: int64 of shape (rows, 4 * blocks)."""
@@ -168,6 +169,5 @@ class RowRandom:
         """Continues from a `state_dict` of the same batch size."""
         if state["seed"].shape != self.seed.shape or state["draw"].shape != self.draw.shape:
             raise ValueError(f"This random state has {len(state['seed'])} rows, the batch has {len(self.seed)}.")
-        device = self.seed.device
-        self.seed = state["seed"].to(device, copy=True)
-        self.draw = state["draw"].to(device, copy=True)
+        self.seed.copy_(state["seed"])
+        self.draw.copy_(state["draw"])

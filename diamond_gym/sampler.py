@@ -1,13 +1,14 @@
-"""Sampling a frame: Karras' noise schedule and the Euler and Heun steps of EDM.
+"""Sampling a frame: a noise schedule, and Euler, Heun and ancestral steps as functions of `denoise(x, sigma)`.
 
 Karras et al. 2022 (arXiv 2206.00364), eq. 5 and algorithm 2, with two habits of the released DIAMOND models kept:
 the start noise has unit variance instead of sigma_max's, and the denoiser is told sigma, not sigma_hat.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class SamplerConfig:
     s_tmax: float = math.inf
     s_noise: float = 1.0
     s_cond: float = 0.0
-    """Noise level put on the conditioning frames before each step (CS:GO's dynamics: 0.005)."""
+    """Noise level put on the conditioning frames before each denoiser call (CS:GO's dynamics: 0.005)."""
     eta: float = 0.0
     """Ancestral sampling, 0 to 1: this part of the next level's noise is drawn anew (1: as much as keeps it a sample of
     that level, the DDPM's way; 0: none, EDM's and the paper's). Few deterministic steps drown what may or may not
@@ -53,126 +54,151 @@ QUALITIES: dict[str, SamplerConfig] = {
 }
 
 
-class Denoises(Protocol):
-    """What sample needs of a denoiser."""
-
-    def denoise(
-        self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
-    ) -> Tensor:
-        """See `diamond_gym.networks.denoiser.Denoiser.denoise`."""
-        ...
+Denoise = Callable[[Tensor, float], Tensor]
+"""x (B, C, H, W) at the noise level sigma -> the image that is expected there, (B, C, H, W)."""
+Noise = Callable[[tuple[int, ...]], Tensor]
+"""Gives standard normal noise of a shape."""
+Churn = Callable[[Tensor, float], tuple[Tensor, float]]
+"""Adds noise to x at the level sigma; gives both anew."""
 
 
-class Frame(Protocol):
-    """A frame being sampled, as `Prepares` gives it."""
-
-    def denoise(self, noisy: Tensor, step: int) -> Tensor:
-        """Denoises at the step's noise level; see `diamond_gym.networks.inference.FoldedFrame.denoise`."""
-        ...
-
-
-@runtime_checkable
-class Prepares(Protocol):
-    """A denoiser that computes what the denoising steps of a frame share only once."""
-
-    def prepare(self, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None = None) -> Frame:
-        """See `diamond_gym.networks.inference.FoldedDenoiser.prepare`."""
-        ...
-
-
-def _begin(
-    denoiser: Denoises | Prepares, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None
-) -> Callable[[Tensor, int], Tensor]:
-    """What denoises an image at the i-th of the noise levels, given these past frames."""
-    if isinstance(denoiser, Prepares):
-        return denoiser.prepare(obs, act, sigmas, sigma_cond).denoise
-    return lambda noisy, i: denoiser.denoise(noisy, sigmas[i], obs, act, sigma_cond)
-
-
-def karras_sigmas(config: SamplerConfig, device: torch.device | str = "cpu") -> Tensor:
-    """The noise levels from sigma_max down to sigma_min and a final 0, float32 (n + 1,) (EDM eq. 5)."""
+@cache
+def karras_sigmas(config: SamplerConfig) -> tuple[float, ...]:
+    """The noise levels from sigma_max down to sigma_min and a final 0, n + 1 numbers of float32 (EDM eq. 5)."""
     n, inv_rho = config.num_denoising_steps, 1 / config.rho
-    ramp = torch.linspace(0, 1, n, dtype=torch.float32, device=device)
+    ramp = torch.linspace(0, 1, n, dtype=torch.float32)
     max_inv_rho, min_inv_rho = config.sigma_max**inv_rho, config.sigma_min**inv_rho
-    sigmas = (max_inv_rho + ramp * (min_inv_rho - max_inv_rho)) ** config.rho
-    return torch.cat((sigmas, sigmas.new_zeros(1)))
+    return (*((max_inv_rho + ramp * (min_inv_rho - max_inv_rho)) ** config.rho).tolist(), 0.0)
 
 
-def gammas(config: SamplerConfig) -> list[float]:
-    """The churn of each step, as Python numbers so that the sampler's control flow asks no device."""
+def gamma(config: SamplerConfig, sigma: float) -> float:
+    """By how much of itself a level is raised before its step."""
     churn = min(config.s_churn / config.num_denoising_steps, math.sqrt(2) - 1)
-    sigmas = karras_sigmas(config).tolist()[:-1]
-    return [churn if config.s_tmin <= sigma <= config.s_tmax else 0.0 for sigma in sigmas]
+    return churn if config.s_tmin <= sigma <= config.s_tmax else 0.0
 
 
-def ancestral(sigma: Tensor, next_sigma: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """How far down a step goes, and how much noise is then drawn anew to come to the next level.
+def churn_of(config: SamplerConfig, noise: Noise) -> Churn:
+    """The churn of EDM's stochastic sampler (algorithm 2, lines 4 to 6)."""
 
-    As DDPM's posterior has it between two levels of the same variance-exploding process (Song et al. 2021,
-    arXiv 2011.13456, ancestral sampling): down² + up² = next_sigma².
+    def churn(x: Tensor, sigma: float) -> tuple[Tensor, float]:
+        sigma_hat = sigma * (gamma(config, sigma) + 1)
+        if sigma_hat == sigma:
+            return x, sigma
+        return x + config.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise(tuple(x.shape)), sigma_hat
 
-    Returns:
-        down and up, scalars.
+    return churn
+
+
+def no_churn(x: Tensor, sigma: float) -> tuple[Tensor, float]:
+    """Leaves x as it is."""
+    return x, sigma
+
+
+def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], churn: Churn = no_churn) -> list[Tensor]:
+    """Euler's steps along the levels `sigmas`; the images on the way, from x to the last (EDM algorithm 2, order 1)."""
+    path = [x]
+    for sigma, next_sigma in pairwise(sigmas):
+        x, sigma_hat = churn(x, sigma)
+        slope = (x - denoise(x, sigma)) / sigma_hat
+        x = x + slope * (next_sigma - sigma_hat)
+        path.append(x)
+    return path
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], churn: Churn = no_churn) -> list[Tensor]:
+    """Heun's steps, the mean of the slopes at both ends, and Euler's to level 0 (EDM algorithm 2)."""
+    path = [x]
+    for sigma, next_sigma in pairwise(sigmas):
+        x, sigma_hat = churn(x, sigma)
+        slope = (x - denoise(x, sigma)) / sigma_hat
+        x_next = x + slope * (next_sigma - sigma_hat)
+        if next_sigma > 0:
+            next_slope = (x_next - denoise(x_next, next_sigma)) / next_sigma
+            x_next = x + (slope + next_slope) / 2 * (next_sigma - sigma_hat)
+        x = x_next
+        path.append(x)
+    return path
+
+
+def ancestral(
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0, churn: Churn = no_churn
+) -> list[Tensor]:
+    """Euler's steps to below each level and noise up to it (Song et al. 2021, arXiv 2011.13456, ancestral sampling)."""
+    path = [x]
+    for sigma, next_sigma in pairwise(sigmas):
+        x, sigma_hat = churn(x, sigma)
+        down, up = ancestral_levels(sigma_hat, next_sigma, eta)
+        slope = (x - denoise(x, sigma)) / sigma_hat
+        x = x + slope * (down - sigma_hat)
+        if next_sigma > 0:
+            x = x + up * noise(tuple(x.shape))
+        path.append(x)
+    return path
+
+
+def ancestral_levels(sigma: float, next_sigma: float, eta: float) -> tuple[float, float]:
+    """The level that an ancestral step goes down to, and that of the noise it draws anew: down² + up² = next_sigma².
+
+    As DDPM's posterior has it between two levels of the same variance-exploding process.
     """
-    up = torch.minimum(next_sigma, eta * next_sigma * (sigma**2 - next_sigma**2).clamp(min=0).sqrt() / sigma)
-    return (next_sigma**2 - up**2).sqrt(), up
+    up = min(next_sigma, eta * next_sigma * math.sqrt(max(0.0, sigma**2 - next_sigma**2)) / sigma)
+    return math.sqrt(next_sigma**2 - up**2), up
 
 
 def sample(
-    denoiser: Denoises | Prepares,
+    condition: Callable[..., Denoise],
     obs: Tensor,
     act: Tensor | None,
     initial_noise: Tensor,
     config: SamplerConfig,
-    noise: Callable[[tuple[int, ...]], Tensor] | None = None,
+    noise: Noise | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Samples the next frame (EDM algorithm 2; order 1 is its Euler half).
+    """Samples the next frame.
 
     Args:
-        denoiser: Anything with the denoise method of `diamond_gym.networks.denoiser.Denoiser`, or a folded one.
+        condition: A denoiser's: (obs, act, sigma_cond, sigmas) -> denoise(x, sigma); see
+            `diamond_gym.networks.denoiser.Denoiser.condition`.
         obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first.
         act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
         initial_noise: Standard normal, float32 (B, C, H, W).
         config: The schedule and its churn.
-        noise: Gives standard normal noise of a shape; called only where s_churn, s_cond or eta ask for noise, the
-            conditioning frames' (B, T*C, H, W) before the image's (B, C, H, W) of each step; eta's comes after them,
-            in all steps but the last.
+        noise: Called only where s_churn, s_cond or eta ask for noise: the image's (B, C, H, W) of a step's churn before
+            the conditioning frames' (B, T*C, H, W), and eta's after them, in all steps but the last.
 
     Returns:
         The frame, float32 (B, C, H, W), on 8-bit levels in [-1, 1], and the trajectory of num_denoising_steps + 1
         images from the initial noise to the frame.
     """
-    if noise is None and (config.s_cond > 0 or config.eta > 0 or any(gammas(config))):
-        raise ValueError("this sampler has s_churn, s_cond or eta: it needs a source of noise")
-    sigmas = karras_sigmas(config, initial_noise.device)
-    last = config.num_denoising_steps - 1
-    x, trajectory = initial_noise, [initial_noise]
-    b, t, c, h, w = obs.shape
-    denoise = _begin(denoiser, obs, act, sigmas[:-1], None) if config.s_cond == 0 else None
-    for i, gamma in enumerate(gammas(config)):
-        sigma, next_sigma = sigmas[i], sigmas[i + 1]
-        if config.s_cond > 0:
-            assert noise is not None
-            # on top of the earlier steps' noise, as the released models are sampled
-            obs = obs + config.s_cond * noise((b, t * c, h, w)).reshape(obs.shape)
-            denoise = _begin(denoiser, obs, act, sigmas[:-1], torch.full_like(sigma, config.s_cond))
-        assert denoise is not None
-        sigma_hat = sigma * (gamma + 1)
-        if gamma > 0:
-            assert noise is not None
-            x = x + config.s_noise * noise((b, c, h, w)) * (sigma_hat**2 - sigma**2).sqrt()
-        denoised = denoise(x, i)
-        d = (x - denoised) / sigma_hat
-        dt = next_sigma - sigma_hat
-        if config.eta > 0 and i < last:
-            assert noise is not None
-            down, up = ancestral(sigma_hat, next_sigma, config.eta)
-            x = x + d * (down - sigma_hat) + up * noise((b, c, h, w))
-        elif config.order == 1 or i == last:
-            x = x + d * dt  # Euler
-        else:
-            x_2 = x + d * dt
-            d_2 = (x_2 - denoise(x_2, i + 1)) / next_sigma
-            x = x + (d + d_2) / 2 * dt  # Heun: the mean of the slopes at both ends
-        trajectory.append(x)
-    return x, trajectory
+    sigmas = karras_sigmas(config)
+    churn: Churn = no_churn
+    if config.s_churn or config.s_cond or config.eta:
+        if noise is None:
+            raise ValueError("this sampler has s_churn, s_cond or eta: it needs a source of noise")
+        churn = churn_of(config, noise)
+    if config.s_cond and noise is not None:
+        denoise = _noising(condition, obs, act, config.s_cond, sigmas, noise)
+    else:
+        denoise = condition(obs, act, None, sigmas[:-1])
+    if config.eta and noise is not None:
+        path = ancestral(denoise, initial_noise, sigmas, noise, config.eta, churn)
+    else:
+        path = (heun if config.order == 2 else euler)(denoise, initial_noise, sigmas, churn)
+    return path[-1], path
+
+
+def _noising(
+    condition: Callable[..., Denoise],
+    obs: Tensor,
+    act: Tensor | None,
+    s_cond: float,
+    sigmas: tuple[float, ...],
+    noise: Noise,
+) -> Denoise:
+    """Denoises under past frames with noise that grows at each call, as the released CS:GO models are sampled."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        nonlocal obs
+        obs = obs + s_cond * noise(tuple(obs.flatten(1, 2).shape)).reshape(obs.shape)
+        return condition(obs, act, s_cond, sigmas[:-1])(x, sigma)
+
+    return denoise

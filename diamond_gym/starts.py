@@ -152,8 +152,7 @@ class StartBank:
     moment: one at a time when first needed on a CPU, all at once beforehand on other devices (up to 1024
         starts).
 
-    The bank belongs to the weights it was built with: build a new one after training the reward/end model
-    further.
+    The states belong to the weights they were computed with: `forget` them after training these further.
     """
 
     def __init__(
@@ -173,8 +172,14 @@ class StartBank:
         self._block = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
         self._hx: Tensor | None = None  # (N, D), filled block by block
         self._cx: Tensor | None = None
-        self._unknown = set(range(-(-len(starts) // self._block))) if reward_end is not None else set()
+        self._unknown = set[int]()
+        self.forget()
         self.eager = device.type != "cpu" and len(starts) <= _EAGER_UP_TO
+
+    def forget(self) -> None:
+        """Has all starts burnt in anew when they are needed."""
+        if self._reward_end is not None:
+            self._unknown = set(range(-(-len(self.obs) // self._block)))
 
     @property
     def incomplete(self) -> bool:

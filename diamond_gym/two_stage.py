@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState, DreamStep, sample_rows, without_gradient
+from diamond_gym.dream import Dream, DreamState, Outcome, prepared, put, without_gradient
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import to_frames, to_pixels
-from diamond_gym.networks.inference import folded
+from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
-from diamond_gym.sampler import Denoises, SamplerConfig
+from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.starts import Starts
 
 
@@ -81,9 +81,9 @@ class TwoStageDream(Dream):
     @without_gradient()
     def __init__(
         self,
-        denoiser: Denoises,
+        denoiser: Denoiser,
         reward_end: RewardEnd | None,
-        upsampler: Denoises,
+        upsampler: Denoiser,
         starts: Starts,
         num_envs: int,
         sampler: TwoStageSampler | None = None,
@@ -94,6 +94,7 @@ class TwoStageDream(Dream):
         seed: int | Sequence[int] | None = None,
         choice: str | int = "any",
         model: str = "",
+        graph: bool = False,
     ) -> None:
         """Sets up a dream; the arguments are those of `Dream`, and `upsampler`, the second stage.
 
@@ -103,7 +104,7 @@ class TwoStageDream(Dream):
         sampler = sampler or FAST
         super().__init__(
             denoiser, reward_end, starts, num_envs, sampler.dynamics, horizon, device, precision,
-            seed=seed, choice=choice, model=model,
+            seed=seed, choice=choice, model=model, graph=graph,
         )  # fmt: skip
         if starts.full_res is None:
             raise DiamondGymError("the starts of a model of two stages bring frames at full size, and these have none.")
@@ -115,7 +116,7 @@ class TwoStageDream(Dream):
                 f"full-size frames of {height}x{width} are no multiple of {self._small[0]}x{self._small[1]}."
             )
         self.upsampler, self.upsampler_sampler = upsampler, sampler.upsampler
-        self._large_frames = folded(upsampler, self._dtype)
+        self._large_frames = prepared(upsampler, self._dtype)
         self.frame_shape = (c, height, width)
         self.fingerprint["full-size frames"] = (self._t_full, *self.frame_shape)
         self._full_starts = torch.from_numpy(starts.full_res).to(self.device)  # (N, T', H, W, C)
@@ -171,26 +172,24 @@ class TwoStageDream(Dream):
         return self.full_window[:, -1].clone()
 
     @without_gradient()
-    def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
-        """Dreams one step of every row, or of the rows in `mask`; see `Dream.step`."""
-        step = super().step(act, restart=False, mask=mask)
+    def refresh(self) -> None:
+        """Dreams on in the networks' weights as they are now; to be called after training them further."""
+        super().refresh()
+        if hasattr(self._large_frames, "refresh"):
+            self._large_frames.refresh()
+
+    def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
+        """The next small frame, and the large one made from it, for `_take_up`; the trajectory is the latter's."""
+        outcome = super()._imagine(window, actions)
+        self._next_full, trajectory = self._upsample(outcome.next_obs)
+        return replace(outcome, trajectory=trajectory)
+
+    def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
+        super()._take_up(outcome, act, steps, rows)
         assert self.full_window is not None
         assert self._next_full is not None
         full = torch.cat((self.full_window[:, 1:], self._next_full[:, None]), dim=1)
-        self.full_window = full if mask is None else self._pick(mask, full, self.full_window)
-        self._next_full = None
-        final_obs, done = self.obs, step.end | step.trunc
-        if restart and (not self._waits or bool(done.any())):
-            self._restart(done)
-        return replace(step, obs=self.obs, final_obs=final_obs, start=self.start.clone())
-
-    def _imagine(
-        self, window: Tensor, actions: Tensor
-    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
-        """The next small frame, and from it the large one, which `step` takes up; the latter's trajectory."""
-        next_obs, _, rew, end, memory = super()._imagine(window, actions)
-        self._next_full, trajectory = self._upsample(next_obs)
-        return next_obs, trajectory, rew, end, memory
+        self.full_window, self._next_full = put(self.full_window, full, rows), None
 
     def _upsample(self, low_res: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The large frames (B, C, H, W) of small ones, and their trajectory."""
@@ -203,17 +202,13 @@ class TwoStageDream(Dream):
 
         obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return sample_rows(self._large_frames, obs, None, noise, self.upsampler_sampler, extra)
+            return sample(self._large_frames.condition, obs, None, noise, self.upsampler_sampler, extra)
 
     def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
         """Replaces the rows' state, the large frames with it."""
         full = self._given_full if self._given_full is not None else to_frames(self._full_starts[index])
-        self.full_window = full.clone() if self.full_window is None else self._pick(rows, full, self.full_window)
+        self.full_window = put(self.full_window, full, rows)
         super()._enter(rows, index, obs, act, memory)
-
-    @staticmethod
-    def _pick(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
 
     def clone_state(self, include_rng: bool = False) -> TwoStageState:
         """Copies the dream's state, with the random streams if asked."""
@@ -230,4 +225,4 @@ class TwoStageDream(Dream):
         """Goes back to a cloned state; see `Dream.restore_state`."""
         super().restore_state(state)
         assert isinstance(state, TwoStageState)  # another one's fingerprint knows no full-size frames
-        self.full_window = state.full.to(self.device, copy=True)
+        self.full_window = put(self.full_window, state.full.to(self.device))

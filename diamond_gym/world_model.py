@@ -179,6 +179,7 @@ class WorldModel(nn.Module):
         horizon: int | None = 50,
         seed: int | Sequence[int] | None = None,
         starts: str | int = "any",
+        graph: bool = False,
     ) -> Dream:
         """Sets up a batch of dreams on the model's device; `reset` starts it.
 
@@ -189,6 +190,7 @@ class WorldModel(nn.Module):
             horizon: Steps after which a row is truncated, None for never.
             seed: Row i is seeded with seed + i, or with its own of a sequence; None for a fresh seed.
             starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
+            graph: On a GPU, record a step as one CUDA graph and replay it.
 
         Raises:
             DiamondGymError: The model has no starts.
@@ -198,7 +200,7 @@ class WorldModel(nn.Module):
             raise DiamondGymError(f"{name} has no start states to dream from; train or import it with its starts")
         own = self.card.sampler if self.card is not None else {}
         settled: dict[str, Any] = {"device": self.device, "precision": self.precision}
-        settled |= {"seed": seed, "choice": starts, "model": self.fingerprint}
+        settled |= {"seed": seed, "choice": starts, "model": self.fingerprint, "graph": graph}
         if self.upsampler is not None:
             if not isinstance(sampler, TwoStageSampler):
                 dynamics = sampler or (SamplerConfig(**own) if own else FAST.dynamics)

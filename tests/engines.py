@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from stubs import StubWorldModel, levels
+from stubs import Conditioned, StubWorldModel, levels
 from test_golden import CSGO_INNER, CSGO_UPSAMPLER_INNER, GOLDEN, load_part
 from torch import nn
 
@@ -39,7 +39,7 @@ def golden_engine(**kwargs) -> WorldModel:
     return WorldModel(dynamics, upsampler=upsampler, card=card, starts=engine_starts(**kwargs))
 
 
-class StubDynamics(nn.Module):
+class StubDynamics(Conditioned, nn.Module):
     """The next small frame is integer arithmetic on the window's levels, the actions and the rounded noise."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class StubDynamics(nn.Module):
         return (total % 256).float() / 255 * 2 - 1
 
 
-class StubUpsampler(nn.Module):
+class StubUpsampler(Conditioned, nn.Module):
     """The same of the large frame before and the enlarged small one."""
 
     def __init__(self) -> None:

@@ -24,7 +24,14 @@ def levels(frames: Tensor) -> Tensor:
     return ((frames + 1) * 127.5).round().long()
 
 
-class StubDenoiser(nn.Module):
+class Conditioned:
+    """Gives `denoise(x, sigma)` to a stub that has all in one method."""
+
+    def condition(self, obs, act, sigma_cond=None, sigmas=()):
+        return lambda noisy, sigma: self.denoise(noisy, sigma, obs, act, sigma_cond)
+
+
+class StubDenoiser(Conditioned, nn.Module):
     """The next frame is integer arithmetic on the window's levels, the actions and the rounded noise."""
 
     def __init__(self, salt: int = 0) -> None:

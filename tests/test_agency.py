@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import worlds
+from stubs import Conditioned
 
 from diamond_gym.data.segments import to_tensors
 from diamond_gym.errors import BadArgument
@@ -16,7 +17,7 @@ from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 STEERING = replace(worlds.CONFIG, agency_weight=20.0, motion_weight=0.0)
 
 
-class Paddle:
+class Paddle(Conditioned):
     """A denoiser: a light that the last action puts into one of three columns, and another that nobody moves."""
 
     def denoise(self, noisy, sigma, obs, act, sigma_cond=None):

@@ -52,7 +52,7 @@ def off(found, exact):
 def outputs(denoiser, plain, obs, act, noise, sigma):
     """What the network and the baseline give before a frame comes of it, in the arithmetic of their weights."""
     obs, noise, sigma = (x.to(plain.weights["conv_in.weight"].dtype) for x in (obs, noise, sigma.expand(len(noise))))
-    theirs = denoiser.model_output(noise, denoiser.conditioners(sigma), obs, act)
+    theirs = denoiser.model_output(noise, denoiser.precondition(sigma), obs, act)
     return theirs, plain._parts(noise, sigma, obs, act)[2]
 
 
@@ -92,14 +92,18 @@ def test_the_baseline_samples_the_same_frames(config, residual):
     plain._network = lambda *inputs: network(*inputs).float()  # as the original gives it
 
     def exact(denoiser):
-        def denoise(noisy, sigma, obs, act, sigma_cond=None):
+        def denoise(noisy, sigma, obs, act):
             return denoiser.denoise(noisy.double(), sigma.double(), obs.double(), act)
 
         return SimpleNamespace(denoise=denoise)
 
+    def exact_condition(obs, act, sigma_cond, sigmas):
+        denoise = denoiser.condition(obs.double(), act)
+        return lambda x, sigma: denoise(x.double(), sigma)
+
     for quality in QUALITIES.values():
         ours = plain_sample(exact(plain), obs, act, noise, quality)
-        theirs = sample(exact(denoiser), obs, act, noise, quality)[0]
+        theirs = sample(exact_condition, obs, act, noise, quality)[0]
         assert ours.dtype == theirs.dtype == torch.float32
         assert_close(ours, theirs, 1e-6)
 

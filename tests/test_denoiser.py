@@ -7,16 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diamond_gym.networks.denoiser import (
-    START_SIGMA,
-    Conditioners,
-    Denoiser,
-    DenoiserConfig,
-    InnerModelConfig,
-    SigmaDistribution,
-    TrainingNoise,
-    quantise,
-)
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, quantise
+from diamond_gym.networks.preconditioning import START_SIGMA, SigmaDistribution, TrainingNoise, edm
 from diamond_gym.sampler import SamplerConfig
 
 SMALL = InnerModelConfig(
@@ -31,9 +23,9 @@ def batch(b: int = 3, steps: int = 4, size: int = 8) -> tuple[torch.Tensor, torc
 
 
 @given(st.floats(0.002, 20), st.floats(0, 1), st.floats(0.1, 2))
-def test_conditioners_keep_unit_variance(sigma: float, offset: float, sigma_data: float) -> None:
+def test_scalings_keep_unit_variance(sigma: float, offset: float, sigma_data: float) -> None:
     """EDM's two requirements: inputs and targets of unit variance for data of variance sigma_data^2."""
-    cs = Conditioners.of(torch.tensor([sigma], dtype=torch.float64), sigma_data, offset)
+    cs = edm(torch.tensor([sigma], dtype=torch.float64), sigma_data, offset)
     variance = sigma**2 + offset**2
     c_in, c_out, c_skip = (c.item() for c in (cs.c_in, cs.c_out, cs.c_skip))
     assert c_in**2 * (variance + sigma_data**2) == pytest.approx(1)
@@ -53,7 +45,7 @@ def test_quantise_truncates_and_nearest_keeps_levels() -> None:
 def test_patches_keep_shapes(patch: int, size: int) -> None:
     model = Denoiser(DenoiserConfig(replace(SMALL, patch_size=patch)))
     obs, act = batch(size=size)
-    frame = model.denoise(torch.randn(3, 3, size, size), torch.tensor(1.0), obs[:, :2], act[:, :2])
+    frame = model.condition(obs[:, :2], act[:, :2])(torch.randn(3, 3, size, size), 1.0)
     assert frame.shape == (3, 3, size, size) and frame.dtype == torch.float32
     assert frame.abs().max() <= 1
 
@@ -64,7 +56,7 @@ def test_untrained_residual_model_repeats_the_last_frame() -> None:
     obs, act = batch()
     past = quantise(obs[:, :2], nearest=True)
     for sigma in (0.002, 1.0, 5.0):
-        frame = model.denoise(torch.randn(3, 3, 8, 8), torch.tensor(sigma), past, act[:, :2])
+        frame = model.condition(past, act[:, :2])(torch.randn(3, 3, 8, 8), sigma)
         assert torch.equal(frame, past[:, -1])
 
 
@@ -118,7 +110,7 @@ def test_rows_that_start_are_shown_what_a_sampler_starts_from(monkeypatch) -> No
         offset, noise, start = drawn[3 * i : 3 * i + 3]
         assert noisy[starts].equal(start[starts]), "nothing of the frame"
         torch.testing.assert_close(noisy[~starts], (obs[:, 2 + i] + 0.3 * offset + 0.7 * noise)[~starts])
-        told = model.conditioners(torch.where(starts, START_SIGMA, 0.7))
+        told = model.precondition(torch.where(starts, START_SIGMA, 0.7))
         assert cs.c_noise.equal(told.c_noise) and cs.c_out.equal(told.c_out)
 
 
@@ -136,8 +128,8 @@ def test_multi_hot_action_of_one_key_is_that_action() -> None:
     obs, act = batch()
     one_hot = torch.nn.functional.one_hot(act[:, :2], 3)
     noisy, sigma = torch.randn(3, 3, 8, 8), torch.tensor([0.5, 1.0, 2.0])
-    expected = model.denoise(noisy, sigma, obs[:, :2], act[:, :2])
-    assert torch.equal(model.denoise(noisy, sigma, obs[:, :2], one_hot), expected)
+    expected = model.condition(obs[:, :2], act[:, :2])(noisy, sigma)
+    assert torch.equal(model.condition(obs[:, :2], one_hot)(noisy, sigma), expected)
 
 
 def test_sigma_distribution() -> None:

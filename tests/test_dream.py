@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from stubs import StubDenoiser, StubWorldModel, actions, levels, make_starts, tiny_dream, tiny_networks
+from torch import nn
 
 from diamond_gym.dream import Dream, draw_category
 from diamond_gym.frames import to_frames, to_pixels
@@ -23,10 +24,10 @@ def test_pixels_and_frames_are_inverse():
 
 
 def test_draw_category_inverts_the_distribution():
-    logits = torch.tensor([0.5, 0.2, 0.3]).log().expand(6, 3)
-    drawn = draw_category(logits, torch.tensor([0.0, 0.49, 0.51, 0.69, 0.71, 1 - 2**-24]))
+    probs = torch.tensor([0.5, 0.2, 0.3]).expand(6, 3)
+    drawn = draw_category(probs, torch.tensor([0.0, 0.49, 0.51, 0.69, 0.71, 1 - 2**-24]))
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2]
-    assert draw_category(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1 - 2**-24])).tolist() == [0]
+    assert draw_category(torch.tensor([[1.0, 0.0]]), torch.tensor([1 - 2**-24])).tolist() == [0]
 
 
 def test_a_step_is_the_method_step_by_step():
@@ -43,13 +44,15 @@ def test_a_step_is_the_method_step_by_step():
         for action in (1, 0, 3, 2, 2, 1):
             act = torch.cat((act, torch.tensor([[action]])), dim=1)
             noise, uniform = rng.normal_and_uniform((3, 16, 16), NOISE, 2)
-            next_obs, _ = sample(denoiser, obs, act, noise, SamplerConfig())
+            next_obs, _ = sample(denoiser.condition, obs, act, noise, SamplerConfig())
             logits_rew, logits_end, state = reward_end(obs[:, -1:], act[:, -1:], next_obs[:, None], state)
             uniform = uniform[0]
             rng.advance()
             step = dream.step(torch.tensor([action]), restart=False)
             assert torch.equal(step.obs, next_obs)
             cdf_rew, cdf_end = (logits[0, 0].softmax(0).cumsum(0) for logits in (logits_rew, logits_end))
+            torch.testing.assert_close(step.rew_prob[0], logits_rew[0, 0].softmax(0))
+            torch.testing.assert_close(step.end_prob, logits_end[0, 0].softmax(0)[1:])
             rew = -1.0 if uniform[0] < cdf_rew[0] else 0.0 if uniform[0] < cdf_rew[1] else 1.0
             assert step.rew.tolist() == [rew]
             assert bool(step.end) == bool(uniform[1] >= cdf_end[0])
@@ -73,6 +76,7 @@ def test_without_a_reward_model_nothing_is_rewarded_and_nothing_ends():
     for t in range(6):
         step = dream.step(actions(t, 1, 2)[0])
         assert step.rew.tolist() == [0, 0]
+        assert step.rew_prob.tolist() == [[0, 1, 0]] * 2 and step.end_prob.tolist() == [0, 0]
         assert not step.end.any()
         assert bool(step.trunc.all()) == (t == 3)
     dream.restore_state(dream.clone_state())
@@ -144,6 +148,40 @@ def test_multi_hot_actions_and_a_window_of_one_frame():
     dream.reset(seed=0)
     act = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
     assert dream.step(act).obs.shape == (2, 3, 8, 8)
+
+
+class Vit(nn.Module):
+    """A transformer over patches of the noisy and the past frames: no U-Net, and nothing that could be folded."""
+
+    def __init__(self, images: int, patch: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3 * images, width, patch, stride=patch)
+        self.act_emb, self.noise_emb = nn.Embedding(4, width), nn.Linear(1, width)
+        self.block = nn.TransformerEncoderLayer(width, 2, width, dropout=0.0, batch_first=True)
+        self.out = nn.ConvTranspose2d(width, 3, patch, stride=patch)
+
+    def forward(self, noisy, c_noise, obs, act, c_noise_cond=None):
+        x = self.patches(torch.cat((obs, noisy), dim=1))
+        cond = self.act_emb(act).sum(1) + self.noise_emb(c_noise[:, None])
+        tokens = self.block(x.flatten(2).transpose(1, 2) + cond[:, None])
+        return self.out(tokens.transpose(1, 2).reshape(x.shape)).float()
+
+
+def test_any_network_can_be_dreamed_with():
+    torch.manual_seed(0)
+    denoiser = Denoiser(DenoiserConfig(), Vit(images=5)).eval()
+    for precision in ("float32", "bfloat16"):
+        dream = Dream(denoiser, tiny_networks()[1], make_starts(5, size=16), 2, precision=precision, choice=0)
+        dream.reset(seed=0)
+        window, state = dream.obs_window.clone(), dream.clone_state(include_rng=True)
+        step = dream.step(torch.tensor([1, 2]))
+        rng = RowRandom(2, "cpu", 0)
+        rng.load_state_dict(state.rng)
+        act = torch.cat((state.act[:, :-1], torch.tensor([[1], [2]])), dim=1)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            expected, _ = sample(denoiser.condition, window, act, rng.normal((3, 16, 16), NOISE), SamplerConfig())
+        assert torch.equal(step.final_obs, expected)
+        dream.refresh()
 
 
 @pytest.mark.gpu

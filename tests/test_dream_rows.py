@@ -23,7 +23,7 @@ def test_rows_dream_what_singles_dream_whatever_the_batch(batch, restart):
         step = together.step(acts[t], restart=restart)
         if not restart and (step.end | step.trunc).any():
             together.reset(mask=step.end | step.trunc)
-        seen.append((to_pixels(step.final_obs), step.rew, step.end, step.trunc, together.start, together.obs))
+        seen.append((to_pixels(step.final_obs), step.rew, step.end, step.trunc, together.start.clone(), together.obs))
     assert len({int(s[4][0]) for s in seen}) > 1
     assert any(bool(s[2].any()) for s in seen)
     assert any(bool(s[3].any()) for s in seen)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from stubs import Conditioned
 
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
@@ -36,7 +37,7 @@ def test_real_play_is_what_happened(tmp_path: Path) -> None:
     assert play.end[:, -1].any(), "windows reach the true final frame"
 
 
-class Oracle(torch.nn.Module):
+class Oracle(Conditioned, torch.nn.Module):
     """Moves the column as the walk does, whatever the noise."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Folded networks compute what their originals do, and follow them."""
+"""Folded networks compute what their originals do, with their weights of the last refresh."""
 
 import pytest
 import torch
@@ -8,9 +8,8 @@ from stubs import ACTIONS, tiny_networks
 from torch import nn
 
 from diamond_gym.device import compile_network
-from diamond_gym.dream import sample_rows
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd, rows_at_once
+from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 
@@ -50,13 +49,12 @@ def test_denoising_is_that_of_the_original(config, batch, size, monkeypatch):
     torch.manual_seed(0)
     denoiser = filled(Denoiser(config))
     obs, act, noisy = inputs(config, batch, size)
-    sigmas = torch.tensor([5.0, 0.3, 0.002])
-    sigma_cond = torch.tensor(0.01) if config.inner_model.noise_cond else None
+    sigma_cond = 0.01 if config.inner_model.noise_cond else None
     with torch.no_grad():
-        frame = FoldedDenoiser(denoiser).prepare(obs, act, sigmas, sigma_cond)
-        for i, sigma in enumerate(sigmas):
-            theirs = denoiser.denoise(noisy, sigma, obs, act, sigma_cond)
-            assert_on_levels_of(frame.denoise(noisy, i), theirs, nearest=config.residual)
+        ours = FoldedDenoiser(denoiser).condition(obs, act, sigma_cond, (5.0, 0.3))
+        theirs = denoiser.condition(obs, act, sigma_cond)
+        for sigma in (5.0, 0.3, 0.002):  # the last is none of those that it was prepared for
+            assert_on_levels_of(ours(noisy, sigma), theirs(noisy, sigma), nearest=config.residual)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
@@ -65,12 +63,12 @@ def test_output_before_quantisation(config):
     denoiser = filled(Denoiser(config))
     obs, act, noisy = inputs(config, 2)
     sigma = torch.tensor([0.7])
-    cs = denoiser.conditioners(sigma)
+    cs = denoiser.precondition(sigma)
     with torch.no_grad():
         inner = FoldedDenoiser(denoiser).inner
-        modulation = inner.modulations(cs.c_noise, act, None)[0].expand(2, -1)
+        modulation = inner.modulations(inner.embed(cs.c_noise, None), act)[0].expand(2, -1)
         ours = inner(noisy * cs.c_in, inner.past(obs.flatten(1, 2) / 0.5), modulation)
-        theirs = denoiser.model_output(noisy, denoiser.conditioners(sigma.expand(2)), obs, act)
+        theirs = denoiser.model_output(noisy, denoiser.precondition(sigma.expand(2)), obs, act)
     assert theirs.abs().max() > 0.1
     assert_close(ours, theirs)
 
@@ -95,11 +93,11 @@ def test_samples_in_blocks_of_rows(sampler, monkeypatch):
         return draw
 
     with torch.no_grad():
-        theirs, path = sample(denoiser, obs, act, noise, sampler, source())
+        theirs, path = sample(denoiser.condition, obs, act, noise, sampler, source())
         folded = FoldedDenoiser(denoiser)
         monkeypatch.setattr("diamond_gym.networks.inference.CACHE_BYTES", 2 * 4 * 32 * 10 * 14)
-        assert rows_at_once(folded, obs) == 2
-        ours, our_path = sample_rows(folded, obs, act, noise, sampler, source())
+        assert folded.rows_at_once(obs) == 2
+        ours, our_path = sample(folded.condition, obs, act, noise, sampler, source())
     assert_close(ours, theirs, 1e-4)
     for image, expected in zip(our_path, path, strict=True):
         assert_close(image, expected, 1e-4)
@@ -107,7 +105,7 @@ def test_samples_in_blocks_of_rows(sampler, monkeypatch):
 
 def test_blocks_are_as_equal_as_can_be():
     folded = FoldedDenoiser(Denoiser(CONFIGS["nano's kind"]), torch.bfloat16)
-    sizes = [rows_at_once(folded, torch.empty(batch, 4, 3, 64, 64)) for batch in (1, 32, 33, 128)]
+    sizes = [folded.rows_at_once(torch.empty(batch, 4, 3, 64, 64)) for batch in (1, 32, 33, 128)]
     assert sizes == [1, 32, 17, 32]
 
 
@@ -127,24 +125,25 @@ def test_reward_and_end_are_those_of_the_original(difference):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_follows_the_original(dtype):
+def test_refresh_takes_the_weights_as_they_are_now(dtype):
     denoiser, reward_end = tiny_networks()
     obs, act, noisy = inputs(denoiser.config, 2, (16, 16))
     frames, outcome = FoldedDenoiser(denoiser, dtype), FoldedRewardEnd(reward_end, dtype)
 
     def results():
         with torch.no_grad():
-            frame = frames.prepare(obs, act, torch.tensor([0.3])).denoise(noisy, 0)
-            return frame, outcome(obs[:, :-1], act[:, :-1], obs[:, 1:])[0]
+            return frames.condition(obs, act)(noisy, 0.3), outcome(obs[:, :-1], act[:, :-1], obs[:, 1:])[0]
 
     before, inner = results(), frames.inner
     assert results()[0].equal(before[0]) and frames.inner is inner
     with torch.no_grad():
         denoiser.inner_model.conv_out.weight.mul_(3)
         reward_end.head[0].weight.mul_(3)
+    frames.refresh()
+    outcome.refresh()
     after = results()
     assert not after[0].equal(before[0]) and not after[1].equal(before[1])
-    fresh = FoldedDenoiser(denoiser, dtype).prepare(obs, act, torch.tensor([0.3])).denoise(noisy, 0)
+    fresh = FoldedDenoiser(denoiser, dtype).condition(obs, act)(noisy, 0.3)
     assert after[0].equal(fresh)
 
 
@@ -172,7 +171,9 @@ def test_many_hot_actions(monkeypatch):
     act = (torch.rand(2, 4, dynamics.config.inner_model.num_actions) > 0.8).float()
     noise = torch.randn(2, 3, 6, 8)
     with torch.no_grad():
-        ours, theirs = (sample(d, obs, act, noise, QUALITIES["paper"])[0] for d in (FoldedDenoiser(dynamics), dynamics))
+        ours, theirs = (
+            sample(d.condition, obs, act, noise, QUALITIES["paper"])[0] for d in (FoldedDenoiser(dynamics), dynamics)
+        )
     assert_close(ours, theirs, 1e-4)
 
 
@@ -183,7 +184,7 @@ def test_on_a_gpu_nothing_waits():
     frames, outcome = FoldedDenoiser(denoiser), FoldedRewardEnd(reward_end)
 
     def frame():
-        x = sample_rows(frames, obs, act, noise, QUALITIES["paper"], lambda _: noise)[0]
+        x = sample(frames.condition, obs, act, noise, QUALITIES["paper"], lambda _: noise)[0]
         return x, outcome(obs[:, -1:], act[:, -1:], x[:, None])[0]
 
     with torch.no_grad():
@@ -194,7 +195,7 @@ def test_on_a_gpu_nothing_waits():
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert second[0].equal(first[0])
-    assert rows_at_once(frames, obs) == 4
+    assert frames.rows_at_once(obs) == 4
 
 
 @pytest.mark.gpu
@@ -204,9 +205,9 @@ def test_frames_on_a_gpu_are_those_of_the_cpu(batch, dtype):
     denoiser, _ = tiny_networks()
     obs, act, noise = inputs(denoiser.config, batch, (16, 16))
     with torch.no_grad():
-        here = sample(denoiser, obs, act, noise, QUALITIES["paper"])[0]
+        here = sample(denoiser.condition, obs, act, noise, QUALITIES["paper"])[0]
         folded = FoldedDenoiser(denoiser.cuda(), dtype)
-        there = sample(folded, obs.cuda(), act.cuda(), noise.cuda(), QUALITIES["paper"])[0]
+        there = sample(folded.condition, obs.cuda(), act.cuda(), noise.cuda(), QUALITIES["paper"])[0]
     limit = 1.01 if dtype == torch.float32 else 8  # levels of 255
     assert ((there.cpu() - here).abs() * 127.5 > limit).float().mean() <= 1e-2
 
@@ -216,27 +217,28 @@ def test_compiled_on_a_gpu():
     denoiser = tiny_networks()[0].cuda()
     obs, act, noise = (x.cuda() for x in inputs(denoiser.config, 4, (16, 16)))
     with torch.no_grad():
-        plain = sample(denoiser, obs, act, noise, QUALITIES["paper"])[0]
+        plain = sample(denoiser.condition, obs, act, noise, QUALITIES["paper"])[0]
         compile_network(denoiser.inner_model)
         folded = FoldedDenoiser(denoiser)
         for _ in range(3):  # the graph is recorded in the second call, and replayed from the third
-            compiled = sample(folded, obs, act, noise, QUALITIES["paper"])[0]
+            compiled = sample(folded.condition, obs, act, noise, QUALITIES["paper"])[0]
     assert ((compiled - plain).abs() * 127.5 > 1.01).float().mean() <= 1e-2
 
 
 @pytest.mark.slow
-def test_compiled_networks_follow_too():
+def test_compiled_networks_are_refreshed_without_compiling_again():
     denoiser, _ = tiny_networks()
     obs, act, noise = inputs(denoiser.config, 2, (16, 16))
     compile_network(denoiser.inner_model)
     folded = FoldedDenoiser(denoiser)
     with torch.no_grad():
-        sample(folded, obs, act, noise, QUALITIES["fast"])
+        sample(folded.condition, obs, act, noise, QUALITIES["fast"])
         inner = folded.inner
         denoiser.inner_model.conv_out.weight.mul_(3)
-        compiled = sample(folded, obs, act, noise, QUALITIES["fast"])[0]
+        folded.refresh()
+        compiled = sample(folded.condition, obs, act, noise, QUALITIES["fast"])[0]
         assert folded.inner is inner
-        theirs = sample(tripled(), obs, act, noise, QUALITIES["fast"])[0]
+        theirs = sample(tripled().condition, obs, act, noise, QUALITIES["fast"])[0]
     assert ((compiled - theirs).abs() * 127.5 > 1.01).float().mean() <= 1e-2
 
 

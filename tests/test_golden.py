@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.networks.denoiser import Conditioners, Denoiser, DenoiserConfig, InnerModelConfig, TrainingNoise
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.preconditioning import TrainingNoise, edm
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig, karras_sigmas, sample
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, actor_critic_loss, lambda_returns
@@ -119,7 +120,7 @@ def in_turn(tensors: Tensor | list[Tensor]) -> Iterator[Tensor]:
 
 
 def test_conditioners(atari: dict[str, Tensor]) -> None:
-    cs = Conditioners.of(atari["conditioners.sigma"], sigma_data=0.5, sigma_offset_noise=0.3)
+    cs = edm(atari["conditioners.sigma"], sigma_data=0.5, sigma_offset_noise=0.3)
     for name in ("c_in", "c_out", "c_skip", "c_noise"):
         assert_close(getattr(cs, name).flatten(), atari[f"conditioners.{name}"])
 
@@ -128,9 +129,9 @@ def test_conditioners(atari: dict[str, Tensor]) -> None:
 @torch.no_grad()
 def test_denoise(atari: dict[str, Tensor], denoiser: Denoiser, case: str) -> None:
     noisy, sigma, obs, act = (atari[f"{case}.{k}"] for k in ("noisy", "sigma", "obs", "act"))
-    output = denoiser.model_output(noisy, denoiser.conditioners(sigma), obs, act)
+    output = denoiser.model_output(noisy, denoiser.precondition(sigma), obs, act)
     assert_close(output, atari[f"{case}.model_output"])
-    assert_same_frames(denoiser.denoise(noisy, sigma, obs, act), atari[f"{case}.denoised"])
+    assert_same_frames(denoiser.condition(obs, act)(noisy, sigma), atari[f"{case}.denoised"])
 
 
 @pytest.mark.parametrize(
@@ -144,10 +145,10 @@ def test_denoise(atari: dict[str, Tensor], denoiser: Denoiser, case: str) -> Non
 )
 @torch.no_grad()
 def test_sampler(atari: dict[str, Tensor], denoiser: Denoiser, name: str, config: SamplerConfig) -> None:
-    assert_close(karras_sigmas(config), atari[f"sampler.{name}.sigmas"])
+    assert_close(torch.tensor(karras_sigmas(config)), atari[f"sampler.{name}.sigmas"])
     obs, act, initial = (atari[f"sampler.{k}"] for k in ("prev_obs", "prev_act", "initial_noise"))
     noise = in_turn(atari["sampler.churn_noise"])
-    x, trajectory = sample(denoiser, obs, act, initial, config, lambda shape: next(noise))
+    x, trajectory = sample(denoiser.condition, obs, act, initial, config, lambda shape: next(noise))
     assert_same_trajectory(trajectory, atari[f"sampler.{name}.trajectory"])
     assert x is trajectory[-1]
 
@@ -249,7 +250,7 @@ def test_csgo_dynamics_sampler(csgo: dict[str, Tensor], dynamics: Denoiser) -> N
     for n in (1, 3):
         noise = in_turn(csgo["dynamics.conditioning_noise"])
         config = SamplerConfig(num_denoising_steps=n, s_cond=0.005)
-        _, trajectory = sample(dynamics, obs, act, initial, config, lambda shape: next(noise))
+        _, trajectory = sample(dynamics.condition, obs, act, initial, config, lambda shape: next(noise))
         assert_same_trajectory(trajectory, csgo[f"dynamics.euler{n}_cond.trajectory"])
 
 
@@ -264,9 +265,9 @@ def test_csgo_upsampler(csgo: dict[str, Tensor], upsampler: Denoiser) -> None:
         "quality": SamplerConfig(num_denoising_steps=4, sigma_min=1, order=1, **CHURN),
     }
     for name, config in configs.items():
-        assert_close(karras_sigmas(config), part[f"{name}.sigmas"])
+        assert_close(torch.tensor(karras_sigmas(config)), part[f"{name}.sigmas"])
         noise = in_turn(part["churn_noise"])
-        _, trajectory = sample(upsampler, obs, None, part["initial_noise"], config, lambda shape: next(noise))
+        _, trajectory = sample(upsampler.condition, obs, None, part["initial_noise"], config, lambda shape: next(noise))
         assert_same_trajectory(trajectory, part[f"{name}.trajectory"])
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from stubs import StubWorldModel
+from stubs import Conditioned, StubWorldModel
 from torch import nn
 
 from diamond_gym.dream import Dream
@@ -23,7 +23,7 @@ def level(frames):
     return ((frames[..., 0, 0, 0] + 1) * 127.5).round()
 
 
-class Counting(nn.Module):
+class Counting(Conditioned, nn.Module):
     """Each frame shows the number after the last one's."""
 
     def denoise(self, noisy, sigma, obs, act, sigma_cond=None):

@@ -18,7 +18,7 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 ROOMS = ("networks", "data", "envs")
 RANKS = [
     {"errors", "files", "schema", "frames", "randomness", "device", "sampler"},
-    {"networks.blocks", "data.episode_files", "csgo"},
+    {"networks.blocks", "networks.preconditioning", "networks.cuda_graphs", "data.episode_files", "csgo"},
     {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes"},
     {"data"},
     {"networks.folding", "data.segments"},
@@ -46,6 +46,8 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 
 # Imports against the order that are right nevertheless; each is made within a function or for types alone.
 EXCEPTIONS = {
+    ("diamond_gym.networks.denoiser", "networks.inference"): "a network folds itself when it is asked to",
+    ("diamond_gym.networks.reward_end", "networks.inference"): "a network folds itself when it is asked to",
     ("diamond_gym.world_model", "registry"): "the card is a plain dataclass, named in signatures only",
 }
 

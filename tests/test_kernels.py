@@ -141,18 +141,19 @@ def test_a_compiled_denoiser_uses_them(config, dtype):
     denoiser = filled(Denoiser(config))
     compiled = copy.deepcopy(denoiser)
     compile_network(compiled.inner_model)
-    folded, sigmas = FoldedDenoiser(compiled, dtype), torch.tensor([5.0, 0.3])
+    folded, sigmas = FoldedDenoiser(compiled, dtype), (5.0, 0.3)
     obs, act, noisy = torch.rand(3, 4, 3, 10, 14) * 2 - 1, torch.randint(ACTIONS, (3, 4)), torch.randn(3, 3, 10, 14)
-    frame, exact = folded.prepare(obs, act, sigmas), FoldedDenoiser(denoiser).prepare(obs, act, sigmas)
+    ours, exact = (f.condition(obs, act, None, sigmas) for f in (folded, FoldedDenoiser(denoiser)))
     assert any(isinstance(m, KernelResBlocks) for m in folded.inner.modules())
     assert folded.inner._compiled_call_impl is None  # torch.compile is not waited for
-    for i in range(2):
-        levels = (frame.denoise(noisy, i) - exact.denoise(noisy, i)).abs() * 127.5
+    for sigma in sigmas:
+        levels = (ours(noisy, sigma) - exact(noisy, sigma)).abs() * 127.5
         assert levels.mean() < (0.01 if dtype == torch.float32 else 1)
-    before = frame.denoise(noisy, 0)
-    assert pickle.loads(pickle.dumps(folded.inner))(noisy, frame._past, frame._modulations[0]).isfinite().all()
+    before = ours(noisy, 0.3)
+    assert pickle.loads(pickle.dumps(folded)).condition(obs, act)(noisy, 0.3).equal(before)
     compiled.inner_model.unet.u_blocks[0].resblocks[0].conv1.weight.mul_(-3)
-    assert not folded.prepare(obs, act, sigmas).denoise(noisy, 0).equal(before)  # it follows its original
+    folded.refresh()
+    assert not folded.condition(obs, act)(noisy, 0.3).equal(before)
 
 
 @needs_kernels

@@ -30,9 +30,9 @@ def test_it_dreams_what_the_shorter_one_does(tmp_path, short: WorldModelTrainer)
     long.begin_with(short.world_model.weights())
     obs, act = torch.rand(3, 5, 3, 8, 8) * 2 - 1, torch.randint(worlds.ACTIONS, (3, 5))
     noise = torch.randn(3, 3, 8, 8)
-    expected, _ = sample(short.world_model.denoiser, obs[:, -2:], act[:, -2:], noise, SamplerConfig())
+    expected, _ = sample(short.world_model.denoiser.condition, obs[:, -2:], act[:, -2:], noise, SamplerConfig())
     for model in (long.world_model, long.averaged()):
-        assert torch.equal(sample(model.denoiser, obs, act, noise, SamplerConfig())[0], expected)
+        assert torch.equal(sample(model.denoiser.condition, obs, act, noise, SamplerConfig())[0], expected)
     before = long.world_model.denoiser.inner_model.conv_in.weight[:, :12].clone()
     assert not before.any()
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_only_the_last_actions_are_told() -> None:
         if place is not None:
             changed[0, place] = 2
         frames.append(
-            denoiser.model_output(noisy, denoiser.conditioners(sigma[None]), obs, changed)
+            denoiser.model_output(noisy, denoiser.precondition(sigma[None]), obs, changed)
         )  # 8 bits hide much
     same = [torch.equal(frame, frames[0]) for frame in frames[1:]]
     assert same == [True, True, False, False]

@@ -36,14 +36,17 @@ def test_calls_per_frame():
         calls = 0
 
         class Counting:
-            def denoise(self, noisy, sigma, obs, act, sigma_cond=None):
+            def condition(self, obs, act, sigma_cond, sigmas):
+                return self.denoise
+
+            def denoise(self, noisy, sigma):
                 nonlocal calls
                 calls += 1
                 return noisy
 
         from diamond_gym.sampler import sample
 
-        sample(Counting(), torch.zeros(1, 2, 3, 4, 4), torch.zeros(1, 2), torch.zeros(1, 3, 4, 4), sampler)
+        sample(Counting().condition, torch.zeros(1, 2, 3, 4, 4), torch.zeros(1, 2), torch.zeros(1, 3, 4, 4), sampler)
         assert denoiser_calls(sampler) == calls
 
 

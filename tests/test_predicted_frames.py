@@ -10,7 +10,7 @@ from rounding import assert_close, without_rounding
 
 from diamond_gym.data.segments import to_tensors
 from diamond_gym.errors import BadArgument
-from diamond_gym.networks.inference import folded
+from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import sample
 from diamond_gym.trainers.scheduled_sampling import ONE_STEP, dreamed
 from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -52,7 +52,7 @@ def test_each_frame_is_dreamed_from_real_ones_or_from_those_dreamed_before(fit, 
             if not whole:
                 continue
             past, act = torch.stack(window)[None], batch.act[row : row + 1, i : i + t]
-            frame = sample(denoiser, past, act, noise[row : row + 1, i], ONE_STEP, torch.randn)[0][0]
+            frame = sample(denoiser.condition, past, act, noise[row : row + 1, i], ONE_STEP, torch.randn)[0][0]
             wanted_next[row, i + t - 1] = frame
             if (i + 1) % length and i + 1 < count:  # the next step goes on from it
                 wanted_obs[row, i + t] = frame
@@ -70,7 +70,7 @@ def test_the_folded_denoiser_dreams_the_same(fit, monkeypatch) -> None:
     t = denoiser.num_steps_conditioning
     noise = torch.randn(len(batch.obs), batch.obs.shape[1] - t, *batch.obs.shape[2:])
     plain = dreamed(denoiser, batch, t, noise, 2)
-    quick = dreamed(folded(denoiser, torch.float32), batch, t, noise, 2)
+    quick = dreamed(FoldedDenoiser(denoiser), batch, t, noise, 2)
     for one, other in zip(plain, quick, strict=True):
         assert_close(one, other, 1e-4)
 
@@ -86,6 +86,22 @@ def test_from_the_asked_step_on(fit, monkeypatch) -> None:
     for _ in range(4):
         fit.train_step()
     assert asked == [(2, 2), (3, 2)]
+
+
+def test_the_reward_model_is_shown_frames_of_the_denoiser_as_it_is_by_then(fit, monkeypatch) -> None:
+    compared = []
+
+    def watched(denoiser, batch, t, noise, length):
+        obs, next_obs = dreamed(denoiser, batch, t, noise, length)
+        fresh = dreamed(FoldedDenoiser(fit.world_model.denoiser), batch, t, noise, length)
+        compared.append((next_obs, fresh[1]))
+        return obs, next_obs
+
+    monkeypatch.setattr("diamond_gym.trainers.world_model.dreamed", watched)
+    for _ in range(4):
+        fit.train_step()
+    assert len(compared) == 2
+    assert all(ours.equal(fresh) for ours, fresh in compared)
 
 
 def test_it_resumes_bit_for_bit(store) -> None:

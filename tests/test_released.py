@@ -47,9 +47,9 @@ def test_atari_is_the_authors(home: Path) -> None:
     }
     for case in ("denoise", "denoise_padded"):
         noisy, sigma, obs, act = (golden[f"{case}.{k}"] for k in ("noisy", "sigma", "obs", "act"))
-        cs = model.denoiser.conditioners(sigma)
+        cs = model.denoiser.precondition(sigma)
         assert_close(model.denoiser.model_output(noisy, cs, obs, act), golden[f"{case}.model_output"])
-        assert_same_frames(model.denoiser.denoise(noisy, sigma, obs, act), golden[f"{case}.denoised"])
+        assert_same_frames(model.denoiser.condition(obs, act)(noisy, sigma), golden[f"{case}.denoised"])
     past = [golden[f"sampler.{k}"] for k in ("prev_obs", "prev_act", "initial_noise")]
     for name, config in {
         "euler3": SamplerConfig(),
@@ -57,7 +57,7 @@ def test_atari_is_the_authors(home: Path) -> None:
         "euler5_churn": SamplerConfig(5, s_churn=2, s_tmin=0.01, s_tmax=4, s_noise=0.9),
     }.items():
         noise = iter(golden["sampler.churn_noise"])
-        _, trajectory = sample(model.denoiser, *past, config, lambda shape, noise=noise: next(noise))
+        _, trajectory = sample(model.denoiser.condition, *past, config, lambda shape, noise=noise: next(noise))
         assert_same_frames(torch.stack(trajectory, 1)[:, -1], golden[f"sampler.{name}.trajectory"][:, -1], 0.05)
     assert model.reward_end is not None
     assert model.actor_critic is not None
@@ -84,14 +84,16 @@ def test_csgo_is_the_authors(home: Path) -> None:
     past = [golden[f"dynamics.{k}"] for k in ("prev_obs", "prev_act", "initial_noise")]
     noise = iter(golden["dynamics.conditioning_noise"])
     config = SamplerConfig(**model.card.sampler)
-    _, trajectory = sample(model.denoiser, *past, config, lambda shape: next(noise))
+    _, trajectory = sample(model.denoiser.condition, *past, config, lambda shape: next(noise))
     assert_same_frames(trajectory[-1], golden["dynamics.euler1_cond.trajectory"][:, -1])
     part = {k.removeprefix("upsampler."): v for k, v in golden.items() if k.startswith("upsampler.")}
     enlarged = F.interpolate(part["low_res"], scale_factor=5, mode="bicubic")
     obs = torch.cat((part["prev_full"], enlarged[:, None]), dim=1)
     noise = iter(part["churn_noise"])
     config = SamplerConfig(1, sigma_min=1, order=2, **CHURN)
-    _, trajectory = sample(model.upsampler, obs, None, part["initial_noise"], config, lambda shape: next(noise))
+    _, trajectory = sample(
+        model.upsampler.condition, obs, None, part["initial_noise"], config, lambda shape: next(noise)
+    )
     assert_same_frames(trajectory[-1], part["fast.trajectory"][:, -1])
 
 

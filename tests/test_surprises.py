@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from stubs import Conditioned
 
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import Denoiser
@@ -29,7 +30,7 @@ def store(tmp_path):
     return EpisodeStore(tmp_path)
 
 
-class Repeats(Denoiser):
+class Repeats(Conditioned, Denoiser):
     """Predicts that nothing happens."""
 
     def denoise(self, noisy, sigma, obs, act, sigma_cond=None):

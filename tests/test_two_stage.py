@@ -17,7 +17,7 @@ from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
-from diamond_gym.sampler import SamplerConfig, gammas, karras_sigmas
+from diamond_gym.sampler import SamplerConfig, gamma, karras_sigmas
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES, TwoStageSampler, enlarge, shrink
 
 CHURNED = SamplerConfig(2, order=2, s_churn=5.0, s_tmin=0.1, s_cond=0.01)
@@ -63,7 +63,7 @@ def test_small_frames_are_the_authors(golden, n):
     dream = golden_engine().dream(2, sampler=SamplerConfig(n, s_cond=0.005), horizon=None)
     dream.reset(seed=0)
     full = dream.obs
-    dream.obs_window, dream.act_window, dream._rng = obs, act, Told(initial, noise)
+    dream.obs_window, dream.act_window, dream._rng = obs.clone(), act.clone(), Told(initial, noise)
     step = dream.step(act[:, -1])
     assert_same_frames(dream.obs_window[:, -1], expected)
     assert torch.equal(dream.obs_window[:, :-1], obs[:, 1:])
@@ -77,13 +77,13 @@ def test_large_frames_are_the_authors(golden, name):
     quality = TWO_STAGE_QUALITIES[name].upsampler
     config = quality if name == "fast" else replace(quality, num_denoising_steps=4)  # as the golden one
     assert config == SamplerConfig(config.num_denoising_steps, sigma_min=1, order=2 if name == "fast" else 1, **CHURN)
-    torch.testing.assert_close(karras_sigmas(config), part[f"{name}.sigmas"])
+    torch.testing.assert_close(torch.tensor(karras_sigmas(config)), part[f"{name}.sigmas"])
     dream = golden_engine().dream(2, sampler=TwoStageSampler(FAST.dynamics, config), horizon=None)
     dream.reset(seed=0)
     small = part["low_res"]
-    dream.denoiser = StubWorldModel().denoiser
-    dream.denoiser.denoise = lambda *_: small
-    dream.full_window = part["prev_full"]
+    dream._frames = StubWorldModel().denoiser
+    dream._frames.denoise = lambda *_: small
+    dream.full_window = part["prev_full"].clone()
     told = Told(torch.zeros_like(small), torch.zeros(9, 1, 1, 1, 1), part["initial_noise"], part["churn_noise"])
     dream._rng = told
     step = dream.step(actions(0, 2))
@@ -98,8 +98,8 @@ def test_the_qualities_are_the_authors():
     steps = [s.num_denoising_steps for s in (fast.dynamics, fast.upsampler, quality.dynamics, quality.upsampler)]
     assert steps == [1, 1, 3, 10]
     assert {s.s_cond for s in (fast.dynamics, quality.dynamics)} == {0.005}
-    assert all(any(gammas(s)) for s in (fast.upsampler, quality.upsampler))
-    assert not any(any(gammas(s)) for s in (fast.dynamics, quality.dynamics))
+    assert all(any(gamma(s, sigma) for sigma in karras_sigmas(s)[:-1]) for s in (fast.upsampler, quality.upsampler))
+    assert not any(any(gamma(s, sigma) for sigma in karras_sigmas(s)[:-1]) for s in (fast.dynamics, quality.dynamics))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -113,7 +113,9 @@ def test_rows_dream_what_singles_dream_whatever_the_batch(batch, restart):
         step = together.step(acts[t], restart=restart)
         if not restart and step.trunc.any():
             together.reset(mask=step.trunc)
-        seen.append((to_pixels(step.final_obs), step.trunc, together.start, together.obs, together.obs_window))
+        seen.append(
+            (to_pixels(step.final_obs), step.trunc, together.start.clone(), together.obs, together.obs_window.clone())
+        )
         assert not step.rew.any()
         assert not step.end.any()
     for i in range(batch):
@@ -146,7 +148,7 @@ def test_a_step_is_both_stages_with_their_own_noise():
     dream = model.dream(2, sampler=sampler, horizon=3)
     dream.reset(seed=5)
     for act in actions(2, 7, 2):
-        before, noise = dream.full_window, dream._rng.normal((3, *LARGE), UPSAMPLER)
+        before, noise = dream.full_window.clone(), dream._rng.normal((3, *LARGE), UPSAMPLER)
         step = dream.step(act, restart=False)
         obs = torch.cat((before, enlarge(dream.obs_window[:, -1], 5)[:, None]), dim=1)
         assert torch.equal(to_pixels(step.obs), to_pixels(model.upsampler.denoise(noise, None, obs, None)))

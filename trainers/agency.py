@@ -7,7 +7,8 @@ its rewards; there a fitting can be made to look first.
 import torch
 from torch import Tensor
 
-from diamond_gym.sampler import Denoises, Prepares
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.trainers.focus import near
 from diamond_gym.trainers.scheduled_sampling import predicted
 
@@ -15,7 +16,7 @@ _CLEAR = 0.2  # a difference between two predictions, of 2, that is as clear as 
 
 
 @torch.no_grad()
-def agency(denoiser: Denoises | Prepares, obs: Tensor, act: Tensor, instead: Tensor, noise: Tensor) -> Tensor:
+def agency(denoiser: Denoiser | FoldedDenoiser, obs: Tensor, act: Tensor, instead: Tensor, noise: Tensor) -> Tensor:
     """How much the next frame would differ if the last action had been another one, as the denoiser predicts it.
 
     A function of the condition alone, if the other action is drawn without looking at what followed.

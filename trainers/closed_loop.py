@@ -116,7 +116,7 @@ def _closed_loop(
             _, _, state = model.reward_end(window[:, :-1], act[:, : t - 1], window[:, 1:])
         for i in range(horizon):
             x0 = noise((len(window), *window.shape[2:]))
-            frame, _ = sample(model.denoiser, window, act[:, i : i + t], x0, sampler, noise)
+            frame, _ = sample(model.denoiser.condition, window, act[:, i : i + t], x0, sampler, noise)
             if model.reward_end is not None:
                 now = act[:, i + t - 1 : i + t]
                 rew, end, state = model.reward_end(window[:, -1:], now, frame[:, None], state)

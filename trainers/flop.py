@@ -50,7 +50,7 @@ def count_fit(fit: WorldModelConfig, shape: tuple[int, int, int]) -> tuple[float
     t, length = denoiser.num_steps_conditioning, fit.reward_end_length - 1
 
     def denoise() -> torch.Tensor:
-        cs = denoiser.conditioners(torch.ones(1, device="meta"))
+        cs = denoiser.precondition(torch.ones(1, device="meta"))
         act = torch.zeros(1, t, dtype=torch.int64, device="meta")
         return denoiser.model_output(_meta(1, c, h, w), cs, _meta(1, t, c, h, w), act)
 

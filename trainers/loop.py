@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.networks.denoiser import TrainingNoise
+from diamond_gym.networks.preconditioning import TrainingNoise
 from diamond_gym.trainers.run import RunFolder
 
 

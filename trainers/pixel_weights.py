@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.segments import TensorBatch
-from diamond_gym.sampler import Denoises, Prepares
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.trainers.agency import agency
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.focus import motion
@@ -31,7 +32,7 @@ class PixelWeights:
         appearances: Where things appear.
     """
 
-    def __init__(self, config: "WorldModelConfig", frames: Denoises | Prepares, appearances: Appearances) -> None:
+    def __init__(self, config: "WorldModelConfig", frames: Denoiser | FoldedDenoiser, appearances: Appearances) -> None:
         self._config, self._frames, self._appearances = config, frames, appearances
 
     def of(self, share: Share, batch: TensorBatch) -> Callable[[Tensor], Tensor] | None:

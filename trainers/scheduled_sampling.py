@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.segments import TensorBatch
-from diamond_gym.dream import sample_rows
-from diamond_gym.sampler import Denoises, Prepares, SamplerConfig
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.inference import FoldedDenoiser
+from diamond_gym.sampler import SamplerConfig, sample
 
 ONE_STEP = SamplerConfig(num_denoising_steps=1)
 
 
 @torch.no_grad()
-def predicted(denoiser: Denoises | Prepares, obs: Tensor, act: Tensor, noise: Tensor) -> Tensor:
+def predicted(denoiser: Denoiser | FoldedDenoiser, obs: Tensor, act: Tensor, noise: Tensor) -> Tensor:
     """The next frames in one denoising step, float32 (B, C, H, W), of obs (B, T, C, H, W), act (B, T) and noise."""
-    frames, _ = sample_rows(denoiser, obs, act, noise, ONE_STEP)
+    frames, _ = sample(denoiser.condition, obs, act, noise, ONE_STEP)
     return frames.float()
 
 
 @torch.no_grad()
 def dreamed(
-    denoiser: Denoises | Prepares, batch: TensorBatch, t: int, noise: Tensor, length: int = 1
+    denoiser: Denoiser | FoldedDenoiser, batch: TensorBatch, t: int, noise: Tensor, length: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Segments whose steps are dreamed in one denoising step each, with the actions that were really taken.
 

@@ -20,8 +20,9 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, take, to_tensors
 from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, SigmaDistribution, TrainingNoise
-from diamond_gym.networks.inference import folded
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.inference import FoldedDenoiser
+from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.ema import Ema
@@ -226,7 +227,7 @@ class WorldModelTrainer:
         base = SegmentSampler(store, config.reward_end_length, batch, True, rngs[2], across_lives=config.across_lives)
         self.reward_end_batches = FocusedSampler(base, focused, rngs[3])
         self.noise = TrainingNoise.on(self.device, config.sigma, config.start_focus)
-        self._frames = folded(denoiser, PRECISIONS[precision])
+        self._frames = FoldedDenoiser(denoiser, PRECISIONS[precision])
         self._pixel_weights = PixelWeights(config, self._frames, self.appearances)
         self.step = 0
 
@@ -333,6 +334,8 @@ class WorldModelTrainer:
         if not self.processes.alone:
             counts = joint.mask_padding[:, seen][:, t:].sum(axis=0)
             num_targets = torch.from_numpy(counts).to(self.device, torch.float32)
+        if self.config.agency_weight:
+            self._frames.refresh()
         with self._autocast():
             loss = denoiser.loss(
                 batch.obs[:, seen],
@@ -359,6 +362,7 @@ class WorldModelTrainer:
             t = self.world_model.denoiser.num_steps_conditioning
             count = batch.obs.shape[1] - t
             noise = torch.randn(len(joint), count, *batch.obs.shape[2:], dtype=torch.float32, device=self.device)[rows]
+            self._frames.refresh()  # the denoiser has been trained since
             obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
         with self._autocast():
             loss_rew, loss_end, logits_rew, logits_end = model.loss(
@@ -394,8 +398,6 @@ class WorldModelTrainer:
         figures = self.processes.sum_gradients(module, *(part.detach() for part in parts or (loss,)))
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         optimizer.step()
-        for parameter in module.parameters():
-            torch.autograd.graph.increment_version(parameter)  # folded networks look there; fused optimizers forget it
         if self.config.ema_decay:
             self.ema[name].update(module)
         return norm, *figures

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.dream_graph import DreamGraph
 from benchmarks.gpu.run import about
 from benchmarks.gpu.worlds import Recipe
 from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
@@ -148,11 +147,8 @@ def stepper(
         return frame
     if way == "compiled":
         model.compile_networks()
-    dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None)
+    dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None, graph=way == "graph")
     dream.reset(seed=0)
-    if way == "graph":
-        graph = DreamGraph(dream)
-        return lambda: graph.step(act)
     return lambda: dream.step(act)
 
 

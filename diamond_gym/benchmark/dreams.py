@@ -15,11 +15,10 @@ from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
 from diamond_gym.benchmark.run import Row, Settings
 from diamond_gym.benchmark.subjects import gflop_per_call, inputs, world_model
 from diamond_gym.device import compile_network
-from diamond_gym.dream import sample_rows
 from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import FoldedDenoiser
-from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 
 LEVELS = 127.5  # of 8-bit levels per unit of a frame in [-1, 1]
 _LONGEST = 40.0  # seconds of one plain call, beyond which a batch size is left out
@@ -62,7 +61,7 @@ def frames(settings: Settings) -> Iterable[Row]:
                     "plain float32": partial(plain_sample, plain, *arguments, config)
                 }
                 for name, (_, way) in ways.items():
-                    functions[name] = partial(sample_rows, way, *arguments, config)
+                    functions[name] = partial(sample, way.condition, *arguments, config)
                 reset_peak(settings.device)
                 with torch.no_grad():
                     seconds = settings.clock.medians(functions, settings.budget, least=2 if settings.quick else 3)
@@ -135,7 +134,7 @@ def environment(settings: Settings) -> Iterable[Row]:
 
         act, parts = np.zeros(batch, np.int64), []
         with (
-            patch.object(dream_module, "sample_rows", timed(sample_rows)),
+            patch.object(dream_module, "sample", timed(sample)),
             patch.object(envs.dream, "_outcome", timed(outcome)),
         ):
             envs.step(act)

@@ -16,7 +16,7 @@ from diamond_gym.benchmark.subjects import GAME, agent, world_model
 from diamond_gym.data.episode_files import About, Episode
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
-from diamond_gym.networks.denoiser import SigmaDistribution
+from diamond_gym.networks.preconditioning import SigmaDistribution
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.optim import OptimizerConfig

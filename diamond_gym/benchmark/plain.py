@@ -126,7 +126,7 @@ def plain_sample(
     denoiser: PlainDenoiser, obs: Tensor, act: Tensor, initial_noise: Tensor, config: SamplerConfig
 ) -> Tensor:
     """The next frame without churn, by Euler's or Heun's steps, each of which calls the whole network."""
-    x, sigmas = initial_noise, karras_sigmas(config, initial_noise.device)
+    x, sigmas = initial_noise, torch.tensor(karras_sigmas(config), device=initial_noise.device)
     for i in range(config.num_denoising_steps):
         sigma, following = sigmas[i], sigmas[i + 1]
         slope = (x - denoiser.denoise(x, sigma, obs, act)) / sigma

@@ -72,5 +72,5 @@ def gflop_per_call(model: WorldModel) -> float:
     """GFLOP of denoising one image once, all of the network counted."""
     obs, act, noise = inputs(model, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.denoiser.denoise(noise, torch.tensor(1.0, dtype=torch.float32, device=noise.device), obs, act)
+        model.denoiser.condition(obs, act)(noise, 1.0)
     return float(counter.get_total_flops()) / 1e9

@@ -1,11 +1,12 @@
-"""EDM's preconditioned denoiser: its network, its training noise and its loss.
+"""The preconditioned denoiser: its network and its loss.
 
-Alonso et al. 2024 (arXiv 2405.12399) §3; the preconditioning is Karras et al. 2022 (arXiv 2206.00364),
-table 1, with the offset noise counted in.
+Alonso et al. 2024 (arXiv 2405.12399) §3, after Karras et al. 2022 (arXiv 2206.00364).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,52 +14,11 @@ from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
 from diamond_gym.networks.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
-from diamond_gym.schema import DENOISER, INNER_MODEL, TRAINING_SIGMA, check_config
+from diamond_gym.networks.preconditioning import START_SIGMA, Scalings, TrainingNoise, c_noise, edm
+from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 
-START_SIGMA = 5.0
-"""The noise level at which samplers start, with noise of variance 1 and nothing of the frame."""
-
-
-@dataclass(frozen=True)
-class SigmaDistribution:
-    """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
-
-    loc: float = -0.4
-    scale: float = 1.2
-    sigma_min: float = 2e-3
-    sigma_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        """Refuses what are no noise levels."""
-        check_config(self, TRAINING_SIGMA)
-        if self.sigma_min > self.sigma_max:
-            raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
-
-    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        """Draws n noise levels, float32 (n,)."""
-        sigma = (torch.randn(n, dtype=torch.float32, device=device) * self.scale + self.loc).exp()
-        return sigma.clip(self.sigma_min, self.sigma_max)
-
-
-@dataclass(frozen=True)
-class TrainingNoise:
-    """Where a loss takes its random numbers from, so that a test can hand in known ones."""
-
-    sigma: Callable[[int], Tensor]
-    normal: Callable[[tuple[int, ...]], Tensor]
-    starts: Callable[[int], Tensor] | None = None
-    """Which of n rows, bool (n,), are given what sampling starts from instead of a noisy frame; none if None."""
-
-    @classmethod
-    def on(
-        cls, device: torch.device | str, distribution: SigmaDistribution, start_focus: float = 0.0
-    ) -> "TrainingNoise":
-        """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
-        return cls(
-            lambda n: distribution.sample(n, device),
-            lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
-            (lambda n: torch.rand(n, dtype=torch.float32, device=device) < start_focus) if start_focus else None,
-        )
+if TYPE_CHECKING:
+    from diamond_gym.networks.inference import FoldedDenoiser, FoldedInner
 
 
 @dataclass(frozen=True)
@@ -118,27 +78,6 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         """Refuses what no denoiser has."""
         check_config(self, DENOISER)
-
-
-@dataclass(frozen=True)
-class Conditioners:
-    """EDM's c_in, c_out, c_skip (B, 1, 1, 1) and c_noise (B,) for a batch of noise levels."""
-
-    c_in: Tensor
-    c_out: Tensor
-    c_skip: Tensor
-    c_noise: Tensor
-
-    @classmethod
-    def of(cls, sigma: Tensor, sigma_data: float, sigma_offset_noise: float) -> "Conditioners":
-        """Conditioners of sigma (B,), after EDM table 1 with sigma'^2 = sigma^2 + sigma_offset_noise^2."""
-        sigma = (sigma**2 + sigma_offset_noise**2).sqrt()
-        c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
-        c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
-        c_out = sigma * c_skip.sqrt()
-        c_noise = sigma.log() / 4
-        image = (slice(None), None, None, None)
-        return cls(c_in[image], c_out[image], c_skip[image], c_noise)
 
 
 def quantise(x: Tensor, nearest: bool = False) -> Tensor:
@@ -201,17 +140,32 @@ class InnerModel(nn.Module):
         x = self.conv_out(F.silu(self.norm_out(x)))
         return from_patches(x, patch, noisy.shape).float()
 
+    def fold(self, dtype: torch.dtype) -> "FoldedInner":
+        """The same function prepared for dreams, in their arithmetic and without gradient."""
+        from diamond_gym.networks.inference import FoldedInner
+
+        return FoldedInner(self, dtype)
+
 
 class Denoiser(nn.Module):
     """D(x; sigma, past): the next frame, given a noisy version of it and the T frames and actions before.
 
     Images are float32 in [-1, 1], (B, C, H, W); histories (B, T, C, H, W) with time oldest first.
+
+    Args:
+        config: Its sizes.
+        inner_model: The network, any that is called as `InnerModel.forward`; default: the paper's, of these sizes. One
+            with a method `fold(dtype)`, as `InnerModel.fold`, is folded for dreams; others dream under autocast.
+
+    Attributes:
+        precondition: The scalings of noise levels (n,), EDM's.
     """
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, config: DenoiserConfig, inner_model: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.inner_model = InnerModel(config.inner_model)
+        self.inner_model = InnerModel(config.inner_model) if inner_model is None else inner_model
+        self.precondition = partial(edm, sigma_data=config.sigma_data, sigma_offset_noise=config.sigma_offset_noise)
         self.float()  # whatever torch's default is: dreams and weights files are float32
 
     @property
@@ -219,43 +173,50 @@ class Denoiser(nn.Module):
         """T, the number of past frames in the condition."""
         return self.config.inner_model.num_steps_conditioning
 
-    def conditioners(self, sigma: Tensor) -> Conditioners:
-        """EDM's scalings for noise levels (B,)."""
-        return Conditioners.of(sigma, self.config.sigma_data, self.config.sigma_offset_noise)
-
     def model_output(
-        self, noisy: Tensor, cs: Conditioners, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
+        self, noisy: Tensor, cs: Scalings, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
     ) -> Tensor:
         """The raw network output F for noisy (B, C, H, W) given obs (B, T, C, H, W)."""
-        c_noise_cond = None if sigma_cond is None else sigma_cond.log() / 4
+        c_noise_cond = None if sigma_cond is None else c_noise(sigma_cond)
         scaled_obs = obs.flatten(1, 2) / self.config.sigma_data
         return self.inner_model(noisy * cs.c_in, cs.c_noise, scaled_obs, act, c_noise_cond)  # type: ignore[no-any-return]
 
-    def base(self, noisy: Tensor, cs: Conditioners, obs: Tensor) -> Tensor:
+    def base(self, noisy: Tensor, cs: Scalings, obs: Tensor) -> Tensor:
         """What the network's scaled output is added to: c_skip * noisy (EDM), or the last frame if residual."""
         return obs[:, self.num_steps_conditioning - 1] if self.config.residual else cs.c_skip * noisy
 
-    def denoise(
-        self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
-    ) -> Tensor:
-        """Denoises one step: D = c_skip * noisy + c_out * F (EDM eq. 7), clamped and on 8-bit levels.
+    def condition(
+        self,
+        obs: Tensor,
+        act: Tensor | None,
+        sigma_cond: float | Tensor | None = None,
+        sigmas: Sequence[float] = (),
+    ) -> Callable[[Tensor, float | Tensor], Tensor]:
+        """Gives denoise(x, sigma): D = c_skip * x + c_out * F (EDM eq. 7) under these past frames and actions.
+
+        It takes x, float32 (B, C, H, W), and its noise level, a number or (B,), and returns the denoised frame, float32
+        (B, C, H, W) in [-1, 1], on 8-bit levels.
 
         Args:
-            noisy: Noisy next frame, float32 (B, C, H, W).
-            sigma: Its noise level, float32 (B,) or a scalar tensor.
             obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first; an upsampler's obs holds the
                 past full-resolution frame, then the enlarged low-resolution one.
             act: Past actions int64 (B, T), multi-hot (B, T, A), or None for networks without actions.
-            sigma_cond: Noise level of obs where it was noised, float32 (B,) or a scalar tensor.
-
-        Returns:
-            The denoised frame, float32 (B, C, H, W) in [-1, 1].
+            sigma_cond: Noise level of obs where it was noised, a number or float32 (B,).
+            sigmas: The levels that are to come, if they are known: folded networks prepare for all of them at once.
         """
-        sigma = sigma.expand(noisy.shape[0])
-        sigma_cond = None if sigma_cond is None else sigma_cond.expand(noisy.shape[0])
-        cs = self.conditioners(sigma)
-        output = self.model_output(noisy, cs, obs, act, sigma_cond)
-        return quantise(self.base(noisy, cs, obs) + cs.c_out * output, nearest=self.config.residual)
+
+        def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+            cs = self.precondition(_levels(sigma, x))
+            output = self.model_output(x, cs, obs, act, None if sigma_cond is None else _levels(sigma_cond, x))
+            return quantise(self.base(x, cs, obs) + cs.c_out * output, nearest=self.config.residual)
+
+        return denoise
+
+    def fold(self, dtype: torch.dtype) -> "FoldedDenoiser | Denoiser":
+        """The denoiser prepared for dreams; itself if its network cannot be folded."""
+        from diamond_gym.networks.inference import FoldedDenoiser
+
+        return FoldedDenoiser(self, dtype) if hasattr(self.inner_model, "fold") else self
 
     def add_noise(self, x: Tensor, sigma: Tensor, noise: TrainingNoise) -> Tensor:
         """x + offset * eps1 + sigma * eps2 with one eps1 per image channel, drawn before eps2."""
@@ -307,7 +268,7 @@ class Denoiser(nn.Module):
                 starts = noise.starts(b)
                 sigma = torch.where(starts, START_SIGMA, sigma)
                 noisy = torch.where(starts[:, None, None, None], noise.normal(tuple(noisy.shape)), noisy)
-            cs = self.conditioners(sigma)
+            cs = self.precondition(sigma)
             output = self.model_output(noisy, cs, past, None if act is None else act[:, i : i + t], sigma_cond)
             base = self.base(noisy, cs, past)
             error = (output - (target - base) / cs.c_out) ** 2
@@ -318,3 +279,10 @@ class Denoiser(nn.Module):
             losses.append((error.mean(dim=(1, 2, 3)) * rows).sum() / count.clamp(min=1))
             frames[i + t] = quantise((base + cs.c_out * output).detach(), nearest=self.config.residual)
         return torch.stack(losses).mean()
+
+
+def _levels(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """A noise level for each row of x, (B,)."""
+    if isinstance(sigma, Tensor):
+        return sigma.expand(len(x))
+    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)

@@ -5,7 +5,7 @@ and shift of every adaptive norm (one matrix product for all of them), and the h
 the past frames. Weights are held in the arithmetic of the dream and in the memory layout that convolutions like, rather
 than cast at each call. In float32 the results are those of the networks up to the order of additions.
 
-A folded network follows its original: when the original's weights change, it folds them anew.
+Whoever changes the original's weights has them folded anew (`refresh`).
 """
 
 import copy

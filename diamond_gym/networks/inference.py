@@ -1,16 +1,23 @@
 """The networks prepared for dreaming: weights folded and kept in the dream's precision, rows sized to the cache."""
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.device import compile_network
+from diamond_gym.device import compile_network, is_compiled
 from diamond_gym.networks.blocks import from_patches, to_patches
-from diamond_gym.networks.denoiser import Conditioners, Denoiser, InnerModel, quantise
-from diamond_gym.networks.folding import fold_norms, hold, renew, shared, versions
-from diamond_gym.networks.kernels.networks import use_kernels
+from diamond_gym.networks.denoiser import Denoiser, InnerModel, quantise
+from diamond_gym.networks.folding import fold_norms, hold, renew, shared
+from diamond_gym.networks.preconditioning import c_noise
 from diamond_gym.networks.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
-from diamond_gym.sampler import Denoises, Prepares
+
+CACHE_BYTES = 2**21
+"""How large one feature map of the rows sampled together may be on a CPU. Measured on a Zen 4 (1 MiB of cache a core,
+32 MiB shared), paper's size, bfloat16, one thread: 18.6 frames/s at 2**19, 22.8 at 2**21, 22.7 at 2**22 (one step)."""
+N = TypeVar("N", "FoldedInner", "FoldedNetworks")
 
 
 class FoldedInner(nn.Module):
@@ -37,12 +44,16 @@ class FoldedInner(nn.Module):
         self.act_emb = own.act_emb
         self.requires_grad_(False)
 
-    def modulations(self, c_noise: Tensor, act: Tensor | None, c_noise_cond: Tensor | None) -> Tensor:
-        """Scales and shifts of all norms for noise levels (n,) and actions (B, T[, A]): float32 (n, B or 1, ...)."""
-        cond = self.noise_emb(c_noise)
+    def embed(self, c_noise: Tensor, c_noise_cond: Tensor | None) -> Tensor:
+        """Noise levels (n,), and that of the past frames (1,), as part of the condition: (n, cond)."""
+        cond: Tensor = self.noise_emb(c_noise)
         if self.noise_cond_emb is not None:
-            cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond[None])
-        cond = cond[:, None]
+            cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond)
+        return cond
+
+    def modulations(self, embedding: Tensor, act: Tensor | None) -> Tensor:
+        """Scales and shifts of all norms for noise levels (n, cond) and actions (B, T[, A]): (n, B or 1, ...)."""
+        cond = embedding[:, None]
         if self._embed_actions is not None:
             assert act is not None
             cond = cond + self._embed_actions(act)
@@ -64,81 +75,95 @@ class FoldedInner(nn.Module):
         return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, padding=1)
 
 
-class FoldedDenoiser:
-    """A denoiser's frames without gradient: `prepare` does what a frame needs once, then each step is `denoise`.
+class Level(NamedTuple):
+    """What of a denoising step depends on the noise level alone: its scalings, (1, 1, 1) each, and its embedding."""
 
-    It is compiled if the original's network is (`denoiser.inner_model.compile()`).
+    c_in: Tensor
+    c_out: Tensor
+    c_skip: Tensor
+    embedding: Tensor
+
+
+class FoldedDenoiser:
+    """A `Denoiser` without gradient whose network is folded; compiled if that is (`denoiser.inner_model.compile()`).
 
     Args:
-        denoiser: The original, which it follows.
+        denoiser: The original.
         dtype: The arithmetic of the network; what is around it is float32.
     """
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> None:
         self.denoiser, self.dtype = denoiser, dtype
-        self._versions: tuple[int, ...] = ()
-        self._inner: FoldedInner | None = None
+        self.inner: FoldedInner | None = None
+        self.refresh()
 
-    @property
-    def inner(self) -> FoldedInner:
-        """The folded network, compiled if the original is; folded anew if the original's weights have changed."""
-        now = versions(self.denoiser)
-        if self._inner is None or now != self._versions:
-            compiled = self.denoiser.inner_model._compiled_call_impl is not None
-            inner = FoldedInner(self.denoiser.inner_model, self.dtype)
-            if compiled and use_kernels(inner.unet, self.dtype):
-                self._inner = inner
-            elif compiled and self._inner is not None and self._inner.bias.device == inner.bias.device:
-                renew(self._inner, inner)
-            else:
-                self._inner = inner
-                if compiled:
-                    compile_network(inner)
-            self._versions = now
-        return self._inner
+    def refresh(self) -> None:
+        """Folds the original's weights as they are now: for whoever has trained them."""
+        inner = cast(InnerModel, self.denoiser.inner_model).fold(self.dtype)
+        self.inner = _prepared(self.inner, inner, inner, inner.unet, is_compiled(self.denoiser.inner_model))
+        self._levels: dict[tuple[tuple[float, ...], float | None], list[Level]] = {}
 
-    def prepare(
-        self, obs: Tensor, act: Tensor | None, sigmas: Tensor, sigma_cond: Tensor | None = None
-    ) -> "FoldedFrame":
-        """Begins a frame.
+    def condition(
+        self, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None, sigmas: tuple[float, ...] = ()
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Gives denoise(x, sigma), as `Denoiser.condition`; of large batches it computes block by block on a CPU."""
+        size = self.rows_at_once(obs)
+        rows = obs.split(size)
+        acts = [None] * len(rows) if act is None else act.split(size)
+        blocks = [self._condition(o, a, sigma_cond, sigmas) for o, a in zip(rows, acts, strict=True)]
+        if len(blocks) == 1:
+            return blocks[0]
+        return lambda x, sigma: torch.cat([f(part, sigma) for f, part in zip(blocks, x.split(size), strict=True)])
 
-        Args:
-            obs: Past frames in [-1, 1], float32 (B, T, C, H, W), as `Denoiser.denoise` takes them.
-            act: Past actions int64 (B, T), multi-hot (B, T, A), or None.
-            sigmas: The noise levels at which it will be denoised, float32 (n,).
-            sigma_cond: Noise level of obs where it was noised, a scalar tensor.
-        """
+    def rows_at_once(self, obs: Tensor) -> int:
+        """How many of the rows of obs (B, T, C, H, W) are computed together: on a CPU as many as fit its cache."""
+        if obs.device.type != "cpu":
+            return len(obs)
+        inner = self.denoiser.config.inner_model
+        pixels = obs.shape[-2] * obs.shape[-1] / inner.patch_size**2
+        largest = max(channels * pixels / 4**level for level, channels in enumerate(inner.channels))
+        fitting = max(1, int(CACHE_BYTES / (largest * self.dtype.itemsize)))
+        return -(-len(obs) // -(-len(obs) // fitting))  # as many blocks as there have to be, as equal as can be
+
+    def _condition(
+        self, obs: Tensor, act: Tensor | None, sigma_cond: float | None, sigmas: tuple[float, ...]
+    ) -> Callable[[Tensor, float], Tensor]:
+        inner, config = self.inner, self.denoiser.config
+        assert inner is not None
+        at: dict[float, tuple[Level, Tensor]] = {}  # the levels, and the modulations of these rows
+
+        def prepare(sigmas: tuple[float, ...]) -> None:
+            levels = self._at(sigmas, sigma_cond, obs.device)
+            modulations = inner.modulations(torch.stack([level.embedding for level in levels]), act)
+            at.update(zip(sigmas, zip(levels, modulations.expand(-1, len(obs), -1), strict=True), strict=True))
+
         with torch.autocast(obs.device.type, enabled=False):
-            return FoldedFrame(self.denoiser, self.inner, obs, act, sigmas, sigma_cond)
+            if sigmas:
+                prepare(sigmas)
+            past = inner.past(obs.flatten(1, 2) / config.sigma_data)
+        last = obs[:, self.denoiser.num_steps_conditioning - 1] if config.residual else None
 
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                if sigma not in at:
+                    prepare((sigma,))
+                level, modulation = at[sigma]
+                output = inner(x * level.c_in, past, modulation)
+                base = level.c_skip * x if last is None else last
+                return quantise(torch.addcmul(base, level.c_out, output), nearest=last is not None)
 
-class FoldedFrame:
-    """A frame being sampled: what the noisy image does not change has been computed."""
+        return denoise
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        inner: FoldedInner,
-        obs: Tensor,
-        act: Tensor | None,
-        sigmas: Tensor,
-        sigma_cond: Tensor | None,
-    ) -> None:
-        self._inner, config = inner, denoiser.config
-        self._cs = Conditioners.of(sigmas, config.sigma_data, config.sigma_offset_noise)
-        c_noise_cond = None if sigma_cond is None else sigma_cond.log() / 4
-        modulations = inner.modulations(self._cs.c_noise, act, c_noise_cond)
-        self._modulations = modulations.expand(-1, len(obs), -1)
-        self._past = inner.past(obs.flatten(1, 2) / config.sigma_data)
-        self._last = obs[:, denoiser.num_steps_conditioning - 1] if config.residual else None
-
-    def denoise(self, noisy: Tensor, step: int) -> Tensor:
-        """The denoised frame, float32 (B, C, H, W), of `noisy` at the step's noise level."""
-        with torch.autocast(noisy.device.type, enabled=False):
-            cs = self._cs
-            output = self._inner(noisy * cs.c_in[step], self._past, self._modulations[step])
-            base = cs.c_skip[step] * noisy if self._last is None else self._last
-            return quantise(torch.addcmul(base, cs.c_out[step], output), nearest=self._last is not None)
+    def _at(self, sigmas: tuple[float, ...], sigma_cond: float | None, device: torch.device) -> list[Level]:
+        """The levels of a schedule, computed once."""
+        key = sigmas, sigma_cond
+        if key not in self._levels:
+            assert self.inner is not None
+            cs = self.denoiser.precondition(torch.tensor(sigmas, dtype=torch.float32).to(device))
+            noise_cond = None if sigma_cond is None else c_noise(torch.tensor([sigma_cond]).to(device))
+            embedding = self.inner.embed(cs.c_noise, noise_cond)
+            self._levels[key] = [Level(*level) for level in zip(cs.c_in, cs.c_out, cs.c_skip, embedding, strict=True)]
+        return self._levels[key]
 
 
 class FoldedNetworks(nn.Module):
@@ -152,11 +177,6 @@ class FoldedNetworks(nn.Module):
         self.encoder, self.lstm, self.head = own.encoder, own.lstm, own.head.float()
         self.modulation, self.act_emb = modulation, own.act_emb.float()
         self.dtype, self.difference = dtype, own.config.difference
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self.act_emb.weight.device
 
     def features(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
         """Flattened features (B, F) of transitions: frames (B, C, H, W), actions (B,)."""
@@ -179,32 +199,20 @@ class FoldedRewardEnd:
     Its encoder is compiled if the original's is (`reward_end.encoder.compile()`).
 
     Args:
-        model: The original, which it follows.
+        model: The original.
         dtype: The arithmetic of the networks.
     """
 
     def __init__(self, model: RewardEnd, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.dtype = model, dtype
-        self._versions: tuple[int, ...] = ()
-        self._networks: FoldedNetworks | None = None
+        self.networks: FoldedNetworks | None = None
+        self.refresh()
 
-    @property
-    def networks(self) -> FoldedNetworks:
-        """The folded networks, compiled if the original's are; folded anew if the original's weights have changed."""
-        now = versions(self.model)
-        if self._networks is None or now != self._versions:
-            compiled = self.model.encoder._compiled_call_impl is not None
-            networks = FoldedNetworks(self.model, self.dtype)
-            if compiled and use_kernels(networks.encoder, self.dtype):
-                self._networks = networks
-            elif compiled and self._networks is not None and self._networks.device == networks.device:
-                renew(self._networks, networks)
-            else:
-                self._networks = networks
-                if compiled:
-                    compile_network(networks.encoder)
-            self._versions = now
-        return self._networks
+    def refresh(self) -> None:
+        """Folds the original's weights as they are now: for whoever has trained them."""
+        networks = FoldedNetworks(self.model, self.dtype)
+        encoder = networks.encoder
+        self.networks = _prepared(self.networks, networks, encoder, encoder, is_compiled(self.model.encoder))
 
     def __call__(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, state: LstmState | None = None
@@ -212,6 +220,7 @@ class FoldedRewardEnd:
         """Scores transitions; arguments and results are those of `RewardEnd.forward`."""
         with torch.autocast(obs.device.type, enabled=False):
             networks, (b, t) = self.networks, act.shape
+            assert networks is not None
             if state is None:
                 zero = torch.zeros(b, networks.lstm.hidden_size, dtype=torch.float32, device=obs.device)
                 state = (zero, zero)
@@ -226,22 +235,16 @@ class FoldedRewardEnd:
             return logits_rew, logits_end, (state[0][None], state[1][None])
 
 
-CACHE_BYTES = 2**21
-"""How large one feature map of the rows sampled together may be on a CPU. Measured on a Zen 4 (1 MiB of cache a core,
-32 MiB shared), paper's size, bfloat16, one thread: 18.6 frames/s at 2**19, 22.8 at 2**21, 22.7 at 2**22 (one step)."""
+def _prepared(old: N | None, new: N, to_compile: nn.Module, for_kernels: nn.Module, compiled: bool) -> N:
+    """A newly folded network, compiled if asked; or the old one with its weights, which stays compiled."""
+    if not compiled:
+        return new
+    from diamond_gym.networks.kernels.networks import use_kernels
 
-
-def folded(denoiser: Denoises | Prepares, dtype: torch.dtype) -> Denoises | Prepares:
-    """A denoiser's folded form, if it is one that can be folded; any other is returned as it is."""
-    return FoldedDenoiser(denoiser, dtype) if isinstance(denoiser, Denoiser) else denoiser
-
-
-def rows_at_once(denoiser: Denoises | Prepares, obs: Tensor) -> int:
-    """How many of the rows of obs (B, T, C, H, W) to sample together: all of them, but for folded networks on CPUs."""
-    if not isinstance(denoiser, FoldedDenoiser) or obs.device.type != "cpu":
-        return len(obs)
-    inner = denoiser.denoiser.config.inner_model
-    pixels = obs.shape[-2] * obs.shape[-1] / inner.patch_size**2
-    largest = max(channels * pixels / 4**level for level, channels in enumerate(inner.channels))
-    fitting = max(1, int(CACHE_BYTES / (largest * denoiser.dtype.itemsize)))
-    return -(-len(obs) // -(-len(obs) // fitting))  # as many blocks as there have to be, as equal as can be
+    if use_kernels(for_kernels, new.dtype):
+        return new
+    if old is not None and next(old.parameters()).device == next(new.parameters()).device:
+        renew(old, new)
+        return old
+    compile_network(to_compile)
+    return new

@@ -4,6 +4,7 @@ Alonso et al. 2024 (arXiv 2405.12399), appendix on the reward and termination mo
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from diamond_gym.errors import BadConfig
 from diamond_gym.networks.blocks import Downsample, ResBlocks, conv3x3, to_patches
 from diamond_gym.schema import REWARD_END, check_config
+
+if TYPE_CHECKING:
+    from diamond_gym.networks.inference import FoldedRewardEnd
 
 LstmState = tuple[Tensor, Tensor]
 NUM_REWARD_CLASSES = 3
@@ -114,6 +118,12 @@ class RewardEnd(nn.Module):
         logits = self.head(x).float()
         logits_rew, logits_end = logits.split((NUM_REWARD_CLASSES, NUM_END_CLASSES), dim=-1)
         return logits_rew, logits_end, (hx, cx)
+
+    def fold(self, dtype: torch.dtype) -> "FoldedRewardEnd":
+        """The model prepared for dreams, in their arithmetic and without gradient."""
+        from diamond_gym.networks.inference import FoldedRewardEnd
+
+        return FoldedRewardEnd(self, dtype)
 
     def loss(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, rew: Tensor, end: Tensor, mask_padding: Tensor

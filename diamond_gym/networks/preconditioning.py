@@ -1,0 +1,85 @@
+"""Noise levels: how a denoiser scales its network's input and output at each, and which it is trained at.
+
+Another preconditioning (DDPM's, flow matching's) is another function from sigma to `Scalings`; `Denoiser.precondition`
+holds the one in use.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diamond_gym.errors import BadConfig
+from diamond_gym.schema import TRAINING_SIGMA, check_config
+
+
+class Scalings(NamedTuple):
+    """D(x) = c_skip * x + c_out * F(c_in * x, c_noise): c_noise (n,), the others (n, 1, 1, 1), of n noise levels."""
+
+    c_in: Tensor
+    c_out: Tensor
+    c_skip: Tensor
+    c_noise: Tensor
+
+
+def edm(sigma: Tensor, sigma_data: float, sigma_offset_noise: float = 0.0) -> Scalings:
+    """Karras et al. 2022 (arXiv 2206.00364), table 1, of sigma (n,), with sigma'^2 = sigma^2 + sigma_offset_noise^2."""
+    sigma = (sigma**2 + sigma_offset_noise**2).sqrt()
+    c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
+    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
+    c_out = sigma * c_skip.sqrt()
+    image = (slice(None), None, None, None)
+    return Scalings(c_in[image], c_out[image], c_skip[image], c_noise(sigma))
+
+
+def c_noise(sigma: Tensor) -> Tensor:
+    """How EDM's networks are told a noise level."""
+    return sigma.log() / 4
+
+
+START_SIGMA = 5.0
+"""The noise level at which samplers start, with noise of variance 1 and nothing of the frame."""
+
+
+@dataclass(frozen=True)
+class SigmaDistribution:
+    """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
+
+    loc: float = -0.4
+    scale: float = 1.2
+    sigma_min: float = 2e-3
+    sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuses what are no noise levels."""
+        check_config(self, TRAINING_SIGMA)
+        if self.sigma_min > self.sigma_max:
+            raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draws n noise levels, float32 (n,)."""
+        sigma = (torch.randn(n, dtype=torch.float32, device=device) * self.scale + self.loc).exp()
+        return sigma.clip(self.sigma_min, self.sigma_max)
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Where a loss takes its random numbers from, so that a test can hand in known ones."""
+
+    sigma: Callable[[int], Tensor]
+    normal: Callable[[tuple[int, ...]], Tensor]
+    starts: Callable[[int], Tensor] | None = None
+    """Which of n rows, bool (n,), are given what sampling starts from instead of a noisy frame; none if None."""
+
+    @classmethod
+    def on(
+        cls, device: torch.device | str, distribution: SigmaDistribution, start_focus: float = 0.0
+    ) -> "TrainingNoise":
+        """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
+        return cls(
+            lambda n: distribution.sample(n, device),
+            lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
+            (lambda n: torch.rand(n, dtype=torch.float32, device=device) < start_focus) if start_focus else None,
+        )
