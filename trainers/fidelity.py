@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.ball import COURTS, Balls, find_balls, jumps, steps_alive
 from diamond_gym.trainers.closed_loop import (
     RealPlay,
     Reliability,
@@ -26,7 +25,7 @@ from diamond_gym.world_model import WorldModel
 
 Table = dict[str, Any]
 Progress = Callable[[int], None]
-_LEVEL, _RESAMPLES, _Z = 0.95, 10_000, 1.959964
+_LEVEL, _RESAMPLES = 0.95, 10_000
 
 
 @dataclass(frozen=True)
@@ -137,50 +136,6 @@ class UnderPolicy:
             "difference_interval_95": interval(dream - real),
         }
 
-    def ball(self) -> Table | None:
-        """In what share of dreams, and of real pieces, the ball stays alive to the end; None where there is no ball."""
-        if not self._balls:
-            return None
-        steps = self.dreamed.obs.shape[1]
-        table: Table = {"steps": steps, "dreams": len(self.dreamed.obs)}
-        for name, (balls, alive) in self._balls.items():
-            kept = int((alive == steps).sum())
-            far, moves = jumps(self.game, balls)
-            table |= {
-                f"{name}alive": kept / len(alive),
-                f"{name}alive_interval_95": wilson(kept, len(alive)),
-                f"{name}mean_steps_alive": float(alive.mean()),
-                f"{name}seen": float(balls.seen[:, -steps:].mean()),
-                f"{name}jumps": far / moves if moves else 0.0,
-            }
-        return table | {"real_pieces": len(self._balls["real_"][1]) if "real_" in self._balls else 0}
-
-    def alive_by_step(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The shares of balls alive after each step, (H,): of dreams by "", of real pieces by "real_"."""
-        after = np.arange(1, self.dreamed.obs.shape[1] + 1)
-        return {name: (alive[:, None] >= after).mean(axis=0) for name, (_, alive) in self._balls.items()}
-
-    @cached_property
-    def _balls(self) -> dict[str, tuple[Balls, npt.NDArray[np.int64]]]:
-        """Balls and the steps that they stay alive, of dreams and of real pieces without a new game in them."""
-        if self.game not in COURTS or self.real.play.obs.shape[-2:] != (64, 64):
-            return {}
-        play, whole = self.real.play, self.real.going.all(axis=1)
-        known = play.obs.shape[1] - self.dreamed.obs.shape[1]
-        films = {
-            "": (
-                np.concatenate((play.obs[:, :known], self.dreamed.obs), axis=1),
-                np.concatenate((play.act[:, : known - 1], self.dreamed.act), axis=1),
-            ),
-            "real_": (play.obs[whole], play.act[whole]),
-        }
-        result = {}
-        for name, (frames, act) in films.items():
-            if len(frames):
-                balls = find_balls(self.game, frames)
-                result[name] = balls, steps_alive(self.game, balls, act, known)
-        return result
-
 
 @dataclass(frozen=True)
 class Drift:
@@ -282,10 +237,3 @@ def interval(values: npt.NDArray[np.floating]) -> list[float]:
     drawn = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values))).mean(axis=1)
     low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return [float(low), float(high)]
-
-
-def wilson(hits: int, n: int) -> list[float]:
-    """Wilson's interval of a share, which is honest at 0 and 1 too (Wilson 1927)."""
-    p, z2 = hits / n, _Z**2
-    middle, half = p + z2 / (2 * n), _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
-    return [float(max(0.0, (middle - half) / (1 + z2 / n))), float(min(1.0, (middle + half) / (1 + z2 / n)))]

@@ -36,7 +36,7 @@ class Sizes:
     horizon: int = 16
     """Steps of each."""
     rollouts: int = 100
-    """Dreams of each policy, and as many pieces of real play, for returns and the ball; 0 for none."""
+    """Dreams of each policy, and as many pieces of real play, for returns; 0 for none."""
     rollout_steps: int = 50
     """Steps of each."""
     free_dreams: int = 16
@@ -116,8 +116,6 @@ class Fidelity:
             table |= result if i == 0 else {name: result}
         for under in self.under:
             table.setdefault("returns", {})[under.policy] = under.returns()
-            if (ball := under.ball()) is not None:
-                table.setdefault("ball", {})[under.policy] = ball
         if self.drift is not None:
             table["drift"] = self.drift.table()
         if self.diversity is not None:

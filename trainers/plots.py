@@ -137,9 +137,8 @@ def _reliability(axes: Any, name: str, result: Reliability) -> None:
 
 
 def _policies(part: Any, result: list[UnderPolicy], diversity: Diversity | None) -> None:
-    """Returns in dream and game, the ball, and how different dreams of one start become."""
-    balls = [under for under in result if under.alive_by_step()]
-    panels = iter(part.subplots(1, bool(result) + bool(balls) + (diversity is not None), squeeze=False)[0])
+    """Returns in dream and game, and how different dreams of one start become."""
+    panels = iter(part.subplots(1, bool(result) + (diversity is not None), squeeze=False)[0])
     if result:
         axes = next(panels)
         for i, under in enumerate(result):
@@ -153,16 +152,6 @@ def _policies(part: Any, result: list[UnderPolicy], diversity: Diversity | None)
         axes.set(xlim=(-0.6, len(result) - 0.4), ylabel="sum of reward signs, to the first end")
         first = result[0].returns()
         axes.set_title(f"return over {first['steps']} steps, {first['starts']} starts each, 95 %", fontsize="medium")
-        axes.legend(fontsize="x-small")
-    if balls:
-        axes = next(panels)
-        for style, under in zip(("-", "--", ":"), balls, strict=False):
-            for side, share in under.alive_by_step().items():
-                colour, word = (_REAL, "the game") if side else (_DREAM, "dreams")
-                steps = np.arange(len(share) + 1)
-                label = f"{word}, {under.policy} play"
-                axes.plot(steps, np.concatenate(([1], share)), style, color=colour, label=label)
-        axes.set(ylim=(0, 1.05), xlabel="steps", ylabel="share of balls alive", title="the ball stays alive")
         axes.legend(fontsize="x-small")
     if diversity is not None:
         axes = next(panels)
