@@ -37,6 +37,8 @@ class DreamStep:
         rew: Sampled rewards, float32 (B,) in {-1, 0, 1}.
         end: bool (B,), the model ended the game.
         trunc: bool (B,), the horizon was reached.
+        rew_prob: Chances of the rewards -1, 0 and 1 that `rew` was sampled from, float32 (B, 3).
+        end_prob: The chance of `end`, float32 (B,).
         final_obs: The frame the step led to, float32 (B, C, H, W): differs from `obs` in the rows that
             restarted.
         start: int64 (B,), index of the start each row now dreams from; -1 for frames given to `reset`.
@@ -48,6 +50,8 @@ class DreamStep:
     rew: Tensor
     end: Tensor
     trunc: Tensor
+    rew_prob: Tensor
+    end_prob: Tensor
     final_obs: Tensor
     start: Tensor
     final_start: Tensor
@@ -167,10 +171,22 @@ def sample_rows(
     return torch.cat(frames), [torch.cat(images) for images in zip(*trajectories, strict=True)]
 
 
-def draw_category(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Samples categoricals (B, K) by inverting their distribution at `uniform` (B,) in [0, 1): int64 (B,)."""
-    cdf = logits.float().softmax(-1).cumsum(-1)
-    return (uniform[:, None] >= cdf[:, :-1]).sum(-1)
+def draw_category(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Samples categoricals of chances (B, K) by inverting them at `uniform` (B,) in [0, 1): int64 (B,)."""
+    return (uniform[:, None] >= probs.cumsum(-1)[:, :-1]).sum(-1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the networks make of a step: next frame, trajectory, chances, what was sampled of them, LSTM state."""
+
+    next_obs: Tensor
+    trajectory: list[Tensor]
+    rew_prob: Tensor
+    end_prob: Tensor
+    rew: Tensor
+    end: Tensor
+    memory: LstmState | None
 
 
 class Dream:
@@ -351,13 +367,15 @@ class Dream:
             mask: bool (B,) on the device; rows outside it keep their state and their random stream.
 
         Returns:
-            What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False.
+            What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False; what else there is
+            of them (chances, trajectory) means nothing.
         """
         if self.obs_window is None or self.act_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
         window = self.obs_window
         actions = torch.cat((self.act_window[:, :-1], act[:, None].to(self.act_window.dtype)), dim=1)
-        next_obs, trajectory, rew, end, memory = self._imagine(window, actions)
+        outcome = self._imagine(window, actions)
+        rew, end, memory, next_obs = outcome.rew, outcome.end, outcome.memory, outcome.next_obs
         steps = self.steps + 1
         trunc = torch.zeros_like(end) if self.horizon is None else steps >= self.horizon
         final_start = self.start.clone()
@@ -377,12 +395,13 @@ class Dream:
         done = end | trunc
         if restart and (not self._waits or bool(done.any())):
             self._restart(done)
-        return DreamStep(self.obs, rew, end, trunc, final_obs, self.start.clone(), final_start, trajectory)
+        return DreamStep(
+            self.obs, rew, end, trunc, outcome.rew_prob, outcome.end_prob, final_obs, self.start.clone(), final_start,
+            outcome.trajectory,
+        )  # fmt: skip
 
-    def _imagine(
-        self, window: Tensor, actions: Tensor
-    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
-        """The next frame with its trajectory, reward, end and LSTM state of all rows."""
+    def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
+        """The next frame of all rows, their rewards, ends and LSTM states."""
         noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
         stream = iter(range(EXTRA_NOISE, 2**31))
 
@@ -394,13 +413,15 @@ class Dream:
             next_obs, trajectory = sample_rows(self._frames, window, actions, noise, self.sampler, extra)
             if self._outcome is None:
                 nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
-                return next_obs, trajectory, nothing, nothing.bool(), None
+                rew_prob = torch.stack((nothing, nothing + 1, nothing), dim=1)
+                return Outcome(next_obs, trajectory, rew_prob, nothing, nothing, nothing.bool(), None)
             logits_rew, logits_end, (hx, cx) = self._outcome(
                 window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
             )
-        rew = (draw_category(logits_rew[:, 0], uniform[:, 0]) - 1).to(torch.float32)
-        end = draw_category(logits_end[:, 0], uniform[:, 1]).bool()
-        return next_obs, trajectory, rew, end, (hx.float(), cx.float())
+        rew_prob, end_prob = (logits[:, 0].float().softmax(-1) for logits in (logits_rew, logits_end))
+        rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
+        end = draw_category(end_prob, uniform[:, 1]).bool()
+        return Outcome(next_obs, trajectory, rew_prob, end_prob[:, 1], rew, end, (hx.float(), cx.float()))
 
     @without_gradient()
     def clone_state(self, include_rng: bool = False) -> DreamState:

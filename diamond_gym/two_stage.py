@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState, DreamStep, sample_rows, without_gradient
+from diamond_gym.dream import Dream, DreamState, DreamStep, Outcome, sample_rows, without_gradient
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.inference import folded
@@ -184,13 +184,11 @@ class TwoStageDream(Dream):
             self._restart(done)
         return replace(step, obs=self.obs, final_obs=final_obs, start=self.start.clone())
 
-    def _imagine(
-        self, window: Tensor, actions: Tensor
-    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, LstmState | None]:
+    def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
         """The next small frame, and from it the large one, which `step` takes up; the latter's trajectory."""
-        next_obs, _, rew, end, memory = super()._imagine(window, actions)
-        self._next_full, trajectory = self._upsample(next_obs)
-        return next_obs, trajectory, rew, end, memory
+        outcome = super()._imagine(window, actions)
+        self._next_full, trajectory = self._upsample(outcome.next_obs)
+        return replace(outcome, trajectory=trajectory)
 
     def _upsample(self, low_res: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The large frames (B, C, H, W) of small ones, and their trajectory."""

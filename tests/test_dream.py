@@ -23,10 +23,10 @@ def test_pixels_and_frames_are_inverse():
 
 
 def test_draw_category_inverts_the_distribution():
-    logits = torch.tensor([0.5, 0.2, 0.3]).log().expand(6, 3)
-    drawn = draw_category(logits, torch.tensor([0.0, 0.49, 0.51, 0.69, 0.71, 1 - 2**-24]))
+    probs = torch.tensor([0.5, 0.2, 0.3]).expand(6, 3)
+    drawn = draw_category(probs, torch.tensor([0.0, 0.49, 0.51, 0.69, 0.71, 1 - 2**-24]))
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2]
-    assert draw_category(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1 - 2**-24])).tolist() == [0]
+    assert draw_category(torch.tensor([[1.0, 0.0]]), torch.tensor([1 - 2**-24])).tolist() == [0]
 
 
 def test_a_step_is_the_method_step_by_step():
@@ -50,6 +50,8 @@ def test_a_step_is_the_method_step_by_step():
             step = dream.step(torch.tensor([action]), restart=False)
             assert torch.equal(step.obs, next_obs)
             cdf_rew, cdf_end = (logits[0, 0].softmax(0).cumsum(0) for logits in (logits_rew, logits_end))
+            torch.testing.assert_close(step.rew_prob[0], logits_rew[0, 0].softmax(0))
+            torch.testing.assert_close(step.end_prob, logits_end[0, 0].softmax(0)[1:])
             rew = -1.0 if uniform[0] < cdf_rew[0] else 0.0 if uniform[0] < cdf_rew[1] else 1.0
             assert step.rew.tolist() == [rew]
             assert bool(step.end) == bool(uniform[1] >= cdf_end[0])
@@ -73,6 +75,7 @@ def test_without_a_reward_model_nothing_is_rewarded_and_nothing_ends():
     for t in range(6):
         step = dream.step(actions(t, 1, 2)[0])
         assert step.rew.tolist() == [0, 0]
+        assert step.rew_prob.tolist() == [[0, 1, 0]] * 2 and step.end_prob.tolist() == [0, 0]
         assert not step.end.any()
         assert bool(step.trunc.all()) == (t == 3)
     dream.restore_state(dream.clone_state())

@@ -74,7 +74,7 @@ class Imagination:
         steps, finals = list[DreamStep](), list[tuple[Tensor, Tensor]]()
         for _ in range(length):
             logits, val, memory = self.agent(self._obs, memory)
-            act = draw_category(logits.detach(), self._uniform())
+            act = draw_category(logits.detach().float().softmax(-1), self._uniform())
             step = self.dream.step(act)
             val_final, memory = self._finish(step, memory)
             finals.append((step.end | step.trunc, val_final))

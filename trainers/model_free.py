@@ -65,7 +65,10 @@ class RealSteps:
         nowhere = torch.full((self.num_envs,), -1, dtype=torch.int64, device=self.device)
         signs = torch.from_numpy(np.sign(rew).astype(np.float32)).to(self.device)
         ends, truncs = (torch.from_numpy(np.asarray(flag)).to(self.device) for flag in (end, trunc))
-        return DreamStep(self.obs, signs, ends, truncs, self._tensor(final), nowhere, nowhere, [])
+        rew_prob = torch.stack((signs < 0, signs == 0, signs > 0), dim=1).float()  # what happened was certain
+        return DreamStep(
+            self.obs, signs, ends, truncs, rew_prob, ends.float(), self._tensor(final), nowhere, nowhere, []
+        )
 
     def close(self) -> None:
         """Ends the games."""

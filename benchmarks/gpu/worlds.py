@@ -339,15 +339,15 @@ class World:
             hx, cx = hx.float(), cx.float()
             with torch.no_grad():
                 drawn = chance.uniform(3, b)
-                chosen = draw_category(logits, drawn[0])
+                chosen = draw_category(logits.float().softmax(-1), drawn[0])
                 act = torch.cat((act[:, :-1], chosen[:, None]), dim=1)
                 frame = self.predict(window, act, chance.normal(*window[:, 0].shape))
                 with self._autocast():
                     features = self._encode(model, window[:, -1:], chosen[:, None], frame[:, None])
                 out, memory = model.lstm(features.float(), memory)
                 outcome = model.head(out)[:, 0]
-                rew = (draw_category(outcome[:, :3], drawn[1]) - 1).float()
-                end = draw_category(outcome[:, 3:], drawn[2]).bool()
+                rew = (draw_category(outcome[:, :3].float().softmax(-1), drawn[1]) - 1).float()
+                end = draw_category(outcome[:, 3:].float().softmax(-1), drawn[2]).bool()
                 window = torch.cat((window[:, 1:], frame[:, None]), dim=1)
                 act = torch.cat((act[:, 1:], torch.zeros_like(act[:, :1])), dim=1)
             for kept, value in ((logits_of, logits), (acts, chosen), (vals, val), (rews, rew), (ends, end)):
