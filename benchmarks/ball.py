@@ -20,9 +20,8 @@ from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.measuring import policies_of, policy_maker, real_pieces
 from diamond_gym.trainers.own_agent import own_file
-from diamond_gym.trainers.rollouts import dream_rollout
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, real_rollouts
 
 _Frames = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
@@ -193,26 +192,22 @@ class BallStudy:
         policies_of(entry.card.has_agent, game, (self.policy,))
         model = load_world_model(entry)
         make = policy_maker(model, game, self.policy, own_file(entry, "auto"))
-        real = real_pieces(model, game, make, self.rollouts, self.steps, self.seed, model.obs_shape[:2])
+        real = real_rollouts(model, game, make, self.rollouts, self.steps, self.seed)
         sampler = SamplerConfig(**entry.card.sampler)
         with counting("dreaming", self.rollouts * self.steps, "frames") as advance:
-            dreamed = dream_rollout(
-                model, real.play, make, sampler, self.seed, lambda frames: advance(frames, more=True)
-            )
-        play, whole, t = real.play, real.going.all(axis=1), model.denoiser.num_steps_conditioning
-        obs = np.concatenate((play.obs[:, :t], dreamed.obs), axis=1)
-        act = np.concatenate((play.act[:, : t - 1], dreamed.act), axis=1)
-        table = {"dreams": count(game, obs, act, t)}
-        return table | ({"game": count(game, play.obs[whole], play.act[whole], t)} if whole.any() else {})
+            dreamed = dream_rollouts(model, real, sampler, make, self.seed, lambda frames: advance(frames, more=True))
+        assert real.going is not None
+        whole = real[np.flatnonzero(real.going.all(axis=1))]
+        return {"dreams": count(game, dreamed)} | ({"game": count(game, whole)} if len(whole) else {})
 
 
-def count(game: str, obs: _Frames, act: _Int, t: int) -> dict[str, Any]:
-    """In what share of pieces (N, T + H frames) the ball stays alive to the end, and how it moves."""
-    balls = find_balls(game, obs)
-    lived, steps = steps_alive(game, balls, act, t), obs.shape[1] - t
+def count(game: str, rollouts: Rollouts) -> dict[str, Any]:
+    """In what share of rollouts the ball stays alive to the end, and how it moves."""
+    balls, steps = find_balls(game, rollouts.obs), rollouts.rew.shape[1]
+    lived = steps_alive(game, balls, rollouts.act, rollouts.num_start_frames)
     far, moves = jumps(game, balls)
     return {
-        "pieces": len(obs),
+        "rollouts": len(rollouts),
         "alive": float((lived == steps).mean()),
         "alive_interval_95": wilson(int((lived == steps).sum()), len(lived)),
         "mean_steps_alive": float(lived.mean()),

@@ -107,9 +107,9 @@ def test_in_the_real_game_the_ball_lives(game: str, policy: str) -> None:
     pieces = record(games, ScriptedPolicy(game, 4, rng) if policy == "scripted" else player, 4, 50, 60, rng)
     games.close()
     whole = pieces.going.all(axis=1)
-    balls = find_balls(game, pieces.play.obs[whole])
+    balls = find_balls(game, pieces.obs[whole])
     assert len(balls.seen) >= 2
-    assert (steps_alive(game, balls, pieces.play.act[whole], 4) == 50).all()
+    assert (steps_alive(game, balls, pieces.act[whole], 4) == 50).all()
     assert balls.seen.mean() > 0.3
     assert jumps(game, balls)[0] == 0
 
@@ -122,6 +122,6 @@ def test_wilsons_interval() -> None:
 def test_the_study_counts_dreams_beside_the_game() -> None:
     pytest.importorskip("ale_py")
     table = BallStudy("pong-nano", rollouts=2, steps=3).run()
-    assert table["dreams"]["pieces"] == 2
+    assert table["dreams"]["rollouts"] == 2
     assert 0 <= table["dreams"]["alive"] <= 1
     assert table["game"]["alive"] == 1

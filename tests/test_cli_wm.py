@@ -70,7 +70,7 @@ def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert table["windows"] == 4 and table["mse_over_copy_4"] > 0 and 0 < table["ssim_copy_4"] <= 1
     assert table["held_out"]["policy"] == "mixed" and table["held_out"]["steps"] >= 300
     assert table["returns"]["random"]["starts"] == 2 and table["drift"]["steps"] == 5
-    assert table["diversity"]["to_reality_1"] > 0
+    assert table["diversity_5"] > 0
     assert iio.imread(files["picture"]).shape[2] == 3
     assert len(iio.imread(files["video"])) >= 6
     card = resolve("Breakout").card

@@ -22,9 +22,10 @@ from diamond_gym.registry import Card, home_folder, load_world_model, resolve, u
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.measuring import Fidelity, Sizes, can_play, describe, measure, policies_of
+from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
 from diamond_gym.trainers.own_agent import own_file
-from diamond_gym.trainers.pictures import png, strip, write_png
+from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, write_png
+from diamond_gym.trainers.rollouts import can_play, policies_of
 
 _VIDEOS = (".mp4", ".gif")
 
@@ -96,8 +97,11 @@ class EvaluateWm:
 
     def run(self) -> int:
         """Measures, prints and writes what was asked for."""
+        # what is not installed is said in one line now, not after minutes of measuring
+        import skimage  # noqa: F401
+
         if self.page is not None:
-            import matplotlib  # noqa: F401  (or one line that says what to install, before minutes of measuring)
+            import matplotlib  # noqa: F401
         entry = resolve(self.name)
         game = entry.card.game
         model = load_world_model(entry, self.device, self.precision)
@@ -119,7 +123,7 @@ class EvaluateWm:
                 model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
                 lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
-        table = _rounded(result.table())
+        table = _rounded(result.table)
         table |= {"num_denoising_steps": sampler.num_denoising_steps}
         self._write(result, entry.card.action_meanings)
         if self.save:
@@ -150,16 +154,13 @@ class EvaluateWm:
         if self.picture is not None:
             write_png(self.picture, _strip(result))
         if self.page is not None:
-            from diamond_gym.trainers.plots import draw_page
-
             draw_page(self.page, result)
         if self.video is not None:
             from diamond_gym.cli.dream import write_video
-            from diamond_gym.trainers.videos import FPS, comparison
 
-            if result.diversity is None:
+            if result.replays is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
-            write_video(self.video, comparison(result.diversity, action_meanings), FPS)
+            write_video(self.video, comparison(*result.replays, action_meanings), FPS)
         for path in (self.picture, self.page, self.video):
             if path is not None:
                 console.print(f"wrote {path}", soft_wrap=True)
@@ -167,8 +168,7 @@ class EvaluateWm:
 
 def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
     """Real frames above dreamed ones, of the play that counts."""
-    first = next(iter(result.loops.values()))
-    return strip(first.play, first.rollout, rows=4)
+    return strip(*next(iter(result.loops.values())), rows=4)
 
 
 def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:
