@@ -36,9 +36,9 @@ class EvaluateWm:
 
     With the actions that were really taken, held-out play is dreamed over again: errors of frames beside those of
     repeating the last real frame, rewards and ends at their exact step, and whether their chances are what they say.
-    Then policies play the game, and dream on from the same frames: returns. Last, the drift of free dreams and how
-    different dreams of one start become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is
-    all.
+    Then policies play the game, and dream on from the same frames: returns. Last, free dreams: their drift,
+    the share of pixels in colours that real play never shows there (artefacts), and how different dreams of one start
+    become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
     """
 
     name: tyro.conf.Positional[str]
