@@ -22,8 +22,8 @@ import tyro
 from diamond_gym.cli.terminal import counting
 from diamond_gym.envs import RealEnv
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.trainers.closed_loop import detection
 from diamond_gym.trainers.collect import CollectConfig, StickyPolicy
+from diamond_gym.trainers.fidelity import detection
 
 RAM_BYTES = 128
 HIDDEN, FELT = 0.9, 0.5  # of a die: first frames at least this often as before, last ones at most

@@ -21,11 +21,18 @@ def to_pixels(frames: Tensor) -> Tensor:
 Array = npt.NDArray[Any]
 
 
-def tile(frames: Array) -> Array:
-    """Frames (B, H, W, C) as one image, in a grid as square as can be, black where there is no frame."""
+def tile(frames: Array, columns: int | None = None, scale: int = 1, gap: int = 0) -> Array:
+    """Frames (B, H, W, C) as one image, in a grid of so many columns, or as square as can be.
+
+    It is black where there is no frame, and grey in the gaps between frames.
+    """
+    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     batch, h, w, c = frames.shape
-    columns = int(np.ceil(np.sqrt(batch)))
+    columns = columns or int(np.ceil(np.sqrt(batch)))
     rows = -(-batch // columns)
-    grid = np.zeros((rows * columns, h, w, c), dtype=frames.dtype)
-    grid[:batch] = frames
-    return grid.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows * h, columns * w, c)
+    grid = np.zeros((rows * columns, h + gap, w + gap, c), dtype=frames.dtype)
+    grid[:, h:], grid[:, :, w:] = 96, 96
+    grid[:batch, :h, :w] = frames
+    height, width = rows * (h + gap), columns * (w + gap)
+    image = grid.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2).reshape(height, width, c)
+    return image[: height - gap, : width - gap]

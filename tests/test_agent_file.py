@@ -26,8 +26,8 @@ from diamond_gym.registry import (
     with_agent_file,
 )
 from diamond_gym.trainers import evaluate, sb3
-from diamond_gym.trainers.measuring import policy_maker
 from diamond_gym.trainers.own_agent import own_file
+from diamond_gym.trainers.rollouts import policy_maker
 from diamond_gym.trainers.sb3 import register_file, train_agent
 from diamond_gym.trainers.sb3_agents import AgentConfig
 from diamond_gym.trainers.sb3_files import open_agent, packed

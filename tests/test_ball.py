@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diamond_gym.trainers.ball import find_balls, jumps, steps_alive
+from benchmarks.ball import BallStudy, find_balls, jumps, steps_alive, wilson
 
 L = 40
 
@@ -107,8 +107,21 @@ def test_in_the_real_game_the_ball_lives(game: str, policy: str) -> None:
     pieces = record(games, ScriptedPolicy(game, 4, rng) if policy == "scripted" else player, 4, 50, 60, rng)
     games.close()
     whole = pieces.going.all(axis=1)
-    balls = find_balls(game, pieces.play.obs[whole])
+    balls = find_balls(game, pieces.obs[whole])
     assert len(balls.seen) >= 2
-    assert (steps_alive(game, balls, pieces.play.act[whole], 4) == 50).all()
+    assert (steps_alive(game, balls, pieces.act[whole], 4) == 50).all()
     assert balls.seen.mean() > 0.3
     assert jumps(game, balls)[0] == 0
+
+
+def test_wilsons_interval() -> None:
+    assert wilson(50, 100) == pytest.approx([0.4038, 0.5962], abs=1e-4)  # Wilson's formula, by hand
+    assert wilson(100, 100) == pytest.approx([0.9630, 1], abs=1e-4)
+
+
+def test_the_study_counts_dreams_beside_the_game() -> None:
+    pytest.importorskip("ale_py")
+    table = BallStudy("pong-nano", rollouts=2, steps=3).run()
+    assert table["dreams"]["rollouts"] == 2
+    assert 0 <= table["dreams"]["alive"] <= 1
+    assert table["game"]["alive"] == 1

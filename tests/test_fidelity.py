@@ -1,218 +1,258 @@
-"""What is measured of a world model, in a toy game whose perfect dream is known."""
+"""Figures of a world model, by hand and in a toy game whose perfect dream is known."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import worlds
-from test_evaluation import Oracle, RewardOracle, T
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_rollouts import H, N, Right, T, oracle, recorded
 
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.closed_loop import RealPlay
-from diamond_gym.trainers.collect import StickyPolicy
-from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy, interval, wilson
-from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, policies_of, policy_maker
-from diamond_gym.trainers.rollouts import dream_rollout, record, returns
-from diamond_gym.trainers.videos import comparison, difference
+from diamond_gym.trainers import measuring
+from diamond_gym.trainers.fidelity import (
+    SeenColours,
+    artefacts,
+    brier,
+    calibration,
+    chances_on_real_frames,
+    compare_returns,
+    course,
+    detection,
+    diversity,
+    drift,
+    figures,
+    mse,
+    psnr,
+    similarity,
+    ssim,
+)
+from diamond_gym.trainers.measuring import Sizes, describe
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.world_model import WorldModel
-
-H, N = 12, 6
-
-
-class Walks:
-    """The walk of `worlds` as N games: its ends are lost lives, and every fourth of them ends the game."""
-
-    def __init__(self) -> None:
-        self.column = np.full(N, worlds.SIZE // 2)
-        self.lost, self.over = np.zeros(N, np.int64), np.zeros(N, bool)
-
-    def frames(self) -> np.ndarray:
-        frames = np.zeros((N, worlds.SIZE, worlds.SIZE, 3), np.uint8)
-        frames[np.arange(N), :, self.column] = 255
-        return frames
-
-    def reset(self, seed: int) -> np.ndarray:
-        return self.frames()
-
-    def step(self, act: np.ndarray) -> tuple[np.ndarray, ...]:
-        restarted = self.over.copy()
-        moved = np.clip(self.column + np.array([0, -1, 1])[act], 0, worlds.SIZE - 1)
-        self.column = np.where(restarted, worlds.SIZE // 2, moved)
-        rew = (self.column == worlds.SIZE - 1) * 3.0 - (self.column == 0)
-        end = rew != 0
-        self.lost += end
-        self.over = end & (self.lost % 4 == 0)
-        return self.frames(), rew.astype(np.float32), end, np.zeros(N, bool), restarted
-
-    def close(self) -> None: ...
-    def state_dict(self) -> None: ...
-    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        raise NotImplementedError
-
-
-class Right:
-    """Always goes right; remembers how often it has been asked, and on what."""
-
-    def __init__(self) -> None:
-        self.seen: list[np.ndarray] = []
-        self.first: list[np.ndarray] = []
-
-    def __call__(self, obs: np.ndarray, first: np.ndarray) -> np.ndarray:
-        self.seen.append(obs.copy())
-        self.first.append(first.copy())
-        return np.full(len(obs), 2, np.int64)
-
-
-def pieces(steps: int = H, warm_up: int = 9):
-    rng = np.random.default_rng(3)
-    return record(Walks(), StickyPolicy(3, np.full(N, 0.5), rng), T, steps, warm_up, rng)
 
 
 @pytest.fixture
-def oracle() -> WorldModel:
-    return WorldModel(Oracle(), RewardOracle())
+def real(tmp_path: Path) -> Rollouts:
+    return Rollouts.held_out(worlds.store(tmp_path / "walks", episodes=40), 30, T, 4, seed=1)
 
 
-def test_pieces_are_what_happened() -> None:
-    found = pieces(40)
-    columns = found.play.obs[:, :, 0, 0].argmax(-1)
-    assert found.play.obs.shape == (N, T + 40, 3, 8, 8)
-    moved = np.clip(columns[:, :-1] + np.array([0, -1, 1])[found.play.act], 0, 7) == columns[:, 1:]
-    assert moved[:, : T - 1].all(), "the first frames lie within one game"
-    assert moved[:, T - 1 :][found.going].all()
-    assert not found.going.all(), "some games end"
-    first_new = found.going.argmin(axis=1)[~found.going.all(axis=1)]
-    assert (columns[~found.going.all(axis=1), T + first_new] == 4).all(), "and begin anew in the middle"
-    after = columns[:, T:]
-    rew = np.where(found.going, (after == 7) * 1.0 - (after == 0), 0)
-    assert np.array_equal(found.play.rew, rew)
-    assert np.array_equal(found.play.end, rew != 0)
+def film(frames: np.ndarray) -> Rollouts:
+    """Frames (N, T + H, C, h, w) whose first is the one to begin from."""
+    n, h = len(frames), frames.shape[1] - 1
+    return Rollouts(frames, np.zeros((n, h), np.int64), np.zeros((n, h), np.float32), np.zeros((n, h), bool))
 
 
-def test_returns_stop_with_the_first_end() -> None:
-    rew, end = np.array([[1, -1, 1, 1.0], [0, 1, 1, 1]], np.float32), np.zeros((2, 4), bool)
-    assert returns(rew, end).tolist() == [2, 3]
-    end[0, 1] = end[0, 3] = True
-    assert returns(rew, end).tolist() == [0, 3]
+def pair(seed: int, size: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Waves in three colours, and the same with noise: uint8 (3, size, size) each."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    a = np.stack([127 + 100 * np.sin(x / 3 + c) * np.cos(y / (4 + c)) for c in range(3)])
+    b = a + rng.normal(0, noise, a.shape)
+    return a.clip(0, 255).astype(np.uint8), b.clip(0, 255).astype(np.uint8)
 
 
-def test_a_policy_dreams_on_from_real_frames(oracle: WorldModel) -> None:
-    real, policy = pieces(), Right()
-    found = dream_rollout(oracle, real.play, lambda rows, rng: policy, SamplerConfig(), seed=1)
-    columns = np.minimum(real.play.obs[:, T - 1, 0, 0].argmax(-1)[:, None] + np.arange(1, H + 1), 7)
-    assert np.array_equal(found.obs[:, :, 0, 0].argmax(-1), columns)
-    assert (found.act == 2).all()
-    assert np.array_equal(found.rew, (columns == 7) * 1.0), "no end stops a dream"
-    assert np.array_equal(found.end, columns == 7)
-    assert (found.returns == 1).all()
-    assert [bool(first.all()) for first in policy.first] == [True] + [False] * (H + T - 2)
-    burnt_in = np.stack([seen.transpose(0, 3, 1, 2) for seen in policy.seen[:T]], axis=1)
-    assert np.array_equal(burnt_in, real.play.obs[:, :T]), "the policy has seen the start's earlier frames"
+# From an implementation of our own, which agreed to the last digit: the settings are those of Wang et al. 2004.
+@pytest.mark.parametrize(
+    ("seed", "size", "noise", "known"),
+    [(0, 24, 20, 0.7653807944594351), (1, 64, 5, 0.9796032116136678), (2, 16, 80, 0.17177125703332732)],
+)
+def test_ssim_against_known_values(seed: int, size: int, noise: float, known: float) -> None:
+    pytest.importorskip("skimage")
+    a, b = pair(seed, size, noise)
+    assert ssim(a[None], b[None]) == pytest.approx(known, abs=1e-9)
 
 
-def test_an_oracle_agrees_with_the_game(oracle: WorldModel) -> None:
-    real = pieces()
-
-    def again(rows: int, rng: np.random.Generator):
-        acts = iter(real.play.act.T)
-        return lambda obs, first: next(acts)
-
-    found = UnderPolicy.measure(oracle, "Walk", "again", real, again, SamplerConfig(), 0)
-    assert np.array_equal(found.dreamed.obs[real.going], real.play.obs[:, T:][real.going])
-    table = found.returns()
-    assert (table["difference"], table["difference_interval_95"]) == (0, [0, 0])
-    low, high = table["dream_interval_95"]
-    assert low <= table["dream"] == table["real"] <= high
-    assert found.ball() is None
-    assert found.alive_by_step() == {}
+@settings(max_examples=10)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_ssim_of_equals_is_one_and_sides_do_not_matter(seed: int, channels: int) -> None:
+    pytest.importorskip("skimage")
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 256, (2, 2, channels, 12, 13), dtype=np.uint8)
+    assert ssim(a, a) == pytest.approx(1)
+    assert ssim(a, b) == pytest.approx(ssim(b, a)) and ssim(a, b) < 1
+    assert np.isnan(ssim(a[..., :8], b[..., :8])), "frames smaller than its window"
 
 
-def test_closed_loop_of_an_oracle(tmp_path: Path, oracle: WorldModel) -> None:
-    play = RealPlay.draw(worlds.store(tmp_path / "walks", episodes=40), 30, T, 4, seed=1)
-    table = ClosedLoop.measure(oracle, play, SamplerConfig(), 0).table((1, 4))
-    assert table["mse_over_copy_4"] == 0
-    assert table["reward_ece"] == pytest.approx(0, abs=1e-6)
-    assert table["end_brier"] == pytest.approx(0, abs=1e-6)
-    assert table["psnr_1"] == 100 > table["psnr_copy_1"] > 0
+def test_errors_by_hand() -> None:
+    real = np.stack([np.full((2, 3, 12, 12), 51 * h, np.uint8) for h in range(3)], axis=1)
+    assert mse(real, real[:, :1]) == pytest.approx([0, 0.04, 0.16])
+    assert mse(real, real).tolist() == [0, 0, 0]
+    assert [psnr(error) for error in (0.04, 1.0, 0.0)] == pytest.approx([13.9794, 0, 100])
+
+
+def test_similarity_of_a_film_and_of_its_first_frame() -> None:
+    pytest.importorskip("skimage")
+    real = film(np.stack([np.full((2, 3, 12, 12), 51 * h, np.uint8) for h in range(3)], axis=1))
+    table = similarity(real, real, (1, 2))
+    assert table["psnr_1"] == table["psnr_2"] == 100 and table["ssim_2"] == pytest.approx(1)
+    assert table["psnr_copy_1"] == pytest.approx(13.9794, abs=1e-4)
+    assert 1 > table["ssim_copy_1"] > table["ssim_copy_2"]
+
+
+def test_detection_by_hand() -> None:
+    score = detection(np.array([1, -1, 0, 0, 1]), np.array([1, 1, 1, 0, 0]))
+    assert (score.precision, score.recall, score.events) == (1 / 3, 1 / 3, 3)
+    assert score.f1 == pytest.approx(1 / 3)
+    assert detection(np.zeros(3), np.zeros(3)).f1 == 0
+
+
+def test_an_oracle_is_perfect(real: Rollouts) -> None:
+    table = figures(real, dream_rollouts(oracle(), real, SamplerConfig()), (1, 4))
+    assert table["mse_1"] == table["mse_over_copy_4"] == 0
+    assert table["reward_f1"] == table["reward_sampled_f1"] == table["end_f1"] == table["end_sampled_f1"] == 1
+    assert table["rewards"] == (real.rew != 0).sum() > 0
+    table = calibration(oracle(), real)
     assert table["reward_f1_on_real_frames"] == table["end_f1_on_real_frames"] == 1
+    assert table["end_brier"] == pytest.approx(0, abs=1e-6)
     assert table["end_brier_skill"] == pytest.approx(1)
 
 
-def test_an_oracle_does_not_drift_and_knows_one_future(oracle: WorldModel) -> None:
-    real = pieces()
-    drift = Drift.measure(oracle, real, lambda rows, rng: Right(), SamplerConfig(), 0)
-    table = drift.table()
+def test_copying_the_last_frame_scores_one(real: Rollouts) -> None:
+    copied = replace(real, obs=np.concatenate((real.obs[:, :T], np.repeat(real.last, 4, axis=1)), axis=1))
+    table = figures(real, copied, (1, 4))
+    assert table["mse_over_copy_1"] == table["mse_over_copy_4"] == 1
+    assert "reward_f1" not in table, "there is no reward/end model"
+
+
+def test_brier_by_hand() -> None:
+    score, skill = brier(np.array([0.1, 0.1, 0.9, 0.9]), np.array([False, True, True, True]))
+    assert score == pytest.approx((0.01 + 0.81 + 0.01 + 0.01) / 4)
+    assert skill == pytest.approx(1 - 0.21 / (0.75 * 0.25))
+    assert np.isnan(brier(np.array([0.0, 1.0]), np.array([False, False]))[1]), "what never happens has no skill"
+
+
+def test_honest_chances_have_skill_and_bold_ones_less() -> None:
+    rng = np.random.default_rng(0)
+    chance = rng.random((200, 100)) ** 4
+    happened = rng.random(chance.shape) < chance
+    honest, bold = brier(chance, happened), brier(np.sqrt(chance), happened)
+    assert honest[0] < bold[0]
+    assert honest[1] > max(0, bold[1])
+
+
+def test_chances_on_real_frames_are_the_networks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reward_end = RewardEnd(worlds.CONFIG.reward_end).eval()
+    model = WorldModel(Denoiser(worlds.CONFIG.denoiser), reward_end).eval()
+    real = Rollouts.held_out(worlds.store(tmp_path / "walks", episodes=40), 70, 2, 4, seed=1)
+    rew, end = chances_on_real_frames(model, real)
+    assert (rew.shape, end.shape) == ((70, 4, 3), (70, 4))
+    obs = torch.from_numpy(real.obs[66:67]).float() / 255 * 2 - 1
+    with torch.no_grad():
+        _, logits, _ = reward_end(obs[:, :-1], torch.from_numpy(real.act[66:67]), obs[:, 1:])
+    assert end[66] == pytest.approx(logits.softmax(-1)[0, 1:, 1].numpy(), abs=1e-5)
+    assert calibration(WorldModel(Denoiser(worlds.CONFIG.denoiser)), real) == {}
+
+
+def test_returns_of_an_oracle_are_the_games() -> None:
+    real = recorded()
+    table = compare_returns(real, dream_rollouts(oracle(), real, SamplerConfig()))
+    assert (table["difference"], table["difference_interval_95"]) == (0, [0, 0])
+    low, high = table["dream_interval_95"]
+    assert low <= table["dream"] == table["real"] <= high
+    assert (table["steps"], table["starts"]) == (H, N)
+
+
+def test_course_of_a_film() -> None:
+    frames = np.zeros((2, 4, 3, 10, 10), np.uint8)
+    frames[:, 1:, :, 0] = 255  # a tenth of the picture lights up in the first step, and stays
+    frames[1, 3] = 255  # in the last step the second film is of a new game
+    going = np.ones((2, 3), bool)
+    going[1, 2] = False
+    result = course(replace(film(frames), going=going))
+    assert result["brightness"] == pytest.approx([0.1, 0.1, (0.1 + 1) / 2])
+    assert result["contrast"][:2] == pytest.approx([0.3, 0.3])
+    assert result["moving"] == pytest.approx([0.1, 0, 0])
+    assert result["energy"] == pytest.approx([0.1, 0, 0])
+    frames[0, 3, 0, 5, 5] = 16  # a flicker is no movement
+    result = course(replace(film(frames), going=going))
+    assert result["moving"][2] == 0 < result["energy"][2]
+
+
+def test_an_oracle_does_not_drift() -> None:
+    real = recorded()
+    dreamed = dream_rollouts(oracle(), real, SamplerConfig(), lambda rows, rng: Right())
+    table = drift(course(real), course(dreamed))
     assert table["steps"] == H
     assert table["brightness_over_real"] == pytest.approx(1)
-    assert table["moving"] == 0 < table["energy_over_real"] + 1, "all have come to the right side"
-    found = Diversity.measure(oracle, real.play, 3, SamplerConfig(), 0)
-    assert found.dreamed.shape == (N, 3, H, 3, 8, 8)
-    assert (found.spread == 0).all()
-    assert found.error[0] == 0
-    assert found.table((1, 4, 16)).keys() == {
-        *("starts", "dreams", "between_dreams_1", "to_reality_1", "between_dreams_4", "to_reality_4"),
-    }
+    assert table["moving"] == 0, "all have come to the right side"
+    assert table["energy_over_real"] == 0
 
 
-def test_a_film_of_both(oracle: WorldModel) -> None:
-    found = Diversity.measure(oracle, pieces().play, 2, SamplerConfig(), 0)
-    film = comparison(found, ("stay", "left", "right"), scale=8)
-    assert len({frame.shape for frame in film}) == 1
-    steps = film[-H:]
-    first = steps[0][22 : 22 + 64]  # below the titles: reality, dream and difference of the first start
-    assert np.array_equal(first[:, :64], first[:, 66:130])
-    assert not first[:, 132:196].any()
-    assert not np.array_equal(steps[0], steps[1])
-    assert difference(np.array([10, 200], np.uint8), np.array([200, 190], np.uint8)).tolist() == [255, 20]
+@pytest.mark.parametrize("channels", [1, 3])
+def test_artefacts_are_colours_that_real_play_never_shows_there(channels: int) -> None:
+    frames = torch.full((2, channels, 12, 12), 100, dtype=torch.uint8)
+    frames[0, 0, 5, 5] = 200
+    seen = SeenColours(frames)
+    dream = frames[:1].clone()
+    assert seen.artefacts(dream).tolist() == [0]
+    dream[0, 0, 5, 5], dream[0, 0, 7, 3] = 100, 190  # two pixels away, and one bin less bright
+    assert seen.artefacts(dream).tolist() == [0]
+    dream[0, 0, 8, 5] = 200  # three pixels away
+    dream[0, 0, 0, 0] = 50  # a colour that is nowhere
+    assert seen.artefacts(dream).tolist() == pytest.approx([2 / 144])
 
 
-def test_a_page_of_all(tmp_path: Path) -> None:
+def test_artefacts_after_10_and_50_steps() -> None:
+    clean = film(np.full((2, 61, 3, 8, 8), 100, np.uint8))
+    frames = clean.obs.copy()
+    frames[:, 50, :, :4] = 250  # half of the picture, after 50 steps
+    frames[1, 10, :, 0] = 250  # an eighth of one of two, after 10
+    table = artefacts(SeenColours(torch.from_numpy(clean.after[0])), clean, film(frames))
+    assert table == pytest.approx({"artefacts_10": 1 / 16, "artefacts_50": 0.5, "artefacts_real": 0})
+
+
+def test_diversity_is_the_distance_of_pairs_over_that_to_reality() -> None:
+    rng = np.random.default_rng(0)
+    real, dreams = (film(rng.integers(0, 256, (n, 3, 3, 5, 5), dtype=np.uint8)) for n in (2, 8))
+    groups = dreams.after.reshape(2, 4, 2, 3, 5, 5)
+    pairs = [mse(groups[:, i, 1:], groups[:, j, 1:])[0] for i in range(4) for j in range(4) if i != j]
+    errors = [mse(real.after[:, 1:], groups[:, i, 1:])[0] for i in range(4)]
+    assert diversity(real, dreams, 2) == pytest.approx(np.mean(pairs) / np.mean(errors))
+    same = dreams[np.repeat([0, 4], 4)]
+    assert diversity(real, same, 2) == 0
+    assert np.isnan(diversity(real, real[np.repeat([0, 1], 4)], 2)), "dreams without an error"
+
+
+def test_a_page_and_a_table_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
+    pytest.importorskip("skimage")
     import imageio.v3 as iio
 
-    from diamond_gym.networks.denoiser import Denoiser
-    from diamond_gym.networks.reward_end import RewardEnd
     from diamond_gym.trainers.plots import draw_page
 
     torch.manual_seed(0)
     model = WorldModel(Denoiser(worlds.CONFIG.denoiser), RewardEnd(worlds.CONFIG.reward_end)).eval()
+    model.card = SimpleNamespace(name="toy")
     store = worlds.store(tmp_path / "walks", episodes=40)
-    play, real, sampler = RealPlay.draw(store, 8, T, 4, seed=1), pieces(), SamplerConfig(num_denoising_steps=1)
-    found = Fidelity("toy", "Walk")
-    found.loops["random play"] = ClosedLoop.measure(model, play, sampler, 0)
-    found.held_out["random play"] = describe(store, "random")
-    draw_page(tmp_path / "little.png", found)
-    found.under.append(UnderPolicy.measure(model, "Walk", "right", real, lambda rows, rng: Right(), sampler, 0))
-    found.drift = Drift.measure(model, real, lambda rows, rng: Right(), sampler, 0)
-    found.diversity = Diversity.measure(model, real.play, 2, sampler, 0)
-    draw_page(tmp_path / "all.png", found)
-    heights = [iio.imread(tmp_path / name).shape[0] for name in ("little.png", "all.png")]
+    monkeypatch.setattr(measuring, "real_rollouts", lambda *args: recorded(args[4]))
+    held_out = {"random play": (store, describe(store, "random"))}
+    sizes = Sizes(windows=8, horizon=4, rollouts=N, rollout_steps=5, free_dreams=N, free_steps=11, starts=2)
+    sampler = SamplerConfig(num_denoising_steps=1)
+    heights = []
+    for policies in ([], ["random"]):
+        frames: list[int] = []
+        result = measuring.measure(model, "toy", "Walk", held_out, sizes, policies, sampler, 0, frames.append)
+        assert sum(frames) == sizes.frames(1, len(policies))
+        draw_page(tmp_path / "page.png", result)
+        heights.append(iio.imread(tmp_path / "page.png").shape[0])
     assert 300 < heights[0] < heights[1]
-    table = found.table()
+    table = result.table
     assert table["held_out"] == {"policy": "random", "steps": store.num_steps, "episodes": 40}
-    assert {"mse_over_copy_1", "reward_f1", "end_ece", "returns", "drift", "diversity"} <= table.keys()
-    assert "ball" not in table
+    assert {"mse_over_copy_1", "reward_f1", "psnr_4", "end_brier", "returns", "diversity_5"} <= table.keys()
+    assert 0 <= table["drift"]["artefacts_real"] < table["drift"]["artefacts_10"] <= 1, "an untrained model's frames"
 
 
-def test_who_played_is_told(tmp_path: Path) -> None:
+def test_who_played_is_recorded(tmp_path: Path) -> None:
     assert describe(worlds.store(tmp_path / "walks"))["policy"] == "not recorded"
-
-
-def test_policies(oracle: WorldModel) -> None:
-    assert policies_of(False, "Breakout") == ["random"]
-    assert policies_of(True, "Breakout") == ["random", "agent"]
-    assert policies_of(False, "Pong", ("scripted", "random")) == ["scripted", "random"]
-    for wanted, message in ((("best",), "not best"), (("agent",), "no agent of its own")):
-        with pytest.raises(BadArgument, match=message):
-            policies_of(False, "Breakout", wanted)
-    with pytest.raises(BadArgument, match="not for Boxing"):
-        policies_of(False, "Boxing", ("scripted",))
-    frames = np.zeros((2, 64, 64, 3), np.uint8)
-    scripted = policy_maker(oracle, "Freeway", "scripted")(2, np.random.default_rng(0))
-    assert scripted(frames, np.ones(2, bool)).tolist() == [1, 1]
 
 
 def test_sizes() -> None:
@@ -223,11 +263,3 @@ def test_sizes() -> None:
     for wrong in ({"windows": 0}, {"rollouts": -1}, {"dreams_per_start": 1}):
         with pytest.raises(BadArgument, match=next(iter(wrong)).replace("_", "-")):
             Sizes(**wrong)
-
-
-def test_intervals() -> None:
-    assert wilson(50, 100) == pytest.approx([0.4038, 0.5962], abs=1e-4)  # Wilson's formula, by hand
-    assert wilson(100, 100) == pytest.approx([0.9630, 1], abs=1e-4)
-    low, high = interval(np.random.default_rng(0).normal(5, 1, 400))
-    assert low < 5 < high
-    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)

@@ -181,7 +181,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (plan, "plan_world_model", planned),
         (collect.Collector, "__init__", reached),
         (train_wm, "experience", lambda *_: EpisodeStore(store)),
-        (train_wm.RealPlay, "draw", reached),
+        (train_wm.Rollouts, "held_out", reached),
         (evaluate_wm, "experience", lambda *_: EpisodeStore(store)),
         (evaluate_wm, "measure", reached),
         (dream.DreamCommand, "_play", played),

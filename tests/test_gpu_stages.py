@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.gpu import run, table
-from benchmarks.gpu.drift import Seen
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.play import Play
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.starts import load_starts
+from diamond_gym.trainers.fidelity import SeenColours
 
 CPU = torch.device("cpu")
 NORMAL = Recipe()
@@ -121,7 +121,7 @@ def test_a_replay_draws_new_numbers():
 def test_colours_that_real_play_never_shows():
     frames = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     frames[:, :, 10, 10] = 200
-    seen = Seen(frames)
+    seen = SeenColours(frames)
     dreamed = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
     dreamed[0] = frames[0]
     dreamed[1, :, 12, 8] = 208  # two pixels away, one bin off

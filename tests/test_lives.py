@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, cut, windows
 from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.closed_loop import RealPlay
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.focus import FocusedSampler
 from diamond_gym.trainers.register import draw_starts
+from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 SHAPE = (2, 2, 1)
@@ -100,7 +100,7 @@ def test_lives_of_unknown_games_stay_apart(tmp_path: Path) -> None:
 def test_held_out_windows_and_start_states_use_earlier_lives(tmp_path: Path) -> None:
     """With a past of five frames, lives of three steps would leave nothing to draw."""
     store = a_store(tmp_path, [[3, 3, 3, 3]])
-    play = RealPlay.draw(store, 4, 5, 2)
+    play = Rollouts.held_out(store, 4, 5, 2)
     assert (np.diff(play.obs[:, :, 0, 0, 0].astype(int), axis=1) == 1).all()
     assert play.end.any() and not play.end.all()
     starts = draw_starts(store, 5, n=6)

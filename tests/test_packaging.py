@@ -110,7 +110,12 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     distributions = {requirement_name(line) for group in groups for line in group}
-    ours_by_another_name = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow"}
+    ours_by_another_name = {
+        "cv2": "opencv-python-headless",
+        "yaml": "pyyaml",
+        "PIL": "pillow",
+        "skimage": "scikit-image",
+    }
     for file in (path for folder in TREES for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -140,7 +145,10 @@ def test_constraints_pin_every_direct_requirement() -> None:
 def test_the_lowest_versions_are_those_that_are_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[name] for name in ("atari", "train", "sb3", "hub", "plot", "test"))]
+    groups = [
+        project["dependencies"],
+        *(extras[name] for name in ("atari", "train", "sb3", "hub", "eval", "plot", "test")),
+    ]
     bounds = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for group in groups for line in group
                   if not line.startswith("diamond-gym"))  # fmt: skip
     lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()[1:]

@@ -20,40 +20,26 @@ from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.evaluate import Scores
 
 _Floats = npt.NDArray[np.float64]
-Statistic = Callable[[_Floats], _Floats]
+Runs = dict[str, list[float]]  # for each game, the mean score of each run
+
+SCORES = "scores.json"  # the file's name in a run's folder
+RANDOM = "random"  # what the policy of uniform actions is called there
 _CHUNK = 1000  # resamples at a time, so that a hundred thousand of them need no gigabytes
 
 
-def mean(scores: _Floats) -> _Floats:
-    """The mean over games and runs, of scores (..., games, runs)."""
-    return np.asarray(scores.mean(axis=(-2, -1)))
-
-
-def median(scores: _Floats) -> _Floats:
-    """The median over games of each game's mean over its runs, of scores (..., games, runs)."""
-    return np.asarray(np.median(scores.mean(axis=-1), axis=-1))
-
-
 def interquartile_mean(scores: _Floats) -> _Floats:
-    """The mean of the middle half of all runs of all games together, of scores (..., games, runs).
+    """The mean of the middle half of all runs of all games together, of scores (..., games, runs)."""
+    from scipy.stats import trim_mean
 
-    Of n runs, floor(n / 4) are left out at either end.
-    """
-    runs = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
-    cut = runs.shape[-1] // 4
-    return np.asarray(runs[..., cut : runs.shape[-1] - cut].mean(axis=-1))
+    return np.asarray(trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1))
 
 
-def optimality_gap(scores: _Floats) -> _Floats:
-    """How far below 1 runs stay on average: mean of 1 - min(x, 1), of scores (..., games, runs)."""
-    return np.asarray((1 - np.minimum(scores, 1)).mean(axis=(-2, -1)))
-
-
-STATISTICS: dict[str, Statistic] = {
-    "mean": mean,
-    "median": median,
+# Of scores (..., games, runs): the median is that of the games' means, the gap how far below 1 runs stay on average.
+STATISTICS: dict[str, Callable[[_Floats], _Floats]] = {
+    "mean": lambda scores: np.asarray(scores.mean(axis=(-2, -1))),
+    "median": lambda scores: np.asarray(np.median(scores.mean(axis=-1), axis=-1)),
     "iqm": interquartile_mean,
-    "optimality_gap": optimality_gap,
+    "optimality_gap": lambda scores: np.asarray((1 - np.minimum(scores, 1)).mean(axis=(-2, -1))),
 }
 
 
@@ -68,7 +54,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Aggregates:
-    """What runs on several games come to.
+    """Runs on several games, summed up.
 
     Attributes:
         games: The games' names, sorted.
@@ -88,9 +74,6 @@ class Aggregates:
 def human_normalised(scores: Mapping[str, Sequence[float]]) -> _Floats:
     """Scores (games, runs) where random play is 0 and a human player is 1, games in alphabetical order.
 
-    Args:
-        scores: For each game of Atari 100k, the mean score of each run (one run is one seed).
-
     Raises:
         BadArgument: A game is unknown, or the games differ in their number of runs.
     """
@@ -106,16 +89,9 @@ def human_normalised(scores: Mapping[str, Sequence[float]]) -> _Floats:
 
 
 def bootstrap(scores: _Floats, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> dict[str, Estimate]:
-    """Every statistic with a stratified percentile bootstrap interval.
+    """Every statistic of scores (games, runs) with a stratified percentile bootstrap interval.
 
-    Stratified: a resample draws the runs of each game anew, with replacement and independently of the other
-    games', so that it has the same games and as many runs of each.
-
-    Args:
-        scores: float64 (games, runs).
-        resamples: How many.
-        level: The interval's nominal coverage.
-        seed: Of the resampling.
+    A resample draws the runs of each game anew, with replacement and independently of the other games'.
     """
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[_Floats]] = {name: [] for name in STATISTICS}
@@ -125,38 +101,22 @@ def bootstrap(scores: _Floats, resamples: int = 10_000, level: float = 0.95, see
         for name, statistic in STATISTICS.items():
             drawn[name].append(statistic(resampled))
     tails = [(1 - level) / 2, (1 + level) / 2]
-    intervals = {name: np.quantile(np.concatenate(parts), tails) for name, parts in drawn.items()}
     return {
-        name: Estimate(float(statistic(scores)), float(intervals[name][0]), float(intervals[name][1]))
+        name: Estimate(float(statistic(scores)), *map(float, np.quantile(np.concatenate(drawn[name]), tails)))
         for name, statistic in STATISTICS.items()
     }
 
 
 def aggregate(scores: Mapping[str, Sequence[float]], resamples: int = 10_000, seed: int = 0) -> Aggregates:
-    """Sums up unclipped scores over games and runs.
-
-    Args:
-        scores: For each game of Atari 100k, the mean score of each run.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+    """Sums up unclipped scores over games and runs; a run's score is its mean.
 
     Raises:
         BadArgument: A game is unknown, or the games differ in their number of runs.
     """
     matrix = human_normalised(scores)
     means = dict(zip(sorted(scores), matrix.mean(axis=1).tolist(), strict=True))
-    return Aggregates(
-        tuple(means), matrix.shape[1], means, bootstrap(matrix, resamples, seed=seed), int((matrix.mean(1) >= 1).sum())
-    )
-
-
-SCORES = "scores.json"
-"""The file's name in a run's folder."""
-RANDOM = "random"
-"""What the policy of uniform actions is called there."""
-
-Runs = dict[str, list[float]]
-"""For each game, the mean score of each run."""
+    at_least_human = sum(value >= 1 for value in means.values())
+    return Aggregates(tuple(means), matrix.shape[1], means, bootstrap(matrix, resamples, seed=seed), at_least_human)
 
 
 def rows_of(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
@@ -180,55 +140,38 @@ def read_runs(path: Path) -> Runs:
     Raises:
         DiamondGymError: There is nothing, or what is there does not hold scores.
     """
-    if path.is_dir():
-        files = sorted(path.rglob(SCORES))
-        if not files:
-            raise BadArgument(f"there is no {SCORES} in {path} or below; training and `evaluate --out` write them")
-    elif path.exists():
-        files = [path]
-    else:
+    files = sorted(path.rglob(SCORES)) if path.is_dir() else [path]
+    if not path.exists():
         raise BadArgument(f"there is no {path}: give a folder of runs or a JSON file of scores")
+    if not files:
+        raise BadArgument(f"there is no {SCORES} in {path} or below; training and `evaluate --out` write them")
     runs: Runs = {}
     for file in files:
-        for game, scores in _read(file).items():
+        try:
+            pairs = _read(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            line = " ".join(str(error).split())[:120]
+            raise DiamondGymError(
+                f'{file} does not hold scores ({line}); they are {{"Pong": [score of each run], ...}} '
+                "or what `evaluate --json` prints"
+            ) from None
+        if not pairs:
+            raise DiamondGymError(f"{file} holds no scores of an agent")
+        for game, scores in pairs:
             runs.setdefault(game, []).extend(scores)
     return dict(sorted(runs.items()))
 
 
-def _read(file: Path) -> Runs:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        runs = _from_rows(table) if isinstance(table, list) else _from_table(table)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        line = " ".join(str(error).split())[:120]
-        raise DiamondGymError(
-            f'{file} does not hold scores ({line}); they are {{"Pong": [score of each run], ...}} '
-            "or what `evaluate --json` prints"
-        ) from None
-    if not runs:
-        raise DiamondGymError(f"{file} holds no scores of an agent")
-    return runs
-
-
-def _from_table(table: Mapping[str, Any]) -> Runs:
-    return {
-        game: [_score(value) for value in (scores if isinstance(scores, list) else [scores])]
-        for game, scores in table.items()
-    }
-
-
-def _from_rows(table: list[dict[str, Any]]) -> Runs:
-    """One run for each row, but for those of the random policy."""
-    runs: Runs = {}
-    for row in table:
-        if row["policy"] != RANDOM:
-            if not isinstance(row["game"], str):
-                raise TypeError(f"{row['game']!r} is no game")
-            runs.setdefault(row["game"], []).append(_score(row["mean"]))
-    return runs
-
-
-def _score(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is no score")
-    return float(value)
+def _read(content: Any) -> list[tuple[str, list[float]]]:
+    """Games and scores of runs, from a table or from rows; one run for each row, but for those of the random policy."""
+    if isinstance(content, list):
+        pairs = [(row["game"], [row["mean"]]) for row in content if row["policy"] != RANDOM]
+    else:
+        pairs = [(game, scores if isinstance(scores, list) else [scores]) for game, scores in content.items()]
+    for game, scores in pairs:
+        if not isinstance(game, str):
+            raise TypeError(f"{game!r} is no game")
+        for score in scores:
+            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                raise TypeError(f"{score!r} is no score")
+    return [(game, [float(score) for score in scores]) for game, scores in pairs]

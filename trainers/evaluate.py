@@ -19,6 +19,13 @@ from diamond_gym.trainers.policies import _SURE, AgentPolicy
 RESAMPLES = 10_000
 
 
+def interval(values: npt.NDArray[np.floating], level: float = 0.95) -> tuple[float, float]:
+    """A bootstrap interval of a mean: percentiles of the means of resampled values."""
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class Scores:
     """Unclipped scores of full games.
@@ -51,10 +58,8 @@ class Scores:
         return find_game(self.game).human_normalised(self.mean)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A bootstrap interval of the mean: the percentiles of the means of resampled scores."""
-        drawn = np.random.default_rng(0).choice(np.asarray(self.scores), (RESAMPLES, len(self.scores)))
-        low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        """A bootstrap interval of the mean."""
+        return interval(np.asarray(self.scores), level)
 
     def table(self) -> dict[str, Any]:
         """All of it as plain data."""

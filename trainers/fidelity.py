@@ -1,291 +1,256 @@
-"""How faithful a world model is: all that `diamond-gym evaluate-wm` measures, part by part."""
+"""Figures of a world model: errors, rewards and ends, calibration, returns, drift, artefacts and diversity."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.ball import COURTS, Balls, find_balls, jumps, steps_alive
-from diamond_gym.trainers.closed_loop import (
-    RealPlay,
-    Reliability,
-    Rollout,
-    closed_loop,
-    detection,
-    figures,
-    judge,
-    reliability,
-)
-from diamond_gym.trainers.image_figures import Course, Horizon, by_horizon, course, mse, spread
-from diamond_gym.trainers.rollouts import Dreamed, MakePolicy, Rollouts, dream_rollout
+from diamond_gym.device import PRECISIONS
+from diamond_gym.frames import to_frames
+from diamond_gym.trainers.evaluate import interval
+from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.world_model import WorldModel
 
+_Frames = npt.NDArray[np.uint8]
+_Floats = npt.NDArray[np.float64]
 Table = dict[str, Any]
-Progress = Callable[[int], None]
-_LEVEL, _RESAMPLES, _Z = 0.95, 10_000, 1.959964
+
+HORIZONS = (1, 4, 16)
+ARTEFACTS_AFTER = (10, 50, 200)
+PSNR_LIMIT = 100.0  # dB, of frames that agree to the last bit
+_BATCH = 64
+_SSIM_WINDOW = 11
+_MOVED = 16  # levels by which a pixel has to change to count as moving
+
+
+def mse(a: _Frames, b: _Frames) -> _Floats:
+    """Mean squared errors by step, pixels in [0, 1], of frames uint8 (N, H, C, h, w): (H,)."""
+    # step by step: all at once would take gigabytes
+    pairs = ((a[:, i].astype(np.float32), b[:, i if b.shape[1] > 1 else 0]) for i in range(a.shape[1]))
+    return np.array([(((x - y) / 255) ** 2).mean(dtype=np.float64) for x, y in pairs])
+
+
+def psnr(error: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error with pixels in [0, 1], at most `PSNR_LIMIT`."""
+    return float(-10 * np.log10(max(error, 10 ** (-PSNR_LIMIT / 10))))
+
+
+def ssim(a: _Frames, b: _Frames) -> float:
+    """Mean structural similarity of frames uint8 (N, C, h, w), with the settings of Wang et al. 2004 (IEEE TIP 13).
+
+    NaN where frames are smaller than its window of 11×11 pixels.
+    """
+    from skimage.metrics import structural_similarity
+
+    if min(a.shape[-2:]) < _SSIM_WINDOW:
+        return float("nan")
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    each = [structural_similarity(x, y, channel_axis=0, data_range=255, **settings) for x, y in zip(a, b, strict=True)]
+    return float(np.mean(each))
 
 
 @dataclass(frozen=True)
-class ClosedLoop:
-    """Held-out windows, dreamed over again with the actions that were really taken.
+class Detection:
+    """How well rare events were detected at their exact step."""
 
-    Attributes:
-        play: What really happened.
-        rollout: What was dreamed.
-        judged: What the reward/end model says of the real frames, see `calibration.judge`.
+    precision: float
+    recall: float
+    f1: float
+    events: int
+
+
+def detection(real: npt.NDArray[np.generic], result: npt.NDArray[np.generic]) -> Detection:
+    """Scores detected events (non-zero entries, which must be of the same kind) against real ones, of one shape."""
+    hits = int(((real == result) & (real != 0)).sum())
+    num_real, num_result = int((real != 0).sum()), int((result != 0).sum())
+    precision = hits / num_result if num_result else 0.0
+    recall = hits / num_real if num_real else 0.0
+    f1 = 2 * hits / (num_real + num_result) if num_real + num_result else 0.0
+    return Detection(precision, recall, f1, num_real)
+
+
+def figures(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
+    """Errors over those of copying the last frame, and detection of rewards and ends, in closed loop.
+
+    Rewards and ends count as detected where they are the most probable outcome, at the exact step; `_sampled` are
+    the same with outcomes as the dream sampled them.
+
+    Args:
+        real: Real play.
+        dreamed: The same dreamed over again with the actions that were really taken.
+        horizons: Steps, counted from 1, at which errors are taken.
     """
-
-    play: RealPlay
-    rollout: Rollout
-    judged: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
-
-    @classmethod
-    def measure(
-        cls, model: WorldModel, play: RealPlay, sampler: SamplerConfig, seed: int, progress: Progress | None = None
-    ) -> "ClosedLoop":
-        """Dreams."""
-        return cls(play, closed_loop(model, play, sampler, seed=seed, progress=progress), judge(model, play))
-
-    @cached_property
-    def dream(self) -> Horizon:
-        """The dream's errors."""
-        return by_horizon(self.play.obs[:, self._t :], self.rollout.obs)
-
-    @cached_property
-    def copy(self) -> Horizon:
-        """Those of repeating the last real frame."""
-        return by_horizon(self.play.obs[:, self._t :], self.play.obs[:, self._t - 1 : self._t])
-
-    @property
-    def _t(self) -> int:
-        return int(self.play.obs.shape[1] - self.rollout.obs.shape[1])
-
-    def reliability(self) -> dict[str, Reliability]:
-        """Of the chances of a reward (of either sign) and of an end, on the real frames; empty without a model."""
-        if self.judged is None:
-            return {}
-        rew, end = self.judged
-        return {
-            "reward": reliability(1 - rew[..., 1], self.play.rew != 0),
-            "end": reliability(end, self.play.end),
-        }
-
-    def table(self, horizons: Iterable[int]) -> Table:
-        """The figures at some horizons, and of rewards and ends over all of them."""
-        chosen = tuple(horizons)
-        table: Table = dict(figures(self.play, self.rollout, chosen))
-        for h in chosen:
-            table[f"psnr_{h}"], table[f"psnr_copy_{h}"] = self.dream.psnr[h - 1], self.copy.psnr[h - 1]
-            table[f"ssim_{h}"], table[f"ssim_copy_{h}"] = self.dream.ssim[h - 1], self.copy.ssim[h - 1]
-        if self.judged is not None:
-            table["reward_f1_on_real_frames"] = detection(self.play.rew, self.judged[0].argmax(-1) - 1).f1
-            table["end_f1_on_real_frames"] = detection(self.play.end, self.judged[1] > 0.5).f1
-        for name, result in self.reliability().items():
-            table |= {f"{name}_ece": result.ece, f"{name}_brier": result.brier, f"{name}_brier_skill": result.skill}
+    dream, copy = mse(real.after, dreamed.after), mse(real.after, real.last)
+    table: Table = {"windows": len(real)}
+    for h in horizons:
+        table |= {f"mse_{h}": float(dream[h - 1]), f"mse_over_copy_{h}": float(dream[h - 1] / copy[h - 1])}
+    if dreamed.rew_prob is None or dreamed.end_prob is None:
         return table
+    scores = {
+        "reward": detection(real.rew, dreamed.rew_prob.argmax(-1) - 1),
+        "reward_sampled": detection(real.rew, dreamed.rew),
+        "end": detection(real.end, dreamed.end_prob > 0.5),
+        "end_sampled": detection(real.end, dreamed.end),
+    }
+    for name, score in scores.items():
+        table |= {f"{name}_precision": score.precision, f"{name}_recall": score.recall, f"{name}_f1": score.f1}
+    return table | {"rewards": scores["reward"].events, "ends": scores["end"].events}
 
 
-@dataclass(frozen=True)
-class UnderPolicy:
-    """A policy in the game, and in dreams that begin from the same frames.
-
-    Attributes:
-        policy: Its name.
-        game: The game's.
-        real: What it did in the game.
-        dreamed: What it did in dreams.
-    """
-
-    policy: str
-    game: str
-    real: Rollouts
-    dreamed: Dreamed
-
-    @classmethod
-    def measure(
-        cls,
-        model: WorldModel,
-        game: str,
-        policy: str,
-        real: Rollouts,
-        make_policy: MakePolicy,
-        sampler: SamplerConfig,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> "UnderPolicy":
-        """Dreams."""
-        return cls(policy, game, real, dream_rollout(model, real.play, make_policy, sampler, seed, progress))
-
-    def returns(self) -> Table:
-        """Mean returns over the pieces' steps (up to the first end) in dream and game, with bootstrap intervals.
-
-        The difference is taken start by start: both begin from the same frame.
-        """
-        dream, real = self.dreamed.returns, self.real.returns
-        return {
-            "steps": self.dreamed.obs.shape[1],
-            "starts": len(dream),
-            "dream": float(dream.mean()),
-            "dream_interval_95": interval(dream),
-            "real": float(real.mean()),
-            "real_interval_95": interval(real),
-            "difference": float((dream - real).mean()),
-            "difference_interval_95": interval(dream - real),
-        }
-
-    def ball(self) -> Table | None:
-        """In what share of dreams, and of real pieces, the ball stays alive to the end; None where there is no ball."""
-        if not self._balls:
-            return None
-        steps = self.dreamed.obs.shape[1]
-        table: Table = {"steps": steps, "dreams": len(self.dreamed.obs)}
-        for name, (balls, alive) in self._balls.items():
-            kept = int((alive == steps).sum())
-            far, moves = jumps(self.game, balls)
-            table |= {
-                f"{name}alive": kept / len(alive),
-                f"{name}alive_interval_95": wilson(kept, len(alive)),
-                f"{name}mean_steps_alive": float(alive.mean()),
-                f"{name}seen": float(balls.seen[:, -steps:].mean()),
-                f"{name}jumps": far / moves if moves else 0.0,
-            }
-        return table | {"real_pieces": len(self._balls["real_"][1]) if "real_" in self._balls else 0}
-
-    def alive_by_step(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The shares of balls alive after each step, (H,): of dreams by "", of real pieces by "real_"."""
-        after = np.arange(1, self.dreamed.obs.shape[1] + 1)
-        return {name: (alive[:, None] >= after).mean(axis=0) for name, (_, alive) in self._balls.items()}
-
-    @cached_property
-    def _balls(self) -> dict[str, tuple[Balls, npt.NDArray[np.int64]]]:
-        """Balls and the steps that they stay alive, of dreams and of real pieces without a new game in them."""
-        if self.game not in COURTS or self.real.play.obs.shape[-2:] != (64, 64):
-            return {}
-        play, whole = self.real.play, self.real.going.all(axis=1)
-        known = play.obs.shape[1] - self.dreamed.obs.shape[1]
-        films = {
-            "": (
-                np.concatenate((play.obs[:, :known], self.dreamed.obs), axis=1),
-                np.concatenate((play.act[:, : known - 1], self.dreamed.act), axis=1),
-            ),
-            "real_": (play.obs[whole], play.act[whole]),
-        }
-        result = {}
-        for name, (frames, act) in films.items():
-            if len(frames):
-                balls = find_balls(self.game, frames)
-                result[name] = balls, steps_alive(self.game, balls, act, known)
-        return result
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Simple statistics of frames, step by step, of free dreams and of the game under the same policy."""
-
-    dreamed: Course
-    real: Course
-
-    @classmethod
-    def measure(
-        cls,
-        model: WorldModel,
-        real: Rollouts,
-        make_policy: MakePolicy,
-        sampler: SamplerConfig,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> "Drift":
-        """Dreams as many steps as the pieces have, without a restart."""
-        dreamed = dream_rollout(model, real.play, make_policy, sampler, seed, progress).obs
-        steps = dreamed.shape[1]
-        t = real.play.obs.shape[1] - steps
-        last = real.play.obs[:, t - 1 : t]
-        # where a new game begins the picture jumps, which is no movement
-        cuts = np.diff(real.going, axis=1, prepend=True)
-        return cls(course(np.concatenate((last, dreamed), axis=1)), course(real.play.obs[:, t - 1 :], cuts))
-
-    def table(self) -> Table:
-        """The statistics' means over the last quarter of the steps, in dreams and over the game's own."""
-        steps = len(self.real.brightness)
-        late = slice(steps - max(1, steps // 4), steps)
-        table: Table = {"steps": steps}
-        for name in vars(self.real):
-            dreamed, real = (float(np.nanmean(getattr(side, name)[late])) for side in (self.dreamed, self.real))
-            table |= {name: dreamed, f"{name}_over_real": dreamed / real if real else float("nan")}
-        return table
-
-
-@dataclass(frozen=True)
-class Diversity:
-    """Several dreams of one start with the same actions, beside the one thing that really followed.
-
-    Attributes:
-        real: uint8 (K, H, C, H, W): the game is deterministic, so that another try would show the same.
-        dreamed: uint8 (K, N, H, C, H, W).
-        before: uint8 (K, C, H, W), the last real frames before.
-        act: int64 (K, H), the actions.
-    """
-
-    real: npt.NDArray[np.uint8]
-    dreamed: npt.NDArray[np.uint8]
-    before: npt.NDArray[np.uint8]
-    act: npt.NDArray[np.int64]
-
-    @classmethod
-    def measure(
-        cls,
-        model: WorldModel,
-        play: RealPlay,
-        dreams: int,
-        sampler: SamplerConfig,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> "Diversity":
-        """Dreams each piece `dreams` times."""
-        rows = np.repeat(np.arange(len(play.obs)), dreams)
-        copies = RealPlay(play.obs[rows], play.act[rows], play.rew[rows], play.end[rows])
-        rollout = closed_loop(model, copies, sampler, seed=seed, progress=progress)
-        t = play.obs.shape[1] - rollout.obs.shape[1]
-        shape = (len(play.obs), dreams, *rollout.obs.shape[1:])
-        return cls(play.obs[:, t:], rollout.obs.reshape(shape), play.obs[:, t - 1], play.act[:, t - 1 :])
-
-    @cached_property
-    def spread(self) -> npt.NDArray[np.float64]:
-        """Mean squared distance between two dreams of one start, (H,); the game's is 0."""
-        return spread(self.dreamed)
-
-    @cached_property
-    def error(self) -> npt.NDArray[np.float64]:
-        """Mean squared distance of a dream to what really followed, (H,)."""
-        of_each = [
-            mse(self.real[:, h], self.dreamed[:, k, h]).mean()
-            for h in range(self.real.shape[1])
-            for k in range(self.dreamed.shape[1])
-        ]
-        return np.asarray(np.array(of_each).reshape(self.real.shape[1], -1).mean(axis=1))
-
-    def table(self, horizons: Iterable[int]) -> Table:
-        """Distances at some horizons."""
-        table: Table = {"starts": len(self.dreamed), "dreams": self.dreamed.shape[1]}
+def similarity(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
+    """PSNR and SSIM of dreams, and of copying the last frame; the PSNR is that of the mean error over all rollouts."""
+    table: Table = {}
+    for name, other in (("", dreamed.after), ("copy_", np.broadcast_to(real.last, real.after.shape))):
         for h in horizons:
-            if h <= len(self.spread):
-                table |= {f"between_dreams_{h}": self.spread[h - 1], f"to_reality_{h}": self.error[h - 1]}
-        return table
+            a, b = real.after[:, h - 1], other[:, h - 1]
+            table[f"psnr_{name}{h}"] = psnr(float(mse(a[:, None], b[:, None])[0]))
+            table[f"ssim_{name}{h}"] = ssim(a, b)
+    return table
 
 
-def interval(values: npt.NDArray[np.floating]) -> list[float]:
-    """A percentile bootstrap interval of the mean."""
-    drawn = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return [float(low), float(high)]
+@torch.no_grad()
+def chances_on_real_frames(
+    model: WorldModel, real: Rollouts
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Chances of reward signs (N, H, 3) and of an end (N, H) given real frames, which no dreamed one blurs."""
+    assert model.reward_end is not None
+    device, first = model.device, real.num_start_frames - 1
+    rews, ends = [], []
+    for i in range(0, len(real), _BATCH):
+        obs = to_frames(torch.from_numpy(real.obs[i : i + _BATCH]).to(device).movedim(-3, -1))
+        act = torch.from_numpy(real.act[i : i + _BATCH]).to(device)
+        with torch.autocast(device.type, PRECISIONS[model.precision], enabled=model.precision != "float32"):
+            rew, end, _ = model.reward_end(obs[:, :-1], act, obs[:, 1:])
+        rews.append(rew.float().softmax(-1)[:, first:].cpu().numpy())
+        ends.append(end.float().softmax(-1)[:, first:, 1].cpu().numpy())
+    return np.concatenate(rews), np.concatenate(ends)
 
 
-def wilson(hits: int, n: int) -> list[float]:
-    """Wilson's interval of a share, which is honest at 0 and 1 too (Wilson 1927)."""
-    p, z2 = hits / n, _Z**2
-    middle, half = p + z2 / (2 * n), _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
-    return [float(max(0.0, (middle - half) / (1 + z2 / n))), float(min(1.0, (middle + half) / (1 + z2 / n)))]
+def brier(chance: npt.NDArray[np.floating], happened: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Brier score of chances (mean squared difference to what happened, 1950), and skill over the base rate's.
+
+    A skill of 1 is perfect and 0 no better than always giving the base rate; NaN where it never or always happens.
+    """
+    score, rate = float(((chance.astype(np.float64) - happened) ** 2).mean()), float(happened.mean())
+    base = rate * (1 - rate)
+    return score, 1 - score / base if base else float("nan")
+
+
+def calibration(model: WorldModel, real: Rollouts) -> Table:
+    """F1, Brier score and skill of the reward/end model on real frames; empty without one."""
+    if model.reward_end is None:
+        return {}
+    rew, end = chances_on_real_frames(model, real)
+    table: Table = {
+        "reward_f1_on_real_frames": detection(real.rew, rew.argmax(-1) - 1).f1,
+        "end_f1_on_real_frames": detection(real.end, end > 0.5).f1,
+    }
+    for name, chance, happened in (("reward", 1 - rew[..., 1], real.rew != 0), ("end", end, real.end)):
+        table[f"{name}_brier"], table[f"{name}_brier_skill"] = brier(chance, happened)
+    return table
+
+
+def compare_returns(real: Rollouts, dreamed: Rollouts) -> Table:
+    """Mean returns up to the first end in dream and game with bootstrap intervals; the difference start by start."""
+    table: Table = {"steps": real.rew.shape[1], "starts": len(real)}
+    sides = {"dream": dreamed.returns, "real": real.returns, "difference": dreamed.returns - real.returns}
+    for name, values in sides.items():
+        table |= {name: float(values.mean()), f"{name}_interval_95": list(interval(values))}
+    return table
+
+
+def course(rollouts: Rollouts) -> dict[str, _Floats]:
+    """Simple statistics of frames by step, each (H,), means over the rollouts.
+
+    They are the mean pixel in [0, 1] (brightness), the standard deviation of a frame's pixels (contrast), the share
+    of pixels that changed by more than 16 of 255 levels since the frame before (moving), and the mean squared change
+    (energy).
+    """
+    film = np.concatenate((rollouts.last, rollouts.after), axis=1)
+    going = np.ones(rollouts.rew.shape, np.bool_) if rollouts.going is None else rollouts.going
+    # where a new game begins the picture jumps, which is no movement
+    steady = ~np.diff(going, axis=1, prepend=True)
+    rows: list[tuple[float, ...]] = []
+    for h in range(1, film.shape[1]):
+        before, now = film[:, h - 1].astype(np.float32), film[:, h].astype(np.float32)
+        change = np.abs(now - before)[steady[:, h - 1]]
+        contrast = now.reshape(len(now), -1).std(axis=1, dtype=np.float64).mean() / 255
+        moving = (change.max(axis=1) > _MOVED).mean() if len(change) else np.nan
+        energy = ((change / 255) ** 2).mean(dtype=np.float64) if len(change) else np.nan
+        rows.append((now.mean(dtype=np.float64) / 255, contrast, moving, energy))
+    return dict(zip(("brightness", "contrast", "moving", "energy"), np.array(rows).T, strict=True))
+
+
+def drift(real: Mapping[str, _Floats], dreamed: Mapping[str, _Floats]) -> Table:
+    """The means of `course` over the last quarter of the steps, in free dreams and over the game's own."""
+    steps = len(real["brightness"])
+    table: Table = {"steps": steps}
+    for name in real:
+        dream, game = (float(np.nanmean(side[name][-max(1, steps // 4) :])) for side in (dreamed, real))
+        table |= {name: dream, f"{name}_over_real": dream / game if game else float("nan")}
+    return table
+
+
+class SeenColours:
+    """Which colours real play shows within two pixels of each place, in bins of 16 levels with one bin of tolerance.
+
+    Args:
+        frames: uint8 (N, C, h, w) with at most three channels, on any device.
+    """
+
+    def __init__(self, frames: Tensor) -> None:
+        _, c, h, w = frames.shape
+        self._places = torch.arange(h * w, device=frames.device)
+        seen = torch.zeros(h * w, 16**c, dtype=torch.bool, device=frames.device)
+        for part in frames.split(4096):
+            seen[self._places.expand(len(part), -1), self._colours(part)] = True
+        cube = seen.view(h, w, *[16] * c)
+        for dim in range(2 + c):
+            cube = _spread(cube, dim, 2 if dim < 2 else 1)
+        self._seen = cube.reshape(h * w, 16**c)
+
+    @staticmethod
+    def _colours(frames: Tensor) -> Tensor:
+        """(N, C, h, w) -> the index of each pixel's bin, int64 (N, h*w)."""
+        bins, c = frames.long().flatten(2) // 16, frames.shape[1]
+        return (bins * 16 ** torch.arange(c - 1, -1, -1, device=bins.device)[:, None]).sum(1)
+
+    def artefacts(self, frames: Tensor) -> Tensor:
+        """The share of the pixels of frames (N, C, h, w) whose colour real play never shows there, (N,)."""
+        return (~self._seen[self._places, self._colours(frames)]).float().mean(dim=1)
+
+
+def _spread(x: Tensor, dim: int, reach: int) -> Tensor:
+    """Where `x` is true within `reach` places along a dimension."""
+    size, near = x.shape[dim], x.clone()
+    for k in range(1, reach + 1):
+        near.narrow(dim, k, size - k).logical_or_(x.narrow(dim, 0, size - k))
+        near.narrow(dim, 0, size - k).logical_or_(x.narrow(dim, k, size - k))
+    return near
+
+
+def artefacts(seen: SeenColours, real: Rollouts, dreamed: Rollouts) -> Table:
+    """Shares of artefacts in free dreams after 10, 50 and 200 steps, and in the game's own frames as a measure."""
+    table: Table = {}
+    for h in ARTEFACTS_AFTER:
+        if h <= dreamed.rew.shape[1]:
+            table[f"artefacts_{h}"] = float(seen.artefacts(torch.from_numpy(dreamed.after[:, h - 1])).mean())
+    return table | {"artefacts_real": float(seen.artefacts(torch.from_numpy(real.after).flatten(0, 1)).mean())}
+
+
+def diversity(real: Rollouts, dreams: Rollouts, step: int) -> float:
+    """How far dreams of one start are from each other, over how far they are from what really followed, at a step.
+
+    Mean squared distances, of K dreams of each of N starts, (N*K,) start by start: 1 where reality looks like one more
+    dream, less where dreams are more alike than that.
+    """
+    truth = real.after[:, None, step - 1].astype(np.float32) / 255
+    frames = dreams.after[:, step - 1].reshape(len(real), -1, *truth.shape[2:]).astype(np.float32) / 255
+    # twice the variance is the expected squared distance of any two, without going through the pairs
+    between = 2 * np.var(frames, axis=1, ddof=1, dtype=np.float64).mean()
+    error = ((frames - truth) ** 2).mean(dtype=np.float64)
+    return float(between / error) if error else float("nan")

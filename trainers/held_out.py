@@ -13,9 +13,9 @@ from diamond_gym.data.episode_files import INDEX, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.actor_critic import ActorCritic
-from diamond_gym.trainers.closed_loop import detection
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games, Step
+from diamond_gym.trainers.fidelity import detection
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.world_model import WorldModelTrainer
 

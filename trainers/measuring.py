@@ -1,30 +1,33 @@
-"""Measuring a world model from end to end: held-out windows, policies in dream and game, free dreams, diversity."""
+"""Measuring a world model from end to end: held-out play, policies in dream and game, free dreams, diversity."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry.games import games
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.closed_loop import RealPlay
-from diamond_gym.trainers.collect import Policy, StickyPolicy
-from diamond_gym.trainers.collect_games import AleGames
-from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy
-from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.rollouts import MakePolicy, Rollouts, record
+from diamond_gym.trainers.fidelity import (
+    HORIZONS,
+    SeenColours,
+    Table,
+    artefacts,
+    calibration,
+    compare_returns,
+    course,
+    diversity,
+    drift,
+    figures,
+    similarity,
+)
+from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts, policy_maker, real_rollouts
 from diamond_gym.trainers.sb3_files import SavedAgent
-from diamond_gym.trainers.scripted import ScriptedPolicy
 from diamond_gym.world_model import WorldModel
 
-POLICIES = ("random", "scripted", "agent")
-HORIZONS = (1, 4, 16)
-_WARM_UP = 60  # steps of a game before a piece of it begins, at most, beside what it takes to have T frames
-_QUICKER = 5
+_FEWER = 5  # the part of everything that --quick measures
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Sizes:
     horizon: int = 16
     """Steps of each."""
     rollouts: int = 100
-    """Dreams of each policy, and as many pieces of real play, for returns and the ball; 0 for none."""
+    """Dreams of each policy, and as many pieces of real play, for returns; 0 for none."""
     rollout_steps: int = 50
     """Steps of each."""
     free_dreams: int = 16
@@ -54,26 +57,14 @@ class Sizes:
                 raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         for name in ("rollouts", "free_dreams"):
             if getattr(self, name) < 0:
-                raise BadArgument(f"--{name.replace('_', '-')} must not be negative, unlike {getattr(self, name)}")
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 0, not {getattr(self, name)}")
         if self.dreams_per_start < 0 or self.dreams_per_start == 1:
             raise BadArgument(f"--dreams-per-start must be 0 or at least 2, not {self.dreams_per_start}")
 
     def quicker(self) -> "Sizes":
         """A fifth of everything but the steps of windows and rollouts."""
-
-        def fewer(n: int) -> int:
-            return min(n, max(2, n // _QUICKER))
-
-        return Sizes(
-            fewer(self.windows),
-            self.horizon,
-            fewer(self.rollouts),
-            self.rollout_steps,
-            fewer(self.free_dreams),
-            self.free_steps,
-            fewer(self.starts),
-            fewer(self.dreams_per_start),
-        )
+        names = ("windows", "rollouts", "free_dreams", "starts", "dreams_per_start")
+        return replace(self, **{name: min(n := getattr(self, name), max(2, n // _FEWER)) for name in names})
 
     def frames(self, stores: int, policies: int) -> int:
         """How many frames will be dreamed."""
@@ -85,6 +76,9 @@ class Sizes:
         )
 
 
+Pair = tuple[Rollouts, Rollouts]  # real play, and dreams in its place
+
+
 @dataclass
 class Fidelity:
     """All that was measured; a part that was not is missing.
@@ -92,92 +86,24 @@ class Fidelity:
     Attributes:
         name: The model's name.
         game: Its game.
+        table: The figures of a card: those of the first held-out play by their plain names, all others in tables.
         loops: Closed-loop rollouts by the name of the held-out play, the first of them the one that counts.
-        held_out: What that play is: its policy, steps and episodes.
-        under: Policies in dream and game.
-        drift: Of free dreams.
-        diversity: Of dreams of one start.
+        replays: Some starts with the actions that were really taken, for strips and videos.
+        courses: Statistics of frames by step, of the game and of free dreams.
     """
 
     name: str
     game: str
-    loops: dict[str, ClosedLoop] = field(default_factory=dict)
-    held_out: dict[str, dict[str, Any]] = field(default_factory=dict)
-    under: list[UnderPolicy] = field(default_factory=list)
-    drift: Drift | None = None
-    diversity: Diversity | None = None
-
-    def table(self) -> dict[str, Any]:
-        """The figures of a card: those of the first held-out play by their plain names, all others in tables."""
-        table: dict[str, Any] = {}
-        for i, (name, loop) in enumerate(self.loops.items()):
-            steps = loop.rollout.obs.shape[1]
-            result = loop.table(h for h in HORIZONS if h <= steps) | {"held_out": self.held_out[name]}
-            table |= result if i == 0 else {name: result}
-        for under in self.under:
-            table.setdefault("returns", {})[under.policy] = under.returns()
-            if (ball := under.ball()) is not None:
-                table.setdefault("ball", {})[under.policy] = ball
-        if self.drift is not None:
-            table["drift"] = self.drift.table()
-        if self.diversity is not None:
-            table["diversity"] = self.diversity.table((*HORIZONS, 50))
-        return table
+    table: Table = field(default_factory=dict)
+    loops: dict[str, Pair] = field(default_factory=dict)
+    replays: Pair | None = None
+    courses: tuple[dict[str, Any], dict[str, Any]] | None = None
 
 
 def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any]:
     """What held-out play is, for the card: by which policy it was made, and how much of it there is."""
     noted = sorted({str(store.info(i).get("policy", "not recorded")) for i in range(len(store))})
     return {"policy": played_by or " and ".join(noted), "steps": store.num_steps, "episodes": len(store)}
-
-
-def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
-    """The policies to compare: those wanted, else random and, where the model has one, its own agent.
-
-    Raises:
-        BadArgument: There is no such policy, or the model has no agent.
-    """
-    for name in wanted:
-        if name not in POLICIES:
-            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
-        if name == "scripted":
-            ScriptedPolicy(game, 1, np.random.default_rng(0))  # which says so if there is no script
-    if "agent" in wanted and not has_agent:
-        raise BadArgument("this model has no agent of its own")
-    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
-
-
-def policy_maker(model: WorldModel, game: str, name: str, saved: SavedAgent | None = None) -> MakePolicy:
-    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
-
-    def make(rows: int, rng: np.random.Generator) -> Policy:
-        if name == "scripted":
-            return ScriptedPolicy(game, rows, rng)
-        if name == "agent" and saved is not None:
-            return saved.playing(rows, seed=int(rng.integers(2**31)))
-        if name == "agent":
-            assert model.actor_critic is not None
-            return AgentPolicy(model.actor_critic, rows, rng)
-        return StickyPolicy(model.num_actions, np.zeros(rows), rng)
-
-    return make
-
-
-def real_pieces(
-    model: WorldModel, game: str, make: MakePolicy, rows: int, steps: int, seed: int, size: tuple[int, int]
-) -> Rollouts:
-    """Plays the real game for pieces to dream on from; a lost life ends an episode, as in training."""
-    playing = AleGames(game, rows, size, noop_max=30, life_loss_ends=True)
-    rng = np.random.default_rng([seed, steps])
-    try:
-        return record(playing, make(rows, rng), model.denoiser.num_steps_conditioning, steps, _WARM_UP, rng)
-    finally:
-        playing.close()
-
-
-def can_play(game: str) -> bool:
-    """Whether the real game is at hand."""
-    return game in games() and all(find_spec(module) for module in ("ale_py", "cv2"))
 
 
 def measure(
@@ -189,7 +115,7 @@ def measure(
     policies: Sequence[str],
     sampler: SamplerConfig,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     saved: SavedAgent | None = None,
 ) -> Fidelity:
     """Measures everything that `sizes` asks for.
@@ -207,22 +133,35 @@ def measure(
         saved: The model's own agent, where it lies in a file beside it.
     """
     result = Fidelity(name, game)
-    t = model.denoiser.num_steps_conditioning
-    for label, (store, about) in held_out.items():
-        play = RealPlay.draw(store, sizes.windows, t, sizes.horizon, seed)
-        result.loops[label] = ClosedLoop.measure(model, play, sampler, seed, progress)
-        result.held_out[label] = about
-    size = model.obs_shape[:2]
+    table, t = result.table, model.denoiser.num_steps_conditioning
+    horizons = [h for h in HORIZONS if h <= sizes.horizon]
+    for i, (label, (store, about)) in enumerate(held_out.items()):
+        real = Rollouts.held_out(store, sizes.windows, t, sizes.horizon, seed)
+        dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
+        result.loops[label] = real, dreamed
+        part = figures(real, dreamed, horizons) | similarity(real, dreamed, horizons) | calibration(model, real)
+        part["held_out"] = about
+        table |= part if i == 0 else {label: part}
+    to_replay = [real for real, _ in result.loops.values()]
     for policy in policies if sizes.rollouts else ():
         make = policy_maker(model, game, policy, saved)
-        real = real_pieces(model, game, make, sizes.rollouts, sizes.rollout_steps, seed, size)
-        result.under.append(UnderPolicy.measure(model, game, policy, real, make, sampler, seed, progress))
+        real = real_rollouts(model, game, make, sizes.rollouts, sizes.rollout_steps, seed)
+        dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
+        table.setdefault("returns", {})[policy] = compare_returns(real, dreamed)
+        to_replay.insert(0, real)
     if policies and sizes.free_dreams:
         make = policy_maker(model, game, policies[0], saved)
-        real = real_pieces(model, game, make, sizes.free_dreams, sizes.free_steps, seed, size)
-        result.drift = Drift.measure(model, real, make, sampler, seed, progress)
-    plays = [under.real.play for under in result.under] + [loop.play for loop in result.loops.values()]
-    if sizes.dreams_per_start and plays:
-        few = RealPlay(**{f.name: getattr(plays[0], f.name)[: sizes.starts] for f in fields(RealPlay)})
-        result.diversity = Diversity.measure(model, few, sizes.dreams_per_start, sampler, seed, progress)
+        real = real_rollouts(model, game, make, sizes.free_dreams, sizes.free_steps, seed)
+        dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
+        result.courses = course(real), course(dreamed)
+        table["drift"] = drift(*result.courses)
+        if held_out and real.obs.shape[2] <= 3:
+            frames = [torch.from_numpy(episode.obs).movedim(-1, 1) for episode in next(iter(held_out.values()))[0]]
+            table["drift"] |= artefacts(SeenColours(torch.cat(frames)), real, dreamed)
+    if sizes.dreams_per_start and to_replay:
+        real, k = to_replay[0][: sizes.starts], sizes.dreams_per_start
+        dreams = dream_rollouts(model, real[np.repeat(np.arange(len(real)), k)], sampler, None, seed, progress)
+        step = min(max(HORIZONS), real.rew.shape[1])
+        table[f"diversity_{step}"] = diversity(real, dreams, step)
+        result.replays = real, dreams[::k]
     return result

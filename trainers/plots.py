@@ -1,269 +1,277 @@
-"""Pages of figures: all that was measured of a world model, and agents' scores. Needs matplotlib.
+"""Strips, videos and pages of figures (which need matplotlib): dreams beside the real game, and agents' scores.
 
-The first two as Agarwal et al. 2021 (arXiv 2108.13264) recommend them; needs matplotlib.
+Scores are drawn as Agarwal et al. 2021 (arXiv 2108.13264) recommend.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
 
-from diamond_gym.files import atomic_path
+from diamond_gym.files import atomic_path, atomic_write
+from diamond_gym.frames import tile, to_pixels
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.aggregate import STATISTICS, Aggregates, Runs, human_normalised
-from diamond_gym.trainers.closed_loop import Reliability, detection
-from diamond_gym.trainers.fidelity import ClosedLoop, Diversity, Drift, UnderPolicy
+from diamond_gym.trainers.diamond import DiamondTrainer, replay_starts
+from diamond_gym.trainers.fidelity import mse
+from diamond_gym.trainers.grounds import Ground
 from diamond_gym.trainers.measuring import Fidelity
-from diamond_gym.trainers.pictures import tile
-from diamond_gym.trainers.videos import difference
+from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
+from diamond_gym.trainers.rollouts import Rollouts
 
-_Said = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]  # rewards' signs and ends
+_Frames = npt.NDArray[np.uint8]
 
+FPS = 8
+GAP = 2
 _DPI = 110
 _DREAM, _REAL, _COPY = "tab:blue", "black", "tab:orange"
-_STRIP = 14  # frames of the picture at the top
+_COLUMNS = ("reality", "dream", "difference")
+_INK, _PAPER, _HEAD = (230, 230, 230), (24, 24, 24), 22
+_HOLD = 6  # frames for which the last real frame stands before the dream begins
+_STATISTICS = ("mean", "median", "interquartile mean", "optimality gap (less is better)")
+_PROFILE_TO = 4.0
+_TICKS = (-1, 0, 0.25, 0.5, 0.75, 1, 2, 5, 10)
 
 
-def draw_page(path: Path, result: Fidelity) -> None:
-    """Draws and writes a PNG: a row for each part that was measured."""
+def strip(real: Rollouts, dreamed: Rollouts, rows: int = 3, columns: int = 9, scale: int = 2) -> _Frames:
+    """Real frames above dreamed ones, rollout below rollout, in time from left to right: uint8 (height, width, C).
+
+    The first column is the last real frame before the dream, in both lines; the others are spread evenly.
+    """
+    shown = np.unique(np.linspace(0, real.rew.shape[1] - 1, columns - 1).round().astype(int))
+    both = np.stack([np.concatenate((part.last, part.after[:, shown]), axis=1)[:rows] for part in (real, dreamed)], 1)
+    return _lines(both.reshape(-1, *both.shape[2:]), scale)
+
+
+def _lines(frames: _Frames, scale: int) -> _Frames:
+    """Frames uint8 (rows, columns, C, H, W) on one picture, uint8 (height, width, C)."""
+    return tile(frames.reshape(-1, *frames.shape[2:]).transpose(0, 2, 3, 1), frames.shape[1], scale, GAP)
+
+
+def png(image: _Frames) -> bytes:
+    """A picture as a PNG file's content."""
+    return iio.imwrite("<bytes>", image, extension=".png")
+
+
+def write_png(path: Path, image: _Frames) -> None:
+    """Writes a picture, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(png(image))
+
+
+def difference(real: _Frames, dreamed: _Frames) -> _Frames:
+    """Absolute difference of frames, twice as bright: black where they agree."""
+    apart = np.abs(real.astype(np.int16) - dreamed.astype(np.int16))
+    return np.asarray((2 * apart).clip(max=255), np.uint8)
+
+
+def comparison(
+    real: Rollouts, dreamed: Rollouts, action_meanings: tuple[str, ...] = (), scale: int = 4
+) -> list[_Frames]:
+    """A video of dreams beside what really followed, rollout below rollout: frames uint8 (height, width, 3).
+
+    First the last real frame, where dream and reality are one, then a frame for each step with its actions in words.
+    """
+    both = [np.concatenate((part.last, part.after), axis=1) for part in (real, dreamed)]
+    film = np.stack((*both, difference(*both)), axis=1).transpose(2, 0, 1, 3, 4, 5)  # (H+1, N, 3, C, h, w)
+    steps, column = len(film) - 1, scale * real.obs.shape[-1] + GAP
+    video = []
+    for step, frames in enumerate(film):
+        words = [f"step {step} of {steps}" if step else "the last real frame before the dream"]
+        if action_meanings:
+            acts = real.act[:, real.num_start_frames - 2 + step]
+            words.append("actions: " + ", ".join(action_meanings[act] for act in acts) if step else "")
+        picture = _lines(frames, scale)
+        height, width, channels = picture.shape
+        page = Image.new("RGB", (width, height + _HEAD * (1 + len(words))), _PAPER)
+        page.paste(Image.fromarray(picture.repeat(3, axis=2) if channels == 1 else picture), (0, _HEAD))
+        pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+        for i, title in enumerate(_COLUMNS):
+            pen.text((i * column + column // 2, _HEAD // 2), title, _INK, font, anchor="mm")
+        for i, line in enumerate(words):
+            pen.text((6, height + _HEAD * (1 + i) + _HEAD // 2), line, _INK, font, anchor="lm")
+        video += [np.asarray(page)] * (1 if step else _HOLD)
+    return video
+
+
+def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list[_Frames]:
+    """A video of what the agent sees in dreams of the world model as it is by now, several side by side."""
+    with torch.random.fork_rng(devices=[]):  # networks are built with random weights first; the training's go on
+        model = training.world_model.averaged()
+    rng = np.random.default_rng([training.seed, training.epoch, 17])
+    model.starts = replay_starts(training.store, model.denoiser.num_steps_conditioning, rows, rng)
+    dream = model.dream(rows, sampler=training.config.sampler)
+    dream.reset(training.epoch)
+    policy = DreamPolicy(training.agent.agent, dream, rng)
+    first, pictures = np.ones(rows, np.bool_), []
+    for _ in range(steps):
+        frames = to_pixels(dream.obs).cpu().numpy()
+        pictures.append(_side_by_side(frames))
+        step = dream.step(dream.steps.new_tensor(policy(frames, first)))
+        first = (step.end | step.trunc).cpu().numpy()
+    return pictures
+
+
+def real_film(ground: Ground, agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
+    """A video of the agent in real games; a pure function of agent and seed, which touches no training."""
+    policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 19]))
+    envs = ground.whole(rows)
+    try:
+        obs, _ = envs.reset(seed=seed)
+        first, pictures = np.ones(rows, np.bool_), []
+        for _ in range(steps):
+            pictures.append(_side_by_side(obs))
+            obs, _, terminations, truncations, _ = envs.step(policy(obs, first))
+            first = terminations | truncations
+        return pictures
+    finally:
+        envs.close()
+
+
+def _side_by_side(frames: _Frames) -> _Frames:
+    """Frames (B, H, W, C) side by side in three channels, whatever C is."""
+    frames = frames[..., :3] if frames.shape[3] > 2 else frames[..., :1].repeat(3, axis=3)
+    return tile(frames, len(frames), 3, GAP)
+
+
+def _figure(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
+    """Draws a figure and writes it as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows: list[tuple[float, Callable[[Any], None]]] = []
-    if (diversity := result.diversity) is not None:
-        rows.append((3.1, lambda part: _strips(part, diversity)))
-    if result.loops:
-        rows.append((2.7, lambda part: _closed_loop(part, result)))
-        loop = next(iter(result.loops.values()))
-        rollout, judged = loop.rollout, loop.judged
-        if rollout.rew_probs is not None and rollout.end_probs is not None and judged is not None:
-            dreamed = rollout.rew_probs.argmax(-1) - 1, rollout.end_probs > 0.5
-            on_real = judged[0].argmax(-1) - 1, judged[1] > 0.5
-            rows.append((2.7, lambda part: _outcomes(part, loop, dreamed, on_real)))
-    if result.under or diversity is not None:
-        rows.append((2.7, lambda part: _policies(part, result.under, diversity)))
-    if (drift := result.drift) is not None:
-        rows.append((2.7, lambda part: _drift(part, drift)))
-    figure = Figure(figsize=(13, 0.6 + sum(height for height, _ in rows)), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    about = "; ".join(f"{label}: {info['steps']:,} steps" for label, info in result.held_out.items())
-    figure.suptitle(
-        f"{result.name}: dreams of {result.game} against the real game" + (f"\nheld-out {about}" * bool(about))
-    )
-    parts: Any = figure.subfigures(len(rows), 1, height_ratios=[height for height, _ in rows], squeeze=False)
-    for part, (_, draw) in zip(parts[:, 0], rows, strict=True):
-        draw(part)
+    draw(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, format="png")
 
 
-def _strips(part: Any, result: Diversity) -> None:
+def draw_page(path: Path, result: Fidelity) -> None:
+    """Draws and writes a PNG: a row for each part that was measured."""
+    rows = [draw for draw, there in (
+        (_strips, result.replays), (_errors, result.loops), (_outcomes, "reward_f1" in result.table),
+        (_returns, "returns" in result.table), (_drift, result.courses),
+    ) if there]  # fmt: skip
+
+    def page(figure: Any) -> None:
+        parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+        figure.suptitle(f"{result.name}: dreams of {result.game} against the real game")
+        for part, draw in zip(parts, rows, strict=True):
+            draw(part, result)
+
+    _figure(path, (13, 0.4 + 2.8 * len(rows)), page)
+
+
+def _strips(part: Any, result: Fidelity) -> None:
     """Reality, dream and difference of the first start."""
-    steps = np.unique(np.geomspace(1, result.real.shape[1], _STRIP).round().astype(int))
-    real, dreamed = result.real[0, steps - 1], result.dreamed[0, 0, steps - 1]
+    assert result.replays is not None
+    real, dreamed = (side.after[0] for side in result.replays)
+    steps = np.unique(np.geomspace(1, len(real), 14).round().astype(int))
+    real, dreamed = real[steps - 1], dreamed[steps - 1]
+    picture = _lines(np.stack((real, dreamed, difference(real, dreamed))), 2)
     axes = part.subplots()
-    sheet = tile(np.stack((real, dreamed, difference(real, dreamed))).transpose(0, 1, 3, 4, 2), 2)
-    axes.imshow(sheet)
-    cell = (sheet.shape[1] + 2) / len(steps)
+    axes.imshow(picture)
+    cell, row = (picture.shape[1] + GAP) / len(steps), (picture.shape[0] + GAP) / 3
     axes.set_xticks([cell * (i + 0.5) for i in range(len(steps))], [f"step {step}" for step in steps], fontsize="small")
-    row = (sheet.shape[0] + 2) / 3
-    axes.set_yticks([row * (i + 0.5) for i in range(3)], ["reality", "dream", "difference"])
+    axes.set_yticks([row * (i + 0.5) for i in range(3)], _COLUMNS)
     axes.tick_params(length=0)
-    axes.set_title("one start, with the actions that were really taken", fontsize="medium")
 
 
-def _closed_loop(part: Any, result: Fidelity) -> None:
-    """Errors by horizon."""
-    left, ratio, middle, right = part.subplots(1, 4)
-    styles = ("-", "--", ":")
-    for style, (label, loop) in zip(styles * len(result.loops), result.loops.items(), strict=False):
-        steps = np.arange(1, len(loop.dream.mse) + 1)
-        message = f", {label}" if len(result.loops) > 1 else ""
-        for name, axes in (("mse", left), ("psnr", middle), ("ssim", right)):
-            axes.plot(steps, getattr(loop.dream, name), style, color=_DREAM, label=f"dream{message}")
-            axes.plot(steps, getattr(loop.copy, name), style, color=_COPY, label=f"last frame copied{message}")
-        ratio.plot(steps, loop.dream.mse / loop.copy.mse, style, color=_DREAM, label=f"dream{message}")
-    left.set(title="mean squared error", yscale="log", ylabel="pixels in [0, 1]")
-    ratio.axhline(1, color=_COPY)
-    ratio.plot((1, 4, 16), (0.4, 0.6, 0.9), "v", color="tab:red", label="aimed at: below")
-    ratio.set(title="error over that of copying", ylim=(0, None))
-    ratio.legend(fontsize="x-small")
-    middle.set(title="PSNR", ylabel="dB")
-    right.set(title="SSIM")
+def _errors(part: Any, result: Fidelity) -> None:
+    """Errors by step, of dreams and of copying the last real frame."""
+    left, right = part.subplots(1, 2)
+    for style, (label, (real, dreamed)) in zip(("-", "--", ":") * 9, result.loops.items(), strict=False):
+        dream, copy = mse(real.after, dreamed.after), mse(real.after, real.last)
+        steps = np.arange(1, len(dream) + 1)
+        left.plot(steps, dream, style, color=_DREAM, label=f"dream, {label}")
+        left.plot(steps, copy, style, color=_COPY, label=f"last frame copied, {label}")
+        right.plot(steps, dream / copy, style, color=_DREAM, label=label)
+    left.set(title="mean squared error", yscale="log", xlabel="steps dreamed")
+    right.axhline(1, color=_COPY)
+    right.set(title="error over that of copying", ylim=(0, None), xlabel="steps dreamed")
     left.legend(fontsize="x-small")
-    for axes in (left, ratio, middle, right):
-        axes.set_xlabel("steps dreamed")
 
 
-def _outcomes(part: Any, loop: ClosedLoop, dreamed: _Said, on_real: _Said) -> None:
-    """Rewards and ends: found at their step, and whether their chances are what they say."""
-    left, middle, right = part.subplots(1, 3)
-    real = loop.play.rew, loop.play.end
-    names = ("precision", "recall", "f1")
-    for i, (label, says, colour) in enumerate(
-        (("in the dream", dreamed, _DREAM), ("on the real frames", on_real, "tab:cyan"))
-    ):
-        scores = [
-            getattr(detection(truth, message), name)
-            for truth, message in zip(real, says, strict=True)
-            for name in names
-        ]
-        bars = left.bar(np.arange(6) + np.repeat((0, 0.4), 3) + 0.4 * i, scores, 0.4, color=colour, label=label)
-        left.bar_label(bars, fmt="%.2f", fontsize=6)
-    left.set_xticks(
-        np.arange(6) + np.repeat((0.2, 0.6), 3), [f"{kind}\n{name}" for kind in ("reward", "end") for name in names]
-    )
-    left.tick_params(axis="x", labelsize="x-small")
-    left.set(ylim=(0, 1.3), title=f"{(real[0] != 0).sum()} rewards and {real[1].sum()} ends, at their exact step")
-    left.legend(fontsize="x-small", ncols=2, loc="upper center")
-    for axes, (name, result) in zip((middle, right), loop.reliability().items(), strict=True):
-        _reliability(axes, name, result)
+def _outcomes(part: Any, result: Fidelity) -> None:
+    """Precision, recall and F1 of rewards and ends at their exact step."""
+    axes = part.subplots()
+    names = [f"{kind}_{score}" for kind in ("reward", "end") for score in ("precision", "recall", "f1")]
+    axes.bar_label(axes.bar(names, [result.table[name] for name in names], color=_DREAM), fmt="%.2f")
+    axes.set(ylim=(0, 1.2), title=f"{result.table['rewards']} rewards and {result.table['ends']} ends")
 
 
-def _reliability(axes: Any, name: str, result: Reliability) -> None:
-    axes.plot((1e-4, 1), (1e-4, 1), color="grey", linewidth=0.8, label="chances are what they say")
-    filled = result.count > 0
-    # a bin in which it never happened has no place on a logarithmic axis: it is drawn at the foot
-    happened = np.maximum(result.happened[filled], 1e-4)
-    axes.plot(result.said[filled].clip(1e-4), happened, "o-", color=_DREAM, label="the model's, by bins")
-    for x, y, n in zip(result.said[filled].clip(1e-4), happened, result.count[filled], strict=True):
-        axes.annotate(f"{n:,}", (x, y), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
-    axes.set(
-        xscale="log", yscale="log", xlim=(7e-5, 1.5), ylim=(7e-5, 1.5), xlabel="chance given", ylabel="it happened"
-    )
-    axes.set_title(f"{name}: calibration error {result.ece:.4f}, Brier {result.brier:.4f}", fontsize="medium")
-    axes.legend(fontsize="x-small", loc="upper left")
-
-
-def _policies(part: Any, result: list[UnderPolicy], diversity: Diversity | None) -> None:
-    """Returns in dream and game, the ball, and how different dreams of one start become."""
-    balls = [under for under in result if under.alive_by_step()]
-    panels = iter(part.subplots(1, bool(result) + bool(balls) + (diversity is not None), squeeze=False)[0])
-    if result:
-        axes = next(panels)
-        for i, under in enumerate(result):
-            told = under.returns()
-            for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
-                low, high = told[f"{side}_interval_95"]
-                error = [[told[side] - low], [high - told[side]]]
-                label = {"dream": "in dreams", "real": "in the game"}[side] if i == 0 else None
-                axes.errorbar(i + shift, told[side], yerr=error, fmt="o", color=colour, capsize=4, label=label)
-        axes.set_xticks(range(len(result)), [f"{under.policy} play" for under in result])
-        axes.set(xlim=(-0.6, len(result) - 0.4), ylabel="sum of reward signs, to the first end")
-        first = result[0].returns()
-        axes.set_title(f"return over {first['steps']} steps, {first['starts']} starts each, 95 %", fontsize="medium")
-        axes.legend(fontsize="x-small")
-    if balls:
-        axes = next(panels)
-        for style, under in zip(("-", "--", ":"), balls, strict=False):
-            for side, share in under.alive_by_step().items():
-                colour, word = (_REAL, "the game") if side else (_DREAM, "dreams")
-                steps = np.arange(len(share) + 1)
-                label = f"{word}, {under.policy} play"
-                axes.plot(steps, np.concatenate(([1], share)), style, color=colour, label=label)
-        axes.set(ylim=(0, 1.05), xlabel="steps", ylabel="share of balls alive", title="the ball stays alive")
-        axes.legend(fontsize="x-small")
-    if diversity is not None:
-        axes = next(panels)
-        steps = np.arange(1, len(diversity.spread) + 1)
-        axes.plot(steps, diversity.error, color=_REAL, label="a dream and what really followed")
-        axes.plot(steps, diversity.spread, color=_DREAM, label="two dreams of one start")
-        axes.set(yscale="log", xlabel="steps dreamed", ylabel="mean squared distance")
-        starts, dreams = diversity.dreamed.shape[:2]
-        title = f"{dreams} dreams of each of {starts} starts\n(the game itself knows one future: 0)"
-        axes.set_title(title, fontsize="medium")
-        axes.legend(fontsize="x-small")
-
-
-def _drift(part: Any, result: Drift) -> None:
-    """Simple statistics of free dreams by step."""
-    titles = {
-        "brightness": "mean brightness",
-        "contrast": "standard deviation of pixels",
-        "moving": "share of moving pixels",
-        "energy": "mean squared change of frames",
-    }
-    for axes, (name, title) in zip(part.subplots(1, 4), titles.items(), strict=True):
-        steps = np.arange(1, len(result.real.brightness) + 1)
-        axes.plot(steps, getattr(result.real, name), color=_REAL, linewidth=0.9, label="the game")
-        axes.plot(steps, getattr(result.dreamed, name), color=_DREAM, linewidth=0.9, label="free dreams")
-        axes.set(title=title, xlabel="steps")
-        if name in ("brightness", "contrast"):  # nearly constant: room for a tenth of it above and below
-            low, high = axes.get_ylim()
-            axes.set_ylim(0.9 * low, 1.1 * high)
-        else:
-            axes.set_ylim(0, None)
+def _returns(part: Any, result: Fidelity) -> None:
+    """Returns of each policy in dream and game."""
+    axes, returns = part.subplots(), result.table["returns"]
+    for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
+        means = np.array([row[side] for row in returns.values()])
+        error = np.abs(np.array([row[f"{side}_interval_95"] for row in returns.values()]).T - means)
+        axes.errorbar(np.arange(len(means)) + shift, means, yerr=error, fmt="o", color=colour, capsize=4, label=side)
+    axes.set_xticks(range(len(returns)), [f"{name} play" for name in returns])
+    axes.set(xlim=(-0.6, len(returns) - 0.4), title="sum of reward signs up to the first end, with 95 % intervals")
     axes.legend(fontsize="x-small")
 
 
-_TITLES = {
-    "mean": "mean",
-    "median": "median",
-    "iqm": "interquartile mean",
-    "optimality_gap": "optimality gap (less is better)",
-}
-_PROFILE_TO = 4.0
-_TICKS = (-1, 0, 0.25, 0.5, 0.75, 1, 2, 5, 10)
-_SCORES_DPI = 120
+def _drift(part: Any, result: Fidelity) -> None:
+    """Simple statistics of free dreams by step."""
+    assert result.courses is not None
+    real, dreamed = result.courses
+    for axes, name in zip(part.subplots(1, len(real)), real, strict=True):
+        for side, colour, label in ((real, _REAL, "the game"), (dreamed, _DREAM, "free dreams")):
+            axes.plot(np.arange(1, len(side[name]) + 1), side[name], color=colour, linewidth=0.9, label=label)
+        axes.set(title=name, xlabel="steps")
+    axes.legend(fontsize="x-small")
 
 
 def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str, Aggregates]) -> None:
-    """Draws and writes a PNG.
+    """Draws and writes a PNG of statistics with intervals, performance profiles and scores game by game.
 
     Args:
         path: The file.
         methods: Runs by game, of each method by its name.
         aggregates: Of each method.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     games = sorted({game for result in aggregates.values() for game in result.games})
-    figure = Figure(figsize=(12, 5.5 + 0.35 * len(methods)), layout="constrained")
-    FigureCanvasAgg(figure)
     colours = {name: f"C{i}" for i, name in enumerate(methods)}
-    parts: Any = figure.subfigures(2, 1, height_ratios=(1 + 0.25 * len(methods), 2.4))
-    above, below = parts
-    _intervals(above, aggregates, colours)
-    left, right = below.subplots(1, 2, width_ratios=(1, 1.6))
-    for name, runs in methods.items():
-        tau, share = profile(human_normalised(runs))
-        left.plot(tau, share, color=colours[name], label=name)
-    left.set(xlabel="human-normalised score τ", ylabel="share of runs above τ", xlim=(0, _PROFILE_TO), ylim=(0, 1))
-    left.axvline(1, color="grey", linewidth=0.8, linestyle=":")
-    left.legend(fontsize="small")
-    width = 0.8 / len(methods)
-    for i, (name, result) in enumerate(aggregates.items()):
-        places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.games]
-        right.bar(places, [result.normalised[game] for game in result.games], width, color=colours[name], label=name)
-    right.axhline(1, color="grey", linewidth=0.8, linestyle=":")
-    right.set_yscale("symlog", linthresh=1)
-    right.set_ylabel("human-normalised score")
-    low, high = right.get_ylim()
-    right.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
-    right.set_ylim(low, high)  # the ticks must not widen it
-    right.minorticks_off()
-    right.set_xticks(range(len(games)), games, rotation=90, fontsize="small")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_SCORES_DPI)
+
+    def page(figure: Any) -> None:
+        above, below = figure.subfigures(2, 1, height_ratios=(1 + 0.25 * len(methods), 2.4))
+        panels = above.subplots(1, len(STATISTICS), sharey=True)
+        for axes, statistic, title in zip(panels, STATISTICS, _STATISTICS, strict=True):
+            for i, (name, result) in enumerate(aggregates.items()):
+                estimate = result.estimates[statistic]
+                axes.barh(i, estimate.high - estimate.low, 0.6, estimate.low, color=colours[name], alpha=0.6)
+                axes.vlines(estimate.value, i - 0.3, i + 0.3, color="black")
+            axes.set_title(title, fontsize="small")
+            axes.set_yticks(range(len(aggregates)), list(aggregates))
+            axes.use_sticky_edges = False  # a bar that ends where the panel does hides its end
+            axes.margins(x=0.1)
+            axes.set_ylim(len(aggregates) - 0.4, -0.6)
+        left, right = below.subplots(1, 2, width_ratios=(1, 1.6))
+        width = 0.8 / len(methods)
+        for i, (name, result) in enumerate(aggregates.items()):
+            left.plot(*profile(human_normalised(methods[name])), color=colours[name], label=name)
+            places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.games]
+            right.bar(places, [result.normalised[game] for game in result.games], width, color=colours[name])
+        left.set(xlabel="human-normalised score τ", ylabel="share of runs above τ", xlim=(0, _PROFILE_TO), ylim=(0, 1))
+        left.legend(fontsize="small")
+        right.set_yscale("symlog", linthresh=1)
+        right.set_ylabel("human-normalised score")
+        low, high = right.get_ylim()
+        right.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+        right.set_ylim(low, high)  # the ticks must not widen it
+        right.minorticks_off()
+        right.set_xticks(range(len(games)), games, rotation=90, fontsize="small")
+
+    _figure(path, (12, 5.5 + 0.35 * len(methods)), page)
 
 
 def profile(scores: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The performance profile: of scores (games, runs) the share above each of 201 thresholds from 0 to 4."""
     tau = np.linspace(0, _PROFILE_TO, 201)
     return tau, (scores.ravel()[:, None] > tau).mean(axis=0)
-
-
-def _intervals(figure: Any, aggregates: Mapping[str, Aggregates], colours: Mapping[str, str]) -> None:
-    for axes, statistic in zip(figure.subplots(1, len(STATISTICS), sharey=True), STATISTICS, strict=True):
-        for i, (name, result) in enumerate(aggregates.items()):
-            estimate = result.estimates[statistic]
-            axes.barh(i, estimate.high - estimate.low, 0.6, estimate.low, color=colours[name], alpha=0.6)
-            axes.vlines(estimate.value, i - 0.3, i + 0.3, color="black")
-        axes.set_title(_TITLES[statistic], fontsize="small")
-        axes.set_yticks(range(len(aggregates)), list(aggregates))
-        axes.use_sticky_edges = False  # a bar that ends where the panel does hides its end
-        axes.margins(x=0.1)
-        axes.set_ylim(len(aggregates) - 0.4, -0.6)
-        axes.tick_params(labelsize="small")

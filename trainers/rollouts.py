@@ -1,47 +1,168 @@
-"""Rollouts of a policy: in the real game, and in the dream from the same frames."""
+"""Rollouts of real play, and of dreams that go on from the same frames."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import cut, windows
 from diamond_gym.dream import Dream
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.frames import to_pixels
+from diamond_gym.registry.games import games as known_games
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.closed_loop import RealPlay
-from diamond_gym.trainers.collect import Policy
-from diamond_gym.trainers.collect_games import Games
+from diamond_gym.trainers.collect import Policy, StickyPolicy
+from diamond_gym.trainers.collect_games import AleGames, Games
+from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.sb3_files import SavedAgent
+from diamond_gym.trainers.scripted import ScriptedPolicy
 from diamond_gym.world_model import WorldModel
 
-_Bool = npt.NDArray[np.bool_]
+POLICIES = ("random", "scripted", "agent")
+MakePolicy = Callable[[int, np.random.Generator], Policy]  # from the number of rows
+Progress = Callable[[int], None]
+_BATCH = 32
+_WARM_UP = 60  # steps of a game before recording begins, at most, beside what it takes to have T frames
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """N pieces of real play: T frames to begin from, and what the game showed in the H steps after them.
+    """N pieces of play, real or dreamed: T frames to begin from, and H steps after them.
 
     Attributes:
-        play: Frames uint8 (N, T + H, C, H, W), actions, the rewards' signs, and the ends (a lost life is one).
+        obs: uint8 (N, T + H, C, H, W).
+        act: int64 (N, T + H - 1), the action between each two frames.
+        rew: float32 (N, H), signs of the rewards of the last H steps.
+        end: bool (N, H), whether they ended the episode (in real games a lost life does).
         going: bool (N, H), false from the step on in which a new game began.
+        rew_prob: float32 (N, H, 3), the chances that a dream gave to the signs -1, 0, 1.
+        end_prob: float32 (N, H), the chance that it gave to an end.
     """
 
-    play: RealPlay
-    going: _Bool
+    obs: npt.NDArray[np.uint8]
+    act: npt.NDArray[np.int64]
+    rew: npt.NDArray[np.float32]
+    end: npt.NDArray[np.bool_]
+    going: npt.NDArray[np.bool_] | None = None
+    rew_prob: npt.NDArray[np.float32] | None = None
+    end_prob: npt.NDArray[np.float32] | None = None
+
+    @classmethod
+    def held_out(cls, store: EpisodeStore, n: int, t: int, horizon: int, seed: int = 0) -> "Rollouts":
+        """Draws n windows of `horizon` steps after T frames, uniformly over a store of held-out episodes.
+
+        The horizon lies in one episode, as does the frame before it; those before may be of earlier lives.
+        """
+        steps = t + horizon - 1
+        chosen = windows(store, n, steps, seed, past=t - 1)
+        batch = cut(
+            store, chosen.episode, chosen.start, steps + 1, across_lives=True
+        )  # one more, for the frame after the last step
+        ending = batch.final_index == steps - 1
+        batch.obs[ending, -1] = batch.final_obs[ending]
+        after = slice(t - 1, steps)
+        return cls(batch.obs, batch.act[:, :-1], np.sign(batch.rew[:, after]), batch.end[:, after])
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Rollouts":
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Rollouts(**{name: None if part is None else part[rows] for name, part in parts.items()})
+
+    @property
+    def num_start_frames(self) -> int:
+        """How many frames a rollout begins from, T."""
+        return int(self.obs.shape[1] - self.rew.shape[1])
+
+    @property
+    def last(self) -> npt.NDArray[np.uint8]:
+        """The last frame before the steps, (N, 1, C, H, W)."""
+        return self.obs[:, self.num_start_frames - 1 : self.num_start_frames]
+
+    @property
+    def after(self) -> npt.NDArray[np.uint8]:
+        """The frames that the steps led to, (N, H, C, H, W)."""
+        return self.obs[:, self.num_start_frames :]
 
     @property
     def returns(self) -> npt.NDArray[np.float32]:
-        """The sum of the rewards' signs up to the first end, (N,)."""
-        return returns(self.play.rew, self.play.end | ~self.going)
+        """Sums of the rewards' signs up to and with the step of the first end, (N,)."""
+        end = self.end if self.going is None else self.end | ~self.going
+        return np.asarray(np.where(np.cumsum(end, axis=1) - end > 0, 0, self.rew).sum(axis=1), np.float32)
 
 
-def returns(rew: npt.NDArray[np.float32], end: _Bool) -> npt.NDArray[np.float32]:
-    """Sums of rewards (N, H) up to and with the step of the first end (N, H)."""
-    after = np.cumsum(end, axis=1) - end > 0
-    return np.asarray(np.where(after, 0, rew).sum(axis=1), np.float32)
+def dream_rollouts(
+    model: WorldModel,
+    real: Rollouts,
+    sampler: SamplerConfig,
+    make_policy: MakePolicy | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Rollouts:
+    """Dreams on from the first T frames of each real rollout, for as many steps as really followed.
+
+    A policy with a memory is shown the earlier frames of each start first. Dreams go on after an end, as the game
+    does after the loss of a life.
+
+    Args:
+        model: The world model, of one stage.
+        real: Real play.
+        sampler: How frames are sampled.
+        make_policy: Makes a policy for a number of rows; default: the actions that were really taken (closed loop).
+        seed: Seeds the policy, and row i of the dreams with seed + i.
+        progress: Called with the number of frames dreamed since the last call.
+
+    Raises:
+        DiamondGymError: The model has two stages.
+    """
+    if model.upsampler is not None:
+        raise DiamondGymError("models of two stages cannot be held against real play yet")
+    n, t = len(real), real.num_start_frames
+    frames = np.ascontiguousarray(real.obs[:, :t].transpose(0, 1, 3, 4, 2))  # (N, T, H, W, C)
+    starts = Starts(frames, real.act[:, : t - 1], np.zeros(n, np.bool_))
+    batches = -(-n // _BATCH)
+    batch = -(-n // batches)
+    dream = Dream(model.denoiser, model.reward_end, starts, batch, sampler, None, model.device, model.precision)
+    parts = []
+    for first_row in range(0, n, batch):
+        # the last batch may repeat the last row, which is then left out
+        rows = np.arange(first_row, first_row + batch).clip(max=n - 1)
+        kept = slice(0, n - first_row)
+        acts = iter(real.act[rows].T)
+        rng = np.random.default_rng([seed, first_row])
+        policy = make_policy(batch, rng) if make_policy is not None else lambda obs, first, acts=acts: next(acts)
+        dream.reset(seed + first_row, start=torch.from_numpy(rows).to(model.device))
+        first = np.ones(batch, np.bool_)
+        for earlier in range(t - 1):
+            policy(frames[rows, earlier], first)
+            first = np.zeros(batch, np.bool_)
+        seen, columns = frames[rows, -1], []
+        for _ in range(real.rew.shape[1]):
+            act = policy(seen, first)
+            first = np.zeros(batch, np.bool_)
+            step = dream.step(torch.from_numpy(act).to(model.device), restart=False)
+            seen = to_pixels(step.obs).cpu().numpy()
+            results = (part.cpu().numpy() for part in (step.rew, step.end, step.rew_prob, step.end_prob))
+            columns.append((seen, act, *results))
+            if progress is not None:
+                progress(len(seen[kept]))
+        parts.append([np.stack(column, axis=1)[kept] for column in zip(*columns, strict=True)])
+    obs, act, rew, end, rew_prob, end_prob = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Rollouts(
+        np.concatenate((real.obs[:, :t], obs.transpose(0, 1, 4, 2, 3)), axis=1),
+        np.concatenate((real.act[:, : t - 1], act), axis=1),
+        rew,
+        end,
+        None,
+        *((rew_prob, end_prob) if model.reward_end is not None else (None, None)),
+    )
 
 
 def record(
@@ -51,7 +172,6 @@ def record(
     steps: int,
     warm_up: int,
     rng: np.random.Generator,
-    progress: Callable[[int], None] | None = None,
 ) -> Rollouts:
     """Plays each game for a random while, then on until T frames lie within one game, and records from there.
 
@@ -64,7 +184,6 @@ def record(
         steps: Steps to record after them, H.
         warm_up: Steps to play before, 0 to so many.
         rng: The source of chance.
-        progress: Called with the steps of each game so far.
     """
     obs = games.reset(int(rng.integers(2**31 - 1024)))
     n = len(obs)
@@ -75,7 +194,8 @@ def record(
     # At how many frames each row's record stands; a new game begins it anew until one more than T are of the same.
     length, first = np.ones(n, np.int64), np.ones(n, np.bool_)
     frames[:, 0] = obs
-    for step in range(10**9):
+    step = 0
+    while (length < t + steps).any():
         chosen = policy(obs, first)
         obs, reward, ended, truncated, restarted = games.step(chosen)
         first = ended | truncated | restarted
@@ -88,108 +208,55 @@ def record(
             if at >= t:
                 rew[i, at - t], end[i, at - t], restart[i, at - t] = np.sign(reward[i]), ended[i], restarted[i]
             length[i] += 1
-        if progress is not None:
-            progress(step + 1)
-        if (length == t + steps).all():
-            break
+        step += 1
     going = ~np.logical_or.accumulate(restart, axis=1)
     rew[~going] = 0
-    play = RealPlay(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going)
-    return Rollouts(play, going)
+    return Rollouts(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going, going)
 
 
-_BATCH = 32
-
-MakePolicy = Callable[[int, np.random.Generator], Policy]  # from the number of rows
-
-
-@dataclass(frozen=True)
-class Dreamed:
-    """N dreams of H steps that no end stopped.
-
-    Attributes:
-        obs: uint8 (N, H, C, H, W).
-        act: int64 (N, H), what the policy did.
-        rew: float32 (N, H), sampled signs of rewards.
-        end: bool (N, H), sampled ends.
-    """
-
-    obs: npt.NDArray[np.uint8]
-    act: npt.NDArray[np.int64]
-    rew: npt.NDArray[np.float32]
-    end: npt.NDArray[np.bool_]
-
-    @property
-    def returns(self) -> npt.NDArray[np.float32]:
-        """The sum of the rewards up to the first end, (N,)."""
-        return returns(self.rew, self.end)
+def real_rollouts(model: WorldModel, game: str, make_policy: MakePolicy, rows: int, steps: int, seed: int) -> Rollouts:
+    """Plays the real game for pieces to dream on from; a lost life ends an episode, as in training."""
+    playing = AleGames(game, rows, model.obs_shape[:2], noop_max=30, life_loss_ends=True)
+    rng = np.random.default_rng([seed, steps])
+    try:
+        t = model.denoiser.num_steps_conditioning
+        return record(playing, make_policy(rows, rng), t, steps, _WARM_UP, rng)
+    finally:
+        playing.close()
 
 
-def dream_rollout(
-    model: WorldModel,
-    play: RealPlay,
-    make_policy: MakePolicy,
-    sampler: SamplerConfig,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Dreamed:
-    """Dreams on from the first T frames of each piece, for as many steps as really followed.
+def can_play(game: str) -> bool:
+    """Whether the real game is at hand."""
+    return game in known_games() and all(find_spec(module) for module in ("ale_py", "cv2"))
 
-    A policy with a memory is shown the earlier frames of each start first. Dreams go on after an end, as the game
-    does after the loss of a life.
 
-    Args:
-        model: The world model, of one stage.
-        play: Real pieces.
-        make_policy: Makes a policy for a number of rows.
-        sampler: How frames are sampled.
-        seed: Seeds the dreams and the policy.
-        progress: Called with the number of frames dreamed since the last call.
+def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
+    """The policies to compare: those wanted, else random and, where the model has one, its own agent.
 
     Raises:
-        DiamondGymError: The model has two stages.
+        BadArgument: There is no such policy, or the model has no agent.
     """
-    if model.upsampler is not None:
-        raise DiamondGymError("models of two stages cannot be held against real play yet")
-    parts = []
-    for first in range(0, len(play.obs), _BATCH):
-        rows = slice(first, first + _BATCH)
-        policy = make_policy(len(play.obs[rows]), np.random.default_rng([seed, first]))
-        parts.append(_dream_rollout(model, play.obs[rows], play.act[rows], policy, sampler, seed + first, progress))
-    obs, act, rew, end = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Dreamed(obs, act, rew, end)
+    for name in wanted:
+        if name not in POLICIES:
+            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
+        if name == "scripted":
+            ScriptedPolicy(game, 1, np.random.default_rng(0))  # raises if the game has no script
+    if "agent" in wanted and not has_agent:
+        raise BadArgument("this model has no agent of its own")
+    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
 
 
-def _dream_rollout(
-    model: WorldModel,
-    obs: npt.NDArray[np.uint8],
-    act: npt.NDArray[np.int64],
-    policy: Policy,
-    sampler: SamplerConfig,
-    seed: int,
-    progress: Callable[[int], None] | None,
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    n, t = len(obs), model.denoiser.num_steps_conditioning
-    real = np.ascontiguousarray(obs[:, :t].transpose(0, 1, 3, 4, 2))  # (N, T, H, W, C)
-    starts = Starts(real, act[:, : t - 1], np.zeros(n, np.bool_))
-    dream = Dream(
-        model.denoiser, model.reward_end, starts, n, sampler, None, model.device, model.precision, seed=seed
-    )  # fmt: skip
-    dream.reset(seed, start=torch.arange(n))
-    first = np.ones(n, np.bool_)
-    for earlier in range(t - 1):
-        policy(real[:, earlier], first)
-        first = np.zeros(n, np.bool_)
-    seen, frames, acts, rews, ends = real[:, -1], [], [], [], []
-    for _ in range(obs.shape[1] - t):
-        acts.append(policy(seen, first))
-        first = np.zeros(n, np.bool_)
-        step = dream.step(torch.from_numpy(acts[-1]).to(model.device), restart=False)
-        seen = to_pixels(step.obs).cpu().numpy()
-        frames.append(seen)
-        rews.append(step.rew.cpu().numpy())
-        ends.append(step.end.cpu().numpy())
-        if progress is not None:
-            progress(n)
-    dreamed = np.ascontiguousarray(np.stack(frames, axis=1).transpose(0, 1, 4, 2, 3))
-    return dreamed, np.stack(acts, axis=1), np.stack(rews, axis=1), np.stack(ends, axis=1)
+def policy_maker(model: WorldModel, game: str, name: str, saved: SavedAgent | None = None) -> MakePolicy:
+    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
+
+    def make(rows: int, rng: np.random.Generator) -> Policy:
+        if name == "scripted":
+            return ScriptedPolicy(game, rows, rng)
+        if name == "agent" and saved is not None:
+            return saved.playing(rows, seed=int(rng.integers(2**31)))
+        if name == "agent":
+            assert model.actor_critic is not None
+            return AgentPolicy(model.actor_critic, rows, rng)
+        return StickyPolicy(model.num_actions, np.zeros(rows), rng)
+
+    return make

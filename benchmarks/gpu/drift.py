@@ -6,52 +6,12 @@ from torch import Tensor
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.worlds import World
-
-_BIN = 16  # levels of 255
-
-
-class Seen:
-    """Which colours real play shows within two pixels of each place, in bins of 16 levels, one bin of tolerance.
-
-    Args:
-        frames: uint8 (N, 3, H, W).
-    """
-
-    def __init__(self, frames: Tensor) -> None:
-        _, _, h, w = frames.shape
-        seen = torch.zeros(h * w, 16**3, dtype=torch.bool, device=frames.device)
-        places = torch.arange(h * w, device=frames.device)
-        for part in frames.split(4096):
-            seen[places.expand(len(part), -1), self._colours(part)] = True
-        cube = seen.view(h, w, 16, 16, 16)
-        for dim, reach in ((0, 2), (1, 2), (2, 1), (3, 1), (4, 1)):
-            cube = _spread(cube, dim, reach)
-        self._seen = cube.reshape(h * w, 16**3)
-        self._places = places
-
-    @staticmethod
-    def _colours(frames: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the index of each pixel's bin, int64 (N, H*W)."""
-        r, g, b = (frames.long() // _BIN).unbind(1)
-        return ((r * 16 + g) * 16 + b).flatten(1)
-
-    def artefacts(self, frames: Tensor) -> Tensor:
-        """The share of the pixels of frames (N, 3, H, W) whose colour real play never shows there, (N,)."""
-        return (~self._seen[self._places, self._colours(frames)]).float().mean(dim=1)
-
-
-def _spread(x: Tensor, dim: int, reach: int) -> Tensor:
-    """What is true within `reach` places along a dimension."""
-    size, near = x.shape[dim], x.clone()
-    for k in range(1, reach + 1):
-        near.narrow(dim, k, size - k).logical_or_(x.narrow(dim, 0, size - k))
-        near.narrow(dim, 0, size - k).logical_or_(x.narrow(dim, k, size - k))
-    return near
+from diamond_gym.trainers.fidelity import SeenColours
 
 
 @torch.no_grad()
 def drift(
-    world: World, held_out: Experience, seen: Seen, steps: int = 200, dreams: int = 128, seed: int = 0
+    world: World, held_out: Experience, seen: SeenColours, steps: int = 200, dreams: int = 128, seed: int = 0
 ) -> dict[str, float]:
     """Dreams in one denoising step under the actions of real play.
 

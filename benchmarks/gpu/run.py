@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.gpu.drift import Seen, drift
+from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.play import Play, Players, Task
 from benchmarks.gpu.worlds import Recipe, World, cosine
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.starts import Starts, save_starts
+from diamond_gym.trainers.fidelity import SeenColours
 from diamond_gym.trainers.scripted import PLAYERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -66,7 +67,7 @@ def ablation(args: argparse.Namespace, out: Path, device: torch.device, recipe: 
         for future in plays[game]:
             experience.add(Play.load(future.result()))
         held_out.add(Play.load(held[game].result()))
-        seen = Seen(experience.frames[: len(experience)])
+        seen = SeenColours(experience.frames[: len(experience)])
         reality = 100 * float(seen.artefacts(held_out.frames[: len(held_out)]).mean())
         print(game, "data after", round(time.perf_counter() - begin, 1), "s; real artefacts", reality, flush=True)
         actions = find_game(game).num_actions
@@ -151,7 +152,7 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
             plain = replace(recipe, past_noise="none")
             other = World(game, actions, plain, device, args.seed, (3, 64, 64), world.experience, begin, args.compile)
             courses[f"{game}-control"] = Course(other, [], acts=False)
-    seen: dict[str, tuple[Experience, Seen]] = {}
+    seen: dict[str, tuple[Experience, SeenColours]] = {}
     for name, course in courses.items():
         game = course.world.game
         take(course, wait=True)
@@ -159,7 +160,7 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
         if game not in seen:
             held_out = Experience(args.held_out + 100, (3, 64, 64), device)
             held_out.add(Play.load(held[game].result()))
-            seen[game] = held_out, Seen(course.world.experience.frames[: len(course.world.experience)])
+            seen[game] = held_out, SeenColours(course.world.experience.frames[: len(course.world.experience)])
             real = 100 * float(seen[game][1].artefacts(held_out.frames[: len(held_out)]).mean())
             course.drift["real"] = real
         measure(course, "before", seen[game], args)
@@ -198,7 +199,7 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
     print(f"{clock():.0f} s: done", flush=True)
 
 
-def measure(course: Course, when: str, data: tuple[Experience, Seen], args: argparse.Namespace) -> None:
+def measure(course: Course, when: str, data: tuple[Experience, SeenColours], args: argparse.Namespace) -> None:
     """How long its dreams stay on the data."""
     dreams = min(args.dreams, course.world.recipe.num_dreams)
     course.drift[when] = drift(course.world, *data, args.drift_steps, dreams)

@@ -66,6 +66,8 @@ _EXTRAS = {
     "lightning": "distributed",
     "lightning_fabric": "distributed",
     "matplotlib": "plot",
+    "scipy": "eval",
+    "skimage": "eval",
     "stable_baselines3": "sb3",
     "tensorboard": "train",
     "wandb": "wandb",

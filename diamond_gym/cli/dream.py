@@ -14,6 +14,7 @@ import numpy.typing as npt
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path, is_disk_full
+from diamond_gym.frames import tile
 from diamond_gym.registry import resolve
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES
@@ -168,13 +169,7 @@ class DreamCommand:
 
     def _sheet(self, obs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """All rows of a batch (N, H, W, C) side by side on one picture, as square as they fit."""
-        from diamond_gym.trainers.pictures import tile
-
-        columns = int(np.ceil(np.sqrt(len(obs))))
-        rows = -(-len(obs) // columns)
-        padded = np.zeros((rows * columns, *obs.shape[1:]), np.uint8)
-        padded[: len(obs)] = obs
-        return tile(padded.reshape(rows, columns, *obs.shape[1:]), self.scale)
+        return tile(obs, scale=self.scale, gap=2)
 
 
 def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -88,11 +88,10 @@ class Evaluate:
             raise BadArgument("say what to score: --game Pong (its world model's agent), --agent FILE, or --random")
         if self._saved is not None and self.model is not None:
             raise BadArgument("--model is for the world model's own agent: leave it out, or --agent")
-        for name in ("episodes", "n_envs"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise BadArgument(f"--max-episode-steps must be at least 1, not {self.max_episode_steps}")
+        for name in ("episodes", "n_envs", "max_episode_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.stochastic and self.deterministic:
             raise BadArgument("--stochastic and --deterministic exclude each other")
 
@@ -129,14 +128,8 @@ class Evaluate:
                 from diamond_gym.trainers.evaluate import score_random
 
                 before = (runs - 1) * self.episodes
-                scores[RANDOM] = score_random(
-                    name,
-                    self.episodes,
-                    self.n_envs,
-                    self.seed,
-                    self.max_episode_steps,
-                    lambda games: advance(before + games),
-                )
+                how = name, self.episodes, self.n_envs, self.seed, self.max_episode_steps
+                scores[RANDOM] = score_random(*how, lambda games: advance(before + games))
         if self.as_json:
             print(json.dumps(rows_of(scores), indent=2))
         else:
@@ -203,11 +196,7 @@ PUBLISHED = "DIAMOND (published)"
 
 
 def gather(paths: tuple[Path, ...], with_published: bool) -> "dict[str, Runs]":
-    """The runs in each folder or file, by a name for it; beside them the published ones on the same games.
-
-    Raises:
-        DiamondGymError: A path holds no scores.
-    """
+    """The runs in each folder or file, by a name for it; beside them the published ones on the same games."""
     from diamond_gym.registry.published import published
     from diamond_gym.trainers.aggregate import read_runs
 
@@ -222,20 +211,6 @@ def gather(paths: tuple[Path, ...], with_published: bool) -> "dict[str, Runs]":
         wanted = {game for runs in methods.values() for game in runs} & set(scores) if methods else set(scores)
         methods[PUBLISHED] = {game: runs for game, runs in scores.items() if game in wanted}
     return methods
-
-
-def as_table(aggregates: "Mapping[str, Aggregates]") -> dict[str, Any]:
-    """Aggregates as plain data, by method."""
-    return {
-        name: {
-            "games": len(result.games),
-            "runs": result.runs,
-            **{statistic: asdict(estimate) for statistic, estimate in result.estimates.items()},
-            "at_least_human": result.at_least_human,
-            "human_normalised": result.normalised,
-        }
-        for name, result in aggregates.items()
-    }
 
 
 def print_aggregates(methods: "Mapping[str, Runs]", aggregates: "Mapping[str, Aggregates]") -> None:
@@ -278,11 +253,7 @@ def print_aggregates(methods: "Mapping[str, Runs]", aggregates: "Mapping[str, Ag
 def aggregate_runs(
     paths: tuple[Path, ...], with_published: bool, seed: int, as_json: bool, out: Path | None, plot: Path | None
 ) -> None:
-    """Sums up runs: prints, and writes the numbers and the picture if asked.
-
-    Raises:
-        DiamondGymError: A path holds no scores, or games or numbers of runs do not fit together.
-    """
+    """Sums up runs: prints, and writes the numbers and the picture if asked."""
     from diamond_gym.files import atomic_write
     from diamond_gym.trainers.aggregate import aggregate
 
@@ -295,7 +266,17 @@ def aggregate_runs(
             aggregates[name] = aggregate(runs, seed=seed)
         except BadArgument as error:
             raise BadArgument(f"{name}: {error}") from None
-    text = json.dumps(as_table(aggregates), indent=2)
+    table = {
+        name: {
+            "games": len(result.games),
+            "runs": result.runs,
+            **{statistic: asdict(estimate) for statistic, estimate in result.estimates.items()},
+            "at_least_human": result.at_least_human,
+            "human_normalised": result.normalised,
+        }
+        for name, result in aggregates.items()
+    }
+    text = json.dumps(table, indent=2)
     if as_json:
         print(text)
     else:

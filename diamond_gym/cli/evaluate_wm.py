@@ -22,10 +22,10 @@ from diamond_gym.registry import Card, home_folder, load_world_model, resolve, u
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.ball import COURTS
-from diamond_gym.trainers.measuring import Fidelity, Sizes, can_play, describe, measure, policies_of
+from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
 from diamond_gym.trainers.own_agent import own_file
-from diamond_gym.trainers.pictures import png, strip, write_png
+from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, write_png
+from diamond_gym.trainers.rollouts import can_play, policies_of
 
 _VIDEOS = (".mp4", ".gif")
 
@@ -36,9 +36,9 @@ class EvaluateWm:
 
     With the actions that were really taken, held-out play is dreamed over again: errors of frames beside those of
     repeating the last real frame, rewards and ends at their exact step, and whether their chances are what they say.
-    Then policies play the game, and dream on from the same frames: returns, and the ball of Breakout and Pong. Last,
-    the drift of free dreams and how different dreams of one start become. Without the real game (pip install
-    'diamond-gym[atari]') the held-out play is all.
+    Then policies play the game, and dream on from the same frames: returns. Last, free dreams: their drift,
+    the share of pixels in colours that real play never shows there (artefacts), and how different dreams of one start
+    become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
     """
 
     name: tyro.conf.Positional[str]
@@ -54,8 +54,6 @@ class EvaluateWm:
     (default: random, and agent where there is one)."""
     quick: bool = False
     """Measure on a fifth of everything: a first look, too rough for --save."""
-    ball: bool = False
-    """Only count the dreams in which the ball of Breakout or Pong stays alive, beside real play."""
     num_denoising_steps: int | None = None
     """Denoising steps per frame (default: as the model's card says)."""
     seed: int = 0
@@ -96,18 +94,16 @@ class EvaluateWm:
             )
         if self.quick and self.save:
             raise BadArgument("--quick figures are too rough for a card: leave out --save or --quick")
-        if self.ball and (self.page or self.video or self.picture):
-            raise BadArgument("--ball only counts: --page, --video and --picture need the whole measurement")
 
     def run(self) -> int:
         """Measures, prints and writes what was asked for."""
+        # what is not installed is said in one line now, not after minutes of measuring
+        import skimage  # noqa: F401
+
         if self.page is not None:
-            import matplotlib  # noqa: F401  (or one line that says what to install, before minutes of measuring)
+            import matplotlib  # noqa: F401
         entry = resolve(self.name)
         game = entry.card.game
-        if self.ball and (game not in COURTS or not can_play(game)):
-            why = "pip install 'diamond-gym[atari]'" if game in COURTS else f"{game} is none of {', '.join(COURTS)}"
-            raise DiamondGymError(f"--ball needs the real game of a ball: {why}")
         model = load_world_model(entry, self.device, self.precision)
         if model.upsampler is not None:
             raise DiamondGymError("models of two stages cannot be held against real play yet")
@@ -116,9 +112,7 @@ class EvaluateWm:
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
         sizes = self.sizes.quicker() if self.quick else self.sizes
-        if self.ball:
-            sizes = replace(sizes, free_dreams=0, dreams_per_start=0, rollouts=max(1, sizes.rollouts))
-        held_out = {} if self.ball else self._held_out(entry.card)
+        held_out = self._held_out(entry.card)
         fields: SamplerFields = {}
         if self.num_denoising_steps is not None:
             fields["num_denoising_steps"] = self.num_denoising_steps
@@ -129,14 +123,12 @@ class EvaluateWm:
                 model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
                 lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
-        table = _rounded(result.table())
-        if self.ball:
-            table = {"ball": table["ball"]}
+        table = _rounded(result.table)
         table |= {"num_denoising_steps": sampler.num_denoising_steps}
         self._write(result, entry.card.action_meanings)
         if self.save:
-            extras = {} if self.ball else {PREVIEW: png(_strip(result))}
-            update_card(entry, replace(entry.card, figures={**entry.card.figures, **table}), extras)
+            figures = {**entry.card.figures, **table}
+            update_card(entry, replace(entry.card, figures=figures), {PREVIEW: png(_strip(result))})
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:
@@ -162,16 +154,13 @@ class EvaluateWm:
         if self.picture is not None:
             write_png(self.picture, _strip(result))
         if self.page is not None:
-            from diamond_gym.trainers.plots import draw_page
-
             draw_page(self.page, result)
         if self.video is not None:
             from diamond_gym.cli.dream import write_video
-            from diamond_gym.trainers.videos import FPS, comparison
 
-            if result.diversity is None:
+            if result.replays is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
-            write_video(self.video, comparison(result.diversity, action_meanings), FPS)
+            write_video(self.video, comparison(*result.replays, action_meanings), FPS)
         for path in (self.picture, self.page, self.video):
             if path is not None:
                 console.print(f"wrote {path}", soft_wrap=True)
@@ -179,8 +168,7 @@ class EvaluateWm:
 
 def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
     """Real frames above dreamed ones, of the play that counts."""
-    first = next(iter(result.loops.values()))
-    return strip(first.play, first.rollout, rows=4)
+    return strip(*next(iter(result.loops.values())), rows=4)
 
 
 def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from diamond_gym.trainers.evaluate import Scores, score
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
 from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
 from diamond_gym.trainers.model_free import ModelFree
+from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import loop_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.videos import dream_film, real_film
 from diamond_gym.trainers.world_model import WorldModelConfig
 
 # what a resumed run may be told differently

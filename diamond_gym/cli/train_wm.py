@@ -20,11 +20,12 @@ from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.closed_loop import RealPlay, closed_loop, figures
+from diamond_gym.trainers.fidelity import figures
 from diamond_gym.trainers.loop import launch, train
-from diamond_gym.trainers.pictures import strip, write_png
+from diamond_gym.trainers.plots import strip, write_png
 from diamond_gym.trainers.presets import preset_flags, settled_preset
 from diamond_gym.trainers.register import draw_starts, half, make_card
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
@@ -136,11 +137,11 @@ class TrainWm:
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
 
-            play = RealPlay.draw(held_out, 3, config.denoiser.inner_model.num_steps_conditioning, HORIZON)
+            real = Rollouts.held_out(held_out, 3, config.denoiser.inner_model.num_steps_conditioning, HORIZON)
 
             def draw(step: int) -> None:
-                rollout = closed_loop(fit.averaged(), play, self.sampler)
-                write_png(folder / "strips" / f"{step:07d}.png", strip(play, rollout))
+                dreamed = dream_rollouts(fit.averaged(), real, self.sampler)
+                write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
 
             with fitting(fit, self.minutes) as report:
                 sitting = train(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
@@ -203,9 +204,10 @@ class TrainWm:
         model.load_weights(weights)  # measure what is stored
         measured = {}
         if self.windows:
-            play = RealPlay.draw(held_out, self.windows, t, HORIZON)
+            real = Rollouts.held_out(held_out, self.windows, t, HORIZON)
             with counting("measuring", self.windows * HORIZON, "frames") as advance:
-                measured = figures(play, closed_loop(model, play, self.sampler, progress=lambda n: advance(n, True)))
+                dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))
+            measured = figures(real, dreamed)
         training = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
         command = "diamond-gym " + shlex.join(["train-wm", "--game", self.game, "--preset", self.preset])
         card = make_card(self.name or label, store, fit.config, training, measured, command, self.sampler)

@@ -1,22 +1,34 @@
-"""Whether the ball of Breakout and Pong stays alive, in a dream or in the real game.
+"""Whether the ball of Breakout and Pong stays alive, in dreams and in the real game.
+
+    python benchmarks/ball.py breakout-nano --policy random
 
 A ball is alive as long as it can be seen, or is out of sight for a reason that the game knows: behind a paddle until it
 is served again, or among Breakout's bricks. A ball that fades away in mid-field is not. The rules below were read off
-real play, and hold for nearly all of it: `diamond-gym evaluate-wm NAME --ball` prints the share beside the dreams'.
+real play, and hold for nearly all of it: the share is printed beside the dreams'.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tyro
+
+from diamond_gym.cli.terminal import counting
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.registry import load_world_model, resolve
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.own_agent import own_file
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, real_rollouts
 
 _Frames = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
 _Int = npt.NDArray[np.int64]
 
-_FIRE = 1
+_FIRE, _Z = 1, 1.959964  # the serving key; the normal quantile of 95 % intervals
 _VISIBLE = 0.5  # of the light of a whole ball
 
 
@@ -154,3 +166,65 @@ def jumps(game: str, balls: Balls) -> tuple[int, int]:
     both = balls.seen[:, 1:] & balls.seen[:, :-1]
     far = np.maximum(np.abs(np.diff(balls.row)), np.abs(np.diff(balls.column))) > COURTS[game].reach + 1
     return int((far & both).sum()), int(both.sum())
+
+
+@dataclass(frozen=True)
+class BallStudy:
+    """Counts the dreams in which the ball stays alive, beside real play from the same frames."""
+
+    name: tyro.conf.Positional[str]
+    """A model of Breakout or Pong."""
+    policy: str = "random"
+    """Who plays: random, scripted, or agent, the model's own."""
+    rollouts: int = 100
+    """Dreams, and as many pieces of real play."""
+    steps: int = 50
+    """Steps of each."""
+    seed: int = 0
+    """Seeds games and dreams."""
+
+    def run(self) -> dict[str, Any]:
+        """Plays, dreams and counts."""
+        entry = resolve(self.name)
+        game = entry.card.game
+        if game not in COURTS:
+            raise BadArgument(f"{game} has no ball that this study knows: it knows {', '.join(COURTS)}")
+        policies_of(entry.card.has_agent, game, (self.policy,))
+        model = load_world_model(entry)
+        make = policy_maker(model, game, self.policy, own_file(entry, "auto"))
+        real = real_rollouts(model, game, make, self.rollouts, self.steps, self.seed)
+        sampler = SamplerConfig(**entry.card.sampler)
+        with counting("dreaming", self.rollouts * self.steps, "frames") as advance:
+            dreamed = dream_rollouts(model, real, sampler, make, self.seed, lambda frames: advance(frames, more=True))
+        assert real.going is not None
+        whole = real[np.flatnonzero(real.going.all(axis=1))]
+        return {"dreams": count(game, dreamed)} | ({"game": count(game, whole)} if len(whole) else {})
+
+
+def count(game: str, rollouts: Rollouts) -> dict[str, Any]:
+    """In what share of rollouts the ball stays alive to the end, and how it moves."""
+    balls, steps = find_balls(game, rollouts.obs), rollouts.rew.shape[1]
+    lived = steps_alive(game, balls, rollouts.act, rollouts.num_start_frames)
+    far, moves = jumps(game, balls)
+    return {
+        "rollouts": len(rollouts),
+        "alive": float((lived == steps).mean()),
+        "alive_interval_95": wilson(int((lived == steps).sum()), len(lived)),
+        "mean_steps_alive": float(lived.mean()),
+        "seen": float(balls.seen[:, -steps:].mean()),
+        "jumps": far / moves if moves else 0.0,
+    }
+
+
+def wilson(hits: int, n: int) -> list[float]:
+    """Wilson's interval of a share, which is honest at 0 and 1 too (Wilson 1927)."""
+    p, z2 = hits / n, _Z**2
+    middle, half = p + z2 / (2 * n), _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    return [float(max(0.0, (middle - half) / (1 + z2 / n))), float(min(1.0, (middle + half) / (1 + z2 / n)))]
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(tyro.cli(BallStudy).run(), indent=2))
+    except DiamondGymError as error:
+        raise SystemExit(str(error)) from None
