@@ -63,7 +63,7 @@ def verify(entry: Entry) -> Entry:
     Raises:
         DamagedModel: A file is missing, truncated or another one.
     """
-    return _steadily(_verify, entry)
+    return _read_current(_verify, entry)
 
 
 def verified_file(entry: Entry, kind: str) -> Path | None:
@@ -78,7 +78,7 @@ def verified_file(entry: Entry, kind: str) -> Path | None:
             _verify_file(entry, kind)
         return entry.file(kind)
 
-    return _steadily(find, entry)
+    return _read_current(find, entry)
 
 
 def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
@@ -91,19 +91,19 @@ def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]"
     Raises:
         DamagedModel: A file is missing, truncated, another one, or not readable as what it should be.
     """
-    return _steadily(_read_model, entry)
+    return _read_current(_read_model, entry)
 
 
-def _steadily(read: Callable[[Entry], T], entry: Entry) -> T:
-    """Reads a model; a failure counts only if the card stays the same: the model may just be replaced."""
-    failed: Entry | None = None
+def _read_current(read: Callable[[Entry], T], entry: Entry) -> T:
+    """Reads a model's files; begins again with the new card if the model has been replaced in the meantime."""
     while True:
         try:
             return read(entry)
         except DamagedModel:
-            if entry == failed:
+            newer = read_entry(entry.path)
+            if newer == entry:
                 raise
-            failed, entry = entry, read_entry(entry.path)
+            entry = newer
 
 
 def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
@@ -125,8 +125,6 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     starts = load_starts(starts_path) if starts_path else None
     if starts is not None:
         check_starts(entry.card, starts, str(starts_path))
-    if read_entry(entry.path) != entry:
-        raise DamagedModel(f"{entry.path}: the model was replaced while it was being read; try again")
     return entry, weights, starts
 
 

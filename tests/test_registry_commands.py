@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cards import listed
 from released import ATARI_FILES, save_golden
 from said import one_line
 
@@ -44,7 +45,7 @@ def test_export_verify_remove(tmp_path: Path, home: Path, capsys: pytest.Capture
     golden = save_golden()
     out = tmp_path / "out"
     assert cli.main(["export", golden, str(out)]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["golden.md", "golden.safetensors", "golden.toml"]
+    assert listed(out) == ["golden.md", "golden.safetensors", "golden.toml"]
     assert load_world_model(out, "cpu", "float32").num_actions == 5
     assert cli.main(["export", golden, str(out)]) == 0  # the same model again
     other = read_released(*ATARI_FILES, "Breakout", "other")

@@ -238,7 +238,7 @@ class Push:
 
         entry = resolve(self.name)
         with temporary_folder(Path(tempfile.gettempdir())) as folder:
-            entry = export(entry, folder, readme=True)
+            entry = export(entry, folder, as_readme=True)
             address = push(entry, folder, self.repository, self.private)
         print(address)
         return 0
