@@ -193,28 +193,27 @@ def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:
     return total
 
 
-def check_plain(value: Any, above: str = "", depth: int = 0) -> int:
+def check_plain(table: Any) -> None:
     """Checks that a table read from a file is plain data of bearable size: texts, 64-bit numbers, lists and tables.
-
-    Returns:
-        How many values there are.
 
     Raises:
         BadConfig: It is nested too deeply, too large, or holds something else.
     """
-    if depth > _DEEPEST_TABLE:
-        raise BadConfig("nested too deeply")
-    if isinstance(value, Mapping | list | tuple):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        count = sum(check_plain(item, f"{above}.{key}" if above else str(key), depth + 1) for key, item in items)
+    count, left = 0, [("", table, 0)]
+    while left:
+        where, value, depth = left.pop()
+        count += 1
+        if depth > _DEEPEST_TABLE:
+            raise BadConfig("nested too deeply")
         if count > _MOST_VALUES:
             raise BadConfig("it holds too many values")
-        return count + 1
-    if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        raise BadConfig(f"key '{_shown(above)}' is a number of more than 64 bits")
-    if not isinstance(value, str | int | float | bool | None):
-        raise BadConfig(f"key '{_shown(above)}' is a {type(value).__name__}, which has no place here")
-    return 1
+        if isinstance(value, Mapping | list | tuple):
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left += [(f"{where}.{key}" if where else str(key), item, depth + 1) for key, item in items]
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            raise BadConfig(f"key '{_shown(where)}' is a number of more than 64 bits")
+        elif not isinstance(value, str | int | float | bool | None):
+            raise BadConfig(f"key '{_shown(where)}' is a {type(value).__name__}, which has no place here")
 
 
 def _shown(value: object) -> str:
