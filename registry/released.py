@@ -196,7 +196,9 @@ def _game_of(env: Table, config: Path) -> str:
 
 def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
     table = _read_yaml(config)
-    root = {key: table[key] for key in ("agent", "env") if key in table} if "agent" in table else {"agent": table}
+    root: Table = {key: table[key] for key in ("agent", "env") if key in table}
+    if "agent" not in table:
+        root = {"agent": table}
     if env_config is not None:
         root["env"] = _read_yaml(env_config)
     if "env" not in root and "${env." in config.read_text(encoding="utf-8"):

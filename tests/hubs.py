@@ -32,6 +32,8 @@ def serve(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes a folder the hub: `user/repo/<file>` there, served as huggingface_hub would."""
 
     def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
+        if not (root / repo_id).exists():
+            raise hub_error(hub_errors.RepositoryNotFoundError, 404)
         folder = cache / "snapshots" / COMMIT
         for path in sorted((root / repo_id).rglob("*")):
             name = path.relative_to(root / repo_id).as_posix()
@@ -41,10 +43,6 @@ def serve(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(folder)
 
     class Api:
-        def repo_info(self, repo_id: str, *, revision: str | None, timeout: float) -> None:
-            if not (root / repo_id).exists():
-                raise hub_error(hub_errors.RepositoryNotFoundError, 404)
-
         def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> None:
             assert exist_ok
             (root / repo_id).mkdir(parents=True, exist_ok=True)
