@@ -1,21 +1,26 @@
-"""Checkpoints of others: read as tensors and nothing else, and held against the networks they should fill."""
+"""Others' checkpoints and YAML, read as tensors and plain values, and held against the networks they should fill."""
 
+import math
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diamond_gym.errors import DamagedModel
-from diamond_gym.registry.card import Card
+from diamond_gym.errors import BadConfig, DamagedModel
+from diamond_gym.registry.card import Card, Table
+from diamond_gym.schema import check_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)")
 _WRAPPERS = ("_orig_mod", "module")
+_LARGEST_YAML, _MOST_REFERENCES = 1 << 16, 20  # of the authors' files the longest has 7
+_REFERENCE = re.compile(r"\$\{\s*\.*[A-Za-z_]\w*(?:\.\w+)*\s*\}")
+_INFINITY = re.compile(r"""\$\{eval:\s*(['"]?)\s*float\(\s*(['"])inf\2\s*\)\s*\1\s*\}""")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -59,6 +64,73 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
         twice = next(key for key in state if key not in plain.values())
         raise DamagedModel(f"{path}: key '{_shorten(twice)}' is there twice, once as torch wraps it")
     return {name: state[key] for name, key in plain.items()}
+
+
+def read_yaml(path: Path) -> Table:
+    """Reads a YAML file of plain values; its references stay as they are written."""
+    import yaml
+
+    try:
+        if path.stat().st_size > _LARGEST_YAML:
+            raise DamagedModel(f"{path}: too long for a configuration")
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedModel(f"{path}: there is no such file") from None
+    except RecursionError:
+        raise DamagedModel(f"{path}: nested too deeply") from None
+    except DamagedModel:
+        raise
+    except Exception as error:  # PyYAML meets values that are not what their tags say with exceptions of many kinds
+        raise DamagedModel(f"{path}: not readable as plain YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(table, dict):
+        raise DamagedModel(f"{path}: a table of keys and values is wanted")
+    return table
+
+
+def resolve_references(root: Table, where: str) -> Table:
+    """Replaces each reference of OmegaConf, such as `${env.train.size}`, by what it refers to; runs nothing.
+
+    Args:
+        root: The whole configuration; references begin here.
+        where: What to call the configuration in an error.
+
+    Raises:
+        DamagedModel: A reference leads nowhere or in a circle, or would call one of OmegaConf's resolvers.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    references = 0
+
+    def checked(value: Any) -> Any:
+        nonlocal references
+        if isinstance(value, dict):
+            return {key: checked(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [checked(item) for item in value]
+        if isinstance(value, str):
+            if _INFINITY.fullmatch(value):
+                return math.inf  # the one call in the authors' files
+            if "${" in _REFERENCE.sub("", value):
+                raise BadConfig(f"'{value[:80]}' is refused: only references to other values are followed")
+            references += value.count("${")
+        return value
+
+    try:
+        check_plain(root)
+        plain = checked(root)
+        if references > _MOST_REFERENCES:  # each can double what it refers to
+            raise BadConfig("its references make it endless")
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+        check_plain(resolved)
+    except RecursionError:
+        raise DamagedModel(f"{where}: a reference leads back to itself in a circle") from None
+    except BadConfig as error:
+        raise DamagedModel(f"{where}: {error}") from None
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError) as error:
+        key, message = getattr(error, "full_key", None), str(error).partition("\n")[0]
+        raise DamagedModel(f"{where}: key '{key or 'agent'}': {message[:200]}") from None
+    return dict(resolved)
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:

@@ -5,7 +5,6 @@ Alonso et al. 2024 (arXiv 2405.12399) release a flat state dict per model with t
 the number of actions and a few switches follow from the tensors' shapes.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card, Table, check_name, now
-from diamond_gym.registry.checkpoint import check_weights, read_checkpoint
+from diamond_gym.registry.checkpoint import check_weights, read_checkpoint, read_yaml, resolve_references
 from diamond_gym.registry.games import games
-from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, check_plain, check_table
+from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, check_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,9 +49,6 @@ _ACTION_ROWS = {
 }
 _AGENTS, _EPOCH = Path("checkpoints", "agent_versions"), re.compile(r"(\d+)\.pt$")
 _ID = re.compile(r"(?:[\w.-]+[:/])*([\w.-]+?)(?:NoFrameskip)?-v\d+")
-_LARGEST_YAML, _MOST_REFERENCES = 1 << 16, 20  # of the authors' files the longest has 7
-_REFERENCE = re.compile(r"\$\{\s*\.*[A-Za-z_]\w*(?:\.\w+)*\s*\}")
-_INFINITY = re.compile(r"""\$\{eval:\s*(['"]?)\s*float\(\s*(['"])inf\2\s*\)\s*\1\s*\}""")
 TWO_STAGE_SAMPLER = {"num_denoising_steps": 1, "s_cond": 0.005}
 """How dynamics that are told the noise of their past frames are sampled when it has to be fast (the authors')."""
 
@@ -195,12 +191,12 @@ def _game_of(env: Table, config: Path) -> str:
 
 
 def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
-    table = _read_yaml(config)
+    table = read_yaml(config)
     root: Table = {key: table[key] for key in ("agent", "env") if key in table}
     if "agent" not in table:
         root = {"agent": table}
     if env_config is not None:
-        root["env"] = _read_yaml(env_config)
+        root["env"] = read_yaml(env_config)
     if "env" not in root and "${env." in config.read_text(encoding="utf-8"):
         raise BadArgument(f"{config} refers to the environment's configuration: give it with --env-config")
     resolved = resolve_references(root, str(config))
@@ -208,73 +204,6 @@ def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
     if not isinstance(agent, dict) or not isinstance(env, dict):
         raise DamagedModel(f"{config}: tables are wanted")
     return agent, env
-
-
-def _read_yaml(path: Path) -> Table:
-    """Reads a YAML file of plain values; its references stay as they are written."""
-    import yaml
-
-    try:
-        if path.stat().st_size > _LARGEST_YAML:
-            raise DamagedModel(f"{path}: too long for a configuration")
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedModel(f"{path}: there is no such file") from None
-    except RecursionError:
-        raise DamagedModel(f"{path}: nested too deeply") from None
-    except DamagedModel:
-        raise
-    except Exception as error:  # PyYAML meets values that are not what their tags say with exceptions of many kinds
-        raise DamagedModel(f"{path}: not readable as plain YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(table, dict):
-        raise DamagedModel(f"{path}: a table of keys and values is wanted")
-    return table
-
-
-def resolve_references(root: Table, where: str) -> Table:
-    """Replaces each reference of OmegaConf, such as `${env.train.size}`, by what it refers to; runs nothing.
-
-    Args:
-        root: The whole configuration; references begin here.
-        where: What to call the configuration in an error.
-
-    Raises:
-        DamagedModel: A reference leads nowhere or in a circle, or would call one of OmegaConf's resolvers.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    references = 0
-
-    def checked(value: Any) -> Any:
-        nonlocal references
-        if isinstance(value, dict):
-            return {key: checked(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [checked(item) for item in value]
-        if isinstance(value, str):
-            if _INFINITY.fullmatch(value):
-                return math.inf  # the one call in the authors' files
-            if "${" in _REFERENCE.sub("", value):
-                raise BadConfig(f"'{value[:80]}' is refused: only references to other values are followed")
-            references += value.count("${")
-        return value
-
-    try:
-        check_plain(root)
-        plain = checked(root)
-        if references > _MOST_REFERENCES:  # each can double what it refers to
-            raise BadConfig("its references make it endless")
-        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-        check_plain(resolved)
-    except RecursionError:
-        raise DamagedModel(f"{where}: a reference leads back to itself in a circle") from None
-    except BadConfig as error:
-        raise DamagedModel(f"{where}: {error}") from None
-    except (OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError) as error:
-        key, message = getattr(error, "full_key", None), str(error).partition("\n")[0]
-        raise DamagedModel(f"{where}: key '{key or 'agent'}': {message[:200]}") from None
-    return dict(resolved)
 
 
 def _denoiser(table: Any, where: str, prefix: str, weights: "Mapping[str, Tensor]") -> Table:

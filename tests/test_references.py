@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diamond_gym.errors import DamagedModel
-from diamond_gym.registry.released import _read_yaml, resolve_references
+from diamond_gym.registry.checkpoint import read_yaml, resolve_references
 
 
 def resolved(text: str) -> Any:
@@ -68,9 +68,9 @@ def test_refused(text: str, message: str, tmp_path: Path) -> None:
 
 
 def read_any(path: Path) -> Any:
-    """Lists too; what is nested too deeply is told by _read_yaml."""
+    """Lists too; what is nested too deeply is told by read_yaml."""
     text = path.read_text()
-    return _read_yaml(path) if text.startswith(("{", "[[")) else yaml.safe_load(text)
+    return read_yaml(path) if text.startswith(("{", "[[")) else yaml.safe_load(text)
 
 
 def test_endless_references() -> None:
@@ -100,11 +100,11 @@ def test_unreadable(content: bytes, message: str, tmp_path: Path, monkeypatch: p
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(DamagedModel, match=message) as caught:
-        _read_yaml(path)
+        read_yaml(path)
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
     with pytest.raises(DamagedModel, match="no such file"):
-        _read_yaml(tmp_path / "d.yaml")
+        read_yaml(tmp_path / "d.yaml")
 
 
 PLAIN = st.recursive(

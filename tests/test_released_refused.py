@@ -28,7 +28,8 @@ from diamond_gym.registry.released import read_released
         ((), "Zork", "Zork is no game that can be played here"),
         (("--starts", "nowhere"), "Breakout", "nowhere is not a folder of collected episodes"),
         (("--name", "../up"), "Breakout", "cannot be used"),
-        (("--start-steps", "1"), "Breakout", "at least 100"),
+        (("--start-steps", "1"), "Breakout", "--start-steps must be at least 100, not 1"),
+        (("--seed", "-1"), "Breakout", "--seed must be at least 0, not -1"),
     ],
 )
 def test_asked_for_wrongly(

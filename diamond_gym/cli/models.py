@@ -155,7 +155,7 @@ def _print_info(card: Card, metadata: Mapping[str, str]) -> None:
     console = Console(markup=False, highlight=False)
     console.print(f"{card.name}: {card.summary}" if card.summary else card.name, style="bold")
     tables: dict[str, Mapping[str, Any] | None] = {
-        "": {key: getattr(card, key) for key in ("game", "created", "license", "source")} | metadata,
+        "": {**{key: getattr(card, key) for key in ("game", "created", "license", "source")}, **metadata},
         **{key: getattr(card, key) for key in ("spaces", *NETWORKS, "sampler", "training", "figures")},
     }
     width = max((len(key) for table in tables.values() for key, _ in flat_rows(table or {})), default=0)
