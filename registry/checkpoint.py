@@ -50,7 +50,7 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
     except DamagedModel:
         raise
     except Exception as error:  # torch and pickle fail on damaged bytes in every way there is
-        raise DamagedModel(f"{path}: not readable as a checkpoint ({_brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as a checkpoint ({brief(error)})") from None
     if not isinstance(state, dict) or not state:
         raise DamagedModel(f"{path}: a dictionary of tensors is wanted, and it holds a {type(state).__name__}")
     for key, tensor in state.items():
@@ -150,10 +150,10 @@ def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
         if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
             raise DamagedModel(f"{where}: key '{_shorten(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
         reach = 0  # of the dimensions within, in elements
-        for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
             if size > 1 and stride <= reach:
                 raise DamagedModel(f"{where}: key '{_shorten(key)}' has elements that share memory")
-            reach += stride * (size - 1) if size > 1 else 0
+            reach += stride * max(size - 1, 0)
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -168,17 +168,15 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
         DamagedModel: A key is missing, left over or of another shape, or a tensor is not finite.
     """
     expected = expected_shapes(card, where)
-    for what, keys in (
-        ("missing", [key for key in expected if key not in weights]),
-        ("left over", [key for key in weights if key not in expected]),
-    ):
+    differences = {"missing": sorted(set(expected) - set(weights)), "left over": sorted(set(weights) - set(expected))}
+    for what, keys in differences.items():
         if keys:
             count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
             raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{_shorten(keys[0])}'")
     for key, shape in expected.items():
         if tuple(weights[key].shape) != shape:
-            result = tuple(weights[key].shape)
-            raise DamagedModel(f"{where}: key '{key}' has shape {result}, but its configuration makes it {shape}")
+            own = tuple(weights[key].shape)
+            raise DamagedModel(f"{where}: key '{key}' has shape {own}, but its configuration makes it {shape}")
     check_finite(weights, where)
 
 
@@ -218,7 +216,7 @@ def expected_shapes(card: Card, where: str) -> Shapes:
                 Denoiser(denoiser_config(card.upsampler)) if card.upsampler else None,
             )
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise DamagedModel(f"{where}: there is no network of this configuration ({_brief(error)})") from None
+        raise DamagedModel(f"{where}: there is no network of this configuration ({brief(error)})") from None
     return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
 
 
@@ -230,7 +228,8 @@ def _why_refused(message: str) -> str:
     return f"only tensors are read from a checkpoint ({_shorten(' '.join(message.split()), 120)})"
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """A library's message, which may be a page, in one line of bearable length."""
     return _shorten(" ".join(str(error).split()) or type(error).__name__, 160)
 
 

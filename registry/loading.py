@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
+from diamond_gym.registry.checkpoint import brief, check_finite, check_tensors
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
@@ -42,14 +43,8 @@ def load_world_model(
 
     try:
         loaded = WorldModel.from_card(entry.card, weights, starts)
-    except (
-        RuntimeError,
-        TypeError,
-        KeyError,
-        ValueError,
-        ArithmeticError,
-    ) as error:  # torch lists misfits over many lines
-        raise DamagedModel(f"{entry.path}: card and weights do not fit together ({_brief(error)})") from error
+    except (RuntimeError, TypeError, KeyError, ValueError, ArithmeticError) as error:
+        raise DamagedModel(f"{entry.path}: card and weights do not fit together ({brief(error)})") from error
     return loaded.to_device(device, precision)
 
 
@@ -110,7 +105,6 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from diamond_gym.registry.checkpoint import check_finite, check_tensors
     from diamond_gym.starts import load_starts
 
     _verify(entry)
@@ -119,7 +113,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise DamagedModel(f"{path}: not readable as safetensors ({_brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as safetensors ({brief(error)})") from None
     check_tensors(weights, str(path))
     check_finite(weights, str(path))
     starts = load_starts(starts_path) if starts_path else None
@@ -186,9 +180,3 @@ def _remedy(entry: Entry) -> str:
         return "install diamond-gym again"
     game = entry.card.game
     return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
-
-
-def _brief(error: BaseException, longest: int = 200) -> str:
-    """A library's message in one line of bearable length."""
-    line = " ".join(str(error).split())
-    return line if len(line) <= longest else f"{line[:longest]}..."
