@@ -47,7 +47,9 @@ def serve(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             assert exist_ok
             (root / repo_id).mkdir(parents=True, exist_ok=True)
 
-        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> Any:
+        def upload_folder(self, *, repo_id: str, folder_path: Path, delete_patterns: str, **_: Any) -> Any:
+            for path in (root / repo_id).glob(delete_patterns):
+                path.unlink()
             shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
             return SimpleNamespace(oid=COMMIT)
 

@@ -16,6 +16,7 @@ from said import one_line
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry import load_world_model, resolve, save_model, with_agent
+from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
@@ -49,6 +50,16 @@ def test_push_pull_and_use_by_address(hub: Path, home: Path, capsys: pytest.Capt
         resolve("hf:user/other")
     assert cli.main(["pull", "user/repo@main"]) == 0
     assert resolve("hf:user/repo@main").card.training["pulled"]["revision"] == COMMIT
+
+
+def test_a_second_push_replaces_the_files(hub: Path) -> None:
+    golden = save_golden()
+    assert cli.main(["push", golden, "user/repo"]) == 0
+    entry = resolve(golden)
+    changed = save_model(entry.card, {key: value + 1 for key, value in read_model(entry)[1].items()})
+    assert cli.main(["push", golden, "user/repo"]) == 0
+    assert listed(hub / "user" / "repo") == ["README.md", "golden.safetensors", "golden.toml"]
+    assert (hub / "user" / "repo" / changed.card.files["weights"].name).exists()
 
 
 def test_starts_go_along(tmp_path: Path, hub: Path) -> None:
