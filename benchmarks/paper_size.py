@@ -32,7 +32,7 @@ from diamond_gym import csgo
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
-from diamond_gym.registry import load_world_model
+from diamond_gym.registry import Card, load_world_model, now
 from diamond_gym.registry.published import CSGO, Published, published
 from diamond_gym.registry.released import Released, read_released
 from diamond_gym.registry.spawn import read_spawn
@@ -44,13 +44,15 @@ from diamond_gym.world_model import WorldModel, denoiser_config
 
 ATARI_FRAMES, CSGO_FRAMES = 15, 16
 NAME = "paper-size"
+Table = dict[str, Any]
+_PAPER_UNET: Table = {"depths": [2, 2, 2, 2], "attn_depths": [0, 0, 0, 0]}
 _DERIVED = ("num_actions", "noise_cond", "num_extra_images")  # what the released YAML leaves to the tensors
 
 
 def write_release(game: str, folder: Path) -> None:
     """Writes a random model of a published one's sizes as the authors would: checkpoint, two YAML files, spawns."""
     model = published()[game]
-    card = model.card()
+    card = _card(model)
     with torch.device("meta"):  # the orthogonal initialisation of networks this wide takes minutes
         networks = WorldModel(
             Denoiser(denoiser_config(card.denoiser)),
@@ -78,6 +80,47 @@ def write_release(game: str, folder: Path) -> None:
         actions = csgo.encode(rng.integers(0, csgo.SIZES, (204, len(csgo.SIZES)))).astype(np.uint8)
         np.save(spawn / "act.npy", actions[:4])
         np.save(spawn / "next_act.npy", actions[4:])
+
+
+def _atari_networks(num_actions: int) -> dict[str, Table]:
+    frames: Table = {"img_channels": 3, "num_actions": num_actions}
+    inner = {**frames, **_PAPER_UNET, "num_steps_conditioning": 4, "cond_channels": 256, "channels": [64] * 4}
+    square: Table = {**frames, "img_size": 64, "lstm_dim": 512}
+    return {
+        "denoiser": {"sigma_data": 0.5, "sigma_offset_noise": 0.3, "inner_model": inner},
+        "reward_end": {**square, **_PAPER_UNET, "cond_channels": 128, "channels": [32] * 4},
+        "actor_critic": {**square, "channels": [32, 32, 64, 64], "down": [1, 1, 1, 1]},
+    }
+
+
+def _csgo_networks(num_actions: int) -> dict[str, Table]:
+    frames: Table = {**_PAPER_UNET, "img_channels": 3, "cond_channels": 2048, "noise_cond": True}
+    dynamics = {
+        **frames,
+        "num_steps_conditioning": 4,
+        "channels": [128, 256, 512, 1024],
+        "attn_depths": [0, 0, 1, 1],
+        "num_actions": num_actions,
+    }
+    upsampler = {
+        **frames,
+        "num_steps_conditioning": 1,
+        "channels": [64, 64, 128, 256],
+        "attn_depths": [0, 0, 0, 1],
+        "num_extra_images": 1,
+    }
+    edm: Table = {"sigma_data": 0.5, "sigma_offset_noise": 0.1}
+    return {
+        "denoiser": {**edm, "noise_previous_obs": True, "inner_model": dynamics},
+        "upsampler": {**edm, "upsampling_factor": 5, "inner_model": upsampler},
+    }
+
+
+def _card(model: Published) -> Card:
+    atari = model.game != CSGO
+    networks = (_atari_networks if atari else _csgo_networks)(model.num_actions)
+    spaces = {"obs_shape": [64, 64, 3] if atari else [150, 280, 3], "num_actions": model.num_actions}
+    return Card(model.name, model.game, now(), spaces, **networks)
 
 
 def measure(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diamond_gym.errors import BadConfig
+from diamond_gym.errors import BadArgument, BadConfig
 
 LARGEST, LARGEST_IMAGE, MOST_ACTIONS, MOST_LEVELS, DEEPEST = 1 << 13, 1 << 12, 1 << 12, 12, 64
 _DEEPEST_TABLE, _MOST_VALUES, _INT64 = 16, 100_000, 1 << 63
@@ -172,6 +172,22 @@ def check_config(config: Any, fields: Fields) -> None:
     check_table({key: getattr(config, key) for key in own}, own)
 
 
+def check_at_least(options: Any, **least: float) -> None:
+    """Refuses options below their least values, as in `check_at_least(self, steps=1, seed=0)`; None is left out.
+
+    Args:
+        options: What has them as attributes.
+        least: By attribute, the least value.
+
+    Raises:
+        BadArgument: The first of them, by the name it has on the command line.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and not value >= bound:
+            raise BadArgument(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+
+
 def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:
     """About how many numbers the networks of checked tables hold: rather more than fewer, as a bound on memory."""
     total = 0
@@ -193,28 +209,27 @@ def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:
     return total
 
 
-def check_plain(value: Any, above: str = "", depth: int = 0) -> int:
+def check_plain(table: Any) -> None:
     """Checks that a table read from a file is plain data of bearable size: texts, 64-bit numbers, lists and tables.
-
-    Returns:
-        How many values there are.
 
     Raises:
         BadConfig: It is nested too deeply, too large, or holds something else.
     """
-    if depth > _DEEPEST_TABLE:
-        raise BadConfig("nested too deeply")
-    if isinstance(value, Mapping | list | tuple):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        count = sum(check_plain(item, f"{above}.{key}" if above else str(key), depth + 1) for key, item in items)
+    count, left = 0, [("", table, 0)]
+    while left:
+        where, value, depth = left.pop()
+        count += 1
+        if depth > _DEEPEST_TABLE:
+            raise BadConfig("nested too deeply")
         if count > _MOST_VALUES:
             raise BadConfig("it holds too many values")
-        return count + 1
-    if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        raise BadConfig(f"key '{_shown(above)}' is a number of more than 64 bits")
-    if not isinstance(value, str | int | float | bool | None):
-        raise BadConfig(f"key '{_shown(above)}' is a {type(value).__name__}, which has no place here")
-    return 1
+        if isinstance(value, Mapping | list | tuple):
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left += [(f"{where}.{key}" if where else str(key), item, depth + 1) for key, item in items]
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            raise BadConfig(f"key '{_shown(where)}' is a number of more than 64 bits")
+        elif not isinstance(value, str | int | float | bool | None):
+            raise BadConfig(f"key '{_shown(where)}' is a {type(value).__name__}, which has no place here")
 
 
 def _shown(value: object) -> str:

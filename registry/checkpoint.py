@@ -1,21 +1,26 @@
-"""Checkpoints of others: read as tensors and nothing else, and held against the networks they should fill."""
+"""Others' checkpoints and YAML, read as tensors and plain values, and held against the networks they should fill."""
 
+import math
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diamond_gym.errors import DamagedModel
-from diamond_gym.registry.card import Card
+from diamond_gym.errors import BadConfig, DamagedModel
+from diamond_gym.registry.card import Card, Table
+from diamond_gym.schema import check_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)")
 _WRAPPERS = ("_orig_mod", "module")
+_LARGEST_YAML, _MOST_REFERENCES = 1 << 16, 20  # of the authors' files the longest has 7
+_REFERENCE = re.compile(r"\$\{\s*\.*[A-Za-z_]\w*(?:\.\w+)*\s*\}")
+_INFINITY = re.compile(r"""\$\{eval:\s*(['"]?)\s*float\(\s*(['"])inf\2\s*\)\s*\1\s*\}""")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -45,7 +50,7 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
     except DamagedModel:
         raise
     except Exception as error:  # torch and pickle fail on damaged bytes in every way there is
-        raise DamagedModel(f"{path}: not readable as a checkpoint ({_brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as a checkpoint ({brief(error)})") from None
     if not isinstance(state, dict) or not state:
         raise DamagedModel(f"{path}: a dictionary of tensors is wanted, and it holds a {type(state).__name__}")
     for key, tensor in state.items():
@@ -59,6 +64,73 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
         twice = next(key for key in state if key not in plain.values())
         raise DamagedModel(f"{path}: key '{_shorten(twice)}' is there twice, once as torch wraps it")
     return {name: state[key] for name, key in plain.items()}
+
+
+def read_yaml(path: Path) -> Table:
+    """Reads a YAML file of plain values; its references stay as they are written."""
+    import yaml
+
+    try:
+        if path.stat().st_size > _LARGEST_YAML:
+            raise DamagedModel(f"{path}: too long for a configuration")
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedModel(f"{path}: there is no such file") from None
+    except RecursionError:
+        raise DamagedModel(f"{path}: nested too deeply") from None
+    except DamagedModel:
+        raise
+    except Exception as error:  # PyYAML meets values that are not what their tags say with exceptions of many kinds
+        raise DamagedModel(f"{path}: not readable as plain YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(table, dict):
+        raise DamagedModel(f"{path}: a table of keys and values is wanted")
+    return table
+
+
+def resolve_references(root: Table, where: str) -> Table:
+    """Replaces each reference of OmegaConf, such as `${env.train.size}`, by what it refers to; runs nothing.
+
+    Args:
+        root: The whole configuration; references begin here.
+        where: What to call the configuration in an error.
+
+    Raises:
+        DamagedModel: A reference leads nowhere or in a circle, or would call one of OmegaConf's resolvers.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    references = 0
+
+    def checked(value: Any) -> Any:
+        nonlocal references
+        if isinstance(value, dict):
+            return {key: checked(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [checked(item) for item in value]
+        if isinstance(value, str):
+            if _INFINITY.fullmatch(value):
+                return math.inf  # the one call in the authors' files
+            if "${" in _REFERENCE.sub("", value):
+                raise BadConfig(f"'{value[:80]}' is refused: only references to other values are followed")
+            references += value.count("${")
+        return value
+
+    try:
+        check_plain(root)
+        plain = checked(root)
+        if references > _MOST_REFERENCES:  # each can double what it refers to
+            raise BadConfig("its references make it endless")
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+        check_plain(resolved)
+    except RecursionError:
+        raise DamagedModel(f"{where}: a reference leads back to itself in a circle") from None
+    except BadConfig as error:
+        raise DamagedModel(f"{where}: {error}") from None
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError) as error:
+        key, message = getattr(error, "full_key", None), str(error).partition("\n")[0]
+        raise DamagedModel(f"{where}: key '{key or 'agent'}': {message[:200]}") from None
+    return dict(resolved)
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
@@ -78,10 +150,10 @@ def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
         if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
             raise DamagedModel(f"{where}: key '{_shorten(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
         reach = 0  # of the dimensions within, in elements
-        for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
             if size > 1 and stride <= reach:
                 raise DamagedModel(f"{where}: key '{_shorten(key)}' has elements that share memory")
-            reach += stride * (size - 1) if size > 1 else 0
+            reach += stride * max(size - 1, 0)
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -96,17 +168,15 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
         DamagedModel: A key is missing, left over or of another shape, or a tensor is not finite.
     """
     expected = expected_shapes(card, where)
-    for what, keys in (
-        ("missing", [key for key in expected if key not in weights]),
-        ("left over", [key for key in weights if key not in expected]),
-    ):
+    differences = {"missing": sorted(set(expected) - set(weights)), "left over": sorted(set(weights) - set(expected))}
+    for what, keys in differences.items():
         if keys:
             count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
             raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{_shorten(keys[0])}'")
     for key, shape in expected.items():
         if tuple(weights[key].shape) != shape:
-            result = tuple(weights[key].shape)
-            raise DamagedModel(f"{where}: key '{key}' has shape {result}, but its configuration makes it {shape}")
+            own = tuple(weights[key].shape)
+            raise DamagedModel(f"{where}: key '{key}' has shape {own}, but its configuration makes it {shape}")
     check_finite(weights, where)
 
 
@@ -146,7 +216,7 @@ def expected_shapes(card: Card, where: str) -> Shapes:
                 Denoiser(denoiser_config(card.upsampler)) if card.upsampler else None,
             )
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise DamagedModel(f"{where}: there is no network of this configuration ({_brief(error)})") from None
+        raise DamagedModel(f"{where}: there is no network of this configuration ({brief(error)})") from None
     return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
 
 
@@ -158,7 +228,8 @@ def _why_refused(message: str) -> str:
     return f"only tensors are read from a checkpoint ({_shorten(' '.join(message.split()), 120)})"
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """A library's message, which may be a page, in one line of bearable length."""
     return _shorten(" ".join(str(error).split()) or type(error).__name__, 160)
 
 

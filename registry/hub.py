@@ -1,12 +1,12 @@
 """Models from and to the Hugging Face hub, or from a local mirror of the same layout.
 
-huggingface_hub does the fetching: it goes on where it was interrupted, and shows progress. What was fetched first
-is remembered by its hash in the model's card, and every later pull is held to it.
+huggingface_hub does the fetching: it goes on where it was interrupted, verifies, caches and shows progress. What was
+fetched first is remembered by its hash in the model's card, and every later pull is held to it.
 """
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,10 @@ from typing import Any
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound
 from diamond_gym.files import is_disk_full, sha256_file
-from diamond_gym.registry.card import Card
 from diamond_gym.registry.models import Address, Entry, entries, read_entry
 from diamond_gym.registry.published import Published
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PATIENCE = 10.0  # seconds for the hub's first answer
 _NETWORK = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet")
 
 
@@ -88,12 +86,6 @@ def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fe
     return entry, Fetched(folder, result, hashes, address.revision)
 
 
-def pulled(card: Card) -> dict[str, Any]:
-    """What a card remembers of where it was pulled from; empty for a model that was not."""
-    table = card.training.get("pulled", {})
-    return dict(table) if isinstance(table, dict) else {}
-
-
 def check_first_pull(fetched: Fetched, name: str) -> None:
     """Holds fetched files to those of the first pull, if the model is here already.
 
@@ -101,7 +93,7 @@ def check_first_pull(fetched: Fetched, name: str) -> None:
         DamagedModel: A file is not the one it was.
     """
     for entry in entries():
-        before = pulled(entry.card)
+        before = entry.card.training.get("pulled", {})
         if entry.bundled or entry.name != name or before.get("repository") != fetched.address.repository:
             continue
         for path, sha256 in before.get("sha256", {}).items():
@@ -132,46 +124,24 @@ def push(entry: Entry, files: Path, repository: str, private: bool = False) -> A
             folder_path=files,
             revision=address.revision,
             commit_message=f"{entry.name}: a world model of {entry.card.game}",
+            delete_patterns=f"{entry.name}-????????.*",  # the files of the model that it replaces
         )
     return Address(address.repository, str(commit.oid))
 
 
-def _folder(address: Address, wanted: Iterable[str], mirror: Path | None) -> tuple[Path, Address]:
+def _folder(address: Address, wanted: list[str], mirror: Path | None) -> tuple[Path, Address]:
     """The folder that holds the wanted files, and the address with its commit, if it is known."""
     if mirror is not None:
         if not mirror.is_dir():
             raise BadArgument(f"there is no folder {mirror}")
         return mirror, Address(address.repository, _commit(mirror))
-    with _clear_lines(address, "fetched"):
-        folder = _download(address, list(wanted))
-    return folder, Address(address.repository, _commit(folder) or address.revision)
-
-
-def _download(address: Address, wanted: list[str]) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
 
-    def snapshot(cached: bool) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                address.repository,
-                revision=address.revision,
-                allow_patterns=wanted,
-                library_name="diamond-gym",
-                local_files_only=cached,
-            )
+    with _clear_lines(address, "fetched"):
+        folder = huggingface_hub.snapshot_download(
+            address.repository, revision=address.revision, allow_patterns=wanted, library_name="diamond-gym"
         )
-
-    try:  # knocked first: of a commit, the library would try to list the files for half a minute before it gave up
-        huggingface_hub.HfApi().repo_info(address.repository, revision=address.revision, timeout=_PATIENCE)
-    except Exception as error:
-        if getattr(error, "response", None) is not None or not _is_of_the_network(error):
-            raise
-        try:
-            return snapshot(cached=True)
-        except (errors.LocalEntryNotFoundError, OSError):
-            raise error from None
-    return snapshot(cached=False)
+    return Path(folder), Address(address.repository, _commit(Path(folder)) or address.revision)
 
 
 def _commit(folder: Path) -> str | None:
@@ -215,42 +185,31 @@ def _clear_lines(address: Address, done: str) -> Iterator[None]:
     log.setLevel(logging.ERROR)  # what it warns of, such as each attempt that failed, the line at the end sums up
     try:
         yield
-    except DiamondGymError:
-        raise
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise _unreachable(address, error) from None
-        raise ModelNotFound(f"{address} is not on the hub: there is no such revision or file") from None
-    except errors.RepositoryNotFoundError:
-        raise ModelNotFound(
-            f"{address} is not on the hub, or not for you (a gated or private one needs `hf auth login`)"
-        ) from None
-    except errors.HFValidationError as error:
-        raise BadArgument(f"{address}: {' '.join(str(error).split())}") from None
     except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        not_found = isinstance(error, errors.RevisionNotFoundError | errors.EntryNotFoundError)
+        if not_found and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise ModelNotFound(f"{address} is not on the hub: there is no such revision or file") from None
+        if isinstance(error, errors.RepositoryNotFoundError):
+            raise ModelNotFound(
+                f"{address} is not on the hub, or not for you (a gated or private one needs `hf auth login`)"
+            ) from None
+        if isinstance(error, errors.HFValidationError):
+            raise BadArgument(f"{address}: {' '.join(str(error).split())}") from None
         if is_disk_full(error, Path(huggingface_hub.constants.HF_HOME)):
             raise DiskFull(
                 f"the disk is full: {address} was not {done} completely; free some space and repeat"
             ) from None
-        status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise BadArgument(
                 f"the hub does not let you: log in with `hf auth login` ({status} for {address})"
             ) from None
-        if _is_of_the_network(error):
-            raise _unreachable(address, error) from None
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK:
+            cause = str(error.__cause__ or error) or type(error).__name__
+            raise Unreachable(
+                f"{address} could not be reached ({cause.splitlines()[0][:120]}); check the connection and repeat the "
+                "command: it goes on where it stopped"
+            ) from None
         raise
     finally:
         log.setLevel(level)
-
-
-def _is_of_the_network(error: Exception) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK
-
-
-def _unreachable(address: Address, error: Exception) -> Unreachable:
-    first = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return Unreachable(
-        f"{address} could not be reached ({first}); check the connection and repeat the command: "
-        "it goes on where it stopped"
-    )

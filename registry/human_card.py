@@ -75,6 +75,14 @@ def _source(source: str) -> str:
     return source if not source or source.endswith(".") else f"`{source}`"
 
 
+def readme(card: Card) -> str:
+    """The human card as the README of a repository on the hub, with what the hub reads at its head."""
+    license = card.license.lower() if card.license in ("MIT", "Apache-2.0") else "other"
+    tags = ["reinforcement-learning", "world-model", "diffusion", "diamond", "gymnasium", card.game]
+    head = ["---", "library_name: diamond-gym", f"license: {license}", "tags:", *(f"- {tag}" for tag in tags), "---"]
+    return "\n".join([*head, human_card(card)])
+
+
 def _table(table: Mapping[str, Any]) -> str:
     rows = [f"| {key} | {_value(value).replace('|', '&#124;')} |" for key, value in flat_rows(table)]
     return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""

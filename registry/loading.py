@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
+from diamond_gym.registry.checkpoint import brief, check_finite, check_tensors
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
@@ -42,14 +43,8 @@ def load_world_model(
 
     try:
         loaded = WorldModel.from_card(entry.card, weights, starts)
-    except (
-        RuntimeError,
-        TypeError,
-        KeyError,
-        ValueError,
-        ArithmeticError,
-    ) as error:  # torch lists misfits over many lines
-        raise DamagedModel(f"{entry.path}: card and weights do not fit together ({_brief(error)})") from error
+    except (RuntimeError, TypeError, KeyError, ValueError, ArithmeticError) as error:
+        raise DamagedModel(f"{entry.path}: card and weights do not fit together ({brief(error)})") from error
     return loaded.to_device(device, precision)
 
 
@@ -63,7 +58,7 @@ def verify(entry: Entry) -> Entry:
     Raises:
         DamagedModel: A file is missing, truncated or another one.
     """
-    return _steadily(_verify, entry)
+    return _read_current(_verify, entry)
 
 
 def verified_file(entry: Entry, kind: str) -> Path | None:
@@ -78,7 +73,7 @@ def verified_file(entry: Entry, kind: str) -> Path | None:
             _verify_file(entry, kind)
         return entry.file(kind)
 
-    return _steadily(find, entry)
+    return _read_current(find, entry)
 
 
 def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
@@ -91,26 +86,25 @@ def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]"
     Raises:
         DamagedModel: A file is missing, truncated, another one, or not readable as what it should be.
     """
-    return _steadily(_read_model, entry)
+    return _read_current(_read_model, entry)
 
 
-def _steadily(read: Callable[[Entry], T], entry: Entry) -> T:
-    """Reads a model; a failure counts only if the card stays the same: the model may just be replaced."""
-    failed: Entry | None = None
+def _read_current(read: Callable[[Entry], T], entry: Entry) -> T:
+    """Reads a model's files; begins again with the new card if the model has been replaced in the meantime."""
     while True:
         try:
             return read(entry)
         except DamagedModel:
-            if entry == failed:
+            newer = read_entry(entry.path)
+            if newer == entry:
                 raise
-            failed, entry = entry, read_entry(entry.path)
+            entry = newer
 
 
 def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from diamond_gym.registry.checkpoint import check_finite, check_tensors
     from diamond_gym.starts import load_starts
 
     _verify(entry)
@@ -119,14 +113,12 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise DamagedModel(f"{path}: not readable as safetensors ({_brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as safetensors ({brief(error)})") from None
     check_tensors(weights, str(path))
     check_finite(weights, str(path))
     starts = load_starts(starts_path) if starts_path else None
     if starts is not None:
         check_starts(entry.card, starts, str(starts_path))
-    if read_entry(entry.path) != entry:
-        raise DamagedModel(f"{entry.path}: the model was replaced while it was being read; try again")
     return entry, weights, starts
 
 
@@ -188,9 +180,3 @@ def _remedy(entry: Entry) -> str:
         return "install diamond-gym again"
     game = entry.card.game
     return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
-
-
-def _brief(error: BaseException, longest: int = 200) -> str:
-    """A library's message in one line of bearable length."""
-    line = " ".join(str(error).split())
-    return line if len(line) <= longest else f"{line[:longest]}..."

@@ -12,7 +12,6 @@ from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.files import user_folder
 from diamond_gym.registry.card import Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
-from diamond_gym.registry.swap import names, put_back
 
 
 def bundled_folder() -> Path:
@@ -78,17 +77,20 @@ class Entry:
     Attributes:
         card: What it is.
         path: The card's own path; the model's files lie beside it.
-        bundled: Whether it came with the package.
     """
 
     card: Card
     path: Path
-    bundled: bool = False
 
     @property
     def name(self) -> str:
         """The model's name in the registry."""
         return self.card.name
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it came with the package."""
+        return self.folder == bundled_folder()
 
     @property
     def folder(self) -> Path:
@@ -220,16 +222,12 @@ def read_entry(card: Path) -> Entry:
         DamagedModel: There is no such file, or its content is not a card.
     """
     try:
-        try:
-            text = _text(card)
-        except FileNotFoundError:  # the model may be about to be replaced
-            put_back(card.parent)
-            text = _text(card)
+        text = _text(card)
     except FileNotFoundError:
         raise DamagedModel(f"{card}: the card is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedModel(f"{card}: the card cannot be read ({error})") from None
-    return Entry(Card.from_toml(text, str(card)), card, bundled=card.parent == bundled_folder())
+    return Entry(Card.from_toml(text, str(card)), card)
 
 
 def _text(card: Path) -> str:
@@ -240,6 +238,15 @@ def _text(card: Path) -> str:
         return file.read((1 << 20) + 1)
 
 
+def own_names() -> list[str]:
+    """The names of the user's own models, in order.
+
+    Raises:
+        OSError: There are none, or their folder cannot be read.
+    """
+    return sorted(path.name for path in models_folder().iterdir() if path.name[0] != "." and path.is_dir())
+
+
 def local_folder(name: str) -> Path:
     """Where the user's own model of that name lies or would lie; a name cannot lead anywhere else.
 
@@ -248,14 +255,14 @@ def local_folder(name: str) -> Path:
         BadArgument: There is no home folder, or the file system takes the name for that of another model.
     """
     folder = models_folder() / check_name(name)
-    if os.path.lexists(folder) and name not in (there := names(models_folder())):
-        for other in there:
-            with suppress(OSError):
-                if folder.samefile(folder.with_name(other)):
-                    raise BadArgument(
-                        f"'{name}' and your model '{other}' have the same folder here, where capital and small letters "
-                        "count as equal: choose another --name"
-                    )
+    there = own_names() if os.path.lexists(folder) else [name]
+    for other in there if name not in there else []:
+        with suppress(OSError):
+            if folder.samefile(folder.with_name(other)):
+                raise BadArgument(
+                    f"'{name}' and your model '{other}' have the same folder here, where capital and small letters "
+                    "count as equal: choose another --name"
+                )
     return folder
 
 
@@ -264,7 +271,7 @@ _SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 
 def _local_cards(problems: dict[str, str]) -> list[Path]:
     try:
-        return [models_folder() / name / f"{name}.toml" for name in names(models_folder())]
+        return [models_folder() / name / f"{name}.toml" for name in own_names()]
     except (FileNotFoundError, NotADirectoryError, BadArgument):  # there are none, or there is no home
         return []
     except OSError as error:

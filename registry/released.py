@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card, Table, check_name, now
-from diamond_gym.registry.checkpoint import check_weights, read_checkpoint
+from diamond_gym.registry.checkpoint import check_weights, read_checkpoint, read_yaml, resolve_references
 from diamond_gym.registry.games import games
-from diamond_gym.registry.references import read_yaml, resolve_references
 from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, check_table
 
 if TYPE_CHECKING:
@@ -193,13 +192,15 @@ def _game_of(env: Table, config: Path) -> str:
 
 def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
     table = read_yaml(config)
-    root = table if "agent" in table else {"agent": table}  # a run's has settings of its training beside it
+    root: Table = {key: table[key] for key in ("agent", "env") if key in table}
+    if "agent" not in table:
+        root = {"agent": table}
     if env_config is not None:
-        root = {**root, "env": read_yaml(env_config)}
+        root["env"] = read_yaml(env_config)
     if "env" not in root and "${env." in config.read_text(encoding="utf-8"):
         raise BadArgument(f"{config} refers to the environment's configuration: give it with --env-config")
-    agent = resolve_references(root, "agent", str(config))
-    env = resolve_references(root, "env", str(env_config or config)) if "env" in root else {}
+    resolved = resolve_references(root, str(config))
+    agent, env = resolved["agent"], resolved.get("env", {})
     if not isinstance(agent, dict) or not isinstance(env, dict):
         raise DamagedModel(f"{config}: tables are wanted")
     return agent, env

@@ -1,6 +1,8 @@
 """A card, weights and starts to try the registry with."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,11 @@ def a_card(name: str = "tiny", **changes: Any) -> Card:
         denoiser={"sigma_data": 0.5, "inner_model": {"channels": [8, 8]}},
     )
     return replace(card, **changes)
+
+
+def listed(folder: Path) -> list[str]:
+    """The names of what is in a folder, in order; those of a model's files without the hash in them."""
+    return sorted(re.sub(r"-[0-9a-f]{8}\.", ".", path.name) for path in folder.iterdir())
 
 
 def some_starts() -> Starts:

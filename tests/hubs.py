@@ -32,6 +32,8 @@ def serve(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes a folder the hub: `user/repo/<file>` there, served as huggingface_hub would."""
 
     def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
+        if not (root / repo_id).exists():
+            raise hub_error(hub_errors.RepositoryNotFoundError, 404)
         folder = cache / "snapshots" / COMMIT
         for path in sorted((root / repo_id).rglob("*")):
             name = path.relative_to(root / repo_id).as_posix()
@@ -41,15 +43,13 @@ def serve(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(folder)
 
     class Api:
-        def repo_info(self, repo_id: str, *, revision: str | None, timeout: float) -> None:
-            if not (root / repo_id).exists():
-                raise hub_error(hub_errors.RepositoryNotFoundError, 404)
-
         def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> None:
             assert exist_ok
             (root / repo_id).mkdir(parents=True, exist_ok=True)
 
-        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> Any:
+        def upload_folder(self, *, repo_id: str, folder_path: Path, delete_patterns: str, **_: Any) -> Any:
+            for path in (root / repo_id).glob(delete_patterns):
+                path.unlink()
             shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
             return SimpleNamespace(oid=COMMIT)
 

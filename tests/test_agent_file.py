@@ -1,7 +1,6 @@
 """An agent of Stable-Baselines3 beside a model, as its own: packed, registered, and played by every command."""
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from cards import listed
 from stable_baselines3 import DQN
 from stubs import ACTIONS, save_tiny_model
 from test_agents import CONFIG, an_agent
@@ -86,17 +86,20 @@ def test_registered_it_is_a_file_of_the_model(trained: Path) -> None:
     update_card(before, before.card, {"preview": b"a picture"})
     entry = register_file(resolve("tiny"), trained)
     assert verify(resolve("tiny")) == entry
-    assert sorted(os.listdir(entry.folder)) == [
+    assert listed(entry.folder) == [
         "tiny.agent.zip", "tiny.md", "tiny.png", "tiny.safetensors", "tiny.starts.npz", "tiny.toml",
     ]  # fmt: skip
-    assert (entry.folder / "tiny.png").read_bytes() == b"a picture"
+    picture = entry.file("preview")
+    assert picture is not None and picture.read_bytes() == b"a picture"
     assert entry.card.files["weights"] == before.card.files["weights"]
     assert entry.card.training["agent"]["steps"] >= 24
     assert "## Agent\n" in entry.path.with_suffix(".md").read_text()
     saved = own_file(entry)
     assert saved is not None and saved.card == open_agent(trained).card
     register_file(entry, trained)
-    (entry.folder / "tiny.agent.zip").write_bytes(b"damaged")
+    agent = entry.file("agent")
+    assert agent is not None
+    agent.write_bytes(b"damaged")
     with pytest.raises(DiamondGymError, match="agent file is truncated"):
         verify(entry)
 
@@ -114,7 +117,7 @@ def test_the_one_kind_of_agent_takes_the_place_of_the_other(model: str, tmp_path
     assert entry.card.training["agent"] == {"n": 2}
     entry = with_agent(entry, config, agent.state_dict(), {"n": 3})
     assert own_file(entry) is None
-    assert not (entry.folder / "tiny.agent.zip").exists()
+    assert "tiny.agent.zip" not in listed(entry.folder)
 
 
 def test_an_agent_of_other_dreams(trained: Path) -> None:
@@ -155,10 +158,11 @@ def test_what_is_played_is_hashed_once(
     monkeypatch.setattr(loading, "sha256_file", lambda path: hashed.append(path.name) or hashing(path))
     words = ["evaluate", "--model", "tiny", "--episodes", "2", "--n-envs", "2", "--device", "cpu"]
     assert cli.main(words) == 0
-    assert hashed == ["tiny.agent.zip"]
-    damaged = bytearray((entry.folder / "tiny.agent.zip").read_bytes())
+    agent = entry.file("agent")
+    assert agent is not None and hashed == [agent.name]
+    damaged = bytearray(agent.read_bytes())
     damaged[-1] ^= 1
-    (entry.folder / "tiny.agent.zip").write_bytes(damaged)
+    agent.write_bytes(damaged)
     capsys.readouterr()
     assert cli.main(words) == 1
     said = capsys.readouterr().err
@@ -169,7 +173,8 @@ def test_what_is_played_is_hashed_once(
     with_agent(resolve("tiny"), config, type(an_agent())(type(CONFIG)(**config, img_size=SIDE)).state_dict(), {})
     hashed.clear()
     assert cli.main(words) == 0
-    assert sorted(hashed) == ["tiny.safetensors", "tiny.starts.npz"]
+    files = resolve("tiny").card.files
+    assert sorted(hashed) == sorted(files[kind].name for kind in ("weights", "starts"))
 
 
 def test_it_is_one_of_the_policies_that_are_compared(trained: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cards import listed
 from stubs import ACTIONS, save_tiny_model
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiskFull
@@ -73,7 +74,7 @@ def test_a_bundled_model_stays_and_the_copy_goes_first(tmp_path: Path, monkeypat
     save_tiny_model()
     bundled = tmp_path / "package"
     with_agent(resolve("tiny"), asdict(CONFIG), an_agent(1).state_dict(), {}, folder=bundled)
-    assert sorted(os.listdir(bundled)) == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
+    assert listed(bundled) == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
     assert same(load_world_model(bundled, "cpu").actor_critic, an_agent(1))
     assert resolve("tiny").card.actor_critic is None
     monkeypatch.setattr("diamond_gym.registry.models.bundled_folder", lambda: bundled)

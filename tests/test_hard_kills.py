@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cards import listed
 from said import one_line
 from stubs import save_tiny_model
 
@@ -68,7 +69,7 @@ steps = pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.sl
 def test_an_export_that_is_killed_anywhere_can_be_repeated(again: bool, step: int, tmp_path: Path) -> None:
     save_tiny_model(seed=1)
     entry, at = resolve("tiny"), 1 - step
-    names = {"tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"}
+    names = ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
     while True:
         at += step
         out = tmp_path / str(at)
@@ -81,7 +82,7 @@ def test_an_export_that_is_killed_anywhere_can_be_repeated(again: bool, step: in
         if not again and (out / "tiny.toml").exists():
             assert whole(out), f"point {at} leaves what looks whole"
         export(entry, out)
-        assert {path.name for path in out.iterdir()} == names, f"point {at} leaves litter"
+        assert listed(out) == names, f"point {at} leaves litter"
         assert resolve(out).card == entry.card and whole(out)
         if ended or at > 150:
             break
@@ -111,6 +112,7 @@ def test_a_model_saved_after_a_kill_clears_up(step: int, home: Path) -> None:
         verify(resolve("tiny"))
     save_tiny_model(seed=2)
     assert [path.name for path in (home / "models").iterdir()] == ["tiny"]
+    assert listed(home / "models" / "tiny") == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
     assert at > 5
 
 

@@ -94,7 +94,7 @@ def other_case(monkeypatch):
     """A file system that takes capital letters for small ones, and lists a folder as it was made."""
     save_tiny_model("trained")
     (models_folder() / "Trained").symlink_to(models_folder() / "trained")
-    monkeypatch.setattr(models, "names", lambda _: ["trained"])
+    monkeypatch.setattr(models, "own_names", lambda: ["trained"])
     return models_folder() / "trained"
 
 

@@ -1,6 +1,5 @@
 """A hub that is not there, or has not what is wanted: one line, and what the cache holds."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,13 @@ import huggingface_hub
 import pytest
 from hubs import ConnectError, hub_error
 from huggingface_hub import errors as hub_errors
-from released import mirror
 from said import one_line
 
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.registry.hub import Unreachable, fetch_model, fetch_published
 from diamond_gym.registry.models import Address
-from diamond_gym.registry.published import CSGO, REVISION, published
+from diamond_gym.registry.published import REVISION, published
 
 
 @pytest.mark.parametrize(
@@ -44,7 +42,6 @@ def test_offline_in_one_line(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", fails)
     for words in (["pull", "Pong"], ["pull", "--all"], ["pull", "user/repo"]):
         assert cli.main(words) in (1, 2)
         assert message in one_line(capsys)
@@ -53,37 +50,12 @@ def test_offline_in_one_line(
     assert not any(home.iterdir())
 
 
-def test_the_cache_will_do_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[bool] = []
-    there = mirror(tmp_path) / "csgo"
-
-    def knock(*_: Any, **__: Any) -> None:
-        raise ConnectError("no route")
-
-    def snapshot_download(repo_id: str, *, local_files_only: bool, **_: Any) -> str:
-        asked.append(local_files_only)
-        if not there.exists():
-            raise hub_errors.LocalEntryNotFoundError("nothing in the cache")
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", knock)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    fetched = fetch_published(published()[CSGO], REVISION)
-    assert (asked, fetched.asked, fetched.address.revision) == ([True], REVISION, REVISION)
-    shutil.rmtree(there)
-    assert cli.main(["pull", "csgo"]) == 1
-    line = one_line(capsys)
-    assert "could not be reached (no route); check the connection" in line
-
-
 def test_a_revision_that_is_gone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def knock(*_: Any, revision: str, **__: Any) -> None:
+    def fails(*_: Any, revision: str, **__: Any) -> None:
         assert revision == REVISION
         raise hub_error(hub_errors.RevisionNotFoundError, 404)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", knock)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
     assert cli.main(["pull", "Pong"]) == 1
     assert "no such revision or file; `--revision main` asks for the newest" in one_line(capsys)
 

@@ -13,16 +13,13 @@ from diamond_gym.registry.games import games
 from diamond_gym.registry.published import CSGO, published
 
 
-def test_everything_published_has_a_card() -> None:
+def test_everything_published_is_known() -> None:
     assert list(published()) == [*games(), CSGO]
     for model in published().values():
-        card = model.card()
-        assert card.to_toml()  # which checks it
-        assert "none stated for the weights" in card.license
-        assert "huggingface.co/eloialonso/diamond" in card.source
-        assert card.training["parameters"] == model.parameters
+        assert "none stated for the weights" in model.license
+        assert "huggingface.co/eloialonso/diamond" in model.source
         if model.game != CSGO:
-            figures = card.figures["published"]
+            figures = model.figures["published"]
             assert len(figures["scores"]) == 5
             assert figures["mean_score"] == pytest.approx(games()[model.game].diamond, rel=2e-3)
     hns = [model.figures["published"]["human_normalised"] for model in published().values() if model.scores]

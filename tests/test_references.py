@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diamond_gym.errors import DamagedModel
-from diamond_gym.registry.references import read_yaml, resolve_references
+from diamond_gym.registry.checkpoint import read_yaml, resolve_references
 
 
 def resolved(text: str) -> Any:
-    return resolve_references({"a": yaml.safe_load(text), "env": {"train": {"size": 64}}}, "a", "test")
+    return resolve_references({"a": yaml.safe_load(text), "env": {"train": {"size": 64}}}, "test")["a"]
 
 
 @pytest.mark.parametrize(
@@ -41,28 +41,29 @@ def test_resolved(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{x: '${.x}'}", "circle"),
-        ("{x: '${.y}', y: '${.x}'}", "circle"),
-        ("{x: {y: '${a.x}'}}", "contains itself"),
-        ("&n {x: *n}", "contains itself"),
-        ("{x: '${.nowhere}'}", "leads nowhere"),
-        ("{x: '${.....y}'}", "leads out of"),
+        ("{x: '${.x}'}", "Recursive"),
+        ("{x: '${.y}', y: '${.x}'}", "Recursive"),
+        ("{x: {y: '${a.x}'}}", "to parent node"),
+        ("&n {x: *n}", "nested too deeply"),
+        ("{x: '${.nowhere}'}", "key 'a.x': Interpolation key '.nowhere' not found"),
+        ("{x: '${.....y}'}", "key 'a.x': .*'.....y'"),
         ("{x: '${eval:1+1}'}", "is refused"),
         ("{x: '${eval:\"__import__(chr(111))\"}'}", "is refused"),
         ("{x: '${oc.env:HOME}'}", "is refused"),
         ("{x: '${now:%Y}'}", "is refused"),
-        ("{x: '${a.${.y}}', y: z}", "not a reference"),
-        ("{x: '${a.y'}", "not a reference"),
-        ("{x: 'in ${a}'}", "contains itself"),
-        ("{t: {}, x: 'in ${.t}'}", "no single value"),
-        ("{1: 2}", "not a word"),
+        ("{x: '${a.${.y}}', y: z}", "is refused"),
+        ("{x: '${a.y'}", "is refused"),
+        ("{x: 'in ${a}'}", "to parent node"),
+        ("{x: '${${.y}:1}', y: 'oc.env'}", "is refused"),
+        ("{x: '${oc.decode:${.y}}', y: 1}", "is refused"),
+        ("{x: 2020-01-01}", "is a date, which has no place"),
         ("[" * 3000 + "]" * 3000, "nested too deeply"),
     ],
 )
 def test_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(DamagedModel, match=message) as caught:
-        resolve_references({"a": read_any(tmp_path / "c.yaml")}, "a", "test")
+        resolve_references({"a": read_any(tmp_path / "c.yaml")}, "test")
     assert "\n" not in str(caught.value)
 
 
@@ -79,8 +80,8 @@ def test_endless_references() -> None:
     for _ in range(40):
         nested = [nested, nested]
     for bomb in (doubling, tables, {"n": nested}):
-        with pytest.raises(DamagedModel, match="endless"):
-            resolve_references({"a": bomb}, "a", "test")
+        with pytest.raises(DamagedModel, match=r"endless|nested too deeply"):
+            resolve_references({"a": bomb}, "test")
 
 
 @pytest.mark.parametrize(
@@ -115,12 +116,12 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_what_has_no_references_stays(value: Any) -> None:
-    assert resolve_references({"a": value}, "a", "test") == value
+    assert resolve_references({"a": value}, "test")["a"] == value
 
 
 @given(st.text("${}a.:x"))
 def test_any_text_is_resolved_or_refused_in_one_line(text: str) -> None:
     try:
-        resolve_references({"a": {"a": text, "x": 1}}, "a", "test")
+        resolve_references({"a": {"a": text, "x": 1}}, "test")
     except DamagedModel as error:
         assert "\n" not in str(error)  # noqa: PT017

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cards import WEIGHTS, a_card, some_starts
+from cards import WEIGHTS, a_card, listed, some_starts
 
 from diamond_gym.errors import DamagedModel, ModelNotFound
 from diamond_gym.registry import (
@@ -33,7 +33,7 @@ def test_save_and_read_back(home: Path) -> None:
     entry = save_model(a_card(), WEIGHTS, some_starts())
     folder = home / "models" / "tiny"
     assert entry.folder == folder
-    assert sorted(os.listdir(folder)) == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
+    assert listed(folder) == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
     assert os.listdir(home / "models") == ["tiny"]
     assert verify(resolve("tiny")) == entry
     _, weights, starts = read_model(entry)
@@ -68,22 +68,24 @@ def test_update_card_keeps_the_files() -> None:
 def test_a_preview_is_a_file_of_the_model(tmp_path: Path) -> None:
     entry = save_model(a_card(), WEIGHTS, extras={"preview": b"a picture"})
     shown = entry.path.with_suffix(".md").read_text()
-    assert "](tiny.png)" in shown and (entry.folder / "tiny.png").read_bytes() == b"a picture"
+    picture = entry.file("preview")
+    assert picture and f"]({picture.name})" in shown and picture.read_bytes() == b"a picture"
     assert "png" not in save_model(replace(a_card(), name="bare"), WEIGHTS).path.with_suffix(".md").read_text()
     entry = update_card(entry, entry.card, {"preview": b"another"})
-    assert verify(entry).file("preview") == entry.folder / "tiny.png"
-    assert (entry.folder / "tiny.png").read_bytes() == b"another"
+    picture = verify(entry).file("preview")
+    assert picture and picture.read_bytes() == b"another"
+    assert listed(entry.folder).count("tiny.png") == 1, "the old one is gone"
     assert update_card(entry, entry.card) == entry, "kept where there is no new one"
     copy = export(entry, tmp_path / "copy")
-    assert (copy.folder / "tiny.png").read_bytes() == b"another"
-    (entry.folder / "tiny.png").write_bytes(b"damaged")
+    assert (copy.folder / picture.name).read_bytes() == b"another"
+    picture.write_bytes(b"damaged")
     with pytest.raises(DamagedModel, match="preview"):
         verify(entry)
 
 
 def test_save_into_a_folder(tmp_path: Path) -> None:
     entry = save_model(a_card(), WEIGHTS, folder=tmp_path / "run")
-    assert sorted(os.listdir(tmp_path / "run")) == ["tiny.md", "tiny.safetensors", "tiny.toml"]
+    assert listed(tmp_path / "run") == ["tiny.md", "tiny.safetensors", "tiny.toml"]
     assert resolve(tmp_path / "run") == resolve(str(tmp_path / "run")) == entry
     assert all(e.bundled for e in entries()), "a folder of its own is not the registry"
 

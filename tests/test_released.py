@@ -1,5 +1,6 @@
 """The authors' checkpoints: the golden numbers through an imported model, the command, the paper's sizes."""
 
+import math
 import multiprocessing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 import diamond_gym
 from diamond_gym import cli
-from diamond_gym.registry import load_world_model, resolve, save_model
+from diamond_gym.registry import Card, games, load_world_model, now, resolve, save_model
 from diamond_gym.registry.checkpoint import expected_shapes
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
@@ -222,12 +223,16 @@ def test_two_processes_importing_one_name_leave_a_whole_model(home: Path) -> Non
 # The paper's sizes
 
 
-def test_published_cards_have_the_papers_sizes() -> None:
+def test_published_models_have_the_networks_default_sizes() -> None:
     assert len(published()) == 27
-    for game, model in published().items():
-        shapes = expected_shapes(model.card(), game)
-        parameters = sum(int(np.prod(shape)) for shape in shapes.values())
-        assert parameters == model.parameters
+    for model in published().values():
+        if model.game in games():
+            n = model.num_actions
+            parts = {"reward_end": {"num_actions": n}, "actor_critic": {"num_actions": n}}
+            spaces = {"obs_shape": [64, 64, 3], "num_actions": n}
+            card = Card(model.name, model.game, now(), spaces, {"inner_model": {"num_actions": n}}, **parts)
+            shapes = expected_shapes(card, model.game)
+            assert sum(math.prod(shape) for shape in shapes.values()) == model.parameters
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ from diamond_gym.registry.released import read_released
         ((), "Zork", "Zork is no game that can be played here"),
         (("--starts", "nowhere"), "Breakout", "nowhere is not a folder of collected episodes"),
         (("--name", "../up"), "Breakout", "cannot be used"),
-        (("--start-steps", "1"), "Breakout", "at least 100"),
+        (("--start-steps", "1"), "Breakout", "--start-steps must be at least 100, not 1"),
+        (("--seed", "-1"), "Breakout", "--seed must be at least 0, not -1"),
     ],
 )
 def test_asked_for_wrongly(
@@ -203,8 +204,8 @@ def test_a_checkpoint_that_does_not_fit(edit: Callable[[dict[str, Any]], Any], m
         ("denoiser.inner_model.channels", [], "a list of"),
         ("denoiser.inner_model.cond_channels", 1 << 70, "more than 64 bits"),
         ("denoiser.num_train_timesteps", 1000, "unknown key"),
-        ("denoiser", None, "leads nowhere"),
-        ("denoiser", [1], "leads nowhere"),
+        ("denoiser", None, "key 'agent.actor_critic.img_channels': "),
+        ("denoiser", [1], "key 'agent.actor_critic.img_channels': "),
         ("rew_end_model", [1], "a table is wanted"),
         ("rew_end_model.lstm_dim", 32, "has shape"),
         ("rew_end_model.img_size", 32, "made for 32 pixels a side"),

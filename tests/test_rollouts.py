@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from stubs import Conditioned
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser
@@ -20,7 +21,7 @@ from diamond_gym.world_model import WorldModel
 T, H, N = 2, 12, 6
 
 
-class Oracle(torch.nn.Module):
+class Oracle(Conditioned, torch.nn.Module):
     """Moves the column as the walk does, whatever the noise."""
 
     def __init__(self) -> None:

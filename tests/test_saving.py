@@ -3,17 +3,19 @@
 import errno
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cards import WEIGHTS, a_card, some_starts
+from cards import WEIGHTS, a_card, listed, some_starts
 from safetensors.torch import load_file
 
-from diamond_gym.errors import DiamondGymError
-from diamond_gym.registry import resolve, save_model, survey, verify
+from diamond_gym.errors import DamagedModel, DiamondGymError
+from diamond_gym.registry import Entry, resolve, save_model, survey, update_card, verify
 from diamond_gym.registry.loading import read_model
+from diamond_gym.registry.models import read_entry
 
 CONTEXT = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
 
@@ -31,21 +33,23 @@ def test_full_disk_while_saving_keeps_the_old_model(monkeypatch: pytest.MonkeyPa
     assert os.listdir(home / "models") == ["tiny"]
 
 
-def test_failed_rename_puts_the_old_model_back(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def test_failed_rename_keeps_the_old_model(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     old = save_model(a_card(), WEIGHTS)
-    rename, calls = os.rename, []
+    rename = os.replace
 
-    def third_time_unlucky(source: Any, target: Any) -> None:
-        calls.append(target)
-        if len(calls) == 3:  # over the old folder (refused), the old one aside, and now the new one into place
+    def refused(source: Any, target: Any) -> None:
+        if Path(target) == old.path:
             raise PermissionError(errno.EACCES, "denied")
         rename(source, target)
 
-    monkeypatch.setattr("os.rename", third_time_unlucky)
+    monkeypatch.setattr("os.replace", refused)
     with pytest.raises(PermissionError):
-        save_model(a_card(summary="new"), WEIGHTS)
+        save_model(a_card(summary="new"), {"denoiser.b": torch.zeros(1)})
     assert verify(resolve("tiny")) == old
     assert os.listdir(home / "models") == ["tiny"]
+    monkeypatch.setattr("os.replace", rename)
+    save_model(a_card(summary="new"), WEIGHTS)
+    assert listed(old.folder) == ["tiny.md", "tiny.safetensors", "tiny.toml"], "what was left over is gone"
 
 
 def _save_often(value: int) -> None:
@@ -65,11 +69,41 @@ def test_readers_always_find_a_model_while_it_is_replaced(home: Path) -> None:
     assert os.listdir(home / "models") == ["tiny"]
 
 
-def test_a_crash_between_the_two_renames_costs_nothing(home: Path) -> None:
-    entry = save_model(a_card(), WEIGHTS)
-    os.rename(entry.folder, home / "models" / ".tiny.old-0123abcd")
-    assert verify(resolve("Breakout")) == entry
-    assert os.listdir(home / "models") == ["tiny"]
+def named_plainly(folder: Path) -> Entry:
+    """A model as it was saved before its files were named by their hashes."""
+    entry = save_model(a_card(), WEIGHTS, some_starts(), folder)
+    files = {}
+    for kind, name in (("weights", "tiny.safetensors"), ("starts", "tiny.starts.npz")):
+        files[kind] = replace(entry.card.files[kind], name=name)
+        (entry.folder / entry.card.files[kind].name).rename(entry.folder / name)
+    entry.path.write_text(entry.card.with_files(files).to_toml())
+    return read_entry(entry.path)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_of_plain_file_names_is_read_and_replaced(own: bool, tmp_path: Path, home: Path) -> None:
+    folder = home / "models" / "tiny" if own else tmp_path
+    old = named_plainly(folder)
+    (folder / "tiny-0123abcd.safetensors").write_bytes(b"another model's, by its old name")
+    (folder / "tiny-0123abcd.toml").write_text("")
+    assert old.file("weights") == folder / "tiny.safetensors"
+    assert verify(read_entry(old.path)) == old
+    changed = update_card(old, replace(old.card, summary="new"))
+    assert changed.card.files == verify(changed).card.files == old.card.files
+    new = save_model(a_card(), {"denoiser.b": torch.zeros(1)}, folder=None if own else folder)
+    assert verify(read_entry(old.path)) == new
+    names = [path.name for path in folder.iterdir() if "0123abcd" not in path.name]
+    assert sorted(names) == sorted(["tiny.md", "tiny.toml", new.card.files["weights"].name])
+    assert (folder / "tiny-0123abcd.safetensors").exists()
+    assert read_model(old)[0] == new, "who had read the old card gets the new model"
+
+
+def test_the_card_of_a_replaced_model_is_not_written() -> None:
+    old = save_model(a_card(), WEIGHTS)
+    new = save_model(a_card(), {"denoiser.b": torch.zeros(1)})
+    with pytest.raises(DamagedModel, match="has been replaced"):
+        update_card(old, replace(old.card, figures={"mse": 0.5}))
+    assert verify(resolve("tiny")) == new
 
 
 def test_two_processes_saving_one_name_leave_a_whole_model(home: Path) -> None:

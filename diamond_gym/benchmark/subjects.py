@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
-from diamond_gym.registry import load_world_model
-from diamond_gym.registry.published import published
+from diamond_gym.registry import Card, game, load_world_model, now
 from diamond_gym.starts import Starts
-from diamond_gym.world_model import WorldModel, denoiser_config
+from diamond_gym.world_model import WorldModel
 
 GAME, NANO = "Breakout", "breakout-nano"
 SIZES = ("nano", "paper")
@@ -29,12 +28,14 @@ def world_model(size: str, device: torch.device, precision: str, compile: bool =
 
 
 def _of_the_papers_size() -> WorldModel:
-    card = published()[GAME].card()
-    assert card.reward_end is not None
+    num_actions, side = game(GAME).num_actions, RewardEndConfig.img_size
+    config = DenoiserConfig(InnerModelConfig(num_actions=num_actions))
+    spaces = {"obs_shape": [side, side, 3], "num_actions": num_actions}
+    card = Card("paper", GAME, now(), spaces, asdict(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        denoiser = Denoiser(denoiser_config(card.denoiser))
-        reward_end = RewardEnd(RewardEndConfig(**card.reward_end))
+        denoiser = Denoiser(config)
+        reward_end = RewardEnd(RewardEndConfig(num_actions=num_actions))
         for parameter in (*denoiser.parameters(), *reward_end.parameters()):
             if parameter.ndim > 1 and not parameter.any():  # what begins silent would be silent for ever
                 nn.init.normal_(parameter, std=0.02)

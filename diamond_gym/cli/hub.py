@@ -17,6 +17,7 @@ from diamond_gym.registry.card import check_name
 from diamond_gym.registry.games import did_you_mean
 from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import CSGO, REVISION, Published, published
+from diamond_gym.schema import check_at_least
 
 if TYPE_CHECKING:
     from diamond_gym.registry import Entry
@@ -58,10 +59,7 @@ class ImportDiamond:
             check_name(self.game, "game")
         if self.name is not None:
             check_name(self.name)
-        if self.start_steps < 100:
-            raise BadArgument(f"--start-steps must be at least 100, not {self.start_steps}")
-        if self.seed < 0:
-            raise BadArgument(f"--seed must not be negative, unlike {self.seed}")
+        check_at_least(self, start_steps=100, seed=0)
 
     def run(self) -> int:
         """Reads, checks, finds start states and registers."""
@@ -124,8 +122,7 @@ class Pull:
     def __post_init__(self) -> None:
         if (self.name is None) != self.all:
             raise BadArgument("which? Name a game, csgo or hf:user/repo, or say --all (diamond-gym list tells more)")
-        if self.start_steps < 100:
-            raise BadArgument(f"--start-steps must be at least 100, not {self.start_steps}")
+        check_at_least(self, start_steps=100)
         if self.name is not None and "/" not in self.name:
             find(self.name)
 
@@ -238,7 +235,7 @@ class Push:
 
         entry = resolve(self.name)
         with temporary_folder(Path(tempfile.gettempdir())) as folder:
-            entry = export(entry, folder, readme=True)
+            entry = export(entry, folder, as_readme=True)
             address = push(entry, folder, self.repository, self.private)
         print(address)
         return 0

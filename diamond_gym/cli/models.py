@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
+from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import Card, Entry, games, remove, resolve, survey, verify
 from diamond_gym.registry.human_card import flat_rows
 from diamond_gym.registry.published import Published, published
+from diamond_gym.schema import NETWORKS
 
 _DAY = len("2026-01-31")  # of a time; --json has the whole of it
 _LEAST = 16  # characters of a summary
@@ -67,21 +68,10 @@ def _damaged(name: str, why: str) -> dict[str, object]:
 
 
 def _available(model: Published) -> dict[str, object]:
-    return {
-        "name": model.name,
-        "game": model.game,
-        "from": "hub",
-        "created": None,
-        "bytes": model.bytes,
-        "agent": bool(model.scores),
-        "summary": model.summary,
-        "license": model.license,
-        "path": None,
-        "source": model.source,
-        "parameters": model.parameters,
-        "pull": f"diamond-gym pull {model.game}",
-        **model.figures,
-    }
+    nothing = dict.fromkeys(("created", "path"))
+    row = {"name": model.name, "game": model.game, "from": "hub", "bytes": model.bytes, "agent": bool(model.scores)}
+    row |= {"summary": model.summary, "license": model.license, "source": model.source, "parameters": model.parameters}
+    return row | nothing | {"pull": f"diamond-gym pull {model.game}"} | model.figures
 
 
 def _games(result: list[Entry]) -> list[dict[str, object]]:
@@ -89,16 +79,8 @@ def _games(result: list[Entry]) -> list[dict[str, object]]:
     for game in games().values():
         entries = [entry for entry in result if entry.card.game == game.name]
         means = max(entries, key=lambda entry: entry.rank, default=None)
-        rows.append(
-            {
-                "game": game.name,
-                "model": means.name if means else None,
-                "actions": game.num_actions,
-                "random": game.random,
-                "human": game.human,
-                "diamond": game.diamond,
-            }
-        )
+        row = {"game": game.name, "model": means.name if means else None, "actions": game.num_actions}
+        rows.append(row | {"random": game.random, "human": game.human, "diamond": game.diamond})
     return rows
 
 
@@ -141,7 +123,7 @@ def _cell(key: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class Info:
-    """Tells all that is known of one world model, and verifies its files; or of one that could be pulled."""
+    """Shows all that is known of one world model, and verifies its files."""
 
     name: tyro.conf.Positional[str]
     """A model's name, a game's name, or the folder of a model."""
@@ -149,34 +131,21 @@ class Info:
     """Print JSON instead of tables."""
 
     def run(self) -> int:
-        """Verifies the files and prints the card; of a damaged model, what is wrong is told instead."""
-        try:
-            entry = verify(resolve(self.name))
-        except ModelNotFound:
-            model = _published(self.name)
-            if model is None:
-                raise
-            card, where = model.card(), {"path": None, "bundled": False, "pull": f"diamond-gym pull {model.game}"}
-            metadata = {"from": f"the hub: `{where['pull']}` fetches it", "files": f"about {model.bytes / 1e6:,.0f} MB"}
-        else:
-            card, where = entry.card, {"path": str(entry.path), "bundled": entry.bundled}
-            metadata = {
-                "from": "the package" if entry.bundled else "you",
-                "card": str(entry.path),
-                "files": f"{len(card.files)} verified, {entry.bytes / 1e6:.1f} MB",
-            }
-            if not entry.bundled:
-                metadata["id"] = f"DiamondDream-{entry.name}-v0"
+        """Verifies the files and prints the card; of a damaged model, what is wrong."""
+        entry = verify(resolve(self.name))
+        card, where = entry.card, {"path": str(entry.path), "bundled": entry.bundled}
+        metadata = {
+            "from": "the package" if entry.bundled else "you",
+            "card": str(entry.path),
+            "files": f"{len(card.files)} verified, {entry.bytes / 1e6:.1f} MB",
+        }
+        if not entry.bundled:
+            metadata["id"] = f"DiamondDream-{entry.name}-v0"
         if self.as_json:
             print(json.dumps({**asdict(card), **where}, indent=2))
         else:
             _print_info(card, metadata)
         return 0
-
-
-def _published(name: str) -> Published | None:
-    """The authors' model of that name, or of that game, which is not here."""
-    return next((model for model in published().values() if name.lower() in (model.name, model.game.lower())), None)
 
 
 def _print_info(card: Card, metadata: Mapping[str, str]) -> None:
@@ -185,23 +154,9 @@ def _print_info(card: Card, metadata: Mapping[str, str]) -> None:
 
     console = Console(markup=False, highlight=False)
     console.print(f"{card.name}: {card.summary}" if card.summary else card.name, style="bold")
-    general = {
-        "game": card.game,
-        "created": card.created,
-        "license": card.license,
-        "source": card.source,
-        **metadata,
-    }
     tables: dict[str, Mapping[str, Any] | None] = {
-        "": general,
-        "spaces": card.spaces,
-        "denoiser": card.denoiser,
-        "reward_end": card.reward_end,
-        "actor_critic": card.actor_critic,
-        "upsampler": card.upsampler,
-        "sampler": card.sampler,
-        "training": card.training,
-        "figures": card.figures,
+        "": {**{key: getattr(card, key) for key in ("game", "created", "license", "source")}, **metadata},
+        **{key: getattr(card, key) for key in ("spaces", *NETWORKS, "sampler", "training", "figures")},
     }
     width = max((len(key) for table in tables.values() for key, _ in flat_rows(table or {})), default=0)
     for title, content in tables.items():

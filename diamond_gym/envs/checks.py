@@ -67,7 +67,7 @@ def open_model(
         result = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
         world_model = load_world_model(result, device, precision)
         assert world_model.card is not None
-        entry = Entry(world_model.card, result.path.absolute(), result.bundled)
+        entry = Entry(world_model.card, result.path.absolute())
         if isinstance(wanted, Entry) and entry.dreams != wanted.dreams:
             raise ModelNotFound(f"the model '{wanted.name}' was replaced while it was being read; make a new dream")
     if compile:
