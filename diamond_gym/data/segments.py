@@ -94,9 +94,13 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_liv
     has_last = (last >= 0) & (last < length)
     final_obs = np.zeros((len(start), *obs.shape[2:]), np.uint8)
     final_obs[has_last] = store.frames(episode[has_last], steps_of[has_last])
+    act, rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("act", "rew", "end", "trunc"))
     return Batch(
         obs,
-        *(np.ascontiguousarray(steps[name]) for name in ("act", "rew", "end", "trunc")),
+        act,
+        rew,
+        end,
+        trunc,
         mask,
         final_obs,
         np.where(has_last, last, -1),
