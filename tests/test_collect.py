@@ -171,6 +171,17 @@ def test_command(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads((out / "store.json").read_text())["game"] == "Pong"
 
 
+def test_any_environment_by_its_id(home: Path) -> None:
+    words = "--env DiamondGym/Catch-v0 --steps 20 --num-envs 2 --policy random"
+    assert main(["collect", *words.split()]) == 0
+    store = EpisodeStore(home / "data" / "catch")
+    assert (store.about.game, store.about.frame_shape, store.num_steps) == ("Catch", (16, 16, 3), 20)
+    assert store.lengths.max() == 7
+    words = "--env CartPole-v1 --render-obs --size 24 --steps 4 --num-envs 1"
+    assert main(["collect", *words.split()]) == 0
+    assert EpisodeStore(home / "data" / "cartpole").about.frame_shape == (24, 24, 3)
+
+
 def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
     words = "--game MsPacman --agent mspacman-nano --steps 12 --num-envs 2 --epsilon 0"
     assert main(["collect", *words.split()]) == 0
@@ -202,7 +213,13 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
         ("--game Pong --agent nobody.zip", 1, "there is no agent at nobody.zip"),
         ("--game Pong --agent mspacman-nano", 2, "was trained for MsPacman, not for Pong"),
         ("--game MsPacman --agent mspacman-nano --temperature 0.5", 2, "--temperature is for agents of DIAMOND's kind"),
-        ("", 2, "--game"),
+        ("", 2, "say what to play: --game"),
+        ("--game Pong --env CartPole-v1", 2, "say what to play: --game"),
+        ("--game Pong --size 32", 2, "--render-obs and --size are for --env"),
+        ("--env DiamondGym/Catch-v0 --policy scripted", 2, "--agent and --policy scripted are for --game"),
+        ("--env DiamondGym/Catch-v0 --size 0", 2, "--size must be at least 1, not 0"),
+        ("--env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
+        ("--env CartPole-v1", 2, "render_obs takes its rendered picture instead"),
     ],
 )
 def test_wrong_words(words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """The episode store: what goes in comes out, in pieces too, and what does not fit is refused."""
 
-import json
 import multiprocessing
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from stores import ABOUT, SHAPE, assert_same, episode, part
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.episode_files import STEP
+from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.errors import DiamondGymError
 
 
@@ -50,20 +51,48 @@ def test_frames_lie_as_the_networks_want_them(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frames[0, 1], store[0].obs[3].transpose(2, 0, 1))
 
 
-def test_100k_steps_of_atari_fit_into_1_3_gb() -> None:
+def test_100k_steps_of_atari_fit_into_1_3_gb(tmp_path: Path) -> None:
     """Episodes of 30 steps are short for Atari: those of Breakout end with a life, after 40 on average."""
-    frames, index = 64 * 64 * 3, 150
-    assert 100_000 * (frames + STEP.itemsize) + 100_000 / 30 * (frames + index) <= 1.3e9
+    with EpisodeStore(tmp_path, "a", About("Pong", (64, 64, 3), 6)) as store:
+        zeros, n = np.zeros, 30
+        store.append(Episode(zeros((n + 1, 64, 64, 3), np.uint8), zeros(n, np.int64), info={"first": True}))
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) * 100_000 / n <= 1.3e9
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("float32", (3,)), ("bool", (51,)), ("uint8", ()), ("int64", (2, 2))])
+def test_actions_of_any_type_and_frames_of_any_size(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    rng, n = np.random.default_rng(0), 5
+    obs = rng.integers(0, 256, (n + 1, 3, 5, 7), dtype=np.uint8)
+    act = rng.integers(0, 2, (n, *shape)).astype(dtype)
+    about = About("Data", (3, 5, 7), 0, action_dtype=dtype, action_shape=shape)
+    with EpisodeStore(tmp_path, "a", about) as store:
+        store.append(Episode(obs, act))  # no rewards, no ends
+        with pytest.raises(ValueError, match="actions are"):
+            store.append(Episode(obs, np.zeros((n, *shape, 2), dtype)))
+    store = EpisodeStore(tmp_path)
+    assert (store[0].act.dtype, store[0].unknown) == (np.dtype(dtype), ("rew", "end", "trunc"))
+    np.testing.assert_array_equal(store[0].act, act)
+    np.testing.assert_array_equal(store[0].obs, obs)
+    assert not store[0].rew.any() and not store[0].end.any()
+    batch = SegmentSampler(store, 4, 3, True, np.random.default_rng(1)).sample()
+    assert (batch.act.shape, batch.act.dtype) == ((3, 4, *shape), np.dtype(dtype))
+    for row, start in enumerate(batch.start.tolist()):
+        for j in range(4):
+            shown = act[start + j] if 0 <= start + j < n else np.zeros(shape)
+            np.testing.assert_array_equal(batch.act[row, j], shown)
+    assert to_tensors(batch).act.shape == (3, 4, *shape)
+    with pytest.raises(DiamondGymError, match="actions of type"):
+        EpisodeStore(tmp_path, "a", About("Data", (3, 5, 7), 0, action_dtype="int8", action_shape=shape))
 
 
 def test_an_unfinished_episode_can_be_continued(tmp_path: Path) -> None:
     a, b = episode(10, 1), episode(9, 2, end=False)
     with EpisodeStore(tmp_path, "a", ABOUT) as store:
         store.append(part(a, 0, 3))
-        store.append(part(b, 0, 2))  # comes in between, so that a lies in two places
+        store.append(part(b, 0, 2))  # comes in between
         assert not store[0].end.any()
         store.extend(0, part(a, 3, 4))
-        store.extend(0, part(a, 4, 10))  # where the one before ends: no third place
+        store.extend(0, part(a, 4, 10))
         store.extend(1, part(b, 2, 9))
         with pytest.raises(ValueError, match="episode 0 has ended"):
             store.extend(0, part(b, 0, 2))
@@ -73,8 +102,7 @@ def test_an_unfinished_episode_can_be_continued(tmp_path: Path) -> None:
     store = EpisodeStore(tmp_path)
     assert_same(store[0], a)
     assert_same(store[1], b)
-    assert (tmp_path / "frames.bin").stat().st_size == (11 + 10) * 24
-    assert json.loads((tmp_path / "index.jsonl").read_text().splitlines()[3])["frames"] == [[0, 4], [7, 7]]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
 
 
 def test_several_pieces_at_once(tmp_path: Path) -> None:
@@ -132,24 +160,55 @@ def test_readers_see_what_is_added(tmp_path: Path) -> None:
         assert_same(reader[0], whole)
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    first = EpisodeStore(tmp_path, "a", ABOUT)
-    with pytest.raises(DiamondGymError, match="somebody else is writing"):
-        EpisodeStore(tmp_path, "a", ABOUT)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert "somebody else" in pool.apply(_message_of_opening, (tmp_path,))
-        first.close()
-        assert pool.apply(_message_of_opening, (tmp_path,)) == ""
-    EpisodeStore(tmp_path, "a").close()
-    first.close()  # again, no harm
+def test_several_writers_at_a_time(tmp_path: Path) -> None:
+    here = EpisodeStore(tmp_path, "a", ABOUT)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        others = pool.map_async(_write, [(tmp_path, seed) for seed in (100, 200)], chunksize=1)
+        while not others.ready():
+            here.append(episode(2, len(here)))
+        assert others.get() == [list(range(10))] * 2, "each numbers what it has seen"
+    mine = len(here)
+    assert here.refresh() and len(here) == mine + 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store = EpisodeStore(tmp_path)
+    for seed in (100, 200):
+        found = [e for e in store if e.info.get("writer") == seed]
+        for i, each in enumerate(found):
+            expected = episode(5, seed + i, end=False)
+            np.testing.assert_array_equal(each.act, np.tile(expected.act, 2))
+    assert len(store) == mine + 20 and store.num_steps == 2 * mine + 200
 
 
-def _message_of_opening(folder: Path) -> str:
-    try:
-        EpisodeStore(folder, "a").close()
-    except DiamondGymError as error:
-        return str(error)
-    return ""
+def _write(words: tuple[Path, int]) -> list[int]:
+    """Ten episodes in two parts each, by a process of its own that looks at nobody else's."""
+    folder, seed = words
+    numbers = []
+    with EpisodeStore(folder, "a", ABOUT) as store:
+        seen = len(store)
+        for i in range(10):
+            piece = replace(episode(5, seed + i, end=False), info={"writer": seed})
+            numbers.append(store.append(piece) - seen)
+            store.extend(numbers[-1] + seen, piece)
+    return numbers
+
+
+def test_back_to_a_mark(tmp_path: Path) -> None:
+    whole = episode(9, 1)
+    with EpisodeStore(tmp_path, "a", ABOUT) as store:
+        store.append(part(whole, 0, 3))
+        mark, reader = store.mark, EpisodeStore(tmp_path)
+        store.extend(0, part(whole, 3, 5))
+        store.append(episode(4, 2))
+        reader.refresh()
+    with EpisodeStore(tmp_path, "a", ABOUT, until=mark) as store:
+        assert (len(store), store.num_steps, store.mark) == (1, 3, mark)
+        store.extend(0, part(whole, 3, 9))
+        assert_same(store[0], whole)
+    assert reader.refresh()
+    assert_same(reader[0], whole)
+    with EpisodeStore(tmp_path, "a", ABOUT, until=0) as store:
+        assert len(store) == 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +239,9 @@ def test_pieces_that_do_not_fit(tmp_path: Path) -> None:
     with EpisodeStore(tmp_path, "a", ABOUT) as store:
         with pytest.raises(ValueError, match="frames are"):
             store.append(Episode(good.obs[:, 1:], good.act, good.rew, good.end, good.trunc))
+        with pytest.raises(ValueError, match="actions are int64"):
+            store.append(Episode(good.obs, good.act + 0.5, good.rew, good.end, good.trunc))
         with pytest.raises(ValueError, match="actions lie in 0..2"):
             store.append(Episode(good.obs, good.act + 3, good.rew, good.end, good.trunc))
         assert len(store) == 0
-        assert (tmp_path / "frames.bin").stat().st_size == 0
+        assert not list(tmp_path.glob("*.safetensors"))

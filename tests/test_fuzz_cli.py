@@ -49,6 +49,7 @@ BASES: dict[str, list[list[str]]] = {
     "list": [[], ["--games"]],
     "info": [["tiny"], ["Pong"]],
     "collect": [["--game", "Pong", "--steps", "3"]],
+    "data": [["convert", "taken"]],
     "train-wm": [["--game", "Pong"], ["--game", "Pong", "--dry-run"]],
     "dream": [["--model", "tiny", "--steps", "2"], ["--model", "tiny", "--steps", "2", "--out", "x.gif"]],
     "evaluate-wm": [["tiny"]],

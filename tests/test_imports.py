@@ -18,8 +18,8 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 ROOMS = ("networks", "data", "envs")
 RANKS = [
     {"errors", "files", "schema", "frames", "randomness", "device", "sampler"},
-    {"networks.blocks", "networks.preconditioning", "networks.cuda_graphs", "data.episode_files", "csgo"},
-    {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes"},
+    {"networks.blocks", "networks.preconditioning", "networks.cuda_graphs", "data.about", "data.episode_files", "csgo"},
+    {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes", "data.convert"},
     {"data"},
     {"networks.folding", "data.segments"},
     {"networks.kernels"},

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
-from diamond_gym.data import EpisodeStore, episode_files
+from diamond_gym.data import EpisodeStore, episodes
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
@@ -34,12 +34,16 @@ def half_save(state, path):
     die()
 
 
-def half_write(file, at, parts):
+def half_write(contents):
     """What the store writes with, were it killed in its midst."""
-    piece = b"".join(parts)
-    file.seek(at)
-    file.write(piece[: len(piece) // 2])
-    file.flush()
+    for path, content in contents:
+        path.with_name(f".{path.stem}.tmp.safetensors").write_bytes(content[: len(content) // 2])
+    die()
+
+
+def write_some(contents):
+    """The same, killed when the first of the files is in its place."""
+    write(contents[:1])
     die()
 
 
@@ -48,12 +52,12 @@ def after(function):
     return lambda *words: die(function(*words))
 
 
-whole, rename = torch.save, os.replace
+whole, write, rename = torch.save, episodes.write_files, os.replace
 # name: what is replaced, by what, and at which of its calls
 POINTS = {
     "collecting": (Collector, "_step", die, 7),
-    "storing frames": (episode_files, "write_all", half_write, 1),
-    "storing the index": (episode_files, "write_all", half_write, 6),
+    "storing an episode": (episodes, "write_files", half_write, 1),
+    "storing several": (episodes, "write_files", write_some, 2),
     "world model": (WorldModelTrainer, "train_step", die, 2),
     "agent": (ActorCriticTrainer, "train_step", die, 4),
     "saving": (torch, "save", half_save, 1),
@@ -64,12 +68,14 @@ POINTS = {
 
 
 def at_call(count, usual, fatal):
-    """The usual function, but for one call."""
+    """The usual function, but for one call; of renamings those of the checkpoint count."""
     calls = 0
 
     def counting(*words, **options):
         nonlocal calls
-        calls += 1
+        calls += usual is not rename or Path(words[1]).name == CHECKPOINT
+        if usual is rename and Path(words[1]).name != CHECKPOINT:
+            return usual(*words)
         return (fatal if calls == count else usual)(*words, **options)
 
     return counting

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from diamond_gym.envs.atari_game import SIZE
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.collect_games import AleGames, Games
+from diamond_gym.trainers.policies import Policy as Policy
+from diamond_gym.trainers.policies import StickyPolicy as StickyPolicy
 from diamond_gym.trainers.scripted import ScriptedPolicy
 
 
@@ -71,37 +73,6 @@ class OpenEpisode:
 _WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
 
 
-class Policy(Protocol):
-    """Chooses actions for a batch of games."""
-
-    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """From frames (B, H, W, C), and in which rows an episode begins (B,), to actions (B,)."""
-        ...
-
-
-class StickyPolicy:
-    """Uniform actions, each kept for a geometric number of steps.
-
-    Held keys make a paddle travel, so that it meets the ball more often than by a policy that trembles.
-
-    Args:
-        num_actions: Actions are 0..num_actions-1.
-        repeat: Chance to keep the action for another step, per row (B,); 0 is the uniform random policy.
-        rng: The source of chance.
-    """
-
-    def __init__(self, num_actions: int, repeat: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
-        self._num_actions, self._repeat, self._rng = num_actions, repeat, rng
-        self._act = np.zeros(len(repeat), np.int64)
-
-    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Chooses without looking."""
-        new = self._rng.integers(self._num_actions, size=len(self._repeat))
-        keep = (self._rng.random(len(self._repeat)) < self._repeat) & ~first
-        self._act = np.where(keep, self._act, new)
-        return self._act
-
-
 @dataclass(frozen=True)
 class CollectConfig:
     """How to collect.
@@ -110,7 +81,7 @@ class CollectConfig:
         game: One of the 26 games; any word where the collector is given games.
         num_envs: Games played side by side.
         policy: Without a policy of your own: "random", "sticky", "mixed", every other game one of the two, or
-            "scripted", a simple player with random spells, where the game has one (`players.PLAYERS`).
+            "scripted", a simple player with random spells, where the game has one (`scripted.PLAYERS`).
         epsilon: Chance of a uniform random action instead of your policy's.
         sticky_steps: For how many steps the sticky policy keeps an action, on average.
         seed: Collecting again into the same store with the same seed still plays other games.
@@ -249,10 +220,10 @@ class Collector:
         self._rng.bit_generator.state = state["rng"]
         self._scores = np.array(state["scores"])
         self._parts = []
-        for i, (number, first, *game) in enumerate(state["parts"]):  # states of earlier versions do not know the game
-            self._parts.append(OpenEpisode(self._obs[i], first, self._played_by, game[0] if game else None))
+        for i, (number, first, game) in enumerate(state["parts"]):
+            self._parts.append(OpenEpisode(self._obs[i], first, self._played_by, game))
             self._parts[-1].number = number
-        self._games_begun = state.get("games_begun", self._games_begun)
+        self._games_begun = state["games_begun"]
 
     def close(self) -> None:
         """Ends the games."""

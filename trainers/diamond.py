@@ -5,7 +5,6 @@ Alonso et al. 2024 (arXiv 2405.12399), algorithm 1.
 Alonso et al. 2024 (arXiv 2405.12399), appendix; the defaults are the paper's for Atari 100k.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_gym.data.episode_files import INDEX, About
+from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -167,9 +166,8 @@ class DiamondTrainer:
         state = run.load()
         folder = run.path / "experience"
         with processes.main_first():
-            if processes.main and (folder / INDEX).exists():
-                os.truncate(folder / INDEX, 0 if state is None else state["experience"])
-            self.store = EpisodeStore(folder, "a", about) if processes.main else EpisodeStore(folder)
+            known = 0 if state is None else state["experience"]
+            self.store = EpisodeStore(folder, "a", about, known) if processes.main else EpisodeStore(folder)
         total = config.epochs * config.world_model_steps
         self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, processes)
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, processes=processes)
@@ -280,8 +278,8 @@ class DiamondTrainer:
         agent = self.agent.state_dict() | {"imagination": None}  # every epoch dreams anew
         return {
             "epoch": self.epoch,
-            "experience": (self.store.folder / INDEX).stat().st_size,
-            "held_out": 0 if self.held_out is None else self.held_out.size,
+            "experience": self.store.mark,
+            "held_out": 0 if self.held_out is None else self.held_out.store.mark,
             "world_model": self.world_model.state_dict(),
             "agent": agent,
             "policy": self._policy.state_dict(),

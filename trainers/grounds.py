@@ -108,3 +108,9 @@ def side_of(env: str, render_obs: bool) -> int:
     """The side of an environment's frames: their own if they are square and small, else the paper's."""
     h, w, _ = about_env(env, None, render_obs).frame_shape
     return h if h == w and h <= SIZE else SIZE
+
+
+def gym_ground(env: str, size: int | None = None, render_obs: bool = False) -> GymGround:
+    """The environment of an id with square frames, of that side or of `side_of`."""
+    side = size or side_of(env, render_obs)
+    return GymGround(env, (side, side), render_obs)

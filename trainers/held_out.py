@@ -1,6 +1,5 @@
 """Test collections: whole games that nothing learns from, and how well the world model knows them."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.data.episode_files import INDEX, About
+from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.actor_critic import ActorCritic
@@ -70,19 +69,12 @@ class HeldOut:
         about: The game.
         games: Makes so many games that only their end ends, not the loss of a life.
         seed: Seeds games, actions and batches.
-        size: As many bytes of the store's index count, the rest is forgotten (see `size`).
+        known: What the store holds beyond this mark is deleted.
     """
 
-    def __init__(self, folder: Path, about: About, games: Callable[[int], Games], seed: int, size: int = 0) -> None:
-        if (folder / INDEX).exists():
-            os.truncate(folder / INDEX, size)
-        self.store = EpisodeStore(folder, "a", about)
+    def __init__(self, folder: Path, about: About, games: Callable[[int], Games], seed: int, known: int = 0) -> None:
+        self.store = EpisodeStore(folder, "a", about, known)
         self._games, self._seed = games, seed
-
-    @property
-    def size(self) -> int:
-        """Bytes of the store's index by now, for a checkpoint."""
-        return (self.store.folder / INDEX).stat().st_size
 
     def close(self) -> None:
         """Lets go of the store."""

@@ -1,7 +1,7 @@
-"""Policies: an actor-critic in real games, and in dreams."""
+"""Policies: random play, and an actor-critic in real games and in dreams."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,37 @@ from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.networks.actor_critic import ActorCritic
 
 _SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
+
+
+class Policy(Protocol):
+    """Chooses actions for a batch of games."""
+
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """From frames (B, H, W, C), and in which rows an episode begins (B,), to actions (B,)."""
+        ...
+
+
+class StickyPolicy:
+    """Uniform actions, each kept for a geometric number of steps.
+
+    Held keys make a paddle travel, so that it meets the ball more often than by a policy that trembles.
+
+    Args:
+        num_actions: Actions are 0..num_actions-1.
+        repeat: Chance to keep the action for another step, per row (B,); 0 is the uniform random policy.
+        rng: The source of chance.
+    """
+
+    def __init__(self, num_actions: int, repeat: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
+        self._num_actions, self._repeat, self._rng = num_actions, repeat, rng
+        self._act = np.zeros(len(repeat), np.int64)
+
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Chooses without looking."""
+        new = self._rng.integers(self._num_actions, size=len(self._repeat))
+        keep = (self._rng.random(len(self._repeat)) < self._repeat) & ~first
+        self._act = np.where(keep, self._act, new)
+        return self._act
 
 
 class AgentPolicy:

@@ -37,6 +37,7 @@ _COMMANDS = {
     "list": ("diamond_gym.cli.models:ListModels", "the world models at hand, and the games"),
     "info": ("diamond_gym.cli.models:Info", "all that is known of one model"),
     "collect": ("diamond_gym.cli.collect:Collect", "real experience, played and stored"),
+    "data": ("diamond_gym.cli.data:Data", "folders of experience of earlier versions, converted"),
     "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 class Collect:
     """Plays a real game and stores what happens; repeating the command adds to it."""
 
-    game: str
+    game: str | None = None
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
+    env: str | None = None
+    """In its place any Gymnasium environment of discrete actions, by its id (`module:id` imports the module first)."""
+    render_obs: bool = False
+    """With --env: take its rendered picture for what is seen."""
+    size: int | None = None
+    """With --env: side of the frames (default: its own if they are square and at most 64, else 64)."""
     steps: int = 20_000
     """How many steps to add."""
     out: Path | None = None
-    """The store's folder (default: <home>/data/<game>)."""
+    """The store's folder (default: <home>/data/<game>, after an --env's id)."""
     num_envs: int = 16
     """Games played side by side."""
     policy: Literal["mixed", "random", "sticky", "scripted"] = "mixed"
@@ -43,7 +49,16 @@ class Collect:
     """Adding to a store with the same seed plays other games all the same."""
 
     def __post_init__(self) -> None:
-        game(self.game)
+        if (self.game is None) == (self.env is None):
+            raise BadArgument("say what to play: --game Breakout, or --env CartPole-v1 --render-obs")
+        if self.game is not None:
+            game(self.game)
+            if self.render_obs or self.size is not None:
+                raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
+        elif self.agent is not None or self.policy == "scripted":
+            raise BadArgument("--agent and --policy scripted are for --game")
+        if self.size is not None and self.size < 1:
+            raise BadArgument(f"--size must be at least 1, not {self.size}")
         if self.steps < 1:
             raise BadArgument(f"--steps must be at least 1, not {self.steps}")
         if not 1 <= self.num_envs <= 1024:
@@ -62,14 +77,19 @@ class Collect:
         from diamond_gym.cli.terminal import console, counting
         from diamond_gym.data.episodes import EpisodeStore
         from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+        from diamond_gym.trainers.grounds import gym_ground
 
-        epsilon = self.epsilon if self.agent else 0.0
-        config = CollectConfig(self.game, self.num_envs, self.policy, epsilon, seed=self.seed, noop_max=self.noop_max)
+        epsilon, ground = self.epsilon if self.agent else 0.0, None
+        if self.env is not None:
+            ground = gym_ground(self.env, self.size, self.render_obs)
+        about = about_game(self.game or "") if ground is None else ground.about()
+        config = CollectConfig(about.game, self.num_envs, self.policy, epsilon, seed=self.seed, noop_max=self.noop_max)
         policy = self._agent_policy()
-        folder = self.out or home_folder() / "data" / self.game.lower()
-        with EpisodeStore(folder, "a", about_game(self.game)) as store:
-            counter = counting(f"playing {self.game}", self.steps, "steps")
-            with Collector(store, config, policy) as collector, counter as advance:
+        folder = self.out or home_folder() / "data" / about.game.lower()
+        with EpisodeStore(folder, "a", about) as store:
+            games = None if ground is None else ground.games(self.num_envs)
+            counter = counting(f"playing {about.game}", self.steps, "steps")
+            with Collector(store, config, policy, games) as collector, counter as advance:
                 stats = collector.collect(self.steps, advance)
             console.print(f"{folder}: {store.num_steps:,} steps in {store.num_episodes:,} episodes", soft_wrap=True)
         if stats.scores:
@@ -78,7 +98,7 @@ class Collect:
         return 0
 
     def _agent_policy(self) -> "Policy | None":
-        if self.agent is None:
+        if self.agent is None or self.game is None:
             return None
         from diamond_gym.trainers.collect import about_game
 
@@ -108,7 +128,7 @@ class Collect:
         if entry is None:
             from diamond_gym.trainers.sb3_files import open_agent
 
-            assert self.agent is not None
+            assert self.agent is not None, "asked for by _agent_policy"
             return open_agent(self.agent)
         if entry.file(AGENT) is None:
             return None  # without asking for Stable-Baselines3, which need not be installed

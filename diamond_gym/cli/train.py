@@ -21,7 +21,7 @@ from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import Scores, score
-from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
+from diamond_gym.trainers.grounds import AtariGround, Ground, gym_ground
 from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
 from diamond_gym.trainers.model_free import ModelFree
 from diamond_gym.trainers.plots import dream_film, real_film
@@ -130,8 +130,7 @@ class Train:
         if self.game is not None:
             return AtariGround(self.game)
         assert self.env is not None
-        side = self.size or side_of(self.env, self.render_obs)
-        return GymGround(self.env, (side, side), self.render_obs)
+        return gym_ground(self.env, self.size, self.render_obs)
 
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_SETTLED}

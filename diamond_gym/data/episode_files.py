@@ -1,30 +1,35 @@
-"""What an episode is, and how it lies in a store's files: `diamond_gym.data` puts them together.
+"""An episode and its file: a `.safetensors` file for an episode, or for each piece of one that grew.
 
-- `store.json`: what the store holds (game, frame shape, actions, versions), written once.
-- `frames.bin`: raw uint8 frames, (C, H, W) each as the networks want them, memory-mapped for reading.
-- `steps.bin`: raw step records, see `STEP`.
-- `index.jsonl`: one line per piece of an episode, with its places in the other two. A later line with the
-  same id takes the place of an earlier one.
+The arrays of a file, for N steps: `obs` uint8 (N+1, C, H, W), as the networks take frames, `act` (N, ...) of the
+store's type, and where they are known `rew` float32 (N,), `end` and `trunc` bool (N,). Its metadata is one entry,
+JSON: whose piece it is, from which step on, whether the episode is over, and its info.
 """
 
 import json
-import platform
+import math
+import os
+import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.errors import DiamondGymError
-from diamond_gym.files import atomic_write, disk_space_for, flush_folder
+from diamond_gym.data.about import About
+from diamond_gym.files import flush_folder
 
-FORMAT = 1
-STEP = np.dtype([("act", "<i4"), ("rew", "<f4"), ("end", "?"), ("trunc", "?")])  # packed: 10 bytes a step
-ABOUT, FRAMES, STEPS, INDEX = "store.json", "frames.bin", "steps.bin", "index.jsonl"
-Extents = tuple[tuple[int, int], ...]  # (first, count) in a file of equal records
+__all__ = ["About", "Episode", "Piece", "lives_before", "read_piece", "sequence_of", "write_files"]
+
+SUFFIX, _KEY = ".safetensors", "episode"
+_DTYPES = {"U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8"}
+_DTYPES |= {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_OPTIONAL = {"rew": np.float32, "end": np.bool_, "trunc": np.bool_}
+_HEADER_AT_MOST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,30 +38,35 @@ class Episode:
 
     Attributes:
         obs: Frames, uint8 (N+1, H, W, C): before every step, and after the last (the true final frame).
-        act: Actions, int64 (N,); `act[t]` was taken after seeing `obs[t]`.
-        rew: Rewards, float32 (N,), unclipped.
+        act: Actions, (N, ...) of any type; `act[t]` was taken after seeing `obs[t]`.
+        rew: Rewards, float32 (N,), unclipped; zeros where none are given.
         end: The episode ended with this step, bool (N,). With `trunc` false too on the last step, the
             episode is cut: the game went on, but unseen (or not yet seen).
         trunc: A time limit ended the episode with this step, bool (N,).
         info: Plain data about the whole episode: `{"first": true}` at the beginning of a game, and `{"game": 12}`, a
             number that the lives of one game share, each going on from the frame in which the one before ended.
+        unknown: Which of `rew`, `end` and `trunc` were not given.
 
     Raises:
         ValueError: The arrays do not belong together.
     """
 
     obs: npt.NDArray[np.uint8]
-    act: npt.NDArray[np.int64]
-    rew: npt.NDArray[np.float32]
-    end: npt.NDArray[np.bool_]
-    trunc: npt.NDArray[np.bool_]
+    act: npt.NDArray[Any]
+    rew: npt.NDArray[np.float32] = None  # type: ignore[assignment]  # filled in below, as the two that follow
+    end: npt.NDArray[np.bool_] = None  # type: ignore[assignment]
+    trunc: npt.NDArray[np.bool_] = None  # type: ignore[assignment]
     info: Mapping[str, Any] = field(default_factory=dict)
+    unknown: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         n = len(self.act)
-        shapes = [a.shape for a in (self.act, self.rew, self.end, self.trunc)]
+        object.__setattr__(self, "unknown", tuple(name for name in _OPTIONAL if getattr(self, name) is None))
+        for name in self.unknown:
+            object.__setattr__(self, name, np.zeros(n, _OPTIONAL[name]))
+        shapes = [self.act.shape[:1], *(a.shape for a in (self.rew, self.end, self.trunc))]
         if n == 0 or shapes != [(n,)] * 4:
-            raise ValueError(f"act, rew, end and trunc are (N,) with N > 0, not {shapes}")
+            raise ValueError(f"act is (N, ...), rew, end and trunc are (N,) with N > 0, not {shapes}")
         if self.obs.dtype != np.uint8 or self.obs.ndim != 4 or len(self.obs) != n + 1:
             raise ValueError(f"obs is uint8 ({n + 1}, H, W, C), not {self.obs.dtype} {self.obs.shape}")
         if (self.end | self.trunc)[:-1].any():
@@ -65,165 +75,159 @@ class Episode:
     def __len__(self) -> int:
         return len(self.act)
 
+    @property
+    def over(self) -> bool:
+        """Whether the last step ended the episode."""
+        return bool(self.end[-1] or self.trunc[-1])
+
 
 @dataclass(frozen=True)
-class About:
-    """What a store holds; two collections go into one store if `game`, shape and number of actions agree.
+class Piece:
+    """A file of a store as its header describes it; its arrays are mapped into memory when they are first asked for.
 
     Attributes:
-        game: A game's name, or any other word.
-        frame_shape: (H, W, C).
-        num_actions: Actions are 0..num_actions-1.
-        action_meanings: A word for each action, or none.
-        created: When the store was made (ISO 8601, UTC); filled in.
-        versions: Of the libraries with which it was made.
+        path: The file, named `<sequence number>-<random>.safetensors`.
+        num_steps: Steps in this file, N.
+        continues: The name (without suffix) of the episode's first file; its own for the first.
+        first_step: The number of its first step within the episode.
+        over: Whether its last step ended the episode.
+        info: See `Episode`.
+        arrays: Type, shape and place in the file of each array.
     """
 
-    game: str
-    frame_shape: tuple[int, int, int]
-    num_actions: int
-    action_meanings: tuple[str, ...] = ()
-    created: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-    def check_same(self, other: "About", folder: Path) -> None:
-        """Raises DiamondGymError if experience of `other` does not belong into this store."""
-        words = {"game": "game", "frame_shape": "frame shape", "num_actions": "number of actions"}
-        for name, word in words.items():
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                message = f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder"
-                raise DiamondGymError(message)
-
-    def check_fits(self, piece: Episode) -> None:
-        """Raises ValueError if frames or actions are not those of this store."""
-        if piece.obs.shape[1:] != self.frame_shape:
-            raise ValueError(f"frames are {self.frame_shape} here, not {piece.obs.shape[1:]}")
-        if not 0 <= piece.act.min() <= piece.act.max() < self.num_actions:
-            raise ValueError(f"actions lie in 0..{self.num_actions - 1} here")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the index: where an episode's frames and steps are, and how it stands at its last step."""
-
-    frames: Extents
-    steps: Extents
-    end: bool
-    trunc: bool
+    path: Path
+    num_steps: int
+    continues: str
+    first_step: int
+    over: bool
     info: Mapping[str, Any]
+    arrays: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...], int]]
 
     @property
-    def num_steps(self) -> int:
-        """Steps of the episode."""
-        return sum(count for _, count in self.steps)
+    def sequence(self) -> int:
+        """The number by which the files of a store are ordered."""
+        return sequence_of(self.path.name)
 
-    def grown(self, piece: Episode, frames: tuple[int, int], steps: tuple[int, int]) -> "Record":
-        """The record with another piece, whose frames and steps are at (first, count) of the files."""
-        stands = bool(piece.end[-1]), bool(piece.trunc[-1])
-        return Record(grow(self.frames, *frames), grow(self.steps, *steps), *stands, {**self.info, **piece.info})
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Which of `rew`, `end` and `trunc` the file does not hold."""
+        return tuple(name for name in _OPTIONAL if name not in self.arrays)
 
-    def line(self, number: int) -> bytes:
-        """As the index has it."""
-        return json.dumps({"id": number, **asdict(self)}, separators=(",", ":")).encode() + b"\n"
+    @classmethod
+    def of(cls, folder: Path, sequence: int, episode: Episode, before: "Piece | None" = None) -> "Piece":
+        """The file that an episode is going to be, or what follows the piece `before` of one."""
+        path = folder / f"{sequence:019d}-{secrets.token_hex(6)}{SUFFIX}"
+        if before is None:
+            return cls(path, len(episode), path.stem, 0, episode.over, dict(episode.info), {})
+        info = {**before.info, **episode.info}
+        return cls(path, len(episode), before.continues, before.first_step + before.num_steps, episode.over, info, {})
+
+    def encode(self, episode: Episode, about: About) -> bytes:
+        """The file's content."""
+        from safetensors.numpy import save
+
+        arrays = {"obs": np.ascontiguousarray(episode.obs.transpose(0, 3, 1, 2))}
+        arrays["act"] = np.ascontiguousarray(episode.act, about.action_dtype)
+        for name in set(_OPTIONAL) - set(episode.unknown):
+            arrays[name] = np.ascontiguousarray(getattr(episode, name), _OPTIONAL[name])
+        metadata = {name: getattr(self, name) for name in ("continues", "first_step", "over", "info")}
+        return save(arrays, {_KEY: json.dumps(metadata, separators=(",", ":"))})
+
+    def read(self, about: About) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+        """Frames (N+1, C, H, W), mapped into memory, and steps (N,), records of `about.step_type`, as a copy."""
+        with open(self.path, "rb") as file:
+            content = mmap(file.fileno(), 0, access=ACCESS_READ)
+
+        def view(name: str) -> npt.NDArray[Any]:
+            dtype, shape, at = self.arrays[name]
+            return np.frombuffer(content, dtype, math.prod(shape), at).reshape(shape)
+
+        steps = np.zeros(self.num_steps, about.step_type)
+        for name in {"act", *_OPTIONAL} & set(self.arrays):
+            steps[name] = view(name)
+        return view("obs"), steps
 
 
-def parse_line(line: bytes, known: int) -> tuple[int, Record]:
-    """The number and record of one of `known` episodes or the next; ValueError, KeyError or TypeError if damaged."""
-    content = json.loads(line)
-    if not 0 <= int(content["id"]) <= known:
-        raise ValueError(f"episode {content['id']} after {known - 1}")
-    frames, steps = (tuple((int(a), int(n)) for a, n in content[key]) for key in ("frames", "steps"))
-    return int(content["id"]), Record(frames, steps, content["end"], content["trunc"], content["info"])
+def sequence_of(name: str) -> int:
+    """The sequence number in a file's name, -1 for other files."""
+    number, _, rest = name.partition("-")
+    return int(number) if number.isascii() and number.isdigit() and rest.endswith(SUFFIX) else -1
 
 
-def create(folder: Path, about: About) -> None:
-    """Makes an empty store; it is one only once `store.json` is there, which is written last."""
-    index = folder / INDEX
-    if index.exists() and index.stat().st_size:
-        raise DiamondGymError(f"{folder} has an index but no {ABOUT}: restore it, or use another folder")
-    with disk_space_for(folder):
-        for part in (FRAMES, STEPS, INDEX):
-            (folder / part).write_bytes(b"")
-        flush_folder(folder)
-        versions = {"python": platform.python_version(), "numpy": np.__version__, **about.versions}
-        about = replace(about, created=datetime.now(UTC).isoformat(timespec="seconds"), versions=versions)
-        with atomic_write(folder / ABOUT, "w") as file:
-            json.dump({"format": FORMAT, **asdict(about)}, file, indent=2)
+def write_files(contents: Sequence[tuple[Path, bytes]]) -> None:
+    """Writes files beside their places, then onto the disk, and only then renames them, in order."""
+    written = [(path.with_name(f".{path.stem}.tmp{SUFFIX}"), path) for path, _ in contents]
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(temporary, "wb", buffering=0)) for temporary, _ in written]
+            for file, (_, content) in zip(files, contents, strict=True):
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            with ThreadPoolExecutor(16) as pool:  # the disk takes those that come together at once
+                list(pool.map(os.fsync, [file.fileno() for file in files]))
+        for temporary, path in written:
+            os.replace(temporary, path)
+        flush_folder(written[0][1].parent)
+    except BaseException:  # Ctrl-C too must leave no litter
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+        raise
 
 
-def read_about(folder: Path) -> About:
-    """What the store in `folder` holds.
+def read_piece(path: Path, about: About) -> Piece:
+    """Reads the header of an episode's file; its arrays stay on the disk.
 
     Raises:
-        DiamondGymError: There is none, it is of another format, or a file is missing or damaged.
+        ValueError: The file is damaged, shorter than it should be, or of another kind of store.
     """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _HEADER_AT_MOST):
+            raise ValueError("its header is cut off")
+        header = file.read(length)
     try:
-        content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        written = content.pop("format")
-        if written != FORMAT:
-            raise DiamondGymError(f"{folder} has format {written}; this diamond-gym reads format {FORMAT}")
-        for name in ("frame_shape", "action_meanings"):
-            content[name] = tuple(content[name])
-        about = About(**content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DiamondGymError(f"no experience at {folder}: diamond-gym collect makes some") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DiamondGymError(f"{folder / ABOUT} is damaged ({error})") from error
-    for part in (FRAMES, STEPS, INDEX):
-        if not (folder / part).is_file():
-            raise DiamondGymError(f"{folder} is damaged: {part} is missing")
-    return about
+        content = json.loads(header)
+        metadata = json.loads(content.pop("__metadata__")[_KEY])
+        arrays = {name: _place(entry, 8 + length, size) for name, entry in content.items()}
+        n = int(arrays["act"][1][0])
+        piece = Piece(
+            path, n, str(metadata["continues"]), int(metadata["first_step"]), bool(metadata["over"]),
+            dict(metadata["info"]), arrays,
+        )  # fmt: skip
+        hash(piece.info.get("game"))
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its header makes no sense: {type(error).__name__} {error}") from error
+    h, w, c = about.frame_shape
+    expected = {"obs": (n + 1, c, h, w), "act": (n, *about.action_shape), **dict.fromkeys(_OPTIONAL, (n,))}
+    for name, (dtype, shape, _) in arrays.items():
+        if expected.get(name) != shape or n < 1:
+            raise ValueError(f"its {name} is {shape}")
+        if name in ("obs", "act") and dtype != np.dtype(np.uint8 if name == "obs" else about.action_dtype):
+            raise ValueError(f"its {name} is {dtype}")
+    if "obs" not in arrays:
+        raise ValueError("it holds no frames")
+    return piece
 
 
-def grow(extents: Extents, first: int, count: int) -> Extents:
-    """Adds `count` places from `first` on, to the last extent if they follow it."""
-    if extents and sum(extents[-1]) == first:
-        return (*extents[:-1], (extents[-1][0], extents[-1][1] + count))
-    return (*extents, (first, count))
+def _place(entry: Mapping[str, Any], data: int, size: int) -> tuple[str, tuple[int, ...], int]:
+    """Type, shape and place of an array that lies within a file of `size` bytes."""
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"])
+    begin, end = (data + int(at) for at in entry["data_offsets"])
+    if end > size:
+        raise ValueError("it is cut off")
+    if begin < data or min(shape, default=0) < 0 or end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError("its arrays overlap or are too short")
+    return dtype, shape, begin
 
 
-def end_of(extents: Extents) -> int:
-    """The place after the last."""
-    return max((first + count for first, count in extents), default=0)
-
-
-def places(extents: Sequence[Extents]) -> npt.NDArray[np.int64]:
-    """The places of all the extents, one after the other."""
-    parts = [np.arange(first, first + count) for each in extents for first, count in each]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-
-def lives_before(infos: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
+def lives_before(infos: list[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
     """For each episode the one that was the life before in the same game, or -1: int64 (N,)."""
-    latest: dict[int, int] = {}
+    latest: dict[Any, int] = {}
     before = np.full(len(infos), -1, np.int64)
     for number, info in enumerate(infos):
         if (game := info.get("game")) is not None:
             before[number] = latest.get(game, -1)
             latest[game] = number
     return before
-
-
-def pack(piece: Episode) -> npt.NDArray[np.void]:
-    """The piece's steps as records of `STEP`, (N,)."""
-    packed = np.empty(len(piece), STEP)
-    for name in ("act", "rew", "end", "trunc"):
-        packed[name] = getattr(piece, name)
-    return packed
-
-
-def write_all(file: BinaryIO, at: int, parts: Sequence[bytes]) -> None:
-    """Writes at a place of an unbuffered file, which may take less than it is given."""
-    file.seek(at)
-    for part in parts:
-        rest = memoryview(part)
-        while rest:
-            rest = rest[file.write(rest) :]
-
-
-def map_file(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    """The first `size` bytes of a file, mapped into memory for reading."""
-    if size == 0:  # an empty file cannot be mapped
-        return np.zeros(0, np.uint8)
-    return np.asarray(np.memmap(path, np.uint8, "r", shape=(size,)))

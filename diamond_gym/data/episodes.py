@@ -1,28 +1,31 @@
-"""Experience on disk: episodes in a folder that is cheap to read, only ever grows, and survives a crash.
+"""Experience on disk: a folder of episodes that several processes can add to, read by memory map.
 
-Only what the index names exists, and a piece is named after it is safely on the disk: whatever lies beyond
-the index's last complete line was interrupted, is ignored by readers and cut off by the next writer. An
-episode of N steps owns N + 1 frames: what was seen before each step, and what the last step led to. 100,000
-Atari steps take 1.23 GB, and each episode 12 kB more. `diamond_gym.data.episode_files` describes the files.
+An episode of N steps has N + 1 frames: what was seen before each step, and what the last step led to. An episode that
+is stored before it has ended lies in several files. No file ever changes: each is written beside its place and
+renamed, so that a killed process leaves only whole ones. 100,000 Atari steps take 1.23 GB, and each file 12 kB more.
 """
 
 import os
+import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
-from diamond_gym.data import episode_files as files
-from diamond_gym.data.episode_files import About, Episode, Record
+from diamond_gym.data.about import ABOUT, About, read_about, write_about
+from diamond_gym.data.episode_files import SUFFIX, Episode, Piece, lives_before, read_piece, sequence_of, write_files
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import disk_space_for
 
 __all__ = ["About", "Episode", "EpisodeStore"]
+
+_Int = npt.NDArray[np.int64]
+_MAPPED = 8192  # files mapped into memory at once; systems allow some 65,000
+_LITTER_AGE = 3600.0  # seconds after which a file that is still being written never will be
 
 
 class EpisodeStore:
@@ -34,77 +37,69 @@ class EpisodeStore:
     >>> EpisodeStore("breakout")[number].obs.shape  # doctest: +SKIP
     (46, 64, 64, 3)
 
+    An episode's number is its place in that order when the store was opened; what others add is numbered as
+    `refresh` finds it.
+
     Args:
         folder: Where the store is.
-        mode: "r" to read (any number of readers, also while somebody writes: see `refresh`), "a" to append
-            (one writer at a time).
+        mode: "r" to read, "a" to append too; any number of processes may do either at the same time.
         about: For "a": what is going to be written. A new store is made of it, an old one must agree with it.
+        until: For "a": what was written after this `mark` is deleted first, by whoever has the folder to itself.
 
     Raises:
-        DiamondGymError: There is no store, it is of another kind or damaged, or somebody else is writing.
+        DiamondGymError: There is no store, it is of another kind, or its description is damaged.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], mode: Literal["r", "a"] = "r", about: About | None = None
+        self,
+        folder: str | os.PathLike[str],
+        mode: Literal["r", "a"] = "r",
+        about: About | None = None,
+        until: int | None = None,
     ) -> None:
         if mode not in ("r", "a"):
             raise ValueError(f"mode is 'r' or 'a', not {mode!r}")
-        self.folder = Path(folder)
-        self._parts = [self.folder / part for part in (files.FRAMES, files.STEPS, files.INDEX)]
-        self._files: list[BinaryIO] = []
-        self._open = ExitStack()
-        self._version = 0
-        with ExitStack() as undo:
-            undo.callback(self._open.close)
-            if mode == "a":
-                self._lock(create=about is not None)
-                if about is not None and not (self.folder / files.ABOUT).exists():
-                    files.create(self.folder, about)
-            self.about = files.read_about(self.folder)
-            if about is not None:
-                self.about.check_same(about, self.folder)
-            self._frame_bytes = int(np.prod(self.about.frame_shape))
-            self._forget()
-            self.refresh()
-            if mode == "a":
-                self._files = [self._open.enter_context(open(p, "r+b", buffering=0)) for p in self._parts]
-                self._cut_back()
-            undo.pop_all()
+        self.folder, self._writable = Path(folder), mode == "a"
+        if self._writable and about is not None and not (self.folder / ABOUT).exists():
+            if any(sequence_of(path.name) >= 0 for path in self.folder.glob(f"*{SUFFIX}")):
+                raise DiamondGymError(f"{folder} has episodes but no {ABOUT}: restore it, or use another folder")
+            with disk_space_for(self.folder):
+                write_about(self.folder, about)
+        self.about = read_about(self.folder)
+        if about is not None:
+            self.about.check_same(about, self.folder)
+        if self._writable:
+            self._clear(until)
+        self._step_type = self.about.step_type
+        self._version, self._warned = 0, set[str]()
+        self._forget()
+        self.refresh()
 
     # Reading
 
     def refresh(self) -> bool:
-        """Takes in what has been written since; returns whether there was anything."""
-        index = self._parts[2]
-        if index.stat().st_size < self._ends[2]:  # a writer took back what did not fit onto the disk
+        """Takes in what has been written since; returns whether there was anything.
+
+        A damaged file is left out, with a warning that names it.
+        """
+        version = self._version
+        names = {entry.name for entry in os.scandir(self.folder) if sequence_of(entry.name) >= 0}
+        if not self._known <= names:  # somebody deleted what a checkpoint did not know
             self._forget()
-        with open(index, "rb") as file:
-            file.seek(self._ends[2])
-            lines = file.read().splitlines(keepends=True)
-        frames = self._parts[0].stat().st_size // self._frame_bytes
-        steps = self._parts[1].stat().st_size // files.STEP.itemsize
-        before = self._version
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break  # interrupted, or being written just now
+        for name in sorted(names - self._known - self._warned):
             try:
-                number, record = files.parse_line(line, len(self._records))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DiamondGymError(f"{index} is damaged at byte {self._ends[2]} ({error})") from error
-            if files.end_of(record.frames) > frames or files.end_of(record.steps) > steps:
-                warnings.warn(
-                    f"{self.folder} is incomplete: it should hold more frames or steps than it does; "
-                    f"using what is there, {self.num_episodes} episodes",
-                    stacklevel=2,
-                )
-                break
-            self._take(number, record, len(line))
-        return self._version > before
+                self._take(read_piece(self.folder / name, self.about))
+            except FileNotFoundError:
+                continue
+            except (ValueError, OSError) as error:
+                self._warned.add(name)
+                warnings.warn(f"{self.folder / name} is left out: {error}", stacklevel=2)
+        return self._version > version
 
     @property
     def num_episodes(self) -> int:
         """How many episodes there are, unfinished ones included; the same as `len`."""
-        return len(self._records)
+        return len(self._episodes)
 
     @property
     def num_steps(self) -> int:
@@ -112,15 +107,15 @@ class EpisodeStore:
         return self._num_steps
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> _Int:
         """Steps per episode, (num_episodes,)."""
-        self._map()
+        self._lay_out()
         return self._lengths
 
     @property
-    def before(self) -> npt.NDArray[np.int64]:
+    def before(self) -> _Int:
         """For each episode the one that was the life before in its game, -1 where none is known; (num_episodes,)."""
-        self._map()
+        self._lay_out()
         return self._before
 
     @property
@@ -128,46 +123,43 @@ class EpisodeStore:
         """Grows whenever episodes are added or extended."""
         return self._version
 
+    @property
+    def mark(self) -> int:
+        """What `until` takes to come back to the store as it is now."""
+        return self._mark
+
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._episodes)
 
     def __getitem__(self, number: int) -> Episode:
         """The whole episode, as a copy in memory."""
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} episodes")
         number %= len(self)
-        n = self._records[number].num_steps
-        frames = self.frames(np.full(n + 1, number), np.arange(n + 1))
+        n = int(self.lengths[number])
+        frames = self.frames(np.full(n + 1, number), np.arange(n + 1)).transpose(0, 2, 3, 1)
         steps = self.steps(np.full(n, number), np.arange(n))
-        return Episode(
-            frames.transpose(0, 2, 3, 1),
-            steps["act"].astype(np.int64),
-            steps["rew"].astype(np.float32),
-            steps["end"].astype(np.bool_),
-            steps["trunc"].astype(np.bool_),
-            self.info(number),
-        )
+        known = {"rew", "end", "trunc"} - set(self._episodes[number][0].unknown)
+        return Episode(frames, steps["act"].copy(), info=self.info(number), **{k: steps[k].copy() for k in known})
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[number] for number in range(len(self)))
 
     def info(self, number: int) -> Mapping[str, Any]:
         """What was noted about an episode."""
-        return self._records[number].info
+        return self._episodes[number][-1].info
 
-    def frames(self, episode: npt.NDArray[np.int64], t: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def frames(self, episode: _Int, t: _Int) -> npt.NDArray[np.uint8]:
         """Frames `t` of `episode`, both (...), 0 <= t <= length: uint8 (..., C, H, W)."""
-        self._map()
-        at = self._frame_at[self._frame_offset[episode] + t]
-        h, w, c = self.about.frame_shape
-        result: npt.NDArray[np.uint8] = self._frames.take(at.ravel(), axis=0)
-        return result.reshape(*at.shape, c, h, w)
+        return self._gather(episode, t, frames=True)[0]
 
-    def steps(self, episode: npt.NDArray[np.int64], t: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-        """Steps `t` of `episode`, both (...), 0 <= t < length: records (...) of `episode_files.STEP`."""
-        self._map()
-        result: npt.NDArray[np.void] = self._steps[self._step_at[self._step_offset[episode] + t]]
-        return result
+    def steps(self, episode: _Int, t: _Int) -> npt.NDArray[np.void]:
+        """Steps `t` of `episode`, both (...), 0 <= t < length: records (...) of `about.step_type`."""
+        return self._gather(episode, t, steps=True)[1]
+
+    def frames_and_steps(self, episode: _Int, t: _Int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+        """Both at once, which is faster."""
+        return self._gather(episode, t, frames=True, steps=True)
 
     # Writing
 
@@ -182,6 +174,8 @@ class EpisodeStore:
     def write(self, pieces: Sequence[tuple[int | None, Episode]]) -> list[int]:
         """Adds new episodes (None) and continues unfinished ones (their number), all of them or none.
 
+        A killed process leaves the first of them.
+
         Returns:
             The episodes' numbers.
 
@@ -189,32 +183,31 @@ class EpisodeStore:
             DiamondGymError: The disk is full; the store is as it was before.
             ValueError: A piece does not fit into the store, or its episode has ended.
         """
-        if not self._files:
+        if not self._writable:
             raise DiamondGymError(f"{self.folder} is not open for writing")
-        if os.fstat(self._files[2].fileno()).st_size != self._ends[2]:  # interrupted just after writing
-            self.refresh()
-            self._cut_back()
-        frames, steps, records = self._lay_out(pieces)
-        lines = [record.line(number) for number, record in records]
+        latest = {number: self._episodes[number][-1] for number, _ in pieces if number is not None}
+        sequence, new = max(time.time_ns(), self._mark + 1), list[tuple[Piece, Episode]]()
+        for number, episode in pieces:
+            self.about.check_fits(episode)
+            before = None if number is None else latest[number]
+            if before is not None and before.over:
+                raise ValueError(f"episode {number} has ended")
+            new.append((Piece.of(self.folder, sequence + len(new), episode, before), episode))
+            if number is not None:
+                latest[number] = new[-1][0]
         try:
             with disk_space_for(self.folder):
-                for file, at, parts in zip(self._files[:2], self._ends[:2], (frames, steps), strict=True):
-                    files.write_all(file, at, parts)
-                    os.fsync(file.fileno())
-                # Only now, when what the index is about to name cannot be lost any more.
-                files.write_all(self._files[2], self._ends[2], lines)
-                os.fsync(self._files[2].fileno())
+                write_files([(piece.path, piece.encode(episode, self.about)) for piece, episode in new])
+            return [self._take(read_piece(piece.path, self.about)) for piece, _ in new]
         except BaseException:  # Ctrl-C too
-            self._cut_back()
+            for piece, _ in reversed(new):
+                piece.path.unlink(missing_ok=True)
+            self.refresh()
             raise
-        for (number, record), line in zip(records, lines, strict=True):
-            self._take(number, record, len(line))
-        return [number for number, _ in records]
 
     def close(self) -> None:
-        """Lets another writer in; reading goes on to work."""
-        self._files = []
-        self._open.close()
+        """Ends the writing; reading goes on to work."""
+        self._writable = False
 
     def __enter__(self) -> Self:
         return self
@@ -222,75 +215,86 @@ class EpisodeStore:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    # Inside
-
-    def _lay_out(
-        self, pieces: Sequence[tuple[int | None, Episode]]
-    ) -> tuple[list[bytes], list[bytes], list[tuple[int, Record]]]:
-        """The bytes of frames and steps to be added, and what the index will say of them."""
-        frames, steps, records = list[bytes](), list[bytes](), list[tuple[int, Record]]()
-        frame, step = self._ends[0] // self._frame_bytes, self._ends[1] // files.STEP.itemsize
-        known = dict(enumerate(self._records))
-        for number, piece in pieces:
-            self.about.check_fits(piece)
-            old, obs = Record((), (), False, False, {}), piece.obs
-            if number is None:
-                number = len(known)
-            else:
-                old, obs = known[number], piece.obs[1:]
-                if old.end or old.trunc:
-                    raise ValueError(f"episode {number} has ended")
-            known[number] = old.grown(piece, (frame, len(obs)), (step, len(piece)))
-            records.append((number, known[number]))
-            frames.append(obs.transpose(0, 3, 1, 2).tobytes())
-            steps.append(files.pack(piece).tobytes())
-            frame, step = frame + len(obs), step + len(piece)
-        return frames, steps, records
-
-    def _lock(self, create: bool) -> None:
-        if create:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        elif not self.folder.is_dir():
-            raise DiamondGymError(f"no experience at {self.folder}: diamond-gym collect makes some")
-        try:
-            self._open.enter_context(FileLock(self.folder / "writer.lock", timeout=0))
-        except Timeout:
-            raise DiamondGymError(f"somebody else is writing to {self.folder}: wait for it") from None
+    def _clear(self, until: int | None) -> None:
+        """Deletes what killed processes left half written, and what was written after a mark, newest first."""
+        if until is not None:
+            names = sorted((path.name for path in self.folder.glob(f"*{SUFFIX}")), reverse=True)
+            for name in names:
+                if sequence_of(name) > until:
+                    (self.folder / name).unlink()
+        for path in self.folder.glob(f".*.tmp{SUFFIX}"):
+            if until is not None or time.time() - path.stat().st_mtime > _LITTER_AGE:
+                path.unlink(missing_ok=True)
 
     def _forget(self) -> None:
-        self._records: list[Record] = []
-        self._ends = [0, 0, 0]  # bytes in use of frames, steps and index
-        self._num_steps, self._mapped = 0, -1
+        self._episodes: list[list[Piece]] = []
+        self._numbers: dict[str, int] = {}  # of an episode, by the name of its first file
+        self._known: set[str] = set()
+        self._num_steps, self._mark, self._laid_out = 0, 0, -1
+        self._open: OrderedDict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]] = OrderedDict()
         self._version += 1
 
-    def _take(self, number: int, record: Record, line_bytes: int) -> None:
-        """Makes known what a line of the index says."""
-        if number == len(self._records):
-            self._records.append(record)
+    def _take(self, piece: Piece) -> int:
+        """Makes a file known; returns its episode's number."""
+        if piece.path.stem == piece.continues and piece.first_step == 0:
+            number = self._numbers[piece.continues] = len(self._episodes)
+            self._episodes.append([piece])
         else:
-            self._num_steps -= self._records[number].num_steps
-            self._records[number] = record
-        self._num_steps += record.num_steps
-        self._ends[0] = max(self._ends[0], files.end_of(record.frames) * self._frame_bytes)
-        self._ends[1] = max(self._ends[1], files.end_of(record.steps) * files.STEP.itemsize)
-        self._ends[2] += line_bytes
+            number = self._numbers.get(piece.continues, -1)
+            if number < 0 or piece.first_step != self._length(number):
+                raise ValueError("what comes before it in its episode is missing")
+            self._episodes[number].append(piece)
+        self._known.add(piece.path.name)
+        self._num_steps += piece.num_steps
+        self._mark = max(self._mark, piece.sequence)
         self._version += 1
+        return number
 
-    def _cut_back(self) -> None:
-        """Removes what the index does not name, and first of all the lines that are not taken in."""
-        for file, end in reversed(list(zip(self._files, self._ends, strict=True))):
-            file.truncate(end)
+    def _length(self, number: int) -> int:
+        last = self._episodes[number][-1]
+        return last.first_step + last.num_steps
 
-    def _map(self) -> None:
-        """Maps the files into memory, and each episode's frames and steps to their places there."""
-        if self._mapped == self._version:
+    def _lay_out(self) -> None:
+        """Puts the frames of all episodes in a row, by which those of a batch are found."""
+        if self._laid_out == self._version:
             return
-        self._frames = files.map_file(self._parts[0], self._ends[0]).reshape(-1, self._frame_bytes)
-        self._steps = files.map_file(self._parts[1], self._ends[1]).view(files.STEP)
-        self._frame_at = files.places([record.frames for record in self._records])
-        self._step_at = files.places([record.steps for record in self._records])
-        self._lengths = np.array([record.num_steps for record in self._records], np.int64)
-        self._before = files.lives_before([record.info for record in self._records])
-        self._step_offset = np.cumsum(self._lengths) - self._lengths
-        self._frame_offset = self._step_offset + np.arange(len(self._records))
-        self._mapped = self._version
+        self._lengths = np.array([self._length(i) for i in range(len(self))], np.int64)
+        self._offset = np.cumsum(self._lengths + 1) - self._lengths - 1
+        self._pieces = [piece for episode in self._episodes for piece in episode]
+        self._names = [piece.path.name for piece in self._pieces]
+        at = np.repeat(self._offset, [len(episode) for episode in self._episodes])
+        self._begin = at + np.array([piece.first_step for piece in self._pieces], np.int64)
+        self._before = lives_before([self.info(i) for i in range(len(self))])
+        self._laid_out = self._version
+
+    def _gather(
+        self, episode: _Int, t: _Int, frames: bool = False, steps: bool = False
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+        """Copies run by run: what lies one after the other in one file."""
+        self._lay_out()
+        place = self._offset[episode] + t
+        flat = place.ravel()
+        files = np.searchsorted(self._begin, flat, side="right") - 1
+        firsts = flat - self._begin[files]
+        breaks = (flat[1:] != flat[:-1] + 1) | (files[1:] != files[:-1])
+        begins = np.flatnonzero(np.concatenate((np.ones(min(1, flat.size), np.bool_), breaks)))
+        h, w, c = self.about.frame_shape
+        obs = np.empty((flat.size if frames else 0, c, h, w), np.uint8)
+        records = np.empty(flat.size if steps else 0, self._step_type)
+        runs = begins, np.append(begins[1:], flat.size)[: len(begins)], files[begins], firsts[begins]
+        for begin, end, file, first in zip(*(part.tolist() for part in runs), strict=True):
+            all_obs, all_records = self._read(file)
+            if frames:
+                obs[begin:end] = all_obs[first : first + end - begin]
+            if steps:
+                records[begin:end] = all_records[first : first + end - begin]
+        shape = place.shape
+        return obs.reshape(*shape, c, h, w) if frames else obs, records.reshape(shape) if steps else records
+
+    def _read(self, file: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+        """Frames and steps of a file by its place in `_pieces`."""
+        if (arrays := self._open.get(self._names[file])) is None:
+            if len(self._open) >= _MAPPED:
+                self._open.popitem(last=False)
+            arrays = self._open[self._names[file]] = self._pieces[file].read(self.about)
+        return arrays

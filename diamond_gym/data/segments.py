@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         obs: Frames, uint8 (B, L, C, H, W).
-        act: Actions, int64 (B, L).
+        act: Actions, (B, L, ...) of the store's type; int64 (B, L) where they are numbers.
         rew: Rewards, float32 (B, L), unclipped.
         end: bool (B, L).
         trunc: bool (B, L).
@@ -37,7 +37,7 @@ class Batch:
     """
 
     obs: npt.NDArray[np.uint8]
-    act: _Int
+    act: npt.NDArray[Any]
     rew: npt.NDArray[np.float32]
     end: _Bool
     trunc: _Bool
@@ -87,19 +87,20 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_liv
         rows, inside = _into_earlier_lives(store, rows, t)
     mask = (inside >= 0) & (inside < store.lengths[rows])
     inside = np.clip(inside, 0, store.lengths[rows] - 1)
-    obs, steps = store.frames(rows, inside), store.steps(rows, inside)
+    obs, steps = store.frames_and_steps(rows, inside)
     obs[~mask] = 0
     steps[~mask] = 0
     last = steps_of - 1 - start
     has_last = (last >= 0) & (last < length)
     final_obs = np.zeros((len(start), *obs.shape[2:]), np.uint8)
     final_obs[has_last] = store.frames(episode[has_last], steps_of[has_last])
+    act, rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("act", "rew", "end", "trunc"))
     return Batch(
         obs,
-        steps["act"].astype(np.int64),
-        steps["rew"].astype(np.float32),
-        steps["end"].astype(np.bool_),
-        steps["trunc"].astype(np.bool_),
+        act,
+        rew,
+        end,
+        trunc,
         mask,
         final_obs,
         np.where(has_last, last, -1),
@@ -253,7 +254,7 @@ class TensorBatch:
     Attributes:
         obs: Frames in [-1, 1], float32 (B, L, C, H, W); 0 where padded.
         next_obs: The frames that followed, float32 (B, L - 1, C, H, W), true final frames included, or None.
-        act: int64 (B, L).
+        act: (B, L, ...), as in the batch.
         rew: float32 (B, L), unclipped.
         end: bool (B, L).
         mask_padding: bool (B, L), True where the step is real.

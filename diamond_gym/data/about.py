@@ -1,0 +1,106 @@
+"""What a store of experience holds: game, frames and actions."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.files import atomic_write
+
+if TYPE_CHECKING:
+    from diamond_gym.data.episode_files import Episode
+
+FORMAT, FORMAT_BEFORE = 2, 1
+ABOUT = "store.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a store holds; two collections go into one store if game, frames and actions agree.
+
+    Attributes:
+        game: A game's name, or any other word.
+        frame_shape: (H, W, C).
+        num_actions: Actions are 0..num_actions-1; 0 where they are anything else.
+        action_meanings: A word for each action, or none.
+        created: When the store was made (ISO 8601, UTC); filled in.
+        versions: Of the libraries with which it was made.
+        action_dtype: NumPy's name of an action's type.
+        action_shape: An action's shape; () for a number.
+    """
+
+    game: str
+    frame_shape: tuple[int, int, int]
+    num_actions: int
+    action_meanings: tuple[str, ...] = ()
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    action_dtype: str = "int64"
+    action_shape: tuple[int, ...] = ()
+
+    @property
+    def step_type(self) -> np.dtype[np.void]:
+        """A record of one step."""
+        act = ("act", self.action_dtype, self.action_shape)
+        return np.dtype([act, ("rew", "f4"), ("end", "?"), ("trunc", "?")])
+
+    def check_same(self, other: "About", folder: Path) -> None:
+        """Raises DiamondGymError if experience of `other` does not belong into this store."""
+        words = {"game": "game", "frame_shape": "frame shape", "num_actions": "number of actions"}
+        words |= {"action_dtype": "actions of type", "action_shape": "actions of shape"}
+        for name, word in words.items():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                message = f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder"
+                raise DiamondGymError(message)
+
+    def check_fits(self, piece: "Episode") -> None:
+        """Raises ValueError if frames or actions are not those of this store."""
+        if piece.obs.shape[1:] != self.frame_shape:
+            raise ValueError(f"frames are {self.frame_shape} here, not {piece.obs.shape[1:]}")
+        if piece.act.shape[1:] != self.action_shape or not np.can_cast(piece.act.dtype, self.action_dtype, "same_kind"):
+            here = f"{self.action_dtype} {self.action_shape}"
+            raise ValueError(f"actions are {here} here, not {piece.act.dtype} {piece.act.shape[1:]}")
+        if self.num_actions and not 0 <= piece.act.min() <= piece.act.max() < self.num_actions:
+            raise ValueError(f"actions lie in 0..{self.num_actions - 1} here")
+
+
+def write_about(folder: Path, about: About) -> None:
+    """Makes a folder a store, and says what it holds."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__, **about.versions}
+    created = about.created or datetime.now(UTC).isoformat(timespec="seconds")
+    with atomic_write(folder / ABOUT, "w") as file:
+        json.dump({"format": FORMAT, **asdict(replace(about, created=created, versions=versions))}, file, indent=2)
+
+
+def read_about(folder: Path, version: int = FORMAT) -> About:
+    """Reads what the store in `folder` holds.
+
+    Raises:
+        DiamondGymError: There is none, it is of another format, or the file is damaged.
+    """
+    try:
+        content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        written = content.pop("format")
+        if written == FORMAT_BEFORE != version:
+            command = f"diamond-gym data convert {folder}"
+            raise DiamondGymError(f"{folder} is of an earlier version's format: convert it with `{command}`")
+        if written != version:
+            raise DiamondGymError(f"{folder} has format {written}; this diamond-gym reads format {version}")
+        for name in {"frame_shape", "action_meanings", "action_shape"} & set(content):
+            content[name] = tuple(content[name])
+        about = About(**content)
+        h, w, c = about.frame_shape
+        if not min(h, w, c) > 0 or about.step_type.itemsize > 1 << 20 or about.step_type.hasobject:
+            raise ValueError("frames or actions are of no size")
+        return about
+    except (FileNotFoundError, NotADirectoryError):
+        raise DiamondGymError(f"no experience at {folder}: diamond-gym collect makes some") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DiamondGymError(f"{folder / ABOUT} is damaged ({error})") from error
