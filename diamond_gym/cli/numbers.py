@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, NoReturn, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -127,6 +127,15 @@ def check_steps_of_dreams(command: Any) -> None:
     """
     if command.max_episode_steps < 1 and command.max_episode_steps != -1:
         raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {command.max_episode_steps}")
+
+
+def missing(what: str) -> NoReturn:
+    """Refuses a command line that leaves out what it is about.
+
+    Raises:
+        BadArgument: Always.
+    """
+    raise BadArgument(f"say {what}")
 
 
 def check_largest(command: Any) -> None:
