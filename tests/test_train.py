@@ -1,7 +1,9 @@
 """`diamond-gym train` as a user types it, on Catch and on environments of their own, with networks of a toy's size."""
 
+import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -302,11 +304,34 @@ def test_time_left_is_what_the_rates_say(monkeypatch):
     assert rates.left() == "0:00:58"  # two more epochs, each of 10 s of games, 2 * 2 s and 3 * 5 s
 
 
-def test_a_table_repeats_its_header_and_keeps_the_last_test():
+def test_a_table_repeats_its_header_keeps_the_last_test_and_fits_a_terminal():
     table = EpochTable()
-    first = table.line(1, {"test/reward_precision": 0.5, "test/reward_recall": 0.25, "real/steps": 12345.0}, "0:10:00")
-    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("0:10:00")
+    first = table.line(1, {"test/score": -20.25, "real/steps": 12345.0, "denoiser/loss": 1.5e-5}, "2 days, 0:10")
+    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("0:10")
     rows = [table.line(i, {}, "?") for i in range(2, 42)]
     assert [i for i, row in enumerate(rows, 2) if "\n" in row] == [21, 41]
-    assert all("0.50/0.25" in row for row in rows)
-    assert len({len(line) for row in [first, *rows] for line in row.splitlines()}) == 1
+    assert all("-20.2" in row for row in rows)
+    assert max(len(line) for row in [first, *rows] for line in row.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_fits_a_terminal_and_reads_well_in_a_log(terminal, monkeypatch):
+    from rich.console import Console
+
+    from diamond_gym.cli import terminal as module
+
+    sent = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=sent, width=80, force_terminal=terminal, highlight=False))
+    monkeypatch.setattr(module, "LINE_SECONDS", -1)
+    trainer = SimpleNamespace(step=0, total_steps=100_000)
+    values = {"denoiser/loss": 0.012345, "reward_end/loss_rew": 0.1, "reward_end/loss_end": 0.1, "speed/x": 3.0}
+    with module.fitting(trainer, 10.0) as report:
+        report(12_345, values)
+    with module.counting("playing Breakout", 20_000, "steps") as advance:
+        advance(5_000)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip("\r") for line in sent.getvalue().splitlines()]
+    assert max(map(len, lines)) <= (80 if terminal else 100)
+    text = "\n".join(lines)
+    assert "loss 0.0123" in text and "steps/s" in text and "left" in text and "playing Breakout: 5,000 steps in" in text
+    if not terminal:
+        assert "\x1b" not in sent.getvalue() and "step 12,345/100,000" in text

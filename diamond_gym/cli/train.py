@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from diamond_gym.cli.numbers import check_least, check_positive, missing
-from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, training_bar
+from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, showing
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, home_folder
@@ -216,7 +216,7 @@ class Loop:
     def _epochs(self) -> str:
         training, args, began = self._training, self._args, time.monotonic()
         rates, table = Rates(training.config, training.epoch), EpochTable()
-        with interruptible() as interruption, training_bar(training.config.epochs, training.epoch) as bar:
+        with interruptible() as interruption, showing("epochs", training.config.epochs, training.epoch) as bar:
 
             def progress(kind: str, step: int) -> None:
                 rates.progress(kind, step)
