@@ -187,7 +187,6 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (WorldModel, "compile_networks", lambda _: None),
         (scores, "real_games", lambda *_: no_games),
         (scores, "score_random", reached),
-        (sb3_fit, "make_agent", reached),
         (agent_policy, "score_actor_critic", reached),
         (sb3_agent, "score_agent", reached),
         (sb3_fit, "training_envs", reached),

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import is_disk_full
@@ -201,18 +201,21 @@ def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
     words = ["--help"] if "--help-all" in words else _with_game(kind, words)
     # A switch that a preset turns on can be turned off again; elsewhere there is `--json` without `--no-json`.
     config = () if presets is not None else (tyro.conf.FlagCreatePairsOff,)
-    message, default = io.StringIO(), None
+    message = io.StringIO()
+    default: Any = None
+    command: Any
     try:
         with contextlib.redirect_stderr(message), strict_numbers():
             if flags:
                 default = tyro.cli(kind, prog=f"diamond-gym {name}: preset {preset}", args=flags)
             command = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, default=default, config=config)
         if preset:
-            command = replace(command, preset=preset)  # type: ignore[type-var]
+            command = replace(command, preset=preset)
         check_largest(command)
         if hasattr(command, "check"):
             command.check()
-        return command
+        checked: Command = command
+        return checked
     except SystemExit as stop:
         cause = stop.__context__
         while cause is not None and not isinstance(cause, DiamondGymError):

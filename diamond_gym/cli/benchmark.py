@@ -75,7 +75,11 @@ class Benchmark:
                     model.compile_networks()
                 for batch in self.batches or ((1, 8, 32) if device.type == "cpu" else (1, 8, 32, 128, 512)):
                     seconds = step_seconds(model, batch, self.quality, self.seconds)
-                    row = {"batch": batch, "precision": precision, "networks": "compiled" if compiled else "eager"}
+                    row: dict[str, Any] = {
+                        "batch": batch,
+                        "precision": precision,
+                        "networks": "compiled" if compiled else "eager",
+                    }
                     row |= {"frames/s": batch / seconds, "ms a step": 1000 * seconds}
                     print("{:>6,}  {:<9}  {:<8}  {:>10,.1f}  {:>10,.1f}".format(*row.values()), flush=True)
                     rows.append(row)
