@@ -1,7 +1,8 @@
 """Frames of the sampler (plain, folded, compiled) and updates of the denoiser, of a bundled and of a paper-sized model.
 
 `make bench`, or `pytest benchmarks/test_networks.py --benchmark-enable`; `--benchmark-group-by=param:size,param:batch`
-puts what is to be compared together. `diamond-gym benchmark` measures the same in turn, with ratios and ceilings.
+puts what is to be compared together. `plain` is the baseline of
+`benchmarks/plain.py`; `diamond-gym benchmark` measures whole steps of a dream.
 """
 
 from pathlib import Path
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_gym.benchmark.fitting import experience
-from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
-from diamond_gym.benchmark.subjects import inputs, world_model
+from benchmarks.plain import PlainDenoiser, plain_sample
+from diamond_gym.cli.benchmark import load
+from diamond_gym.data.episode_files import About, Episode
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import QUALITIES, sample
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.world_model import WorldModel
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -27,6 +30,36 @@ PAPER = QUALITIES["paper"]
 
 def no_noise(shape: tuple[int, ...]) -> torch.Tensor:
     raise AssertionError(f"the paper's sampler draws no further noise, and was asked for {shape}")
+
+
+def world_model(size: str, device: torch.device, compiled: bool = False) -> WorldModel:
+    """The bundled small model, or one of the paper's sizes with random weights."""
+    model = load("breakout-nano" if size == "nano" else size, device, "float32")
+    if compiled:
+        model.compile_networks()
+    return model
+
+
+def inputs(model: WorldModel, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Past frames (B, T, C, H, W), actions (B, T) and noise (B, C, H, W), random, on the model's device."""
+    h, w, c = model.obs_shape
+    t, chance = model.denoiser.num_steps_conditioning, torch.Generator().manual_seed(0)
+    obs = torch.rand(batch, t, c, h, w, generator=chance) * 2 - 1
+    act = torch.randint(model.num_actions, (batch, t), generator=chance)
+    noise = torch.randn(batch, c, h, w, generator=chance)
+    return obs.to(model.device), act.to(model.device), noise.to(model.device)
+
+
+def experience(folder: Path, model: WorldModel, episodes: int = 10, steps: int = 200) -> EpisodeStore:
+    """Episodes of noise, which cost as much as others."""
+    rng, no = np.random.default_rng(0), np.zeros(steps, bool)
+    end = np.arange(steps) == steps - 1
+    with EpisodeStore(folder, "a", About("Breakout", model.obs_shape, model.num_actions)) as store:
+        for _ in range(episodes):
+            obs = rng.integers(0, 256, (steps + 1, *model.obs_shape), dtype=np.uint8)
+            act, rew = rng.integers(0, model.num_actions, steps), rng.integers(-1, 2, steps).astype(np.float32)
+            store.append(Episode(obs, act, rew, end, no, {}))
+    return EpisodeStore(folder)
 
 
 def wait(device: str) -> None:
@@ -40,7 +73,7 @@ def wait(device: str) -> None:
 @pytest.mark.parametrize("size", ["nano", "paper"])
 def test_frames(benchmark: Any, size: str, batch: int, way: str, device: str) -> None:
     precision, _, compiled = way.partition(" ")
-    model = world_model(size, torch.device(device), "float32", bool(compiled))
+    model = world_model(size, torch.device(device), bool(compiled))
     arguments = inputs(model, batch)
     plain = PlainDenoiser(model.denoiser, device)
     folded = FoldedDenoiser(model.denoiser, DTYPES.get(precision, torch.float32))
@@ -61,7 +94,7 @@ def test_frames(benchmark: Any, size: str, batch: int, way: str, device: str) ->
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", list(DTYPES))
 def test_update(benchmark: Any, tmp_path: Path, precision: str, device: str) -> None:
-    model = world_model("nano", torch.device(device), "float32")
+    model = world_model("nano", torch.device(device))
     assert model.reward_end is not None
     store = experience(tmp_path, model)
     config = WorldModelConfig(model.denoiser.config, model.reward_end.config, OptimizerConfig(batch_size=16))
@@ -77,7 +110,7 @@ def test_update(benchmark: Any, tmp_path: Path, precision: str, device: str) -> 
 
 @pytest.mark.parametrize(("length", "beyond_end"), [(6, False), (19, True)], ids=["denoiser", "reward_end"])
 def test_replay(benchmark: Any, tmp_path: Path, length: int, beyond_end: bool) -> None:
-    store = experience(tmp_path, world_model("nano", torch.device("cpu"), "float32"))
+    store = experience(tmp_path, world_model("nano", torch.device("cpu")))
     batches = SegmentSampler(store, length, 32, beyond_end, np.random.default_rng(0))
     benchmark.pedantic(lambda: to_tensors(batches.sample(), next_obs=beyond_end), rounds=20, warmup_rounds=2)
     store.close()

@@ -34,13 +34,19 @@ def as_released(config: Any, keys: set[str]) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key in keys}
 
 
-def tiny_release(folder: Path, num_actions: int = 4, size: int = 16, seed: int = 0) -> tuple[Path, Path, Path]:
-    """Writes a random model as the authors would: `agent.pt`, `agent.yaml`, `env.yaml`."""
+TINY: dict[str, Any] = {"cond_channels": 8, "depths": [1], "channels": [8], "attn_depths": [0]}
+
+
+def tiny_release(
+    folder: Path, num_actions: int = 4, size: int = 16, seed: int = 0, paper: bool = False
+) -> tuple[Path, Path, Path]:
+    """Writes a random model as the authors would, tiny or of the paper's size: `agent.pt`, `agent.yaml`, `env.yaml`."""
     torch.manual_seed(seed)
-    sizes: dict[str, Any] = {"depths": [1], "channels": [8], "attn_depths": [0]}
-    inner = InnerModelConfig(num_steps_conditioning=2, cond_channels=8, num_actions=num_actions, **sizes)
-    reward_end = RewardEndConfig(lstm_dim=8, img_size=size, cond_channels=8, num_actions=num_actions, **sizes)
-    agent = ActorCriticConfig(lstm_dim=8, img_size=size, channels=[8, 8], down=[1, 1], num_actions=num_actions)
+    sizes, small = ({}, {}) if paper else (TINY, {"lstm_dim": 8})
+    inner = InnerModelConfig(num_actions=num_actions, **sizes | ({} if paper else {"num_steps_conditioning": 2}))
+    reward_end = RewardEndConfig(img_size=size, num_actions=num_actions, **sizes, **small)
+    layers = {} if paper else {"channels": [8, 8], "down": [1, 1]}
+    agent = ActorCriticConfig(img_size=size, num_actions=num_actions, **layers, **small)
     model = WorldModel(Denoiser(DenoiserConfig(inner)), RewardEnd(reward_end), ActorCritic(agent))
     told: dict[str, Any] = {
         "denoiser": {"sigma_data": 0.5, "sigma_offset_noise": 0.3, "inner_model": as_released(inner, INNER)},

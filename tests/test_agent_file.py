@@ -13,6 +13,7 @@ from stable_baselines3 import DQN
 from stubs import ACTIONS, save_tiny_model
 from test_agents import CONFIG, an_agent
 from test_evaluate import Games
+from test_train_agent import train_agent
 
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -28,7 +29,7 @@ from diamond_gym.registry import (
 from diamond_gym.trainers import evaluate, sb3
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.rollouts import policy_maker
-from diamond_gym.trainers.sb3 import register_file, train_agent
+from diamond_gym.trainers.sb3 import register_file
 from diamond_gym.trainers.sb3_agents import AgentConfig
 from diamond_gym.trainers.sb3_files import open_agent, packed
 

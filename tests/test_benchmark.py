@@ -1,8 +1,7 @@
-"""The benchmark: its baseline computes the right thing, and its run is kept and taken up."""
+"""The benchmark command, and the plain baseline of `benchmarks/plain.py`, which has to compute the right thing."""
 
 import copy
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,25 +10,13 @@ from rounding import assert_close
 from stubs import ACTIONS, save_tiny_model
 from torch import nn
 
-import diamond_gym.benchmark.subjects as subjects
-from diamond_gym.benchmark.clock import Clock
-from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
-from diamond_gym.benchmark.run import Row, Run, Settings
-from diamond_gym.benchmark.sections import SECTIONS
-from diamond_gym.cli import benchmark as command
+from benchmarks.plain import PlainDenoiser, plain_sample
 from diamond_gym.cli import main
-from diamond_gym.errors import BadArgument
+from diamond_gym.cli.benchmark import paper_model
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.sampler import QUALITIES, sample
 
 SHAPE = {"cond_channels": 16, "depths": [1, 2], "channels": [32, 64], "attn_depths": [0, 1], "num_actions": ACTIONS}
-SETTINGS = Settings(torch.device("cpu"), quick=True, compile=False, sizes=("nano",), batches=(1, 2), budget=0.01)
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    save_tiny_model()
-    monkeypatch.setattr(subjects, "NANO", "tiny")
 
 
 def filled(residual=False, **config):
@@ -116,69 +103,25 @@ def test_the_baseline_learns():
     assert plain.weights["conv_out.weight"].grad.abs().sum() > 0
 
 
-def test_functions_are_timed_in_turn():
-    calls = []
-    clock = Clock(torch.device("cpu"))
-    medians = clock.medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 0.0, least=2)
-    assert calls == ["a", "b"] * 3  # one of each does not count
-    assert medians.keys() == {"a", "b"} and min(medians.values()) >= 0
-
-
-@pytest.mark.parametrize("name", sorted(set(SECTIONS) - {"waiting"}))
-def test_every_section_measures(name, tiny, monkeypatch):
-    rows = list(SECTIONS[name](SETTINGS))
-    assert rows and all(row.section == name for row in rows)
-    assert all(row.value >= 0 for row in rows)
-    if name == "dream":
-        ratios = {row.what: row.ratio for row in rows}
-        assert ratios["batch 2, paper, plain float32"] == 1
-        assert set(ratios) == {
-            f"batch {b}, paper, {way}" for b in (1, 2) for way in ("plain float32", "float32", "bfloat16")
-        }
-
-
-def test_a_run_is_kept_and_taken_up_again(tmp_path):
-    path, calls = tmp_path / "run.json", []
-
-    def section(settings):
-        calls.append(settings)
-        yield Row("one", "nano", "what", 2.0, "x")
-
-    def measured(again=False, **changes):
-        run = Run(replace(SETTINGS, **changes), path)
-        run.resume()
-        return list(run.measure([("one", section)], again))
-
-    assert measured() == measured() == [Row("one", "nano", "what", 2.0, "x")]
-    assert len(calls) == 1
-    measured(again=True)
-    assert len(calls) == 2
-    saved = json.loads(path.read_text())
-    assert saved["done"] == ["one"] and len(saved["rows"]) == 1 and saved["about"]["torch"] == torch.__version__
-    path.write_text(json.dumps(saved | {"about": {**saved["about"], "torch": "1.0"}}))
-    measured()  # figures of another torch are not these
-    assert len(calls) == 3
-    path.write_text("[]")
-    with pytest.raises(BadArgument, match="not a saved benchmark"):
-        measured()
-
-
-def test_the_command(tiny, tmp_path, capsys, monkeypatch):
-    assert set(command.SECTIONS) == set(SECTIONS)
+def test_the_command(tmp_path, capsys):
+    save_tiny_model()
     out = tmp_path / "figures.json"
-    words = ["benchmark", "--quick", "--only", "replay", "environment", "--sizes", "nano", "--out", str(out)]
-    assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "segments/s" in said and "overhead" in said and str(out) in said
-    assert {row["section"] for row in json.loads(out.read_text())["rows"]} == {"replay", "environment"}
+    words = ["benchmark", "tiny", "--batches", "1", "2", "--precisions", "float32", "--eager", "--quality", "fast"]
+    assert main([*words, "--seconds", "0.001", "--out", str(out)]) == 0
+    printed, saved = capsys.readouterr().out, json.loads(out.read_text())
+    assert f"torch {torch.__version__}" in printed and "frames/s" in printed and str(out) in printed
+    assert saved["about"]["torch"] == torch.__version__ and saved["model"] == "tiny"
+    assert [(row["batch"], row["networks"]) for row in saved["rows"]] == [(1, "eager"), (2, "eager")]
+    assert all(row["frames/s"] > 0 for row in saved["rows"])
 
 
-@pytest.mark.parametrize("words", [["--threads", "0"], ["--batches", "0"], ["--only", "nothing"]])
-def test_what_cannot_be_measured_is_told_in_one_line(words, capsys):
-    assert main(["benchmark", *words]) == 2
+def test_the_papers_sizes_are_measured_with_random_weights():
+    model = paper_model(num_actions=ACTIONS)
+    assert model.denoiser.config == DenoiserConfig(InnerModelConfig(num_actions=ACTIONS))
+    assert all(parameter.any() for key, parameter in model.denoiser.named_parameters() if key.endswith("weight"))
+
+
+@pytest.mark.parametrize("words", [["--threads", "0"], ["--batches", "0"], ["--seconds", "0"], ["nobody"]])
+def test_what_cannot_be_measured_is_refused_in_one_line(words, capsys):
+    assert main(["benchmark", *words]) in (1, 2)
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_waiting(tiny):
-    assert {row.unit for row in SECTIONS["waiting"](SETTINGS)} == {"s"}

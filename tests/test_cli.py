@@ -1,8 +1,10 @@
 """The command line: one clear line and an exit code for whatever goes wrong."""
 
 import errno
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -97,8 +99,11 @@ def test_info(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["lsit"], 2, "unknown command 'lsit'; did you mean list?"),
         (["--hlep"], 2, "unknown option '--hlep'"),
-        (["list", "--jsn"], 2, "Unrecognized options: --jsn; did you mean --json? (diamond-gym list --help)"),
-        (["info"], 2, "A model's name"),
+        (["train-wm", "--preset", "nano"], 2, "say which game: diamond-gym train-wm Pong"),
+        (["train-agent", "--preset", "nano"], 2, "say which game: diamond-gym train-agent Pong"),
+        (["train", "--preset", "nano"], 2, "say what to learn: diamond-gym train Breakout"),
+        (["dream"], 2, "say what to dream: diamond-gym dream Breakout"),
+        (["dream", "Brakout"], 1, "unknown game or model 'Brakout'; did you mean Breakout?"),
         (["info", "Brakout"], 1, "unknown game or model 'Brakout'; did you mean Breakout?"),
         (["info", "Zork"], 1, "`diamond-gym train-wm --game Zork`"),
         (["info", "./nowhere"], 1, "no folder nowhere"),
@@ -178,33 +183,72 @@ def test_a_commands_own_check_is_a_wrong_argument() -> None:
         cli._parse(Fails, "fails", ["--steps", "-1"])
 
 
-def test_a_wrong_type_in_one_line() -> None:
-    message = r"^Error parsing --steps: a whole number is wanted, not 'many' \(diamond-gym fails --help\)$"
-    with pytest.raises(BadArgument, match=message):
-        cli._parse(Fails, "fails", ["--steps", "many"])
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["list", "--jsn"], ["--jsn", "--json"]),
+        (["info"], ["A model's name"]),
+        (["dream", "Pong", "--steps", "many"], ["--steps", "a whole number is wanted, not 'many'"]),
+        (["train-wm", "Pong", "--preset", "x.toml"], ["--stpes", "preset x.toml"]),
+    ],
+)
+def test_tyro_says_which_option_is_wrong(
+    words: list[str], messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("x.toml").write_text("stpes = 3\n")
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and all(message in err for message in messages), err
 
 
-BOX = """\
-╭─ Unrecognized options ──────────────────────╮
-│ Unrecognized options: --stpes, 3            │
-│ ─────────────────────────────────────────── │
-│ Perhaps you meant:                          │
-│     --steps INT                             │
-╰─────────────────────────────────────────────╯
-"""
-PLAIN = """
- Unrecognized options
- -------------------------------
-  Unrecognized options: --stpes, 3
-  ------------------------------
-  Perhaps you meant:
-      --steps INT
-"""
+MOST_OPTIONS = 25
 
 
-@pytest.mark.parametrize("framed", [BOX, PLAIN])
-def test_frames_become_one_line(framed: str) -> None:
-    assert cli._one_line(framed) == "Unrecognized options: --stpes, 3; did you mean --steps?"
+@pytest.mark.parametrize("name", cli.commands())
+def test_help_is_short_and_help_all_has_everything(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    options = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
+    assert len(options) <= MOST_OPTIONS and len(set(options)) == len(options)
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert cli.main([name, "--help-all"]) == 0
+    everything = capsys.readouterr().out
+    assert all(f"--{option}" in everything for option in options)
+    if name == "train":
+        assert "--fit.denoiser.inner-model.channels" in everything and "--epochs" in everything
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "option"),
+    [
+        ("dream", "Breakout", "game"),
+        ("dream", "tiny", "model"),
+        ("train-wm", "Pong", "game"),
+        ("train", "Breakout", "game"),
+        ("train-agent", "Pong", "game"),
+        ("evaluate", "Freeway", "game"),
+        ("evaluate", "tiny", "model"),
+        ("collect", "Breakout", "game"),
+    ],
+)
+def test_the_game_or_model_as_a_plain_word(name: str, word: str, option: str, model: str) -> None:
+    module, _, kind = cli.commands()[name].partition(":")
+    command = getattr(importlib.import_module(module), kind)
+    preset = ["--preset", "nano"] if hasattr(command, "defaults") else []
+    plain = cli._parse(command, name, [word, *preset])
+    assert plain == cli._parse(command, name, [f"--{option}", word, *preset])
+    assert getattr(plain, option) == word
+
+
+def test_evaluate_wm_takes_a_game_or_a_model() -> None:
+    from diamond_gym.cli.evaluate_wm import EvaluateWm
+
+    assert [cli._parse(EvaluateWm, "evaluate-wm", [word]).name for word in ("Pong", "tiny")] == ["Pong", "tiny"]
 
 
 @pytest.mark.parametrize("module", ["diamond_gym", "diamond_gym.cli"])

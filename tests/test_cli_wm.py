@@ -15,7 +15,16 @@ pytest.importorskip("ale_py")
 
 TINY = (
     *("--preset", "nano", "--collect-steps", "400", "--test-steps", "300", "--windows", "4", "--precision", "float32"),
-    *("--denoiser.cond-channels", "16", "--denoiser.channels", "8", "8", "8", "--denoiser.patch-size", "4"),
+    *(
+        "--denoiser.inner-model.cond-channels",
+        "16",
+        "--denoiser.inner-model.channels",
+        "8",
+        "8",
+        "8",
+        "--denoiser.inner-model.patch-size",
+        "4",
+    ),
     *("--reward-end.lstm-dim", "8", "--reward-end.channels", "8", "8", "8", "--denoiser-optimizer.batch-size", "2"),
     *("--reward-end-optimizer.batch-size", "2"),
 )

@@ -38,7 +38,6 @@ RANKS = [
     {"envs"},
     {"sb3"},
     {"trainers"},
-    {"benchmark"},
     {"cli"},
     {"__main__"},
 ]
@@ -181,7 +180,7 @@ def test_every_entry_point_exists() -> None:
 
     import diamond_gym  # noqa: F401
 
-    specs = [spec for name, spec in gymnasium.registry.items() if name.startswith("DiamondTrainer")]
+    specs = [spec for name, spec in gymnasium.registry.items() if name.startswith("Diamond")]
     points = {str(point) for spec in specs for point in (spec.entry_point, spec.vector_entry_point) if point}
     assert len(points) == 5
     for module, _, name in (point.partition(":") for point in sorted(points)):

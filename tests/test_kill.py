@@ -109,7 +109,18 @@ WORDS = (
     *("--steps-per-epoch", "8", "--num-envs", "1", "--world-model-steps", "2", "--agent-steps", "2"),
     *("--first-world-model-steps", "3", "--first-agent-steps", "3", "--num-starts", "8", "--test-every", "2"),
     *("--test-episodes", "2", "--final-episodes", "2", "--videos-every", "0"),
-    *("--denoiser.channels", "8", "8", "8", "--denoiser.cond-channels", "16", "--reward-end.channels", "8", "8", "8"),
+    *(
+        "--denoiser.inner-model.channels",
+        "8",
+        "8",
+        "8",
+        "--denoiser.inner-model.cond-channels",
+        "16",
+        "--reward-end.channels",
+        "8",
+        "8",
+        "8",
+    ),
 )
 
 

@@ -236,9 +236,12 @@ def test_published_models_have_the_networks_default_sizes() -> None:
 
 
 @pytest.mark.slow
-def test_the_papers_size_imports_and_dreams(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(root)
-    from benchmarks.paper_size import measure  # the same measurement, told there with its figures
-
-    figures = measure(tmp_path, frames=1)
-    assert figures["parameters"] == published()["Breakout"].parameters
+def test_the_papers_size_imports_and_dreams(tmp_path: Path) -> None:
+    files = tiny_release(tmp_path, num_actions=4, size=64, paper=True)
+    store = episodes(tmp_path / "store", num_actions=4, size=64)
+    assert cli.main(import_words(files, "--starts", str(store), "--name", "paper-size")) == 0
+    model = load_world_model("paper-size", "cpu", "float32")
+    assert sum(value.numel() for value in model.weights().values()) == published()["Breakout"].parameters
+    dream = model.dream(1, seed=0)
+    dream.reset()
+    assert dream.step(torch.zeros(1, dtype=torch.int64)).obs.isfinite().all()

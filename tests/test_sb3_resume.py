@@ -1,4 +1,4 @@
-"""Trainings of Stable-Baselines3's agents that stop, or are killed, and go on: to the bits of one left alone."""
+"""Trainings of Stable-Baselines3's agents that stop, or are killed, and go on with SB3's own saved state."""
 
 import multiprocessing
 import os
@@ -18,6 +18,7 @@ from test_kill import at_call, die, half_save
 from test_train_agent import SIDE, config, dream_of_stubs
 
 from diamond_gym import cli
+from diamond_gym.errors import DamagedModel
 from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
 from diamond_gym.trainers.sb3 import SB3Trainer
@@ -44,18 +45,29 @@ def short(monkeypatch):
     monkeypatch.setattr(AgentConfig, "settings", settings)
 
 
-def run_training(folder, sittings=(None,), **words):
-    """Trains in sittings of so many rollouts, each with a fit of its own; returns the last one and its state."""
-    for rollouts in sittings:
-        with RunFolder(folder, tensorboard=False) as run, SB3Trainer(config(**words), run) as fit:
-            if rollouts is None:
-                train(fit, run)
-            else:
-                for _ in range(rollouts):
-                    fit.train_step()
-                run.save(fit.state_dict())
-            state = fit.state_dict()["agent"]
-    return fit, state
+def run_training(folder, rollouts=None, **words):
+    """Trains for so many rollouts, or to the end, in a trainer of its own, which is returned."""
+    with RunFolder(folder, tensorboard=False) as run, SB3Trainer(config(**words), run) as trainer:
+        if rollouts is None:
+            train(trainer, run)
+        else:
+            for _ in range(rollouts):
+                trainer.train_step()
+            run.save(trainer.state_dict())
+    return trainer
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_goes_on_with_what_it_had_learnt(algo, frame_stack, tmp_path, stub_dreams, short):
+    words = {"algo": algo, "steps": 60, "frame_stack": frame_stack}
+    before = run_training(tmp_path, 3, **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as trainer:
+        assert (trainer.step, trainer.seconds, trainer.settings) == (before.step, before.seconds, before.settings)
+        twin = before.agent.get_parameters()
+        for part, state in trainer.agent.get_parameters().items():
+            assert same(state, twin[part]), part  # optimizer included
+    assert run_training(tmp_path, **words).step >= 60
 
 
 def same(one, other):
@@ -67,52 +79,39 @@ def same(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-@pytest.mark.parametrize("frame_stack", [1, 3])
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_goes_on_to_the_same_bits(algo, frame_stack, tmp_path, stub_dreams, short):
-    words = {"algo": algo, "steps": 60, "frame_stack": frame_stack}
-    fit, whole = run_training(tmp_path / "whole", **words)
-    assert fit.step >= 60
-    _, parts = run_training(tmp_path / "parts", (1, 3, None), **words)
-    assert same(whole, parts)
-    assert algo != "dqn" or (whole["replay"]["full"] and whole["counters"]["_n_updates"] > 20)
-    _, other = run_training(tmp_path / "other", **words | {"seed": 1})
-    assert not same(whole["parameters"], other["parameters"])
-
-
-def test_dqn_goes_on_with_its_schedule(tmp_path, stub_dreams, short):
+def test_dqn_goes_on_with_its_schedule_and_its_replay_buffer(tmp_path, stub_dreams, short):
     words = {"algo": "dqn", "steps": 100}
-    before, _ = run_training(tmp_path, (5,), **words)
-    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as fit:
-        assert (fit.step, fit.agent._n_calls, fit.agent.replay_buffer.size()) == (10, 5, 5)
-        np.testing.assert_array_equal(fit.agent.replay_buffer.observations, before.agent.replay_buffer.observations)
-        assert fit.agent.exploration_rate == before.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.4)
-        fit.train_step()
-        assert fit.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.48)
-    done, _ = run_training(tmp_path, **words)
+    before = run_training(tmp_path, 5, **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as trainer:
+        assert (trainer.step, trainer.agent._n_calls, trainer.agent.replay_buffer.size()) == (10, 5, 5)
+        np.testing.assert_array_equal(trainer.agent.replay_buffer.observations, before.agent.replay_buffer.observations)
+        assert trainer.agent.exploration_rate == before.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.4)
+        trainer.train_step()
+        assert trainer.agent.exploration_rate == pytest.approx(1 - 0.98 * 0.48)
+    done = run_training(tmp_path, **words)
     assert done.step == 100 and done.agent.exploration_rate == pytest.approx(0.02)
 
 
 def test_more_steps_go_on_with_the_settings_of_the_beginning(tmp_path, stub_dreams):
-    first, _ = run_training(tmp_path, algo="ppo", steps=32)
-    assert run_training(tmp_path, algo="ppo", steps=32)[0].seconds == first.seconds  # nothing was left to do
-    more, _ = run_training(tmp_path, algo="ppo", steps=100_000, sittings=(1,))
+    first = run_training(tmp_path, algo="ppo", steps=32)
+    assert run_training(tmp_path, algo="ppo", steps=32).seconds == first.seconds  # nothing was left to do
+    more = run_training(tmp_path, 1, algo="ppo", steps=100_000)
     assert (more.step, more.total_steps) == (48, 100_000)
     assert more.settings == first.settings != config(algo="ppo", steps=100_000).settings()
 
 
-def test_real_games_begin_anew(tmp_path):
+def test_real_games_go_on(tmp_path):
     pytest.importorskip("ale_py")
     words = {"algo": "dqn", "steps": 30, "real": True, "frame_stack": 2}
-    run_training(tmp_path, (12,), **words)
-    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as fit:
-        memory = fit.agent.replay_buffer
-        assert (fit.step, memory.size()) == (24, 12)
-        assert (memory.timeouts[11] + memory.dones[11] > 0).all()
-        assert not memory.timeouts[:11].any()
-        fit.train_step()
-        assert not memory.observations[12, :, :3].any()  # stacks begin anew, too
-    assert run_training(tmp_path, **words)[0].step == 30
+    assert run_training(tmp_path, 12, **words).step == 24
+    assert run_training(tmp_path, **words).step == 30
+
+
+def test_a_checkpoint_of_another_kind(tmp_path, stub_dreams):
+    run_training(tmp_path, 1, algo="a2c")
+    torch.save({"step": 1, "agent": {}}, tmp_path / CHECKPOINT)
+    with pytest.raises(DamagedModel, match="begin the run anew"):
+        run_training(tmp_path, 1, algo="a2c")
 
 
 WORDS = (
@@ -195,11 +194,20 @@ def processes():
         yield context
 
 
+save_checkpoint = RunFolder.save
+
+
+def half_checkpoint(run, state):
+    """A checkpoint, were the process killed while it is written."""
+    torch.save = half_save
+    save_checkpoint(run, state)
+
+
 # what is replaced, by what, and at which of its calls
 POINTS = {
     "before the first checkpoint": (SB3Trainer, "train_step", die, 1),
     "learning": (SB3Trainer, "train_step", die, 9),
-    "saving": (torch, "save", half_save, 3),
+    "saving": (RunFolder, "save", half_checkpoint, 3),
     "before renaming": (os, "replace", die, 4),
 }
 
@@ -238,8 +246,6 @@ def test_killed_again_and_again(processes, home, tmp_path):
     whole, parts = (open_agent(tmp_path / f"{name}.zip") for name in ("whole", "parts"))
     assert whole.card.steps == parts.card.steps == 32
     assert whole.epsilon == parts.epsilon == pytest.approx(0.02)
-    twin = parts.policy.state_dict()
-    assert all(torch.equal(value, twin[key]) for key, value in whole.policy.state_dict().items())
 
 
 def test_damage_is_told_in_one_line(tmp_path, capsys):

@@ -1,7 +1,9 @@
 """`diamond-gym train` as a user types it, on Catch and on environments of their own, with networks of a toy's size."""
 
+import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -11,12 +13,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-import tyro
 
 import diamond_gym  # noqa: F401
 from diamond_gym import cli
 from diamond_gym.cli.terminal import EpochTable, Rates
 from diamond_gym.cli.train import Train
+from diamond_gym.data import About
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond import DiamondConfig
@@ -26,15 +28,15 @@ from diamond_gym.trainers.world_model import WorldModelTrainer
 
 ID = "DiamondGym/Catch-v0"
 TINY = shlex.split(
-    "--preset smoke --device cpu --precision float32 --videos-every 0 "
-    "--denoiser.cond-channels 8 --denoiser.channels 8 --denoiser.depths 1 --denoiser.attn-depths 0 "
-    "--denoiser.patch-size 4 --reward-end.lstm-dim 8 --reward-end.channels 8 --reward-end.depths 1 "
-    "--reward-end.attn-depths 0 --reward-end.patch-size 4 --denoiser-optimizer.batch-size 2 "
-    "--reward-end-optimizer.batch-size 2 --fit.reward-end-length 6 --agent.network.lstm-dim 8 "
-    "--agent.network.channels 4 4 --agent.network.down 1 1 --agent.horizon 3 --agent.optimizer.batch-size 2 "
-    "--first-steps 30 --first-steps-at-most 30 --steps-per-epoch 10 --real-steps 60 --num-envs 2 "
-    "--first-world-model-steps 3 --world-model-steps 2 --first-agent-steps 3 --agent-steps 2 --num-starts 8 "
-    "--test-steps-at-most 8"
+    "--preset smoke --device cpu --precision float32 --videos-every 0 --fit.denoiser.inner-model.cond-channels 8 "
+    "--fit.denoiser.inner-model.channels 8 --fit.denoiser.inner-model.depths 1 "
+    "--fit.denoiser.inner-model.attn-depths 0 --fit.denoiser.inner-model.patch-size 4 --fit.reward-end.lstm-dim 8 "
+    "--fit.reward-end.channels 8 --fit.reward-end.depths 1 --fit.reward-end.attn-depths 0 "
+    "--fit.reward-end.patch-size 4 --fit.denoiser-optimizer.batch-size 2 --fit.reward-end-optimizer.batch-size 2 "
+    "--fit.reward-end-length 6 --agent.network.lstm-dim 8 --agent.network.channels 4 4 --agent.network.down 1 1 "
+    "--agent.horizon 3 --agent.optimizer.batch-size 2 --first-steps 30 --first-steps-at-most 30 --steps-per-epoch "
+    "10 --real-steps 60 --num-envs 2 --first-world-model-steps 3 --world-model-steps 2 --first-agent-steps 3 "
+    "--agent-steps 2 --num-starts 8 --test-steps-at-most 8"
 )
 
 
@@ -232,7 +234,7 @@ def test_a_plan_leaves_nothing_behind(home, capsys, monkeypatch):
         (["--env", ID, "--epochs", "0"], "--epochs must be at least 1, not 0"),
         (["--env", ID, "--epsilon", "2"], "--epsilon is a chance"),
         (["--env", ID, "--temperature", "0"], "--temperature must be more than 0"),
-        (["--env", ID, "--seed", "-1"], "must not be negative"),
+        (["--env", ID, "--seed", "-1"], "must be at least 0"),
     ],
 )
 def test_one_line_for_what_is_wrong(words, message, capsys):
@@ -248,7 +250,7 @@ def test_wandb_that_is_not_there(tmp_path, capsys, monkeypatch):
 
 
 def parse(*words, game="Pong"):
-    return tyro.cli(Train, args=Train.arguments(["--game", game, *words]))
+    return cli._parse(Train, "train", [game, *words])
 
 
 def test_presets_parse_and_the_papers_is_the_papers():
@@ -260,18 +262,20 @@ def test_presets_parse_and_the_papers_is_the_papers():
     assert parsed["smoke"].loop.fit.denoiser_optimizer.batch_size == 8
 
 
-def test_the_users_flags_come_on_top_in_train_wms_words():
-    loop = parse("--preset", "nano", "--denoiser.channels", "8", "16", "16", "--fit.focus", "0.25",
-                 "--temperature", "0.5", "--denoiser_optimizer.lr=0.5", "--agent.horizon", "9").loop  # fmt: skip
+def test_the_users_options_come_on_top():
+    loop = parse("--preset", "nano", "--fit.denoiser.inner-model.channels", "8", "16", "16", "--fit.focus", "0.25",
+                 "--temperature", "0.5", "--fit.denoiser_optimizer.lr=0.5", "--agent.horizon", "9").loop  # fmt: skip
     assert loop.fit.denoiser.inner_model.channels == [8, 16, 16]
     assert (loop.fit.focus, loop.temperature, loop.agent.horizon) == (0.25, 0.5, 9)
     assert loop.fit.denoiser_optimizer.lr == 0.5
 
 
-def test_freeway_is_explored_at_a_lower_temperature():
-    assert parse("--preset", "paper", game="Freeway").loop == DiamondConfig(temperature=0.01)
-    assert parse("--preset", "paper", "--temperature", "0.3", game="Freeway").loop.temperature == 0.3
-    assert Train.arguments(["--game=Freeway", "--preset", "nano"]).count("0.01") == 1
+@pytest.mark.parametrize(("words", "game", "temperature"), [
+    ([], "Freeway", 0.01), (["--temperature", "0.3"], "Freeway", 0.3), ([], "Pong", 1.0),
+])  # fmt: skip
+def test_freeway_is_explored_at_a_lower_temperature(words, game, temperature):
+    about = About(game, (64, 64, 3), 3)
+    assert parse("--preset", "paper", *words, game=game).loop.for_game(about).temperature == temperature
 
 
 def test_work_is_counted():
@@ -300,11 +304,34 @@ def test_time_left_is_what_the_rates_say(monkeypatch):
     assert rates.left() == "0:00:58"  # two more epochs, each of 10 s of games, 2 * 2 s and 3 * 5 s
 
 
-def test_a_table_repeats_its_header_and_keeps_the_last_test():
+def test_a_table_repeats_its_header_keeps_the_last_test_and_fits_a_terminal():
     table = EpochTable()
-    first = table.line(1, {"test/reward_precision": 0.5, "test/reward_recall": 0.25, "real/steps": 12345.0}, "0:10:00")
-    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("0:10:00")
+    first = table.line(1, {"test/score": -20.25, "real/steps": 12345.0, "denoiser/loss": 1.5e-5}, "2 days, 0:10")
+    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("0:10")
     rows = [table.line(i, {}, "?") for i in range(2, 42)]
     assert [i for i, row in enumerate(rows, 2) if "\n" in row] == [21, 41]
-    assert all("0.50/0.25" in row for row in rows)
-    assert len({len(line) for row in [first, *rows] for line in row.splitlines()}) == 1
+    assert all("-20.2" in row for row in rows)
+    assert max(len(line) for row in [first, *rows] for line in row.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_fits_a_terminal_and_reads_well_in_a_log(terminal, monkeypatch):
+    from rich.console import Console
+
+    from diamond_gym.cli import terminal as module
+
+    sent = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=sent, width=80, force_terminal=terminal, highlight=False))
+    monkeypatch.setattr(module, "LINE_SECONDS", -1)
+    trainer = SimpleNamespace(step=0, total_steps=100_000)
+    values = {"denoiser/loss": 0.012345, "reward_end/loss_rew": 0.1, "reward_end/loss_end": 0.1, "speed/x": 3.0}
+    with module.fitting(trainer, 10.0) as report:
+        report(12_345, values)
+    with module.counting("playing Breakout", 20_000, "steps") as advance:
+        advance(5_000)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip("\r") for line in sent.getvalue().splitlines()]
+    assert max(map(len, lines)) <= (80 if terminal else 100)
+    text = "\n".join(lines)
+    assert "loss 0.0123" in text and "steps/s" in text and "left" in text and "playing Breakout: 5,000 steps in" in text
+    if not terminal:
+        assert "\x1b" not in sent.getvalue() and "step 12,345/100,000" in text

@@ -146,14 +146,11 @@ def test_sb3_takes_no_flags_of_diamonds(capsys):
 
 
 def test_presets_parse_and_the_papers_is_the_papers():
-    import tyro
-
     from diamond_gym.cli.train_agent import TrainAgent
 
     parsed = {}
     for name in preset_names(AGENT):
-        words = TrainAgent.arguments(["--game", "Pong", "--preset", name])
-        parsed[name] = tyro.cli(TrainAgent, args=words)
+        parsed[name] = cli._parse(TrainAgent, "train-agent", ["Pong", "--preset", name])
     assert set(parsed) == {"nano", "paper"}
     assert parsed["paper"].fit == AgentFitConfig()
     assert parsed["paper"].steps == 405_000 * 15 * 32

@@ -56,8 +56,9 @@ class DiamondConfig:
     """Real games side by side."""
     epsilon: float = 0.01
     """Chance of a random action while collecting."""
-    temperature: float = 1.0
-    """Of the policy while collecting; Freeway needs less than 1."""
+    temperature: float | None = None
+    """Of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward there takes
+    many steps up in a row)."""
     num_starts: int = 1024
     """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
     test_every: int = 20
@@ -82,7 +83,7 @@ class DiamondConfig:
                 raise BadArgument(f"--{flag} must be at least {bound}, not {getattr(self, name)}")
         if not 0 <= self.epsilon <= 1:
             raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise BadArgument(f"--temperature must be more than 0, not {self.temperature}")
 
     def updates(self, epochs: int) -> tuple[int, int]:
@@ -109,7 +110,8 @@ class DiamondConfig:
             reward_end=replace(self.fit.reward_end, img_size=h, **image),
         )
         network: ActorCriticConfig = replace(self.agent.network, img_size=h, **image)
-        return replace(self, fit=fit, agent=replace(self.agent, network=network))
+        temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
+        return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
 
 _CHECK_STEPS = 100  # a diverged phase of an epoch should not take its hours before that is noticed
@@ -172,7 +174,7 @@ class DiamondTrainer:
         self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, processes)
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, processes=processes)
         self._policy = AgentPolicy(
-            self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature
+            self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature or 1.0
         )
         self.held_out: HeldOut | None = None
         if test_games is not None and processes.main:

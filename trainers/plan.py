@@ -84,7 +84,7 @@ def plan(
     config = config.for_game(about)
     updates, windows = config.updates(config.epochs)
     agent = ActorCriticTrainer(config.agent, device=device)
-    policy = AgentPolicy(agent.agent, config.num_envs, np.random.default_rng(0), config.temperature)
+    policy = AgentPolicy(agent.agent, config.num_envs, np.random.default_rng(0), config.temperature or 1.0)
     collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon)
     with _some_play(about, collect, policy, games, seconds / 6) as (store, rate):
         flop = count(config, about.frame_shape)

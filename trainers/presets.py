@@ -1,4 +1,4 @@
-"""Presets: sets of training flags, one TOML file each, read before the user's own flags."""
+"""Presets: sets of training options, one TOML file each, which the user's own options come on top of."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from diamond_gym.device import pick_device
@@ -22,15 +23,29 @@ def preset_names(kind: str = WORLD_MODEL) -> list[str]:
 
 
 def preset_table(name: str, kind: str = WORLD_MODEL) -> dict[str, Any]:
-    """A preset's nested table.
+    """A preset's nested table, its keys called as the options are.
+
+    Args:
+        name: Of one that comes with the package, or a TOML file of the user's. A file may name, as `preset`, another
+            one that it goes on top of.
+        kind: What it is for.
 
     Raises:
-        BadArgument: There is no such preset.
+        BadArgument: There is no such preset, or the file is not TOML.
     """
     names = preset_names(kind)
-    if name not in names:
+    if not name.endswith(".toml") and name not in names:
         raise BadArgument(f"unknown preset '{name}'{did_you_mean(name, names)} (presets: {', '.join(names)})")
-    return tomllib.loads((_folder(kind) / f"{name}.toml").read_text(encoding="utf-8"))
+    try:
+        file = Path(name) if name.endswith(".toml") else _folder(kind) / f"{name}.toml"
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArgument(f"the preset {name} cannot be read: {' '.join(str(error).split())[:160]}") from None
+    below = preset_table(str(table.pop("preset")), kind) if "preset" in table else {}
+    for part, other in table.pop("networks", {}).items():  # the whole loop takes its networks from their own presets
+        networks = preset_table(other, AGENT if part == "agent" else WORLD_MODEL)
+        below[part] = {key: value for key, value in networks.items() if key not in ("steps", "collect-steps")}
+    return _over(below, table)
 
 
 def preset_flags(name: str, kind: str = WORLD_MODEL) -> list[str]:
@@ -38,26 +53,15 @@ def preset_flags(name: str, kind: str = WORLD_MODEL) -> list[str]:
     return list(flags(preset_table(name, kind)))
 
 
-def loop_flags(name: str) -> list[str]:
-    """A preset of the whole loop as words: the networks' presets that it names, with its own numbers on top."""
-    table = preset_table(name, LOOP)
-    names, loop = table["presets"], table["loop"]
-    fit, agent = preset_table(names["world-model"]), preset_table(names["agent"], AGENT)
-    for key in ("steps", "collect-steps"):  # of a fitting alone
-        fit.pop(key, None)
-        agent.pop(key, None)
-    return list(flags(_over({"fit": fit, "agent": agent}, loop)))
-
-
-def wanted_preset(words: Sequence[str], default: str = "auto") -> str:
-    """The preset that the words of a command line name; the last one, as with any option."""
-    preset = default
-    for i, word in enumerate(words):
-        if word == "--preset" and i + 1 < len(words):
-            preset = words[i + 1]
-        elif word.startswith("--preset="):
-            preset = word.removeprefix("--preset=")
-    return preset
+def last_value(words: Sequence[str], option: str, default: str) -> str:
+    """The value of an option among the words of a command line; the last one counts, as with any option."""
+    value = default
+    for word, following in zip(words, [*words[1:], default], strict=True):
+        if word == option:
+            value = following
+        elif word.startswith(f"{option}="):
+            value = word.removeprefix(f"{option}=")
+    return value
 
 
 def flags(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -90,7 +94,7 @@ def _folder(kind: str) -> Traversable:
 
 def settled_preset(words: Sequence[str]) -> str:
     """The preset that the words name; "auto", as without one, is settled by the machine, and said."""
-    preset = wanted_preset(words)
+    preset = last_value(words, "--preset", "auto")
     if preset != "auto":
         return preset
     preset = "paper" if pick_device().type == "cuda" else "nano"

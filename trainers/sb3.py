@@ -1,39 +1,34 @@
-"""Stable-Baselines3's agents: trained in dreams or games, scored, registered."""
+"""Trainings of Stable-Baselines3's agents: trained, saved, registered and scored."""
 
+import io
+import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import Entry, resolve, with_agent_file
 from diamond_gym.registry import game as find_game
-from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluate import Scores, play, real_games
-from diamond_gym.trainers.loop import ALONE, Rhythm, train
+from diamond_gym.trainers.loop import ALONE, Rhythm
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3_agents import (
-    AgentConfig,
-    figures,
-    learn_rollout,
-    make_agent,
-    recent_return,
-    training_envs,
-)
+from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig, training_envs
 from diamond_gym.trainers.sb3_files import AgentCard, SavedAgent, open_agent, packed, save_agent
-from diamond_gym.trainers.sb3_state import agent_state, load_agent_state
 from diamond_gym.world_model import WorldModel
 
-# A checkpoint of a DQN has its replay buffer in it, 250 MB when full.
-RHYTHM = Rhythm(log_steps=500, checkpoint_seconds=300.0)
-# What a resumed run may be told differently. Which model it is, its fingerprint says.
-_FREE = frozenset({"steps", "device", "precision", "compile", "model"})
+RHYTHM = Rhythm(log_steps=500, checkpoint_seconds=600.0)  # a DQN's checkpoint holds its replay buffer, up to 2 GB
+_FREE = frozenset({"steps", "device", "precision", "compile", "model"})  # what a resumed run may change
+_LEAST_SIDE = 36  # of the frames that the Nature CNN, SB3's default for images, can take
 
 
 def world_of(config: AgentConfig) -> Entry | None:
@@ -51,20 +46,18 @@ def world_of(config: AgentConfig) -> Entry | None:
 
 
 class SB3Trainer:
-    """The state of an agent's training, and one rollout of it; a context manager, which closes its environments.
+    """The training of an agent, a rollout a step; a context manager, which closes its environments.
 
-    A training that goes on from a run's checkpoint does the steps that it would have done: in dreams bit for bit, on
-    a CPU with the same number of threads and the same precision, which "auto" measures anew. Real games cannot be
-    stored: they begin anew. If it goes on with more steps in all than it began with, its algorithm keeps the settings
-    it began with, while DQN's exploration falls over the new number of steps.
+    A resumed run has the agent, its optimizer and DQN's replay buffer as SB3 saves them. It is not equal to the bit
+    to a run that was left alone: dreams, games and random streams begin anew.
 
     Attributes:
         config: What is learnt, and where.
         entry: The model dreamed in; None for the real game.
-        settings: What the algorithm is told.
+        settings: The algorithm's hyperparameters.
         step: Steps done, over all rows.
         total_steps: Steps wanted.
-        seconds: How long they took, over all sittings.
+        seconds: How long they took, over all parts of the run.
         agent: The agent in training.
         bridge: The dreams or games, single frames (H, W, C).
     """
@@ -74,7 +67,7 @@ class SB3Trainer:
     def __init__(
         self, config: AgentConfig, run: RunFolder | None = None, progress: Callable[[int], None] | None = None
     ) -> None:
-        """Begins a training, or goes on with the one in the folder.
+        """Begins a training, or resumes the one in the folder.
 
         Args:
             config: What to learn, and where.
@@ -85,44 +78,104 @@ class SB3Trainer:
             DiamondGymError: There is no such game or model, or the run was begun with other options.
         """
         self.config, self.total_steps, self._progress = config, config.steps, progress
-        self.entry = world_of(config)
+        self.entry, self.seconds = world_of(config), 0.0
         self._envs, self.bridge = training_envs(config)
         with ExitStack() as opened:
             opened.callback(self.close)
-            state = None
+            height, width, _ = self._envs.observation_space.shape or ()
+            if min(height, width) < _LEAST_SIDE:
+                raise BadArgument(
+                    f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
+                    f"not {height}x{width}: train with --algo diamond"
+                )
             if run is not None:
-                run.settle(asdict(config) | self._world(), _FREE, self._defaults())
-                state = run.load()
-            self.settings: dict[str, Any] = config.settings() if state is None else state["settings"]
-            self.seconds: float = 0.0 if state is None else state["seconds"]
-            self.agent = make_agent(config, self._envs, self.settings)
-            if state is not None:
-                load_agent_state(self.agent, state["agent"])
+                run.settle(asdict(config) | self._world(), _FREE)
+            self.agent = self._agent(None if run is None else run.load())
+            self.agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
             self.step = self.agent.num_timesteps
             opened.pop_all()
 
     def _world(self) -> dict[str, Any]:
-        """What the dreams depend on, as plain data: of the model its networks, but not the agent it may have."""
+        """What the dreams depend on, as plain data: the model's networks, but not the agent it may have by now."""
         if self.entry is None:
             return {}
         model = self.bridge.envs.world_model
-        alone = WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler)
-        return {"world_model": alone.fingerprint, "sampler": asdict(self.bridge.envs.dream.sampler)}
+        return {"world_model": WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler).fingerprint}
 
-    def _defaults(self) -> dict[str, Any]:
-        return {} if self.entry is None else {"sampler": asdict(SamplerConfig())}
+    def _agent(self, state: dict[str, Any] | None) -> BaseAlgorithm:
+        """A new agent, with SB3's convolutions for images, or the one of a checkpoint."""
+        config, algorithm = self.config, ALGORITHMS[self.config.algo]
+        if state is None:
+            self.settings = config.settings()
+            return algorithm("CnnPolicy", self._envs, seed=config.seed, device=config.device, **self.settings)
+        try:
+            self.settings, self.seconds = state["settings"], state["seconds"]
+            usual = {"replay_buffer_class": None}  # chosen anew, as at the beginning
+            agent = algorithm.load(_file(state["agent"]), self._envs, config.device, custom_objects=usual)
+            if isinstance(agent, DQN):
+                agent.load_replay_buffer(_file(state["replay"]))
+        except KeyError as error:
+            raise DamagedModel(
+                f"the checkpoint of this run has no {error}; begin the run anew in another --run"
+            ) from None
+        agent.set_random_seed(config.seed + agent.num_timesteps)
+        return agent
 
     def train_step(self) -> dict[str, float | Tensor]:
-        """Plays one rollout and learns from it."""
+        """Plays one rollout (of PPO and A2C `n_steps` steps of the batch, of DQN one) and learns from it."""
         began = time.monotonic()
-        learn_rollout(self.agent, self.total_steps, self._progress)
+        with suppress(_RolloutDone):
+            left = self.total_steps - self.agent.num_timesteps  # schedules run over all steps
+            once = _OneRollout(self._progress)
+            self.agent.learn(left, callback=once, log_interval=sys.maxsize, reset_num_timesteps=False)
         self.seconds += time.monotonic() - began
         self.step = self.agent.num_timesteps
-        return {**figures(self.agent)}
+        losses = {name: value for name, value in self.agent.logger.name_to_value.items() if name.endswith("loss")}
+        figures = {f"agent/{name.rpartition('/')[2]}": float(value) for name, value in losses.items()}
+        if isinstance(self.agent, DQN):
+            figures["agent/exploration_rate"] = float(self.agent.exploration_rate)
+        mean = self.recent_return
+        return {**figures} if mean is None else {"agent/return": mean, **figures}
+
+    @property
+    def recent_return(self) -> float | None:
+        """The mean return of the last hundred training episodes; None before the first has ended."""
+        returns = [float(episode["r"]) for episode in self.agent.ep_info_buffer or ()]
+        return sum(returns) / len(returns) if returns else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next rollout depends on, but for the world model."""
-        return {"step": self.step, "settings": self.settings, "seconds": self.seconds, "agent": agent_state(self.agent)}
+        """The agent and the replay buffer as SB3 saves them. They hold pickles: resume none but your own runs."""
+        state = {
+            "step": self.step,
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "agent": _bytes(self.agent.save),
+        }
+        if isinstance(self.agent, DQN):
+            state["replay"] = _bytes(self.agent.save_replay_buffer)
+        return state
+
+    def save(self, out: Path) -> AgentCard:
+        """Writes the agent as it is by now to a .zip, with the card that is returned."""
+        config, space, entry = self.config, self.bridge.observation_space, self.entry
+        card = AgentCard(
+            game=config.game,
+            algo=config.algo,
+            trained_in="real" if config.real else "dream",
+            model="" if entry is None else entry.name,
+            model_sha256="" if entry is None else entry.card.files["weights"].sha256,
+            obs_shape=tuple(space.shape or ()),  # type: ignore[arg-type]
+            num_actions=int(self.bridge.action_space.n),  # type: ignore[attr-defined]
+            frame_stack=config.frame_stack,
+            steps=self.step,
+            seconds=round(self.seconds, 1),
+            seed=config.seed,
+            quality=None if config.real else config.quality,
+            max_episode_steps=None if config.real else config.max_episode_steps,
+            settings=self.settings,
+        )
+        save_agent(self.agent, out, card)
+        return card
 
     def close(self) -> None:
         """Lets go of the model, or ends the games."""
@@ -131,90 +184,43 @@ class SB3Trainer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-_TOLD = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")  # by a card
+def _bytes(save: Callable[[io.BytesIO], None]) -> Tensor:
+    file = io.BytesIO()
+    save(file)
+    return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
-class AgentTraining:
-    """How a training went.
-
-    Attributes:
-        reason: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
-        steps: Steps done, over all rows and sittings.
-        seconds: How long they took.
-        recent_return: Mean return of the last hundred training episodes, if any has ended.
-        card: What was written into the agent's file.
-    """
-
-    reason: str
-    steps: int
-    seconds: float
-    recent_return: float | None
-    card: AgentCard
+def _file(content: Tensor) -> io.BytesIO:
+    return io.BytesIO(content.numpy().tobytes())
 
 
-def train_agent(
-    config: AgentConfig,
-    out: Path,
-    minutes: float | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> AgentTraining:
-    """Trains an agent in one sitting and saves it, also where Ctrl-C or the time ends the training early.
-
-    Both end it after the rollout in hand. Nothing else is kept: a training that can go on another time is an
-    `SB3Trainer`
-    with a run's folder.
-
-    Args:
-        config: What to learn, and where.
-        out: The .zip to write.
-        minutes: Time limit of the training.
-        progress: Called after each step of the batch with the steps so far.
-
-    Raises:
-        DiamondGymError: There is no such game or model, the model is of another game, or `out` cannot be
-            written.
-    """
-    if out.suffix != ".zip" or out.is_dir():
-        raise BadArgument(f"an agent is saved as a .zip, not as {out}")
-    out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
-    with SB3Trainer(config, progress=progress) as fit:
-        return save_training(fit, out, train(fit, None, minutes, RHYTHM).reason)
+class _RolloutDone(Exception):
+    """A second rollout would begin."""
 
 
-def save_training(fit: SB3Trainer, out: Path, reason: str) -> AgentTraining:
-    """Writes the agent as it is by now, with its card.
+class _OneRollout(BaseCallback):
+    """Ends the training where a second rollout would begin, when all that was played has been learnt from."""
 
-    Args:
-        fit: The training.
-        out: The .zip to write.
-        reason: Why it ended, see `AgentTraining`.
-    """
-    config, space = fit.config, fit.bridge.observation_space
-    card = AgentCard(
-        game=config.game,
-        algo=config.algo,
-        trained_in="real" if config.real else "dream",
-        model="" if fit.entry is None else fit.entry.name,
-        model_sha256="" if fit.entry is None else fit.entry.card.files["weights"].sha256,
-        obs_shape=tuple(space.shape or ()),  # type: ignore[arg-type]
-        num_actions=int(fit.bridge.action_space.n),  # type: ignore[attr-defined]
-        frame_stack=config.frame_stack,
-        steps=fit.step,
-        seconds=round(fit.seconds, 1),
-        seed=config.seed,
-        quality=None if config.real else config.quality,
-        max_episode_steps=None if config.real else config.max_episode_steps,
-        settings=fit.settings,
-    )
-    save_agent(fit.agent, out, card)
-    return AgentTraining(reason, fit.step, fit.seconds, recent_return(fit.agent), card)
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        super().__init__()
+        self._progress, self._begun = progress, False
+
+    def _on_rollout_start(self) -> None:
+        if self._begun:
+            raise _RolloutDone
+        self._begun = True
+
+    def _on_step(self) -> bool:
+        if self._progress is not None:
+            self._progress(self.num_timesteps)
+        return True
+
+
+_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
 
 
 def register_file(entry: Entry, path: Path) -> Entry:
@@ -228,9 +234,8 @@ def register_file(entry: Entry, path: Path) -> Entry:
     saved.check(card.game, card.obs_shape, card.num_actions)
     if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
         raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
-    told = asdict(saved.card)
-    facts = {key: told[key] for key in _TOLD if told[key] is not None}
-    return with_agent_file(entry, packed(path), facts)
+    facts = asdict(saved.card)
+    return with_agent_file(entry, packed(path), {key: facts[key] for key in _FACTS if facts[key] is not None})
 
 
 def score_agent(

@@ -1,8 +1,5 @@
-"""Agents of Stable-Baselines3 for dreams and for the real games, told to learn in the same way in both."""
+"""What an agent of Stable-Baselines3 learns, and the dreams or real games it learns in."""
 
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,8 +8,6 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
 
 from diamond_gym.envs.atari_vector import RealVectorEnv
@@ -20,9 +15,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
-_LEAST_SIDE = 36  # of the frames that the Nature CNN, SB3's default for images, can take
-_NEVER = sys.maxsize  # SB3 forgets what it has logged
-_REPLAY = 80_000  # frames in DQN's memory, seen and next: 2 GB of 64x64
+_REPLAY = 80_000  # frames in DQN's replay buffer, before and after a step: 2 GB of 64x64
 Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
 
 
@@ -69,7 +62,7 @@ class AgentConfig:
                 raise BadArgument(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def settings(self) -> dict[str, Any]:
-        """What the algorithm is told, meant for budgets of ten thousand to a million steps."""
+        """The algorithm's hyperparameters, meant for budgets of ten thousand to a million steps."""
         if self.algo == "ppo":
             # a small budget gets shorter rollouts, so that it has some ten of them all the same
             rollout = min(128, max(8, self.steps // (10 * self.n_envs) // 8 * 8))
@@ -88,29 +81,11 @@ class AgentConfig:
         }  # fmt: skip
 
 
-class RealVecEnv(DreamVecEnv):
-    """A batch of real games as a `VecEnv`: the same bridge that leads to dreams."""
-
-    def __init__(self, game: str, n_envs: int) -> None:
-        """Opens the games.
-
-        Args:
-            game: One of the 26 of Atari 100k.
-            n_envs: How many.
-        """
-        games = RealVectorEnv(game=game, num_envs=n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        super().__init__(games)  # type: ignore[arg-type]  # both are vector environments with the same keys
-
-
 class AsDreamed(VecEnvWrapper):
     """A game as world models learn it: rewards are signs, and the loss of a life is an end.
 
     The game itself goes on after the loss of a life; the next episode begins with the frame in which it happened.
     """
-
-    def __init__(self, venv: VecEnv) -> None:
-        super().__init__(venv)
-        self._lives = np.zeros(venv.num_envs, np.int64)
 
     def reset(self) -> npt.NDArray[Any]:
         """Begins new games."""
@@ -128,111 +103,25 @@ class AsDreamed(VecEnvWrapper):
         for row in np.flatnonzero(lost):
             infos[row]["terminal_observation"] = obs[row].copy()
         # where a game has ended, info is of its end, and the new game's is in reset_infos
-        begun = [info.get("lives", 0) for info in self.venv.reset_infos]
-        self._lives = np.where(dones, begun, lives)
+        self._lives = np.where(dones, [info.get("lives", 0) for info in self.venv.reset_infos], lives)
         return obs, np.sign(rewards).astype(np.float32), dones | lost, infos
 
 
 def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
-    """The dreams or games to learn in.
-
-    Returns:
-        What the agent sees, frames stacked (H, W, C × frame_stack) and episodes recorded; and the bridge
-        beneath.
+    """The dreams or games to learn in, frames stacked (H, W, C × frame_stack), and the bridge to SB3 beneath.
 
     Raises:
         DiamondGymError: There is no such game or model.
     """
     if config.real:
-        bridge: DreamVecEnv = RealVecEnv(config.game, config.n_envs)
+        games = RealVectorEnv(game=config.game, num_envs=config.n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        bridge = DreamVecEnv(games)  # type: ignore[arg-type]  # both are vector environments with the same keys
         envs: VecEnv = AsDreamed(bridge)
     else:
-        which = {"id": f"DiamondDream-{config.game}-v0"}
+        which: dict[str, Any] = {"id": f"DiamondDream-{config.game}-v0"}
         if config.model is not None:
             which = {"id": "DiamondDream-v0", "model": config.model}
-        bridge = envs = make_dream_vec_env(
-            n_envs=config.n_envs,
-            device=config.device,
-            precision=config.precision,
-            compile=config.compile,
-            quality=config.quality,
-            max_episode_steps=config.max_episode_steps,
-            **which,
-        )
+        same = ("n_envs", "device", "precision", "compile", "quality", "max_episode_steps")
+        bridge = envs = make_dream_vec_env(**which, **{name: getattr(config, name) for name in same})
     envs = VecMonitor(envs)
     return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), bridge
-
-
-def make_agent(config: AgentConfig, envs: VecEnv, settings: Mapping[str, Any] | None = None) -> BaseAlgorithm:
-    """An agent that has learnt nothing yet, with SB3's convolutions for images.
-
-    Args:
-        config: What it learns.
-        envs: Where.
-        settings: What the algorithm is told instead of `config.settings()`.
-
-    Raises:
-        BadArgument: The frames are smaller than SB3's convolutions can take.
-    """
-    height, width, _ = envs.observation_space.shape or ()
-    if min(height, width) < _LEAST_SIDE:
-        raise BadArgument(
-            f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
-            f"not {height}x{width}: train with --algo diamond"
-        )
-    algorithm = ALGORITHMS[config.algo]
-    settings_given = config.settings() if settings is None else settings
-    agent = algorithm("CnnPolicy", envs, seed=config.seed, device=config.device, **settings_given)
-    agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
-    return agent
-
-
-def learn_rollout(agent: BaseAlgorithm, steps: int, progress: Callable[[int], None] | None = None) -> None:
-    """Plays one rollout and learns from it: of PPO and A2C `n_steps` steps of the batch, of DQN one.
-
-    Args:
-        agent: Learns in the environments that it was made with.
-        steps: Of the whole training, over all rows, more than the agent has done: schedules run over these.
-        progress: Called after each step of the batch with the steps so far.
-    """
-    left = steps - agent.num_timesteps
-    with suppress(_Enough):
-        agent.learn(left, callback=_Once(progress), log_interval=_NEVER, reset_num_timesteps=False)
-
-
-def figures(agent: BaseAlgorithm) -> dict[str, float]:
-    """What is to be said of a training: the mean return of late, the latest losses, DQN's rate of random actions."""
-    losses = {name: value for name, value in agent.logger.name_to_value.items() if name.endswith("loss")}
-    result = {f"agent/{name.rpartition('/')[2]}": float(value) for name, value in losses.items()}
-    if isinstance(agent, DQN):
-        result["agent/exploration_rate"] = float(agent.exploration_rate)
-    mean = recent_return(agent)
-    return result if mean is None else {"agent/return": mean, **result}
-
-
-def recent_return(agent: BaseAlgorithm) -> float | None:
-    """The mean return of the last hundred training episodes; None before the first has ended."""
-    returns = [float(episode["r"]) for episode in agent.ep_info_buffer or ()]
-    return sum(returns) / len(returns) if returns else None
-
-
-class _Enough(Exception):
-    """A second rollout would begin."""
-
-
-class _Once(BaseCallback):
-    """Ends the training where a second rollout would begin, when all that was played has been learnt from."""
-
-    def __init__(self, progress: Callable[[int], None] | None) -> None:
-        super().__init__()
-        self._progress, self._begun = progress, False
-
-    def _on_rollout_start(self) -> None:
-        if self._begun:
-            raise _Enough
-        self._begun = True
-
-    def _on_step(self) -> bool:
-        if self._progress is not None:
-            self._progress(self.num_timesteps)
-        return True

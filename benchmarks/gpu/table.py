@@ -1,7 +1,7 @@
 """Frames per second of dreams on a GPU: `python -m benchmarks.gpu.table --out DIR`.
 
 Rows: this package's dream with its reward and end model (eager, `compile=True`, and a whole step as one CUDA graph),
-and the authors' formulation of the same denoiser and sampler alone (`diamond_gym.benchmark.plain`: eager float32, and
+and the authors' formulation of the same denoiser and sampler alone (`benchmarks.plain`: eager float32, and
 compiled in bfloat16). Random weights and actions; the median of a few blocks of steps.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.gpu.run import about
 from benchmarks.gpu.worlds import Recipe
-from diamond_gym.benchmark.plain import PlainDenoiser, plain_sample
+from benchmarks.plain import PlainDenoiser, plain_sample
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES

@@ -1,8 +1,8 @@
 """The command line: `diamond-gym COMMAND`; a command's module is loaded only when it is called.
 
 A command is a frozen dataclass whose attributes' docstrings are its help, with a method `run() -> int` that
-returns the exit code. A classmethod `arguments(argv) -> list[str]`, if it has one, may rewrite the
-words typed before they are read, for instance to put a preset's flags before the user's own.
+returns the exit code. If it has presets, a classmethod `defaults(words) -> (name, flags)` says which one is wanted,
+and the options that it sets, which are then the defaults of the user's.
 """
 
 import codecs
@@ -15,12 +15,13 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import is_disk_full
-from diamond_gym.registry.games import did_you_mean
+from diamond_gym.registry.games import did_you_mean, games
 from diamond_gym.registry.models import home_folder
 
 
@@ -57,7 +58,16 @@ _COMMANDS = {
 _COMPUTING = frozenset(
     ("collect", "train-wm", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond", "benchmark")
 )
-_PLAIN = {"×": "x", "λ": "lambda", "σ": "sigma", "τ": "tau", "─": "-", "│": "|", "…": "..."}
+_PLAIN = {
+    "×": "x",
+    "λ": "lambda",
+    "σ": "sigma",
+    "τ": "tau",
+    "─": "-",
+    "│": "|",
+    "…": "...",
+    **dict.fromkeys("╭╮╰╯", "+"),
+}
 
 # What to install for a module that only an extra brings.
 _EXTRAS = {
@@ -121,7 +131,7 @@ def _without_accents(character: str) -> str:
 
 
 def _guarded(words: list[str]) -> int:
-    """Runs a command; what the user can put right is told in one line, our own mistakes keep a traceback."""
+    """Runs a command; what the user can put right is one line, our own mistakes keep a traceback."""
     try:
         return _main(words)
     except BadArgument as error:
@@ -164,8 +174,6 @@ def _main(words: list[str]) -> int:
         )
     module, _, class_name = targets[name].partition(":")
     kind = getattr(importlib.import_module(module), class_name)
-    if hasattr(kind, "arguments"):
-        rest = kind.arguments(rest)
     command = _parse(kind, name, rest)
     chosen = getattr(command, "threads", None) or getattr(command, "processor", False)  # the user has said how many
     if name not in _COMPUTING or chosen or isinstance(command, _Done):
@@ -177,57 +185,74 @@ def _main(words: list[str]) -> int:
 
 
 def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
-    """Reads a command's options; a wrong one raises BadArgument in one line instead of tyro's box."""
+    """Reads a command's options; tyro itself says what is wrong with one.
+
+    Raises:
+        BadArgument: The command refuses what it was given.
+    """
+    if "-h" in words or "--help" in words:
+        from diamond_gym.cli.help import short_help
+
+        print(short_help(kind, name))
+        return _Done(0)
     import tyro
 
     from diamond_gym.cli.numbers import check_largest, strict_numbers
 
-    no_pairs = (tyro.conf.FlagCreatePairsOff,)  # `--json` alone, without `--no-json`
+    presets = getattr(kind, "defaults", None)
+    preset, flags = presets(words) if presets is not None and "--help-all" not in words else ("", [])
+    words = ["--help"] if "--help-all" in words else _with_game(kind, words)
+    # A switch that a preset turns on can be turned off again; elsewhere there is `--json` without `--no-json`.
+    config = () if presets is not None else (tyro.conf.FlagCreatePairsOff,)
     message = io.StringIO()
+    default: Any = None
+    command: Any
     try:
         with contextlib.redirect_stderr(message), strict_numbers():
-            command: Command = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, config=no_pairs)
+            if flags:
+                default = tyro.cli(kind, prog=f"diamond-gym {name}: preset {preset}", args=flags)
+            command = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, default=default, config=config)
+        if preset:
+            command = replace(command, preset=preset)
         check_largest(command)
-        return command
+        if hasattr(command, "check"):
+            command.check()
+        checked: Command = command
+        return checked
     except SystemExit as stop:
-        if not stop.code:
-            return _Done()
-        raise BadArgument(f"{_one_line(message.getvalue())} (diamond-gym {name} --help)") from None
-    except DiamondGymError as error:  # from the dataclass's own checks
+        cause = stop.__context__
+        while cause is not None and not isinstance(cause, DiamondGymError):
+            cause = cause.__context__
+        if cause is not None:  # of a nested dataclass's own checks, which tyro puts in a box
+            raise BadArgument(str(cause)) from None
+        sys.stderr.write(message.getvalue())
+        return _Done(int(stop.code or 0))
+    except DiamondGymError as error:  # from the command's own checks
         raise BadArgument(str(error)) from None
 
 
+def _with_game(kind: type[Command], words: list[str]) -> list[str]:
+    """`dream Breakout` means `dream --game Breakout`, and a word that is no game's name means a model."""
+    options = getattr(kind, "__dataclass_fields__", {})
+    if not words or words[0].startswith("-") or "game" not in options:
+        return words
+    return ["--game" if words[0] in games() or "model" not in options else "--model", *words]
+
+
+@dataclass(frozen=True)
 class _Done:
-    """`--help` has been printed, and that was all."""
+    """Nothing is left to do: help was printed, or what is wrong with the options."""
+
+    code: int
 
     def run(self) -> int:
-        return 0
-
-
-def _one_line(framed: str) -> str:
-    """The message of tyro's framed text, and the option that it suggests, without the frame.
-
-    The frame is a box with the title in its border, or, for plain output, the title above a rule.
-    """
-    box = "╭" in framed
-    paragraphs: list[list[str]] = [[]]
-    for line in (line.strip("│ ") for line in framed.splitlines() if line[:1] not in "╭╰"):
-        if len(line) > 2 and set(line) <= {"─", "-"}:
-            paragraphs.append([])
-        elif line:
-            paragraphs[-1].append(line)
-    rest = paragraphs if box else paragraphs[1:]
-    message = " ".join(rest[0] if rest else paragraphs[0]).rstrip(".")
-    if any(line.startswith("Perhaps you meant") for paragraph in rest for line in paragraph):
-        options = [line for paragraph in rest for line in paragraph if line.startswith("--")]
-        message += f"; did you mean {options[0].split()[0].rstrip(',')}?" if options else ""
-    return message
+        return self.code
 
 
 def _overview() -> str:
     lines = ["usage: diamond-gym COMMAND [OPTIONS]", "", "Dreams as Gymnasium environments.", ""]
     lines += [f"  {name:<14} {_COMMANDS[name][1]}" for name in commands()]
-    lines += ["", "diamond-gym COMMAND --help tells a command's options."]
+    lines += ["", "diamond-gym COMMAND --help lists a command's options."]
     return "\n".join(lines)
 
 

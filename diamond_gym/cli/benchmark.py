@@ -1,95 +1,148 @@
-"""`diamond-gym benchmark`: how fast dreams, fittings and environments are on the machine at hand."""
+"""`diamond-gym benchmark`: how many frames a second a world model dreams on this machine."""
 
-import contextlib
+import json
+import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import tyro
+
+from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.errors import BadArgument
+from diamond_gym.files import atomic_write
 
 if TYPE_CHECKING:
-    from diamond_gym.benchmark.run import Row
+    import torch
 
-SECTIONS = ("machine", "waiting", "replay", "dream", "environment", "imagine", "error", "fit")
+    from diamond_gym.world_model import WorldModel
+
+PAPER = "paper"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Measures dream frames per second, fitting steps and more, beside a plain version of the same networks."""
+    """Measures dreamed frames per second by batch size, precision, and eager or compiled networks.
 
-    quick: bool = False
-    """Less of everything: a minute or two instead of about ten, smaller batches and no compiled networks."""
-    only: tuple[Literal["machine", "waiting", "replay", "environment", "imagine", "error", "dream", "fit"], ...] = ()
-    """Only these parts."""
-    sizes: tuple[Literal["nano", "paper"], ...] = ("nano", "paper")
-    """Sizes of the networks: nano is a bundled model, paper is the paper's with random weights."""
+    A frame is a whole step of a dream: sampler, reward and end. Each figure is the median of repeated steps.
+    """
+
+    model: tyro.conf.Positional[str] = "breakout-nano"
+    """A model's name or folder, a game's name, or paper: the paper's sizes with random weights."""
     batches: tuple[int, ...] = ()
-    """Batch sizes of the dreams (default: 1 8 32 on a CPU, to 1024 on a GPU; what would take too long is left out)."""
+    """Dreams side by side (default: 1 8 32, on a GPU 1 8 32 128 512)."""
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     """Arithmetic of the networks."""
+    quality: Literal["fast", "paper", "fine"] = "paper"
+    """How carefully frames are sampled: one, three or more denoising steps."""
     eager: bool = False
-    """Leave out compiled networks, which take a minute or two to compile at first."""
-    budget: float = 10.0
-    """Seconds for each comparison, roughly; every median is of at least 2 calls."""
+    """Leave out compiled networks, which may take a minute or two to compile at first."""
+    seconds: float = 2.0
+    """How long to measure each."""
     threads: int | None = None
     """Threads on a CPU (default: as many as torch takes, or fewer on an overloaded machine)."""
-    processor: bool = False
-    """Count processor time, for a machine that is busy with other things; implies one thread."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     out: Path | None = None
-    """The JSON file to write; parts that it already holds, of this machine and commit, are not measured again."""
-    again: bool = False
-    """Measure them again all the same."""
+    """Also write the figures to this JSON file."""
 
     def __post_init__(self) -> None:
-        if min(self.batches, default=1) < 1 or (self.threads is not None and self.threads < 1) or self.budget <= 0:
-            raise BadArgument("batches, threads and budget have to be positive")
+        check_least(self, batches=1, threads=1)
+        check_positive(self, "seconds")
+        if not self.precisions:
+            raise BadArgument("--precisions must name float32, bfloat16 or both")
 
     def run(self) -> int:
-        """Measures, prints the table as it grows, and saves it."""
+        """Measures, prints each figure as it comes, and writes them."""
         import torch
 
-        from diamond_gym.benchmark.run import Run, Settings
-        from diamond_gym.benchmark.sections import SECTIONS as MEASURED
         from diamond_gym.device import pick_device
 
-        threads = 1 if self.processor else self.threads
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         device = pick_device(self.device)
-        if self.processor and device.type != "cpu":
-            raise BadArgument("processor time says nothing of a GPU: leave out --processor")
-        batches = self.batches or ((1, 8) if self.quick else (1, 8, 32))
-        if not self.batches and device.type != "cpu" and not self.quick:
-            batches = (1, 8, 32, 128, 512, 1024)
-        settings = Settings(
-            device, self.quick, not (self.eager or self.quick), self.processor, self.sizes, self.precisions, batches,
-            min(self.budget, 2.0) if self.quick else self.budget,
-        )  # fmt: skip
-        run = Run(settings, self.out)
-        run.resume()
-        print(", ".join(f"{key} {value}" for key, value in run.about.items() if value is not None), flush=True)
-        chosen = [(name, MEASURED[name]) for name in SECTIONS if name in self.only or not self.only]
-        heading = None
-        with contextlib.closing(iter(run.measure(chosen, self.again))) as rows:  # type: ignore[type-var]
-            for row in rows:
-                if row.section != heading:
-                    heading = row.section
-                    print(f"\n{_line(heading, 'figure', 'x plain', 'of ceiling', 'MB')}", flush=True)
-                print(told(row), flush=True)
+        about = machine(device)
+        print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+        print(f"{'batch':>6}  {'precision':<9}  {'networks':<8}  {'frames/s':>10}  {'ms a step':>10}")
+        rows = []
+        for precision in self.precisions:
+            for compiled in (False,) if self.eager else (False, True):
+                model = load(self.model, device, precision)
+                if model.upsampler is not None:
+                    raise BadArgument(f"{self.model} has two stages, which `diamond-gym dream` measures")
+                if compiled:
+                    model.compile_networks()
+                for batch in self.batches or ((1, 8, 32) if device.type == "cpu" else (1, 8, 32, 128, 512)):
+                    seconds = step_seconds(model, batch, self.quality, self.seconds)
+                    row: dict[str, Any] = {
+                        "batch": batch,
+                        "precision": precision,
+                        "networks": "compiled" if compiled else "eager",
+                    }
+                    row |= {"frames/s": batch / seconds, "ms a step": 1000 * seconds}
+                    print("{:>6,}  {:<9}  {:<8}  {:>10,.1f}  {:>10,.1f}".format(*row.values()), flush=True)
+                    rows.append(row)
         if self.out is not None:
-            print(f"\nsaved in {self.out}")
+            with atomic_write(self.out, "w") as file:
+                json.dump({"about": about, "model": self.model, "quality": self.quality, "rows": rows}, file, indent=1)
+            print(f"wrote {self.out}")
         return 0
 
 
-def told(row: "Row") -> str:
-    """A row of the table."""
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-    part = "" if row.of_ceiling is None else f"{100 * row.of_ceiling:.0f} %"
-    megabytes = "" if row.megabytes is None else f"{row.megabytes:.0f}"
-    return _line(f"{row.size} {row.what}".strip(), f"{row.value:.4g} {row.unit}", ratio, part, megabytes)
+def machine(device: "torch.device") -> dict[str, Any]:
+    """The machine and the versions, as plain data."""
+    import torch
+
+    from diamond_gym.device import processor_name
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    versions = {package: version(package) for package in ("torch", "diamond-gym")}
+    return {"machine": name, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
 
 
-def _line(what: str, figure: str, ratio: str, part: str, megabytes: str) -> str:
-    return f"{what:<60} {figure:>18} {ratio:>8} {part:>10} {megabytes:>7}".rstrip()
+def load(name: str, device: "torch.device", precision: str) -> "WorldModel":
+    """A registered model on its device, or the paper's sizes with random weights."""
+    if name == PAPER:
+        return paper_model().to_device(device, precision)
+    from diamond_gym.registry import load_world_model
+
+    return load_world_model(name, str(device), "float32").to_device(device, precision)
+
+
+def paper_model(num_actions: int = 4) -> "WorldModel":
+    """A world model of the paper's sizes for Atari, with random weights and starts of noise."""
+    import numpy as np
+    import torch
+
+    from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+    from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
+    from diamond_gym.starts import Starts
+    from diamond_gym.world_model import WorldModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser = Denoiser(DenoiserConfig(InnerModelConfig(num_actions=num_actions)))
+        reward_end = RewardEnd(RewardEndConfig(num_actions=num_actions))
+        for parameter in (*denoiser.parameters(), *reward_end.parameters()):
+            if parameter.ndim > 1 and not parameter.any():  # layers that begin at zero would be no work
+                torch.nn.init.normal_(parameter, std=0.02)
+    rng, t = np.random.default_rng(0), denoiser.num_steps_conditioning
+    obs = rng.integers(0, 256, (8, t, 64, 64, 3), dtype=np.uint8)
+    starts = Starts(obs, rng.integers(0, num_actions, (8, t - 1)), np.ones(8, np.bool_))
+    return WorldModel(denoiser.eval(), reward_end.eval(), starts=starts).requires_grad_(False)
+
+
+def step_seconds(model: "WorldModel", batch: int, quality: str, seconds: float) -> float:
+    """The median time of a step of a batch of dreams, measured for about `seconds`."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    from diamond_gym.sampler import QUALITIES
+
+    dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None)
+    dream.reset(seed=0)
+    act = torch.zeros(batch, dtype=torch.int64, device=model.device)
+    dream.step(act)  # what is compiled or measured at first does not count
+    timer = Timer("dream.step(act)", globals={"dream": dream, "act": act}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=seconds).median)

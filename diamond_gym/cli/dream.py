@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.cli.numbers import check_least, check_steps_of_dreams, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path, is_disk_full
@@ -68,14 +69,9 @@ class DreamCommand:
 
     def __post_init__(self) -> None:
         if self.game is None and self.model is None:
-            raise BadArgument("say what to dream: --game Breakout, or --model NAME")
-        for name in ("steps", "num_envs", "repeat", "fps", "scale"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.max_episode_steps < 1 and self.max_episode_steps != -1:
-            raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
-        if self.seed < 0:
-            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+            missing("what to dream: diamond-gym dream Breakout, or the name of a model")
+        check_least(self, steps=1, num_envs=1, repeat=1, fps=1, scale=1, seed=0)
+        check_steps_of_dreams(self)
         if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
             raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of CSGO) quality, not {self.quality}")
         if self.out is not None and self.out.suffix not in SUFFIXES:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, NoReturn, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -88,6 +88,54 @@ def strict_numbers() -> ConstructorRegistry:
         )
 
     return registry
+
+
+def check_least(command: Any, **least: int) -> None:
+    """Refuses numbers that are smaller than an option's may be; options that were left out are not checked.
+
+    Args:
+        command: The command.
+        **least: The smallest value of each option, by its attribute.
+
+    Raises:
+        BadArgument: The first that is smaller.
+    """
+    for name, smallest in least.items():
+        given = getattr(command, name)
+        for value in given if isinstance(given, tuple | list) else () if given is None else (given,):
+            if not value >= smallest:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least {smallest}, not {value}")
+
+
+def check_positive(command: Any, *names: str) -> None:
+    """Refuses numbers that are not above zero.
+
+    Raises:
+        BadArgument: The first of them.
+    """
+    for name in names:
+        value = getattr(command, name)
+        if value is not None and not value > 0:
+            raise BadArgument(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+
+
+def check_steps_of_dreams(command: Any) -> None:
+    """Refuses a horizon of dreams that is neither at least 1 nor -1, which dreams on.
+
+    Raises:
+        BadArgument: It is none of these.
+    """
+    if command.max_episode_steps < 1 and command.max_episode_steps != -1:
+        raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {command.max_episode_steps}")
+
+
+def missing(what: str) -> NoReturn:
+    """Refuses a command line that leaves out what it is about.
+
+    Raises:
+        BadArgument: Always.
+    """
+    raise BadArgument(f"say {what}")
 
 
 def check_largest(command: Any) -> None:

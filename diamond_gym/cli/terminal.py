@@ -1,4 +1,7 @@
-"""What is shown while something runs: bars with rates, and the table of epochs."""
+"""What is shown while something runs: a bar on a terminal, a line a minute in a log file, and the table of epochs.
+
+All of it fits into 80 columns.
+"""
 
 import time
 from collections import deque
@@ -8,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.diamond import DiamondConfig
@@ -23,38 +26,64 @@ _SHOWN = {"agent/return", "agent/lambda_return", "agent/policy_entropy", "agent/
 
 
 class Advance(Protocol):
-    """Told how far something has come: in all, or by how much more."""
+    """Takes how far something has come: in all, or by how much more."""
 
     def __call__(self, done: int, more: bool = False) -> None:
         """Moves the bar to `done`, or by `done` if `more`."""
         ...
 
 
-def _bar() -> Progress:
+class Show(Protocol):
+    """Takes how many are done, and what to say beside the bar."""
+
+    def __call__(self, done: int, message: str, line: str | None = None) -> None:
+        """Moves the bar; where there is no terminal, prints the line (default: all of it) once a minute."""
+        ...
+
+
+class Report(Protocol):
+    """Takes the step and the mean metrics since the last time."""
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Shows the losses, the rate and the time left."""
+        ...
+
+
+@contextmanager
+def showing(what: str, total: int, done: int = 0) -> Iterator[Show]:
+    """Shows a bar on a terminal, and a line a minute elsewhere."""
+    printed = time.monotonic()
     columns = (
-        SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[message]}"),
     )
-    return Progress(*columns, console=console, transient=True)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done, message="")
+
+        def show(done: int, message: str, line: str | None = None) -> None:
+            nonlocal printed
+            bar.update(task, completed=done, message=message)
+            if not console.is_terminal and time.monotonic() - printed > LINE_SECONDS:
+                console.print(line or f"{what}: {done:,} of {total:,}, {message}", soft_wrap=True)
+                printed = time.monotonic()
+
+        yield show
 
 
 @contextmanager
 def counting(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Shows a bar with rate and time left for a task of `total` units; a line at the end says the rate."""
+    """Shows rate and time left of a task of `total` units; a line at the end says the rate."""
     began, done_so_far = time.monotonic(), 0
-    with _bar() as bar:
-        task = bar.add_task(what, total=total, said="")
+    with showing(what, total) as show:
 
         def advance(done: int, more: bool = False) -> None:
             nonlocal done_so_far
             done_so_far = done_so_far + done if more else done
             rate = done_so_far / max(1e-6, time.monotonic() - began)
             left = _clock((total - done_so_far) / rate) if rate else "?"
-            bar.update(task, completed=done_so_far, said=f"{_per_second(rate, unit)}, {left} left")
+            show(done_so_far, f"{_per_second(rate, unit)}, {left} left")
 
         yield advance
     seconds = time.monotonic() - began
@@ -63,65 +92,26 @@ def counting(what: str, total: int, unit: str) -> Iterator[Advance]:
     )
 
 
-class Report(Protocol):
-    """Told the step and the mean metrics since the last time."""
-
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Shows the losses, the rate and the time left."""
-        ...
-
-
 @contextmanager
-def fitting(fit: "Trainer", minutes: float | None) -> Iterator[Report]:
-    """Shows a training's losses, its rate over the last logs, and the time to its end or to the sitting's."""
-    began, first = time.monotonic(), fit.step
-    recent = deque([(began, first)], maxlen=RATE_WINDOW)
-    printed = began
-    with _bar() as bar:
-        task = bar.add_task("training", total=fit.total_steps, completed=fit.step, said="")
+def fitting(trainer: "Trainer", minutes: float | None) -> Iterator[Report]:
+    """Shows a training's losses, its rate over the last logs, and the time to its end or to the limit of minutes."""
+    began = time.monotonic()
+    recent = deque([(began, trainer.step)], maxlen=RATE_WINDOW)
+    with showing("training", trainer.total_steps, trainer.step) as show:
 
         def report(step: int, values: dict[str, float]) -> None:
-            nonlocal printed
             now = time.monotonic()
             recent.append((now, step))
             rate = (step - recent[0][1]) / max(1e-6, now - recent[0][0])
-            left = (fit.total_steps - step) / max(rate, 1e-9)
+            left = (trainer.total_steps - step) / max(rate, 1e-9)
+            speed = f"{rate:.3g} steps/s, {_clock(left)} left"
+            if minutes is not None and left > (until := 60 * minutes - (now - began)):
+                speed += f", stops in {_clock(max(0, until))}"
             shown = {name.split("/")[1]: v for name, v in values.items() if "loss" in name or name in _SHOWN}
-            losses = " ".join(f"{name} {v:.4f}" for name, v in shown.items())
-            message = f"{losses}  {rate:.2f} steps/s, {_clock(left)} left"
-            if minutes is not None and left > (sitting := 60 * minutes - (now - began)):
-                message += f", this sitting {_clock(max(0, sitting))}"
-            bar.update(task, completed=step, said=message)
-            if not console.is_terminal and now - printed > LINE_SECONDS:
-                console.print(f"step {step:,}/{fit.total_steps:,}  {message}", soft_wrap=True)
-                printed = now
+            losses = " ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in shown.items())
+            show(step, f"{speed}\n{losses}", f"step {step:,}/{trainer.total_steps:,}  {losses}  {speed}")
 
         yield report
-
-
-class Tell(Protocol):
-    """Told how many are done, and what to say beside the bar."""
-
-    def __call__(self, done: int, said: str) -> None:
-        """Moves the bar."""
-        ...
-
-
-@contextmanager
-def training_bar(total: int, done: int) -> Iterator[Tell]:
-    """Shows how many epochs are done, and what is being done; now and then a line where there is no terminal."""
-    printed = time.monotonic()
-    with _bar() as bar:
-        task = bar.add_task("epochs", total=total, completed=done, said="")
-
-        def tell(done: int, said: str) -> None:
-            nonlocal printed
-            bar.update(task, completed=done, said=said)
-            if not console.is_terminal and time.monotonic() - printed > LINE_SECONDS:
-                console.print(said, soft_wrap=True)
-                printed = time.monotonic()
-
-        yield tell
 
 
 def _per_second(rate: float, unit: str) -> str:
@@ -133,24 +123,20 @@ def _clock(seconds: float) -> str:
 
 
 _AGAIN = 20  # rows after which the header is repeated
-# heading, width, and the metrics of a column
+# heading, width, and the metric of a column; the others stand in the run's metrics.jsonl and TensorBoard
 _COLUMNS = (
-    ("real steps", 10, ("real/steps",)),
-    ("score", 8, ("real/score",)),
-    ("test", 8, ("test/score",)),
-    ("denoiser", 8, ("denoiser/loss",)),
-    ("reward", 7, ("reward_end/loss_rew",)),
-    ("end", 7, ("reward_end/loss_end",)),
-    ("λ-return", 8, ("agent/lambda_return",)),
-    ("entropy", 7, ("agent/policy_entropy",)),
-    ("reward P/R", 10, ("test/reward_precision", "test/reward_recall")),
-    ("end P/R", 10, ("test/end_precision", "test/end_recall")),
-    ("frames/s", 8, ("speed/dreamed_frames_per_second",)),
+    ("real steps", 10, "real/steps"),
+    ("score", 7, "real/score"),
+    ("test", 7, "test/score"),
+    ("denoiser", 8, "denoiser/loss"),
+    ("reward", 7, "reward_end/loss_rew"),
+    ("end", 7, "reward_end/loss_end"),
+    ("λ-return", 8, "agent/lambda_return"),
 )
 
 
 class EpochTable:
-    """Rows of equal widths, with a header now and then. P/R: precision and recall in the last test collection."""
+    """Rows of equal widths, with a header now and then, in 80 columns."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -166,16 +152,15 @@ class EpochTable:
         """
         self._tests |= {name: value for name, value in figures.items() if name.startswith("test/")}
         known = {**self._tests, **figures}
-        cells = [f"{epoch:>6,}"]
-        cells += [_cell([known[name] for name in names if name in known], width) for _, width, names in _COLUMNS]
-        row = "  ".join([*cells, f"{left:>16}"])
-        header = "  ".join([" epoch", *(f"{title:>{width}}" for title, width, _ in _COLUMNS), f"{'left':>16}"])
+        cells = [f"{_number(known[name]) if name in known else '':>{width}}" for _, width, name in _COLUMNS]
+        row = " ".join([f"{epoch:>6,}", *cells, f"{left:>11}"])
+        header = " ".join([" epoch", *(f"{title:>{width}}" for title, width, _ in _COLUMNS), f"{'left':>11}"])
         self._rows += 1
         return f"{header}\n{row}" if self._rows % _AGAIN == 1 else row
 
 
 class Rates:
-    """What an update takes here, measured in the epochs of this sitting, and what is left to do.
+    """What an update takes here, measured since the command began, and what is left to do.
 
     Args:
         config: The training.
@@ -238,8 +223,5 @@ class Rates:
         return self._seconds[kind] / max(1, self._timed[kind])
 
 
-def _cell(values: list[float], width: int) -> str:
-    texts = [f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" for value in values]
-    if len(texts) == 2:
-        texts = [f"{value:.2f}" for value in values]
-    return f"{'/'.join(texts):>{width}}"
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -4,17 +4,16 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
 
-from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, training_bar
+from diamond_gym.cli.numbers import check_least, check_positive, missing
+from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, showing
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.registry import Entry, game, home_folder
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
@@ -25,17 +24,13 @@ from diamond_gym.trainers.grounds import AtariGround, Ground, gym_ground
 from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
 from diamond_gym.trainers.model_free import ModelFree
 from diamond_gym.trainers.plots import dream_film, real_film
-from diamond_gym.trainers.presets import loop_flags, settled_preset
+from diamond_gym.trainers.presets import LOOP, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import WorldModelConfig
 
 # what a resumed run may be told differently
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
-FREEWAY_TEMPERATURE = 0.01
-_INNER = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
-_FIT = {f.name.replace("_", "-") for f in fields(WorldModelConfig)}
 
 
 @dataclass(frozen=True)
@@ -49,19 +44,20 @@ class Train:
     game: str | None = None
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     env: str | None = None
-    """Or a registered Gymnasium environment of images and discrete actions; module:Id imports the module first."""
+    """Or a Gymnasium environment of images and discrete actions; module:Id imports the module first."""
     render_obs: bool = False
     """Learn from the environment's rendered picture instead of its observations, as CartPole-v1 needs it."""
     size: int | None = None
     """Side of an environment's frames (default: their own if they are square and at most 64, else 64)."""
     preset: str = "auto"
-    """A set of the flags below: paper, nano, smoke (minutes, learns nothing), or auto (paper on CUDA, else nano)."""
+    """paper, nano, smoke (minutes, learns nothing), auto (paper on a GPU, else nano) or a FILE.toml of options. Your
+    options come on top."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<game>-diamond-<preset>)."""
     name: str | None = None
     """The registered model's name (default: <game>-diamond-<preset>; a smoke run is registered only with a name)."""
     minutes: float | None = None
-    """Stop after the epoch in which so many minutes are up, to go on another time."""
+    """Stop after the epoch in which so many minutes are up."""
     seed: int = 0
     """Seeds everything."""
     device: str = "auto"
@@ -69,37 +65,33 @@ class Train:
     precision: str = "auto"
     """auto (measured), float32 or bfloat16, of the world model."""
     compile: bool = False
-    """Compile the world model, which takes a minute or two at the start."""
+    """Compile the world model."""
     videos_every: int = 10
     """Epochs between videos of dreams and of real play, in the run's folder; 0 for none."""
     wandb: bool = False
     """Log to Weights & Biases, too."""
     dry_run: bool = False
-    """Only say what the whole run would take, measured on this machine in about a minute."""
+    """Only measure and print how long the run would take here."""
     loop: Annotated[DiamondConfig, tyro.conf.arg(name="")] = field(default_factory=DiamondConfig)
 
     def __post_init__(self) -> None:
+        check_least(self, size=8, seed=0, videos_every=0)
+        check_positive(self, "minutes")
+
+    def check(self) -> None:
+        """Refuses what leaves open where to play, or does not fit it."""
         if (self.game is None) == (self.env is None):
-            raise BadArgument("say what to learn: --game Breakout, or --env CartPole-v1 --render-obs")
+            missing("what to learn: diamond-gym train Breakout, or --env CartPole-v1 --render-obs")
         if self.game is not None:
             game(self.game)
             if self.render_obs or self.size is not None:
                 raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
-        if self.size is not None and self.size < 8:
-            raise BadArgument(f"--size must be at least 8, not {self.size}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise BadArgument(f"--minutes must be more than 0, not {self.minutes}")
-        if self.seed < 0 or self.videos_every < 0:
-            raise BadArgument("--seed and --videos-every must not be negative")
 
     @classmethod
-    def arguments(cls, words: Sequence[str]) -> list[str]:
-        """Puts the preset's flags before the user's; `--denoiser.channels` means the inner model's, as in train-wm."""
-        words = [alias(word) for word in words]
-        if "-h" in words or "--help" in words:
-            return words
+    def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:
+        """The preset that is wanted, and its options."""
         preset = settled_preset(words)
-        return [*loop_flags(preset), *_for_game(words), *words, "--preset", preset]
+        return preset, preset_flags(preset, LOOP)
 
     def run(self) -> int:
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
@@ -124,7 +116,7 @@ class Train:
     @property
     def label(self) -> str:
         """What the run and its model are called unless the user says otherwise."""
-        return f"{(self.game or game_name(self.env or '')).lower()}-diamond-{self.preset}"
+        return f"{(self.game or game_name(self.env or '')).lower()}-diamond-{Path(self.preset).stem}"
 
     def _ground(self) -> Ground:
         if self.game is not None:
@@ -143,29 +135,6 @@ class Train:
         games = ground.games(self.loop.num_envs)
         print_plan(plan(self.loop, ground.about(), games, device, precision), f"{device} in {precision}")
         return 0
-
-
-def _for_game(words: Sequence[str]) -> list[str]:
-    """Flags that a game needs whatever the preset.
-
-    In Freeway a reward comes only after many steps up, which a policy that has learnt nothing yet, sampled as it is,
-    never takes in a row: the authors lower the temperature while collecting.
-    """
-    freeway = "--game=Freeway" in words or ("--game", "Freeway") in pairwise(words)
-    return ["--temperature", str(FREEWAY_TEMPERATURE)] if freeway else []
-
-
-def alias(word: str) -> str:
-    """`--denoiser.channels` -> `--fit.denoiser.inner-model.channels`: what train-wm calls so, is called so here."""
-    if not word.startswith("--"):
-        return word
-    path, equals, value = word.removeprefix("--").partition("=")
-    names = path.replace("_", "-").split(".")
-    if names[0] == "denoiser" and len(names) == 2 and names[1] in _INNER:
-        names.insert(1, "inner-model")
-    if len(names) > 1 and names[0] in _FIT:
-        names.insert(0, "fit")
-    return f"--{'.'.join(names)}{equals}{value}"
 
 
 _ROWS = 10  # games side by side that score the agent
@@ -246,7 +215,7 @@ class Loop:
     def _epochs(self) -> str:
         training, args, began = self._training, self._args, time.monotonic()
         rates, table = Rates(training.config, training.epoch), EpochTable()
-        with interruptible() as interruption, training_bar(training.config.epochs, training.epoch) as bar:
+        with interruptible() as interruption, showing("epochs", training.config.epochs, training.epoch) as bar:
 
             def progress(kind: str, step: int) -> None:
                 rates.progress(kind, step)

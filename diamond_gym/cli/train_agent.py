@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_dreams, missing
 from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
@@ -22,7 +23,7 @@ from diamond_gym.trainers.actor_critic import (
 )
 from diamond_gym.trainers.evaluate import Scores, score_actor_critic, score_random
 from diamond_gym.trainers.loop import Rhythm, train
-from diamond_gym.trainers.presets import AGENT, preset_flags, settled_preset
+from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 
@@ -40,12 +41,12 @@ class TrainAgent:
     <home>/runs. A second Ctrl-C stops at once, and the run goes on from its last checkpoint.
     """
 
-    game: str
+    game: str = ""
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     algo: Literal["diamond", "ppo", "a2c", "dqn"] = "diamond"
     """DIAMOND's actor-critic, or one of Stable-Baselines3's algorithms."""
     preset: str = "auto"
-    """diamond: a set of the flags below: paper, nano, or auto (paper on a CUDA device, else nano)."""
+    """diamond: paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your options come on top."""
     model: str | None = None
     """The world model's name or folder, instead of the one that the game's id means."""
     steps: int | None = None
@@ -87,8 +88,17 @@ class TrainAgent:
     fit: Annotated[AgentFitConfig, tyro.conf.arg(name="")] = field(default_factory=AgentFitConfig)
 
     def __post_init__(self) -> None:
-        game(self.game)
-        self._check_numbers()
+        check_least(self, steps=1, n_envs=1, frame_stack=1, num_denoising_steps=1, seed=0, episodes=0, score_minutes=0)
+        check_positive(self, "minutes")
+        check_steps_of_dreams(self)
+        if self.fit.horizon < 1 or self.fit.optimizer.batch_size < 1:
+            raise BadArgument("--horizon and --optimizer.batch-size must be at least 1")
+
+    def check(self) -> None:
+        """Refuses a game that is missing or unknown, and options that do not go together."""
+        if not self.game and self.model:
+            object.__setattr__(self, "game", resolve(self.model).card.game)
+        game(self.game or missing("which game: diamond-gym train-agent Pong"))
         if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
             raise BadArgument(
                 f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {self.quality}"
@@ -107,31 +117,13 @@ class TrainAgent:
                 flag = network if name == "fit" else f"--{name.replace('_', '-')}"
                 raise BadArgument(f"{flag} is for --algo {others}, not for {self.algo}")
 
-    def _check_numbers(self) -> None:
-        for name in ("steps", "n_envs", "frame_stack", "num_denoising_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.fit.horizon < 1 or self.fit.optimizer.batch_size < 1:
-            raise BadArgument("--horizon and --optimizer.batch-size must be at least 1")
-        if self.max_episode_steps < 1 and self.max_episode_steps != -1:
-            raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {self.max_episode_steps}")
-        if self.seed < 0 or self.episodes < 0:
-            raise BadArgument("--seed and --episodes must not be negative")
-        if not self.score_minutes >= 0:
-            raise BadArgument(f"--score-minutes must not be negative, got {self.score_minutes}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise BadArgument(f"--minutes must be more than 0, not {self.minutes}")
-
     @classmethod
-    def arguments(cls, words: Sequence[str]) -> list[str]:
-        """Puts the preset's flags before the user's, where the agent is DIAMOND's."""
-        words = list(words)
-        algos = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--algo"]
-        algos += [word.removeprefix("--algo=") for word in words if word.startswith("--algo=")]
-        if "-h" in words or "--help" in words or (algos and algos[-1] != "diamond"):
-            return words
+    def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:
+        """The preset that is wanted, and its options; none for an agent of Stable-Baselines3."""
+        if last_value(words, "--algo", "diamond") != "diamond":
+            return "", []
         preset = settled_preset(words)
-        return [*preset_flags(preset, AGENT), *words, "--preset", preset]
+        return preset, preset_flags(preset, AGENT)
 
     def run(self) -> int:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
@@ -156,7 +148,7 @@ def train_dreamer(args: "TrainAgent") -> int:
     entry = _entry(args)
     config = _config(args, entry)
     sampler = _sampler(args, entry)
-    folder = args.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{args.preset}"
+    folder = args.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{Path(args.preset).stem}"
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     per_step = config.horizon * config.optimizer.batch_size

@@ -1,5 +1,6 @@
 """`diamond-gym train-agent --algo ppo|a2c|dqn`: an agent of Stable-Baselines3 in the dreams of a registered model."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from diamond_gym.registry import home_folder, resolve
 from diamond_gym.trainers.evaluate import score_random
 from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3 import RHYTHM, SB3Trainer, register_file, save_training, score_agent, world_of
+from diamond_gym.trainers.sb3 import RHYTHM, SB3Trainer, register_file, score_agent, world_of
 from diamond_gym.trainers.sb3_agents import AgentConfig
 from diamond_gym.trainers.sb3_files import open_agent
 
@@ -28,21 +29,21 @@ def train_sb3(args: "TrainAgent") -> int:
     out = args.out or _out(config)
     out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
     keep_memory()
-    with RunFolder(folder) as run, SB3Trainer(config, run) as fit:
+    with RunFolder(folder) as run, SB3Trainer(config, run) as trainer:
         console.print(
-            f"{folder}: step {fit.step:,} of {fit.total_steps:,} of {config.algo.upper()} in "
-            f"{where if entry is None else f'dreams of {world}'}, {config.n_envs} at a time, on {fit.agent.device}",
+            f"{folder}: step {trainer.step:,} of {trainer.total_steps:,} of {config.algo.upper()} in "
+            f"{where if entry is None else f'dreams of {world}'}, {config.n_envs} at a time, on {trainer.agent.device}",
             soft_wrap=True,
         )
-        with fitting(fit, args.minutes) as report:
-            sitting = train(fit, run, args.minutes, RHYTHM, report)
-        training = save_training(fit, out, sitting.reason)
-    console.print(f"saved {out} after {training.steps:,} steps", soft_wrap=True)
-    if training.recent_return is not None:
-        console.print(f"mean return of its last episodes in {where}: {training.recent_return:.2f}")
-    if training.reason != "steps":
-        console.print(f"stopped at step {training.steps:,} of {config.steps:,}; repeat the command to go on")
-        if training.reason == "interrupted":
+        with fitting(trainer, args.minutes) as report:
+            reason = train(trainer, run, args.minutes, RHYTHM, report).reason
+        trainer.save(out)
+    console.print(f"saved {out} after {trainer.step:,} steps", soft_wrap=True)
+    if trainer.recent_return is not None:
+        console.print(f"mean return of its last episodes in {where}: {trainer.recent_return:.2f}")
+    if reason != "steps":
+        console.print(f"stopped at step {trainer.step:,} of {config.steps:,}; repeat the command to go on")
+        if reason == "interrupted":
             return 130
     if args.register:
         registered = register_file(resolve(args.model or args.game), out)
@@ -54,21 +55,9 @@ def train_sb3(args: "TrainAgent") -> int:
 
 def _config(args: "TrainAgent") -> AgentConfig:
     assert args.algo != "diamond"
-    return AgentConfig(
-        game=args.game,
-        algo=args.algo,
-        model=args.model,
-        steps=_STEPS if args.steps is None else args.steps,
-        n_envs=_ENVS if args.n_envs is None else args.n_envs,
-        seed=args.seed,
-        frame_stack=args.frame_stack,
-        real=args.real,
-        max_episode_steps=args.max_episode_steps,
-        quality=args.quality,
-        device=args.device,
-        precision=args.precision,
-        compile=args.compile,
-    )
+    same = {f.name: getattr(args, f.name) for f in fields(AgentConfig) if f.name not in ("steps", "n_envs")}
+    steps = _STEPS if args.steps is None else args.steps
+    return AgentConfig(**same, steps=steps, n_envs=_ENVS if args.n_envs is None else args.n_envs)
 
 
 def _out(config: AgentConfig) -> Path:

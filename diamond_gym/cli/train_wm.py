@@ -10,12 +10,11 @@ import torch
 import tyro
 
 from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience
+from diamond_gym.cli.numbers import check_least, check_positive, missing
 from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.data.episode_files import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.errors import BadArgument
-from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
@@ -34,7 +33,6 @@ HORIZON = 16
 _FREE = frozenset(
     {"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy", "sampler"}
 )
-_ALIASED = {f.name.replace("_", "-") for f in fields(InnerModelConfig)}
 
 
 @dataclass(frozen=True)
@@ -45,69 +43,62 @@ class TrainWm:
     or machines, which share every batch: torchrun --nproc-per-node 2 -m diamond_gym.cli -- train-wm ...
     """
 
-    game: str
+    game: str = ""
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     preset: str = "auto"
-    """A set of the flags below: paper, nano, or auto (paper on a CUDA device, else nano). Your flags come on top."""
+    """paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your options come on top."""
     steps: int = 10_000
-    """Fitting steps in all, over every sitting of the run."""
+    """Training steps in all, however often the run is stopped and resumed."""
     minutes: float | None = None
     """Stop after so many minutes, to go on another time."""
     collect_steps: int = 30_000
-    """Real steps to fit to; what is missing in the data folder is collected first."""
+    """Real steps to train on; what is missing is collected first."""
     test_steps: int = 6_000
     """Real steps held out, to measure the model on."""
     policy: PolicyName = "auto"
-    """Who plays what has to be collected: mixed, random, sticky, scripted (see diamond-gym collect --help), or auto,
-    which is scripted in Freeway, whose road random play never crosses, and mixed elsewhere."""
+    """Who plays what is collected (see diamond-gym collect --help). auto: scripted in Freeway, mixed elsewhere."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<game>-<preset>)."""
     data: Path | None = None
-    """The experience (default: <home>/data/<game>); held-out play lies beside it, in <data>-test."""
+    """The recorded play (default: <home>/data/<game>). Held-out play lies beside it, in <data>-test."""
     name: str | None = None
     """The registered model's name (default: <game>-<preset>)."""
     init: str | None = None
-    """Begin with the weights of this model (a name or a folder) instead of random ones. For a longer memory:
-    --denoiser.num-steps-conditioning 16 --denoiser.num-actions-conditioning 4, of which 4 is how many it has now."""
+    """Begin with the weights of this model, a name or a folder. It may get a longer memory, with
+    --denoiser.inner-model.num-steps-conditioning 16 and num-actions-conditioning 4, as many as it has now."""
     windows: int = 500
     """Held-out windows of the final figures; 0 for none."""
     seed: int = 0
-    """Seeds collection, weights, noise and batches."""
+    """Seed of collection, weights, noise and batches."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     precision: str = "auto"
     """auto (measured), float32 or bfloat16."""
     compile: bool = False
-    """Compile the networks, which takes a minute or two at the start."""
+    """Compile the networks."""
     dry_run: bool = False
-    """Only say how much work it is, how fast this machine is at it (measured for a while), and how long it takes."""
+    """Only measure and print how long the training would take here."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How the registered model samples frames unless a user says otherwise."""
     fit: Annotated[WorldModelConfig, tyro.conf.arg(name="")] = field(default_factory=WorldModelConfig)
 
     def __post_init__(self) -> None:
-        game(self.game)
-        if self.steps < 1:
-            raise BadArgument(f"--steps must be at least 1, not {self.steps}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise BadArgument(f"--minutes must be more than 0, not {self.minutes}")
-        if self.collect_steps < 100 or self.test_steps < 100:
-            raise BadArgument("--collect-steps and --test-steps must be at least 100")
-        if self.windows < 0 or self.seed < 0:
-            raise BadArgument("--windows and --seed must not be negative")
+        check_least(self, steps=1, collect_steps=100, test_steps=100, windows=0, seed=0)
+        check_positive(self, "minutes")
+
+    def check(self) -> None:
+        """Refuses a game that is missing or unknown."""
+        game(self.game or missing("which game: diamond-gym train-wm Pong"))
 
     @classmethod
-    def arguments(cls, words: Sequence[str]) -> list[str]:
-        """Puts the preset's flags before the user's, and lets `--denoiser.channels` mean the inner model's."""
-        words = [_alias(word) for word in words]
-        if "-h" in words or "--help" in words:
-            return words
+    def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:
+        """The preset that is wanted, and its options."""
         preset = settled_preset(words)
-        return [*preset_flags(preset), *words, "--preset", preset]
+        return preset, preset_flags(preset)
 
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
-        label = f"{self.game.lower()}-{self.preset}"
+        label = f"{self.game.lower()}-{Path(self.preset).stem}"
         local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
         folder = self.run_folder or home_folder() / "runs" / label
         processes = launch(self.device)
@@ -212,10 +203,3 @@ class TrainWm:
         command = "diamond-gym " + shlex.join(["train-wm", "--game", self.game, "--preset", self.preset])
         card = make_card(self.name or label, store, fit.config, training, measured, command, self.sampler)
         return save_model(card, weights, draw_starts(store, t))
-
-
-def _alias(word: str) -> str:
-    """`--denoiser.channels` -> `--denoiser.inner-model.channels`."""
-    rest = word.removeprefix("--denoiser.")
-    inner = rest != word and rest.split("=")[0].replace("_", "-") in _ALIASED
-    return f"--denoiser.inner-model.{rest}" if inner else word

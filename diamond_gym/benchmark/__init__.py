@@ -1,1 +1,0 @@
-"""What `diamond-gym benchmark` measures: dreams, fittings and environments, beside a plain version of the same."""
