@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diamond_gym import csgo
 from diamond_gym.device import settle_threads
+from diamond_gym.envs.batch_env import ObsDtype
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
@@ -39,6 +40,22 @@ class SamplerFields(TypedDict, total=False):
     eta: float
     upsampler: "SamplerFields"
     """The same of the second stage, for models of two."""
+
+
+class DreamArguments(SamplerFields, total=False):
+    """What both environments of dreams take alike: see `diamond_gym.envs.DreamVectorEnv`."""
+
+    game: str | None
+    model: str | PathLike[str] | WorldModel | Entry | None
+    device: str
+    precision: Precision
+    compile: bool
+    quality: Quality | None
+    starts: str | int
+    denoising_trajectory: bool
+    replay: bool
+    obs_dtype: ObsDtype
+    channels_first: bool
 
 
 def open_model(

@@ -1,7 +1,6 @@
 """Dreams as Gymnasium environments: `DreamEnv` is a single one, `DreamVectorEnv` a batch under one model."""
 
 from itertools import combinations
-from os import PathLike
 from typing import Any, Unpack
 
 import gymnasium as gym
@@ -9,14 +8,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym import csgo
-from diamond_gym.envs import arguments
-from diamond_gym.envs.batch_env import ObsDtype
-from diamond_gym.envs.checks import Quality, SamplerFields
+from diamond_gym.envs.arguments import check_seed
+from diamond_gym.envs.checks import DreamArguments
 from diamond_gym.envs.infos import Array, EnvState
 from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.registry.games import keys_to_action
-from diamond_gym.registry.loading import Precision
-from diamond_gym.registry.models import Entry
 from diamond_gym.world_model import WorldModel
 
 __all__ = ["DreamEnv", "DreamVectorEnv", "EnvState"]
@@ -32,8 +28,7 @@ class DreamEnv(gym.Env[Array, Any]):
     deep-copied at any moment, and the copy dreams on as the original does.
 
     Made by `gym.make`, the horizon is that of Gymnasium's `TimeLimit` around it. That wrapper counts on its
-    own: after `restore_state` it still counts the steps made, not those of the restored dream. To branch
-        freely, make
+    own: after `restore_state` it still counts the steps made, not those of the restored dream. To branch freely, make
     it with `max_episode_steps=-1` and count yourself, or use the class or `gym.make_vec`.
 
     Example:
@@ -53,58 +48,25 @@ class DreamEnv(gym.Env[Array, Any]):
     def __init__(
         self,
         *,
-        game: str | None = None,
-        model: str | PathLike[str] | WorldModel | Entry | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-        compile: bool = False,
-        quality: Quality | None = None,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
-        starts: str | int = "any",
-        denoising_trajectory: bool = False,
-        replay: bool = False,
-        obs_dtype: ObsDtype = "uint8",
-        channels_first: bool = False,
-        **sampler: Unpack[SamplerFields],
+        **arguments: Unpack[DreamArguments],
     ) -> None:
-        """Opens a model and sets up a dream: the arguments are those of `DreamVectorEnv`.
+        """Opens a model and sets up a dream.
 
         Args:
-            game: See `DreamVectorEnv`, as for all that follow.
-            model: A model's name or folder, or a `WorldModel`.
-            device: Where to dream.
-            precision: The networks' arithmetic.
-            compile: Whether to compile the networks, as for `DreamVectorEnv`.
-            quality: How carefully to sample.
             render_mode: None or "rgb_array".
             max_episode_steps: Steps after which the dream is truncated, -1 to dream on. None: 50, or for an
                 environment made by `gym.make`, what its `TimeLimit` says.
-            starts: Where dreams begin.
-            denoising_trajectory: Whether to give `info["denoising_trajectory"]`, uint8 (n + 1, H, W, C).
-            replay: Whether to replay the actions of a start's player.
-            obs_dtype: "uint8", or "float32" for observations from 0 to 1.
-            channels_first: Whether observations are (C, H, W).
-            **sampler: Single fields of `SamplerConfig`.
+            **arguments: Those of `DreamVectorEnv` but for `num_envs` and `autoreset_mode`.
         """
         self._own_horizon = max_episode_steps is not None
         self._batch = DreamVectorEnv(
-            game=game,
-            model=model,
             num_envs=1,
-            device=device,
-            precision=precision,
-            compile=compile,
-            quality=quality,
             autoreset_mode=AutoresetMode.DISABLED,
             render_mode=render_mode,
             max_episode_steps=DEFAULT_HORIZON if max_episode_steps is None else max_episode_steps,
-            starts=starts,
-            denoising_trajectory=denoising_trajectory,
-            replay=replay,
-            obs_dtype=obs_dtype,
-            channels_first=channels_first,
-            **sampler,
+            **arguments,
         )
         self.metadata = {**type(self).metadata, "render_modes": ["rgb_array"]}
         self.render_mode = render_mode
@@ -133,7 +95,7 @@ class DreamEnv(gym.Env[Array, Any]):
         Returns:
             The current frame, uint8 (H, W, C), and the info.
         """
-        seed, batch = arguments.check_seed(seed), self._batch
+        seed, batch = check_seed(seed), self._batch
         self._settle_horizon()
         batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
         obs, info = batch.reset(seed=seed, options=options)
