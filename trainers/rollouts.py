@@ -73,8 +73,9 @@ class Rollouts:
         return len(self.obs)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Rollouts":
-        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Rollouts(**{name: None if part is None else part[rows] for name, part in parts.items()})
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts: dict[str, Any] = {name: None if part is None else part[rows] for name, part in whole.items()}
+        return Rollouts(**parts)
 
     @property
     def num_start_frames(self) -> int:
