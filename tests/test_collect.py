@@ -226,7 +226,7 @@ def test_wrong_words(words: str, code: int, message: str, capsys: pytest.Capture
     assert main(["collect", *words.split()]) == code
     told = capsys.readouterr().err
     assert message in told
-    assert told.count("\n") == 1
+    assert told.count("\n") == 1 or "--help" in told, "one line, or tyro's own message"
 
 
 def test_another_games_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

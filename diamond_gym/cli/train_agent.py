@@ -180,10 +180,10 @@ def train_dreamer(args: "TrainAgent") -> int:
 
         rhythm = Rhythm(log_steps=10, picture_seconds=60 * args.score_minutes)
         with fitting(fit, args.minutes) as report:
-            sitting = train(fit, run, args.minutes, rhythm, report, check if args.score_minutes else None)
-        if sitting.reason != "steps":
+            outcome = train(fit, run, args.minutes, rhythm, report, check if args.score_minutes else None)
+        if outcome.reason != "steps":
             console.print(f"stopped at window {fit.step:,} of {fit.total_steps:,}; repeat the command to go on")
-            if sitting.reason == "interrupted":
+            if outcome.reason == "interrupted":
                 return 130
         facts = {
             "algo": "diamond",

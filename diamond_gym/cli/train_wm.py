@@ -135,13 +135,13 @@ class TrainWm:
                 write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
 
             with fitting(fit, self.minutes) as report:
-                sitting = train(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
+                outcome = train(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
             if not processes.main:
-                return 130 if sitting.reason == "interrupted" else 0
+                return 130 if outcome.reason == "interrupted" else 0
             draw(fit.step)
-            if sitting.reason != "steps":
+            if outcome.reason != "steps":
                 console.print(f"stopped at step {fit.step:,} of {self.steps:,}; repeat the command to go on")
-                return 130 if sitting.reason == "interrupted" else 0
+                return 130 if outcome.reason == "interrupted" else 0
             entry = self._register(fit, store, held_out, label, precision)
         console.print(f"registered {entry.name} in {entry.folder}")
         console.print(f'gym.make("DiamondDream-{self.game}-v0") dreams with it from now on')
