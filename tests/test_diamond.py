@@ -21,7 +21,6 @@ from diamond_gym.trainers.collect_games import GymGames, about_env
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, replay_starts
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.held_out import FirstGames
-from diamond_gym.trainers.model_free import RealSteps
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelConfig
@@ -163,28 +162,6 @@ def test_only_the_first_game_of_a_row_counts():
         first.step(np.zeros(2, int))
         assert first.over.tolist() == over
     assert first.scores.tolist() == [1, 5]
-
-
-def test_real_steps_stand_in_for_dreams():
-    envs = games(2)
-    steps = RealSteps(envs, "cpu")
-    steps.reset(3)
-    row = envs.envs[0].unwrapped
-    ends = []
-    for _ in range(14):
-        before = row._paddle, row._column
-        step = steps.step(torch.tensor([1, 2]))
-        ends.append(bool(step.end[0]))
-        if step.end[0]:  # the paddle has gone to the left; the last frame has a ball in the last row, the new one none
-            assert step.rew[0] == (1 if before[1] in (0, 1) else -1)
-            assert (step.final_obs[0, :, -2:] == 1).all(0).any() and not (step.obs[0, :, -2:] == 1).all(0).any()
-        else:
-            assert step.rew[0] == 0 and torch.equal(step.final_obs, step.obs)
-        assert step.obs.shape == (2, 3, 16, 16) and not step.trunc.any()
-        assert torch.equal(steps.obs_window[:, 0], step.obs)
-    assert [i for i, end in enumerate(ends, 1) if end] == [7, 14]
-    assert len(steps.scores) == 4
-    steps.close()
 
 
 FAST = OptimizerConfig(lr=1e-3, batch_size=32, warmup_steps=50)

@@ -153,17 +153,6 @@ def test_a_folder_is_one_process_and_one_trainings(tmp_path, capsys):
     assert "not a readable checkpoint" in capsys.readouterr().err
 
 
-def test_without_a_world_model(tmp_path, capsys):
-    words = ("--run", str(tmp_path), "--model-free", "--real-steps", "30", "--videos-every", "3")
-    assert train(*words, "--minutes", "1e-9") == 0
-    assert train(*words) == 0
-    assert "whole games of the end" in capsys.readouterr().err
-    steps = [line["real/steps"] for line in lines(tmp_path) if "real/steps" in line]
-    assert steps == [18, 30, 30]  # windows of 3 steps of 2 games: 3 of them, 2, and none any more
-    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["epoch-0003-real.mp4"]
-    assert not (tmp_path / "model").exists()
-
-
 MODULE = """
 import gymnasium as gym, numpy as np
 class Grey(gym.Env):
@@ -204,18 +193,6 @@ def test_frames_that_patches_and_levels_do_not_divide(side, tmp_path, monkeypatc
     assert train(*words, env=f"my_games:Mine/Side{side}-v0") == 0
     dream = gym.make("DiamondDream-v0", model="odd", device="cpu")
     assert dream.reset(seed=0)[0].shape == dream.step(1)[0].shape == (side, side, 3)
-
-
-def test_a_plan_leaves_nothing_behind(home, capsys, monkeypatch):
-    from diamond_gym.trainers import plan
-
-    asked = []
-    monkeypatch.setattr(plan, "plan", lambda *args: asked.append(args) or [])
-    monkeypatch.setattr("diamond_gym.cli.dry_run.print_plan", lambda phases, where: print(where))
-    assert train("--dry-run") == 0
-    assert capsys.readouterr().out == "cpu in float32\n"
-    assert asked[0][0].epochs == 3 and asked[0][1].game == "Catch"
-    assert not (home / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -279,7 +256,6 @@ def test_work_is_counted():
     assert config.updates(0) == (0, 0)
     assert config.updates(1) == (10_000, 5_000)
     assert config.updates(1000) == (10_000 + 999 * 400, 5_000 + 999 * 400)
-    assert DiamondConfig(model_free=True).updates(1)[0] == 0
 
 
 def test_time_left_is_what_the_rates_say(monkeypatch):

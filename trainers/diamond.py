@@ -68,8 +68,6 @@ class DiamondConfig:
     """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
     final_episodes: int = 100
     """Whole games that score the agent at the end."""
-    model_free: bool = False
-    """Train the same agent on the real game's own steps instead, without a world model, for comparison."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line."""
@@ -91,7 +89,7 @@ class DiamondConfig:
         if epochs == 0:
             return 0, 0
         model = self.first_world_model_steps + (epochs - 1) * self.world_model_steps
-        return 0 if self.model_free else model, self.first_agent_steps + (epochs - 1) * self.agent_steps
+        return model, self.first_agent_steps + (epochs - 1) * self.agent_steps
 
     def for_game(self, about: About) -> "DiamondConfig":
         """The same with a game's image size and actions filled in.

@@ -15,7 +15,7 @@ from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, train
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import InnerModelConfig
-from diamond_gym.registry import Entry, game, home_folder
+from diamond_gym.registry import Entry, game, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
@@ -23,7 +23,6 @@ from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import Scores, score
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
 from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
-from diamond_gym.trainers.model_free import ModelFree
 from diamond_gym.trainers.presets import loop_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder
@@ -138,11 +137,11 @@ class Train:
         return settings | {"loop": asdict(self.loop)}
 
     def _plan(self, ground: Ground, device: "torch.device", precision: str) -> int:
-        from diamond_gym.cli.dry_run import print_plan
-        from diamond_gym.trainers.plan import plan
+        from diamond_gym.cli.dry_run import measure, print_phases
 
+        amounts = (self.loop.real_steps, *self.loop.updates(self.loop.epochs))
         games = ground.games(self.loop.num_envs)
-        print_plan(plan(self.loop, ground.about(), games, device, precision), f"{device} in {precision}")
+        print_phases(measure(self.loop, ground.about(), games, amounts, device, precision), f"{device} in {precision}")
         return 0
 
 
@@ -206,20 +205,12 @@ class Loop:
             from diamond_gym.trainers.run import WandbLog
 
             self._log = WandbLog(run.path, {**asdict(args.loop), "game": about.game, "seed": args.seed})
-        self._training: DiamondTrainer | ModelFree
-        if config.model_free:
-            if not processes.alone:
-                raise BadArgument("--model-free is for one process: leave out torchrun")
-            self._training = ModelFree(config, run, about, ground, args.seed, device)
-        else:
-            games = ground.games(config.num_envs) if processes.main else None
-            self._training = DiamondTrainer(
-                config, run, about, games, args.seed, device, precision, processes, args.compile, ground.test_games
-            )
-        sizes = f"agent {_millions(self._training.agent.agent)}"
-        if isinstance(self._training, DiamondTrainer):
-            model = self._training.world_model.world_model
-            sizes = ", ".join(f"{name} {_millions(part)}" for name, part in model.parts.items()) + f", {sizes}"
+        games = ground.games(config.num_envs) if processes.main else None
+        self._training = DiamondTrainer(
+            config, run, about, games, args.seed, device, precision, processes, args.compile, ground.test_games
+        )
+        networks = self._training.world_model.world_model.parts | {"agent": self._training.agent.agent}
+        sizes = ", ".join(f"{name} {_millions(network)}" for name, network in networks.items())
         console.print(
             f"{run.path}: {about.game}, epoch {self._training.epoch:,} of {config.epochs:,} on {device} "
             f"in {precision} ({sizes})",
@@ -289,15 +280,13 @@ class Loop:
         training = self._training
         folder = self._run.path / "videos"
         folder.mkdir(exist_ok=True)
-        films = {"real": real_film(self._ground, training.agent.agent, training.epoch)}
-        if isinstance(training, DiamondTrainer):
-            films["dream"] = dream_film(training)
+        films = {"real": real_film(self._ground, training.agent.agent, training.epoch), "dream": dream_film(training)}
         for name, frames in films.items():
             write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)
 
     def _finish(self) -> None:
         training, args = self._training, self._args
-        entry = None if isinstance(training, ModelFree) else self._register(training)
+        entry = self._register(training)
         if training.config.final_episodes == 0:
             return
         scores = self._score()
@@ -309,11 +298,8 @@ class Loop:
         if args.game is not None:
             write_scores(self._run.path / SCORES, {"diamond": scores})
             console.print(f"human-normalised {scores.human_normalised:.3f}")
-        if entry is not None:
-            from diamond_gym.registry import update_card
-
-            agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
-            update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
+        agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
+        update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
 
     def _register(self, training: DiamondTrainer) -> Entry:
         args = self._args

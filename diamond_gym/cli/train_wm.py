@@ -163,19 +163,17 @@ class TrainWm:
         return settings | {"fit": asdict(config)}
 
     def _plan(self, device: torch.device, precision: str) -> int:
-        from diamond_gym.cli.dry_run import print_plan
+        from diamond_gym.cli.dry_run import measure, print_phases
         from diamond_gym.trainers.collect import about_game
-        from diamond_gym.trainers.plan import plan_world_model
+        from diamond_gym.trainers.diamond import DiamondConfig
 
         about, folder = about_game(self.game), self._data
         to_play = 0
         for place, steps in ((folder, self.collect_steps), (folder.with_name(f"{folder.name}-test"), self.test_steps)):
             there = EpisodeStore(place).num_steps if (place / "store.json").exists() else 0
             to_play += max(0, steps - there)
-        config = self._for_game(about)
-        print_plan(
-            plan_world_model(config, about, None, to_play, self.steps, device, precision), f"{device} in {precision}"
-        )
+        phases = measure(DiamondConfig(self.fit), about, None, (to_play, self.steps, 0), device, precision)
+        print_phases(phases, f"{device} in {precision}")
         return 0
 
     @property
