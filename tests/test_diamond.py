@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from itertools import count
 
 import gymnasium as gym
 import numpy as np
@@ -18,11 +19,13 @@ from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.collect_games import GymGames, about_env
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, replay_starts
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.held_out import FirstGames
+from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig
 
 ID = "DiamondGym/Catch-v0"
@@ -88,6 +91,49 @@ def test_killed_and_resumed_ends_with_the_same_bits(whole, tmp_path, kill_at):
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
     assert len(again) == len(episodes)
     assert all((a.obs == b.obs).all() and (a.act == b.act).all() for a, b in zip(again, episodes, strict=True))
+
+
+class Killed(Exception):
+    """Ends a training after a checkpoint."""
+
+
+@pytest.mark.parametrize("checkpoint", [1, 2, 4, 6, 9, 10, 12, 14])
+def test_killed_within_an_epoch_it_goes_on_from_there(whole, tmp_path, checkpoint):
+    """With a checkpoint after every step: in the first two epochs one while it plays, fits, and dreams."""
+    _, figures, expected, episodes = whole
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = begin(run)
+        save, number = diamond.save, count(1)
+
+        def save_and_die():
+            save()
+            if next(number) == checkpoint:
+                raise Killed
+
+        diamond.save = save_and_die
+        with pytest.raises(Killed), diamond.loop(rhythm=Rhythm(checkpoint_seconds=-1)) as loop:
+            while True:
+                diamond.train_epoch(loop)
+        done = diamond.epoch, diamond.store.num_steps, diamond.world_model.step, diamond.agent.step
+        diamond.close()
+        diamond = begin(run)
+        assert done == (diamond.epoch, diamond.store.num_steps, diamond.world_model.step, diamond.agent.step)
+        diamond.close()
+    resumed, weights, again = train(tmp_path, 4)
+    for mine, theirs in zip(resumed, figures[-len(resumed) :], strict=True):
+        assert mine == pytest.approx(theirs)
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    assert all((a.obs == b.obs).all() and (a.act == b.act).all() for a, b in zip(again, episodes, strict=True))
+
+
+def test_a_stopped_epoch_is_saved_and_gone_on_with(whole, tmp_path):
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = begin(run)
+        with diamond.loop(minutes=1e-9) as loop:
+            assert diamond.train_epoch(loop) is None and loop.stopped == "minutes"
+        assert (diamond.store.num_steps, diamond.world_model.step, run.load()["epoch"]) == (20, 0, 0)
+        assert diamond.train_epoch() == whole[1][0]
+        diamond.close()
 
 
 def test_a_second_process_is_refused(whole):

@@ -14,9 +14,8 @@ from torch import Tensor
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, resolve, with_agent_file
 from diamond_gym.registry import game as find_game
-from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.evaluate import Scores, play, real_games
-from diamond_gym.trainers.loop import ALONE, Rhythm, train
+from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3_agents import (
     AgentConfig,
@@ -69,8 +68,6 @@ class SB3Trainer:
         bridge: The dreams or games, single frames (H, W, C).
     """
 
-    processes = ALONE
-
     def __init__(
         self, config: AgentConfig, run: RunFolder | None = None, progress: Callable[[int], None] | None = None
     ) -> None:
@@ -91,7 +88,7 @@ class SB3Trainer:
             opened.callback(self.close)
             state = None
             if run is not None:
-                run.settle(asdict(config) | self._world(), _FREE, self._defaults())
+                run.settle(asdict(config) | self._world(), _FREE)
                 state = run.load()
             self.settings: dict[str, Any] = config.settings() if state is None else state["settings"]
             self.seconds: float = 0.0 if state is None else state["seconds"]
@@ -108,9 +105,6 @@ class SB3Trainer:
         model = self.bridge.envs.world_model
         alone = WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler)
         return {"world_model": alone.fingerprint, "sampler": asdict(self.bridge.envs.dream.sampler)}
-
-    def _defaults(self) -> dict[str, Any]:
-        return {} if self.entry is None else {"sampler": asdict(SamplerConfig())}
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Plays one rollout and learns from it."""

@@ -6,11 +6,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diamond_gym.networks.actor_critic import ActorCritic
-from diamond_gym.trainers.diamond import DiamondTrainer, replay_starts
+from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.fidelity import Diversity
 from diamond_gym.trainers.grounds import Ground
 from diamond_gym.trainers.pictures import tile
 from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
+from diamond_gym.trainers.start_states import replay_starts
 
 _ROWS, _STEPS, _HORIZON, _SCALE = 4, 90, 50, 3
 

@@ -17,7 +17,8 @@ from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games
-from diamond_gym.trainers.diamond import DiamondConfig, replay_starts
+from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 _REAL_STEPS = 200

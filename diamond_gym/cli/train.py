@@ -1,7 +1,6 @@
 """`diamond-gym train`: DIAMOND's whole loop, from nothing to an agent, on an Atari game or an environment of yours."""
 
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
@@ -21,11 +20,11 @@ from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import Scores, score
+from diamond_gym.trainers.fabric import Processes, any_process, launch
 from diamond_gym.trainers.grounds import AtariGround, Ground, GymGround, side_of
-from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
 from diamond_gym.trainers.presets import loop_flags, settled_preset
 from diamond_gym.trainers.register import register_run
-from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
 from diamond_gym.trainers.videos import dream_film, real_film
 from diamond_gym.trainers.world_model import WorldModelConfig
 
@@ -42,7 +41,7 @@ class Train:
     """Plays, fits a world model, trains an agent in its dreams, and so on: DIAMOND's whole loop.
 
     At the end the agent is scored in whole games, and registered together with the world model. Repeating the
-    command goes on where it stopped; what is lost is the epoch in hand.
+    command goes on where it stopped; a run that was killed has lost two minutes at most.
     """
 
     game: str | None = None
@@ -60,7 +59,7 @@ class Train:
     name: str | None = None
     """The registered model's name (default: <game>-diamond-<preset>; a smoke run is registered only with a name)."""
     minutes: float | None = None
-    """Stop after the epoch in which so many minutes are up, to go on another time."""
+    """Stop after so many minutes, to go on another time."""
     seed: int = 0
     """Seeds everything."""
     device: str = "auto"
@@ -106,19 +105,21 @@ class Train:
         if self.dry_run:
             device = pick_device(self.device)
             return self._plan(ground, device, pick_precision(self.precision, device))
-        processes = launch(self.device)
-        device = processes.device or pick_device(self.device)
+        fabric = launch(self.device)
+        device = fabric.device or pick_device(self.device)
         precision = pick_precision(self.precision, device)
-        if processes.any(precision == "bfloat16"):  # what is measured may differ between them
+        if any_process(fabric, precision == "bfloat16"):  # what is measured may differ between them
             precision = "bfloat16"
-        console.quiet = not processes.main
+        console.quiet = not fabric.is_global_zero
         if self.name is not None or self.preset != "smoke":
             local_folder(self.name or self.label)  # a name that cannot be had is better told now than after hours
         folder = self.run_folder or home_folder() / "runs" / self.label
         keep_memory()
-        with RunFolder(folder, main=processes.main) as run:
-            run.settle(self._settings(), _FREE, {"loop": asdict(DiamondConfig())})
-            return Loop(self, run, ground, device, precision, processes).run()
+        with RunFolder(folder, main=fabric.is_global_zero) as run:
+            run.settle(self._settings(), _FREE)
+            if self.wandb and fabric.is_global_zero:
+                mirror_to_wandb(run.path, {**asdict(self.loop), "game": ground.about().game, "seed": self.seed})
+            return Run(self, run, ground, device, precision, fabric).run()
 
     @property
     def label(self) -> str:
@@ -169,23 +170,18 @@ def alias(word: str) -> str:
 
 
 _ROWS = 10  # games side by side that score the agent
-_AGREE_STEPS = 8
 
 
-class _Stop(Exception):
-    """Somebody asked to stop in the middle of an epoch."""
-
-
-class Loop:
+class Run:
     """A run in its folder.
 
     Args:
-        wishes: What was typed.
+        args: What was typed.
         run: The folder.
         ground: Where to play.
         device: Where to train.
         precision: Of the world model.
-        processes: Who shares the work.
+        fabric: The processes that train together.
     """
 
     def __init__(
@@ -195,19 +191,14 @@ class Loop:
         ground: Ground,
         device: torch.device,
         precision: str,
-        processes: Processes,
+        fabric: Processes,
     ) -> None:
-        self._args, self._run, self._ground, self._processes = args, run, ground, processes
+        self._args, self._run, self._ground, self._fabric = args, run, ground, fabric
         self._precision = precision
         about, config = ground.about(), args.loop.for_game(ground.about())
-        self._log = None
-        if args.wandb and processes.main:
-            from diamond_gym.trainers.run import WandbLog
-
-            self._log = WandbLog(run.path, {**asdict(args.loop), "game": about.game, "seed": args.seed})
-        games = ground.games(config.num_envs) if processes.main else None
+        games = ground.games(config.num_envs) if fabric.is_global_zero else None
         self._training = DiamondTrainer(
-            config, run, about, games, args.seed, device, precision, processes, args.compile, ground.test_games
+            config, run, about, games, args.seed, device, precision, fabric, args.compile, ground.test_games
         )
         networks = self._training.world_model.world_model.parts | {"agent": self._training.agent.agent}
         sizes = ", ".join(f"{name} {_millions(network)}" for name, network in networks.items())
@@ -224,54 +215,33 @@ class Loop:
             reason = self._epochs()
             if reason != "done":
                 where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
-                lost = "; the one in hand was dropped" if reason == "interrupted" else ""
-                console.print(f"stopped with {where}{lost}; repeat the command to go on")
+                console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
                 return 130 if reason == "interrupted" else 0
-            if self._processes.main:
+            if self._fabric.is_global_zero:
                 self._finish()
             return 0
         finally:
             training.close()
-            if self._log is not None:
-                self._log.close()
 
     def _epochs(self) -> str:
-        training, args, began = self._training, self._args, time.monotonic()
+        training, args, fabric = self._training, self._args, self._fabric
         rates, table = Rates(training.config, training.epoch), EpochTable()
-        with interruptible() as interruption, training_bar(training.config.epochs, training.epoch) as bar:
+        with training.loop(args.minutes) as loop, training_bar(training.config.epochs, training.epoch) as bar:
 
             def progress(kind: str, step: int) -> None:
                 rates.progress(kind, step)
                 bar(training.epoch, f"epoch {training.epoch + 1}: {kind} {step:,}, {rates.left()} left")
-                if kind == "playing" and not self._processes.alone:
-                    return  # the others wait, and cannot be asked
-                if self._asked(interruption, step):
-                    raise _Stop
 
-            while training.epoch < training.config.epochs:
+            while training.epoch < training.config.epochs and not loop.stopped:
                 rates.begin()
-                try:
-                    figures = training.train_epoch(progress)
-                except _Stop:
-                    return "interrupted"
+                if (figures := training.train_epoch(loop, progress)) is None:
+                    break
                 figures |= (speeds := rates.end())
                 self._run.log(training.epoch, speeds)
-                if self._log is not None:
-                    self._log.log(training.epoch, figures)
                 console.print(table.line(training.epoch, figures, rates.left()), soft_wrap=True, highlight=False)
-                if self._processes.main and args.videos_every and training.epoch % args.videos_every == 0:
+                if fabric.is_global_zero and args.videos_every and training.epoch % args.videos_every == 0:
                     self._film()
-                if self._processes.any(interruption.asked):
-                    return "interrupted" if training.epoch < training.config.epochs else "done"
-                late = args.minutes is not None and time.monotonic() - began > 60 * args.minutes
-                if self._processes.any(late) and training.epoch < training.config.epochs:
-                    return "minutes"
-        return "done"
-
-    def _asked(self, interruption: Interruption, step: int) -> bool:
-        if self._processes.alone:
-            return interruption.asked
-        return step % _AGREE_STEPS == 0 and self._processes.any(interruption.asked)
+        return loop.stopped if training.epoch < training.config.epochs else "done"
 
     def _film(self) -> None:
         """Writes what the agent sees in dreams by now, and in the real game."""
@@ -293,8 +263,6 @@ class Loop:
         low, high = scores.interval()
         console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games of the end")
         self._run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
-        if self._log is not None:
-            self._log.log(training.epoch, {"final/score": scores.mean})
         if args.game is not None:
             write_scores(self._run.path / SCORES, {"diamond": scores})
             console.print(f"human-normalised {scores.human_normalised:.3f}")
