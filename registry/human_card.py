@@ -57,8 +57,7 @@ def human_card(card: Card) -> str:
         "": "\n\n".join(text for text in (card.summary, preview) if text),
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
-        "Training": "\n\n".join(text for text in (_source(card.source), _table(training)) if text)
-        or "Not recorded.",
+        "Training": "\n\n".join(text for text in (_source(card.source), _table(training)) if text) or "Not recorded.",
         "Agent": _table(agent) if isinstance(agent, Mapping) else str(agent),
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),

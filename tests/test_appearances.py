@@ -4,15 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 import worlds
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.appearances import Appearances, appearances
 from diamond_gym.trainers.focus import FocusedSampler
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
 
 
 def film(places: dict[int, tuple[int, int]], length: int = 20, size: int = 32, light: int = 200) -> np.ndarray:
@@ -123,51 +120,10 @@ def test_a_fitting_draws_them_where_the_frame_is_predicted(tmp_path: Path) -> No
     config = replace(worlds.CONFIG, appearance_focus=0.5)
     fit = WorldModelTrainer(config, EpisodeStore(tmp_path / "lamps"), total_steps=10)
     sampler = fit.denoiser_batches
-    assert isinstance(sampler, FocusedSampler) and sampler.num_focused == 2
+    assert isinstance(sampler, FocusedSampler) and [focus.rows for focus in sampler.focuses] == [2]
     t = config.denoiser.inner_model.num_steps_conditioning
     for _ in range(10):
         lit = sampler.sample().obs[-2:, :, 0, 4, 4] > 0
         first = lit.argmax(axis=1)
         assert (first == t).all() and lit.any(axis=1).all()
     assert np.isfinite(float(fit.train_step()["denoiser/loss"]))
-
-
-def test_weights_are_high_where_something_ever_appears(tmp_path: Path) -> None:
-    frames = np.zeros((30, 32, 32, 3), np.uint8)
-    frames[10:, 9, 20] = 255
-    n = len(frames) - 1
-    zeros = np.zeros(n, np.float32)
-    with EpisodeStore(tmp_path / "lamp", "a", About("Lamp", (32, 32, 3), 2)) as store:
-        store.append(Episode(frames, np.zeros(n, np.int64), zeros, zeros > 0, np.arange(n) == n - 1, {}))
-        find = Appearances()
-        window = torch.zeros(2, 4, 3, 32, 32)
-        assert not find.weights(window).any(), "nothing is known yet"
-        find(store)
-    weights = find.weights(window)
-    assert weights.shape == (1, 1, 32, 32)
-    assert weights[0, 0, 8:16, 16:24].all() and weights.sum() == 64
-    assert find.weights(window[..., :30, :30]).shape == (1, 1, 30, 30)
-
-
-def test_the_weight_needs_the_focus() -> None:
-    with pytest.raises(BadArgument, match="--appearance-weight needs an --appearance-focus"):
-        WorldModelConfig(appearance_weight=3)
-    with pytest.raises(BadArgument, match="--appearance-weight must not be negative"):
-        WorldModelConfig(appearance_weight=-1, appearance_focus=0.5)
-
-
-def test_a_weighted_fitting_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    config = replace(worlds.CONFIG, appearance_focus=0.5, appearance_weight=5.0, motion_weight=0.0)
-    store = worlds.store(tmp_path / "data")
-    whole, first, second = (WorldModelTrainer(config, store, 6) for _ in range(3))
-    for fit in (whole, first):
-        torch.manual_seed(0)
-        for _ in range(3):
-            fit.train_step()
-    second.load_state_dict(first.state_dict())
-    state = torch.get_rng_state()
-    losses = []
-    for fit in (whole, second):
-        torch.set_rng_state(state)
-        losses.append([float(fit.train_step()["denoiser/loss"]) for _ in range(3)])
-    assert losses[0] == losses[1]

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from itertools import count
 
 import gymnasium as gym
 import numpy as np
@@ -18,12 +19,13 @@ from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.collect_games import GymGames, about_env
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, replay_starts
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.held_out import FirstGames
-from diamond_gym.trainers.model_free import RealSteps
+from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig
 
 ID = "DiamondGym/Catch-v0"
@@ -89,6 +91,49 @@ def test_killed_and_resumed_ends_with_the_same_bits(whole, tmp_path, kill_at):
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
     assert len(again) == len(episodes)
     assert all((a.obs == b.obs).all() and (a.act == b.act).all() for a, b in zip(again, episodes, strict=True))
+
+
+class Killed(Exception):
+    """Ends a training after a checkpoint."""
+
+
+@pytest.mark.parametrize("checkpoint", [1, 2, 4, 6, 9, 10, 12, 14])
+def test_killed_within_an_epoch_it_goes_on_from_there(whole, tmp_path, checkpoint):
+    """With a checkpoint after every step: in the first two epochs one while it plays, fits, and dreams."""
+    _, figures, expected, episodes = whole
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = begin(run)
+        save, number = diamond.save, count(1)
+
+        def save_and_die():
+            save()
+            if next(number) == checkpoint:
+                raise Killed
+
+        diamond.save = save_and_die
+        with pytest.raises(Killed), diamond.loop(rhythm=Rhythm(checkpoint_seconds=-1)) as loop:
+            while True:
+                diamond.train_epoch(loop)
+        done = diamond.epoch, diamond.store.num_steps, diamond.world_model.step, diamond.agent.step
+        diamond.close()
+        diamond = begin(run)
+        assert done == (diamond.epoch, diamond.store.num_steps, diamond.world_model.step, diamond.agent.step)
+        diamond.close()
+    resumed, weights, again = train(tmp_path, 4)
+    for mine, theirs in zip(resumed, figures[-len(resumed) :], strict=True):
+        assert mine == pytest.approx(theirs)
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    assert all((a.obs == b.obs).all() and (a.act == b.act).all() for a, b in zip(again, episodes, strict=True))
+
+
+def test_a_stopped_epoch_is_saved_and_gone_on_with(whole, tmp_path):
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = begin(run)
+        with diamond.loop(minutes=1e-9) as loop:
+            assert diamond.train_epoch(loop) is None and loop.stopped == "minutes"
+        assert (diamond.store.num_steps, diamond.world_model.step, run.load()["epoch"]) == (20, 0, 0)
+        assert diamond.train_epoch() == whole[1][0]
+        diamond.close()
 
 
 def test_a_second_process_is_refused(whole):
@@ -163,28 +208,6 @@ def test_only_the_first_game_of_a_row_counts():
         first.step(np.zeros(2, int))
         assert first.over.tolist() == over
     assert first.scores.tolist() == [1, 5]
-
-
-def test_real_steps_stand_in_for_dreams():
-    envs = games(2)
-    steps = RealSteps(envs, "cpu")
-    steps.reset(3)
-    row = envs.envs[0].unwrapped
-    ends = []
-    for _ in range(14):
-        before = row._paddle, row._column
-        step = steps.step(torch.tensor([1, 2]))
-        ends.append(bool(step.end[0]))
-        if step.end[0]:  # the paddle has gone to the left; the last frame has a ball in the last row, the new one none
-            assert step.rew[0] == (1 if before[1] in (0, 1) else -1)
-            assert (step.final_obs[0, :, -2:] == 1).all(0).any() and not (step.obs[0, :, -2:] == 1).all(0).any()
-        else:
-            assert step.rew[0] == 0 and torch.equal(step.final_obs, step.obs)
-        assert step.obs.shape == (2, 3, 16, 16) and not step.trunc.any()
-        assert torch.equal(steps.obs_window[:, 0], step.obs)
-    assert [i for i, end in enumerate(ends, 1) if end] == [7, 14]
-    assert len(steps.scores) == 4
-    steps.close()
 
 
 FAST = OptimizerConfig(lr=1e-3, batch_size=32, warmup_steps=50)

@@ -13,11 +13,11 @@ import torch
 import worlds
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
-from diamond_gym.trainers.ema import Ema
-from diamond_gym.trainers.focus import FocusedSampler, find_events
+from diamond_gym.trainers.focus import Focus, FocusedSampler, find_events
 from diamond_gym.trainers.loop import Rhythm, check_finite, interruptible, train
-from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.optim import OptimizerConfig, average, lr_factor
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
+from diamond_gym.trainers.warm_start import begin_with
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 
@@ -65,7 +65,7 @@ def test_what_no_optimizer_can_do_is_refused(name: str, value: float) -> None:
 
 
 def test_there_is_something_to_fit() -> None:
-    with pytest.raises(BadArgument, match="there is nothing to fit"):
+    with pytest.raises(BadArgument, match="there is nothing to train"):
         WorldModelConfig(denoiser_optimizer=OptimizerConfig(lr=0), reward_end_optimizer=OptimizerConfig(lr=0))
 
 
@@ -88,7 +88,8 @@ def test_resumed_run_ends_with_the_same_bits(store, tmp_path: Path, stop_at: int
     while second.step < 10:
         second.train_step()
     assert weights_equal(whole, second)
-    assert all(torch.equal(v, second.ema["denoiser"].average[k]) for k, v in whole.ema["denoiser"].average.items())
+    averages = second.ema["denoiser"].state_dict()
+    assert all(torch.equal(v, averages[k]) for k, v in whole.ema["denoiser"].state_dict().items())
 
 
 def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None:
@@ -167,8 +168,8 @@ def test_averaged_model_is_the_average(store) -> None:
     for _ in range(3):
         fit.train_step()
     averaged = fit.averaged().weights()
-    average = fit.ema["denoiser"].average
-    assert all(torch.equal(averaged[f"denoiser.{k}"], v) for k, v in average.items())
+    expected = fit.ema["denoiser"].module.state_dict()
+    assert all(torch.equal(averaged[f"denoiser.{k}"], v) for k, v in expected.items())
     plain = WorldModelTrainer(replace(worlds.CONFIG, ema_decay=0.0), store, total_steps=10)
     plain.train_step()
     assert all(torch.equal(plain.world_model.weights()[k], v) for k, v in plain.averaged().weights().items())
@@ -176,23 +177,20 @@ def test_averaged_model_is_the_average(store) -> None:
 
 def test_ema_follows_its_formula() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(layer.weight, 0.0)
-    ema = Ema(layer, 0.5)
-    expected = 0.0
-    for i in range(1, 8):
+    ema = average(layer, 0.5)
+    expected = 0.0  # the first update copies
+    for i in range(20):
         torch.nn.init.constant_(layer.weight, float(i))
-        ema.update(layer)
-        decay = min(0.5, (1 + i) / (10 + i))
+        ema.update_parameters(layer)
+        decay = min(0.5, (1 + i) / (10 + i)) if i else 0.0
         expected = decay * expected + (1 - decay) * i
-    assert ema.average["weight"].item() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="decay"):
-        Ema(layer, 1.0)
+    assert ema.module.weight.item() == pytest.approx(expected)
 
 
 def test_focused_rows_hold_an_event(store) -> None:
     fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10)
     sampler = fit.reward_end_batches
-    assert isinstance(sampler, FocusedSampler) and sampler.num_focused == 2
+    assert isinstance(sampler, FocusedSampler) and sampler.focuses[0].rows == 2
     events = {tuple(event) for event in find_events(store)}
     real = {(i, t) for i in range(store.num_episodes) for t in np.flatnonzero(store[i].rew)}
     assert real <= events
@@ -205,16 +203,14 @@ def test_focused_rows_hold_an_event(store) -> None:
 
 def test_without_an_event_a_batch_keeps_its_size(store) -> None:
     base = WorldModelTrainer(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
-    nothing = FocusedSampler(base, 5, np.random.default_rng(0), find=lambda _: np.zeros((0, 2), np.int64))
+    nowhere = Focus(5, (0, 1), lambda _: np.zeros((0, 2), np.int64))
+    nothing = FocusedSampler(base, [nowhere], np.random.default_rng(0))
     rows = len(base.sample().rew)
     assert {len(nothing.sample().obs) for _ in range(5)} == {rows + 5}
 
 
-def test_learning_rate_warms_up_and_decays(store) -> None:
-    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=100)
-    factors = []
-    for fit.step in range(100):
-        factors.append(fit.lr_factor(worlds.CONFIG.denoiser_optimizer, fit.step))
+def test_learning_rate_warms_up_and_decays() -> None:
+    factors = [lr_factor(step, 5, 100 - step, 50) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[5:50] == pytest.approx([1.0] * 45)
     assert all(a >= b for a, b in itertools.pairwise(factors[50:]))
@@ -227,12 +223,12 @@ def test_begins_with_another_models_weights(store) -> None:
         WorldModelTrainer(worlds.CONFIG, store, 10, seed=2),
     )
     assert not weights_equal(first, second)
-    second.begin_with(first.world_model.weights())
+    begin_with(second, first.world_model.weights())
     assert weights_equal(first, second)
     averaged = second.averaged().weights()
     assert all(torch.equal(v, averaged[k]) for k, v in first.world_model.weights().items())
     with pytest.raises(DiamondGymError, match="do not fit the networks"):
-        second.begin_with({"denoiser.stranger": torch.zeros(1)})
+        begin_with(second, {"denoiser.stranger": torch.zeros(1)})
 
 
 def test_autoregressive_predictions_may_come_late(store) -> None:
@@ -253,16 +249,13 @@ def test_autoregressive_predictions_may_come_late(store) -> None:
     assert lengths == [(t + 1,) * 3] * 2 + [(t + 2,) * 3] * 2
 
 
-def test_an_option_that_a_run_was_begun_without_has_its_default(tmp_path: Path) -> None:
+def test_settings_that_differ_are_named_at_any_depth(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         run.settle({"steps": 3, "fit": {"focus": 0.5}})
-        now = {"steps": 3, "fit": {"focus": 0.5, "new": 0.0}}
-        with pytest.raises(BadArgument, match="begun with fit"):
-            run.settle(now)
-        with pytest.raises(BadArgument, match="begun with fit"):
-            run.settle(now, defaults={"fit": {"new": 1.0}})
-        run.settle(now, defaults={"fit": {"focus": 0.0, "new": 0.0}})
-        run.settle(now)
+        with pytest.raises(BadArgument, match="begun with fit.focus = 0.5, not 0.25"):
+            run.settle({"steps": 3, "fit": {"focus": 0.25}})
+        with pytest.raises(BadArgument, match="begun with fit.new = None, not 1"):
+            run.settle({"steps": 3, "fit": {"focus": 0.5, "new": 1}})
 
 
 def test_parts_and_counts_are_checked() -> None:

@@ -133,10 +133,10 @@ def lines(count: int, seed: int = 0) -> list[tuple[list[str], bool]]:
 @pytest.fixture
 def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
-    from diamond_gym.cli import benchmark, dream, evaluate_wm, train_wm
+    from diamond_gym.cli import benchmark, dream, dry_run, evaluate_wm, train_wm
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry import hub
-    from diamond_gym.trainers import collect, plan
+    from diamond_gym.trainers import collect
     from diamond_gym.trainers import evaluate as agent_policy
     from diamond_gym.trainers import evaluate as scores
     from diamond_gym.trainers import register as importing
@@ -160,10 +160,8 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise Reached
 
     def planned(config: Any, about: Any, *_: Any, **__: Any) -> None:
-        fit(types.SimpleNamespace(), config.for_game(about).fit if hasattr(config, "for_game") else config)
-        if hasattr(config, "for_game"):
-            agent(None, config.for_game(about).agent)
-        raise Reached
+        fit(types.SimpleNamespace(), config.for_game(about).fit)
+        agent(None, config.for_game(about).agent)
 
     def played(self: Any, envs: Any, player: Any) -> Any:
         obs, _ = envs.reset(seed=self.seed)
@@ -176,9 +174,8 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for owner, name, stub in (
         (WorldModelTrainer, "__init__", fit),
         (ActorCriticTrainer, "__init__", agent),
-        (plan, "plan", planned),
+        (dry_run, "measure", planned),
         (benchmark, "step_seconds", reached),
-        (plan, "plan_world_model", planned),
         (collect.Collector, "__init__", reached),
         (train_wm, "experience", lambda *_: EpisodeStore(store)),
         (train_wm.Rollouts, "held_out", reached),

@@ -14,9 +14,9 @@ from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, cut, windows
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.focus import FocusedSampler
-from diamond_gym.trainers.register import draw_starts
+from diamond_gym.trainers.focus import Focus, FocusedSampler
 from diamond_gym.trainers.rollouts import Rollouts
+from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 SHAPE = (2, 2, 1)
@@ -157,7 +157,7 @@ def test_a_fitting_sees_earlier_lives(tmp_path: Path) -> None:
         for i in range(6):
             walk = worlds.walk(rng, 4)
             store.append(replace(walk, info={"first": i == 0, "game": 0}))
-    config = replace(worlds.CONFIG, across_lives=True, denoiser_focus=0.5, surprise_focus=0.25)
+    config = replace(worlds.CONFIG, across_lives=True, denoiser_focus=0.5, prioritized=0.25)
     fit = WorldModelTrainer(config, EpisodeStore(tmp_path), 4)
     for batches in (fit.denoiser_batches, fit.reward_end_batches):
         drawn = [batches.sample() for _ in range(20)]
@@ -186,6 +186,6 @@ def test_what_appears_as_a_life_begins(tmp_path: Path) -> None:
         assert Appearances()(store).tolist() == []
         assert Appearances(across_lives=True)(store).tolist() == [[1, 0]]
         base = SegmentSampler(store, 6, 1, False, np.random.default_rng(0), across_lives=True)
-        batch = FocusedSampler(base, 3, np.random.default_rng(1), (4, 4), Appearances(True)).sample()
+        batch = FocusedSampler(base, [Focus(3, (4, 4), Appearances(True))], np.random.default_rng(1)).sample()
         assert batch.mask_padding[1:].all()
         assert (batch.obs[1:, 5].max(axis=(1, 2, 3)) == 255).all() and not batch.obs[1:, :5].any()

@@ -59,24 +59,9 @@ def same(one, other):
                ((weights[0], weights[2]), (weights[1], weights[3])))  # fmt: skip
 
 
-class FakeWandb:
-    def __init__(self):
-        self.inits, self.logged, self.finished, self.id = [], [], 0, "abc"
-
-    def init(self, **kwargs):
-        self.inits.append(kwargs)
-        return self
-
-    def log(self, values, step):
-        self.logged.append((step, values))
-
-    def finish(self):
-        self.finished += 1
-
-
 def test_from_nothing_to_an_agent_and_its_dream(home, tmp_path, capsys, monkeypatch):
-    wandb = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    inits = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **words: inits.append(words)))
     run = tmp_path / "run"
     words = ("--run", str(run), "--name", "caught", "--videos-every", "3", "--wandb")
     assert train(*words) == 0
@@ -90,8 +75,7 @@ def test_from_nothing_to_an_agent_and_its_dream(home, tmp_path, capsys, monkeypa
     assert -1 <= metrics["final/score"] <= 1 and metrics["test/games_over"] == 1  # a game has seven steps
     assert {path.name for path in (run / "videos").iterdir()} == {"epoch-0003-dream.mp4", "epoch-0003-real.mp4"}
     assert list(run.glob("events.out.tfevents*"))
-    assert [step for step, _ in wandb.logged] == [1, 2, 3, 3] and wandb.finished == 1
-    assert wandb.inits[0]["id"] is None and wandb.inits[0]["config"]["epochs"] == 3
+    assert inits[0]["sync_tensorboard"] and inits[0]["config"]["epochs"] == 3
 
     card = resolve("caught").card
     assert (card.game, card.sampler, card.training["agent"]["windows"]) == ("Catch", {"num_denoising_steps": 1}, 7)
@@ -102,7 +86,7 @@ def test_from_nothing_to_an_agent_and_its_dream(home, tmp_path, capsys, monkeypa
     assert dream.reset(seed=0)[0].shape == (16, 16, 3)
 
     assert train(*words) == 0  # again: there is nothing left to train
-    assert wandb.inits[1]["id"] == "abc"
+    assert inits[1]["id"] == inits[0]["id"]
     assert checkpoint(run)["epoch"] == 3
 
 
@@ -111,8 +95,10 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
     assert train("--run", str(whole), "--final-episodes", "0") == 0
     assert "it is not registered" in capsys.readouterr().err and (whole / "model").is_dir()
     words = ("--run", str(parts), "--final-episodes", "0", "--videos-every", "1")  # which make no difference
-    assert train(*words, "--minutes", "1e-9") == 0
-    assert "stopped with epoch 1 of 3 done; repeat" in capsys.readouterr().err
+    for _ in range(2):  # once it has played, and after an update of the world model
+        assert train(*words, "--minutes", "1e-9") == 0
+        assert "stopped with epoch 0 of 3 done and the next one begun; repeat" in capsys.readouterr().err
+    assert checkpoint(parts)["world_model"]["step"] == 1
     for what, name in ((WorldModelTrainer, "train_step"), (Collector, "_step")):  # while it learns, and while it plays
         known, asked = getattr(what, name), iter([True])
 
@@ -124,8 +110,7 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(what, name, interrupting)
             assert train(*words) == 130
-        assert "the one in hand was dropped; repeat" in capsys.readouterr().err
-        assert checkpoint(parts)["epoch"] == 1
+        assert "and the next one begun; repeat" in capsys.readouterr().err
     assert train(*words) == 0
     assert same(checkpoint(whole), checkpoint(parts))
 
@@ -139,7 +124,7 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path, capsys, monkeypatch):
     )
     assert train("--run", str(tmp_path)) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "denoiser/loss became inf by step 5; the last good checkpoint is kept" in said
+    assert "denoiser/loss became inf by step 3; the last good checkpoint is kept" in said
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
@@ -153,17 +138,6 @@ def test_a_folder_is_one_process_and_one_trainings(tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes(b"rubbish")
     assert train("--run", str(tmp_path)) == 1
     assert "not a readable checkpoint" in capsys.readouterr().err
-
-
-def test_without_a_world_model(tmp_path, capsys):
-    words = ("--run", str(tmp_path), "--model-free", "--real-steps", "30", "--videos-every", "3")
-    assert train(*words, "--minutes", "1e-9") == 0
-    assert train(*words) == 0
-    assert "whole games of the end" in capsys.readouterr().err
-    steps = [line["real/steps"] for line in lines(tmp_path) if "real/steps" in line]
-    assert steps == [18, 30, 30]  # windows of 3 steps of 2 games: 3 of them, 2, and none any more
-    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["epoch-0003-real.mp4"]
-    assert not (tmp_path / "model").exists()
 
 
 MODULE = """
@@ -206,18 +180,6 @@ def test_frames_that_patches_and_levels_do_not_divide(side, tmp_path, monkeypatc
     assert train(*words, env=f"my_games:Mine/Side{side}-v0") == 0
     dream = gym.make("DiamondDream-v0", model="odd", device="cpu")
     assert dream.reset(seed=0)[0].shape == dream.step(1)[0].shape == (side, side, 3)
-
-
-def test_a_plan_leaves_nothing_behind(home, capsys, monkeypatch):
-    from diamond_gym.trainers import plan
-
-    asked = []
-    monkeypatch.setattr(plan, "plan", lambda *args: asked.append(args) or [])
-    monkeypatch.setattr("diamond_gym.cli.dry_run.print_plan", lambda phases, where: print(where))
-    assert train("--dry-run") == 0
-    assert capsys.readouterr().out == "cpu in float32\n"
-    assert asked[0][0].epochs == 3 and asked[0][1].game == "Catch"
-    assert not (home / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -283,7 +245,6 @@ def test_work_is_counted():
     assert config.updates(0) == (0, 0)
     assert config.updates(1) == (10_000, 5_000)
     assert config.updates(1000) == (10_000 + 999 * 400, 5_000 + 999 * 400)
-    assert DiamondConfig(model_free=True).updates(1)[0] == 0
 
 
 def test_time_left_is_what_the_rates_say(monkeypatch):

@@ -14,22 +14,17 @@ from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect_games import GymGames, about_env
 from diamond_gym.trainers.diamond import DiamondTrainer
-from diamond_gym.trainers.loop import ALONE, Processes, launch
+from diamond_gym.trainers.fabric import any_process, launch, mean_of_processes
+from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 STEPS = 6
-PLAIN = replace(worlds.CONFIG, motion_weight=0.0, focus=0.0, ema_decay=0.0)
 EVERYTHING = replace(
-    worlds.CONFIG,
-    start_focus=0.5,
-    agency_weight=3.0,
-    reward_end_length=8,
-    reward_end_dreams_from=0.2,
-    reward_end_dream_length=2,
+    worlds.CONFIG, prioritized=0.25, reward_end_length=8, reward_end_dreams_from=0.2, reward_end_dream_length=2
 )
-# three rows: one process has one of them, the other two; two rows of reward/end: one each, at times without a real step
+# three rows: one process has two of them, the other one; two rows of reward/end: one each, at times without a real step
 UNEVEN = replace(
     worlds.CONFIG,
     denoiser_optimizer=replace(worlds.CONFIG.denoiser_optimizer, batch_size=3),
@@ -45,56 +40,57 @@ AGENT = AgentFitConfig(
 )
 
 
-def fit(store: EpisodeStore, config, processes: Processes = ALONE):
-    """Metrics of every step, and the state after the last."""
-    made = WorldModelTrainer(config, store, total_steps=10, seed=3, processes=processes)
-    metrics = [{k: float(v) for k, v in made.train_step().items()} for _ in range(STEPS)]
-    return metrics, made.state_dict()
+def world_model(fabric, folder: Path, config, name: str):
+    """Losses and weights of a training that is left after half of its steps and gone on with; the rows it draws."""
+    losses = []
+    for total in (STEPS // 2, STEPS):
+        with RunFolder(folder / name, tensorboard=False, main=fabric.is_global_zero) as run:
+            trainer = WorldModelTrainer(config, EpisodeStore(folder / "walks"), STEPS, seed=3, fabric=fabric)
+            fabric.barrier()
+            if (state := run.load()) is not None:
+                trainer.load_state_dict(state)
+            trainer.total_steps = total
+            train(trainer, run, None, Rhythm(log_steps=1), lambda step, values: losses.append(values), fabric=fabric)
+            fabric.barrier()
+    return losses, trainer.world_model.weights(), trainer.denoiser_batches.sample().start
 
 
-def agent(processes: Processes = ALONE, state=None, steps: int = STEPS):
-    """The same for the agent, in dreams whose numbers are whole."""
-    made = ActorCriticTrainer(AGENT, seed=1, processes=processes)
-    torch.nn.init.normal_(made.agent.actor_linear.weight, generator=torch.Generator().manual_seed(4))
-    made.dream_in(StubWorldModel().dream(made.num_dreams, horizon=5), seed=2)
-    if state is not None:
-        made.load_state_dict(state)
-    metrics = [{k: float(v) for k, v in made.train_step().items()} for _ in range(steps)]
-    return metrics, made.state_dict()
+def agent(fabric):
+    """Losses and weights of an agent, and the frames that it dreams."""
+    trainer = ActorCriticTrainer(AGENT, seed=1, fabric=fabric)
+    dream = StubWorldModel().dream(trainer.num_dreams, horizon=5)
+    trainer.dream_in(dream, seed=2)
+    losses = [{name: float(value) for name, value in trainer.train_step().items()} for _ in range(STEPS)]
+    return losses, trainer.agent.state_dict(), dream.obs
 
 
-def diamond(folder: Path, processes: Processes = ALONE):
-    """The outer loop, left after two epochs and gone on with: figures by epoch, weights, experience."""
+def diamond(fabric, folder: Path):
+    """Figures and weights of the outer loop, left after two epochs and gone on with, and the experience."""
     figures = []
     for epochs in (2, 4):
-        with RunFolder(folder, tensorboard=False, main=processes.main) as run:
-            games = GymGames(ID, TINY.num_envs) if processes.main else None
-            made = DiamondTrainer(TINY, run, about_env(ID), games, processes=processes)
-            figures += [made.train_epoch() for _ in range(made.epoch, epochs)]
-            made.close()
-        processes.wait()
-    weights = made.world_model.world_model.weights() | made.agent.agent.state_dict()
-    return figures, weights, [(episode.obs, episode.act) for episode in made.store]
+        with RunFolder(folder / "diamond", tensorboard=False, main=fabric.is_global_zero) as run:
+            games = GymGames(ID, TINY.num_envs) if fabric.is_global_zero else None
+            trainer = DiamondTrainer(TINY, run, about_env(ID), games, fabric=fabric)
+            figures += [trainer.train_epoch() for _ in range(trainer.epoch, epochs)]
+            trainer.close()
+        fabric.barrier()
+    weights = trainer.world_model.world_model.weights() | trainer.agent.agent.state_dict()
+    return figures, weights, [(episode.obs, episode.act) for episode in trainer.store]
 
 
 def main(folder: Path) -> None:
-    processes = launch("cpu")
-    store = EpisodeStore(folder / "walks")
-    found = {
-        "folder": folder,
-        "rank": processes.rank,
-        "world": processes.world,
-        "any": [processes.any(False), processes.any(processes.rank == 1)],
-        "plain": fit(store, PLAIN, processes),
-        "everything": fit(store, EVERYTHING, processes),
-        "uneven": fit(store, UNEVEN, processes),
-        "agent": agent(processes),
-        "resumed": agent(processes, agent(steps=2)[1], STEPS - 2),  # begun by one process, gone on with by two
-        "diamond": diamond(folder / "diamond", processes),
-        "interrupted": agent(processes, steps=2),
+    fabric = launch("cpu")
+    result = {
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "any": [any_process(fabric, False), any_process(fabric, fabric.global_rank == 1)],
+        "mean": mean_of_processes(fabric, [float(fabric.global_rank)]),
+        "everything": world_model(fabric, folder, EVERYTHING, "everything"),
+        "uneven": world_model(fabric, folder, UNEVEN, "uneven"),
+        "agent": agent(fabric),
+        "diamond": diamond(fabric, folder),
     }
-    processes.wait()
-    torch.save(found, folder / f"{processes.rank}.pt")
+    torch.save(result, folder / f"{fabric.global_rank}.pt")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Categorical
 
 from diamond_gym.dream import Dream
@@ -17,10 +17,10 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.schema import AGENT_LOSS, check_config
+from diamond_gym.trainers.fabric import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.loop import ALONE, Processes
-from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.world_model import PREFIXES, WorldModel
+from diamond_gym.trainers.optim import OptimizerConfig, lr_factor
+from diamond_gym.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ActorCriticTrainer:
         total_steps: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        processes: Processes = ALONE,
+        fabric: Processes = ALONE,
     ) -> None:
         """Builds the agent and its optimizer.
 
@@ -140,10 +140,10 @@ class ActorCriticTrainer:
             total_steps: See the attribute.
             seed: Seeds the weights.
             device: Where the agent lives.
-            processes: Who shares the dreams.
+            fabric: The processes that train together, each in dreams of its own.
         """
         self.config, self.total_steps, self.step = config, total_steps, 0
-        self.processes = processes
+        self._fabric = fabric
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             agent = ActorCritic(config.network)
@@ -152,17 +152,17 @@ class ActorCriticTrainer:
         self.optimizer = torch.optim.AdamW(
             self.agent.parameters(), lr=optimizer.lr, eps=optimizer.eps, weight_decay=optimizer.weight_decay
         )
+        self._objective = fabric.setup_module(Objective(self.agent, self._loss))
         self.imagination: Imagination | None = None
 
     @property
     def num_dreams(self) -> int:
         """How many of the batch's dreams are this process's."""
-        return len(self.processes.share(self.config.optimizer.batch_size))
+        return own_rows(self._fabric, self.config.optimizer.batch_size)
 
     def dream_in(self, dream: Dream, seed: int = 0) -> None:
         """Begins to train in these dreams, `num_dreams` of them; `seed` is theirs and the actions'."""
-        joint = dream.num_envs if self.processes.alone else self.config.optimizer.batch_size
-        self.imagination = Imagination(self.agent, dream, seed, self.processes.share(joint))
+        self.imagination = Imagination(self.agent, dream, seed + self._fabric.global_rank * dream.num_envs)
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Imagines one window and updates the agent on it.
@@ -170,18 +170,29 @@ class ActorCriticTrainer:
         Returns:
             Parts of the loss and figures of the window, as tensors that have not been waited for.
         """
-        assert self.imagination is not None, "the agent needs dreams to be trained in"
-        config = self.config
-        window = self.imagination.window(config.horizon)
-        returns = lambda_returns(
-            window.rew, window.end, window.trunc, window.val_bootstrap, config.loss.gamma, config.loss.lambda_
-        )
-        loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config.loss)
-        warmup = min(1.0, (self.step + 1) / max(1, config.optimizer.warmup_steps))
+        config = self.config.optimizer
+        loss, metrics = self._objective()
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * warmup
+            group["lr"] = config.lr * lr_factor(self.step, config.warmup_steps)
         self.optimizer.zero_grad()
-        figures = {
+        self._fabric.backward(loss)
+        norm = self._fabric.clip_gradients(
+            self._objective, self.optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        self.step += 1
+        return {**metrics, "agent/grad_norm": norm}
+
+    def _loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on a window that is imagined now, and figures of it."""
+        assert self.imagination is not None, "the agent needs dreams to be trained in"
+        window = self.imagination.window(self.config.horizon)
+        config = self.config.loss
+        returns = lambda_returns(
+            window.rew, window.end, window.trunc, window.val_bootstrap, config.gamma, config.lambda_
+        )
+        loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config)
+        return loss.loss, {
             "agent/loss_actions": loss.actions.detach(),
             "agent/loss_values": loss.values.detach(),
             "agent/policy_entropy": loss.policy_entropy,
@@ -189,33 +200,23 @@ class ActorCriticTrainer:
             "agent/reward_per_step": window.rew.mean(),
             "agent/ends_per_step": window.end.float().mean(),
         }
-        if self.processes.alone:
-            loss.loss.backward()
-        else:  # means over these dreams, as parts of the means over all of them
-            fraction = self.imagination.share.fraction
-            (loss.loss * fraction).backward()
-            sums = self.processes.sum_gradients(self.agent, *(figure * fraction for figure in figures.values()))
-            figures = dict(zip(figures, sums, strict=True))
-        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optimizer.max_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        return {**figures, "agent/grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, but for the world model."""
+        """Everything the next step depends on, but for the world model; several processes begin their dreams anew."""
+        stored = self.imagination is not None and self._fabric.world_size == 1
         return {
             "step": self.step,
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "imagination": None if self.imagination is None else self.imagination.state_dict(),
+            "imagination": self.imagination.state_dict() if stored and self.imagination is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a state, after which the same steps follow as did then."""
+        """Goes back to a state, after which the same steps follow as did then, in one process bit for bit."""
         self.step = state["step"]
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.imagination is not None and state["imagination"] is not None:
+        if self.imagination is not None and state["imagination"] is not None and self._fabric.world_size == 1:
             self.imagination.load_state_dict(state["imagination"])
 
 
@@ -256,25 +257,3 @@ def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
         raise BadArgument(f"the agent sees square frames, and those of {entry.name} have {height}x{width} pixels")
     network = replace(config.network, img_size=height, img_channels=channels, num_actions=entry.card.num_actions)
     return replace(config, network=network)
-
-
-def begin_with_agent_of(fit: ActorCriticTrainer, weights: Mapping[str, torch.Tensor], name: str) -> None:
-    """Takes the agent of another model to begin with.
-
-    Args:
-        fit: Whose weights are replaced.
-        weights: That model's, by their keys in its file.
-        name: What to call it in an error.
-
-    Raises:
-        BadArgument: It has no agent, or one of another kind.
-    """
-    prefix = PREFIXES["actor_critic"]
-    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    if not own:
-        raise BadArgument(f"{name} has no agent to begin with")
-    try:
-        fit.agent.load_state_dict(own)
-    except RuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        raise BadArgument(f"the agent of {name} is not one of this preset and game ({line})") from None

@@ -6,9 +6,6 @@ evenly hardly learns them, and a ball that is lost in the dream never comes back
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import cut
@@ -28,13 +25,9 @@ class Appearances:
 
     Args:
         across_lives: Whether to look at what was seen before an episode in earlier lives of its game, too.
-
-    Attributes:
-        places: Where something appeared, as far as `__call__` has listed it: bool (h, w), cells of 8×8 pixels.
     """
 
     def __init__(self, across_lives: bool = False) -> None:
-        self.places: npt.NDArray[np.bool_] = np.zeros((1, 1), np.bool_)
         self._before = _PAST if across_lives else 0
         self._known: dict[int, tuple[int, _Int, _Int]] = {}
 
@@ -60,20 +53,9 @@ class Appearances:
         table = np.concatenate(tables)
         still = np.sum(moving, axis=0) < _COMMON * store.num_steps
         table = table[still[table[:, 2]]]
-        self.places = np.isin(np.arange(len(still)), table[:, 2]).reshape(-1, -(-store.about.frame_shape[1] // _CELL))
         places = [table[table[:, 2] == place, :2] for place in np.unique(table[:, 2])]
         each = min(_MOST, max(map(len, places), default=0))
         return np.concatenate([np.resize(events, (each, 2)) for events in places] or [np.zeros((0, 2), np.int64)])
-
-    def weights(self, window: Tensor) -> Tensor:
-        """1 in the places where something appears, else 0: float32 (1, 1, H, W) for frames (..., H, W).
-
-        They are the same for every frame, so that the best prediction stays the same.
-        """
-        if not self.places.any():
-            return window.new_zeros(1, 1, 1, 1)
-        cells = torch.from_numpy(self.places).to(window)[None, None]
-        return F.interpolate(cells, scale_factor=_CELL)[..., : window.shape[-2], : window.shape[-1]]
 
 
 def appearances(frames: npt.NDArray[np.uint8]) -> tuple[_Int, _Int]:

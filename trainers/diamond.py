@@ -1,8 +1,6 @@
-"""DIAMOND's outer loop: play, fit the world model, train the agent in its dreams, and so on.
+"""DIAMOND's outer loop: play, train the world model, train the agent in its dreams, and so on.
 
-Alonso et al. 2024 (arXiv 2405.12399), algorithm 1.
-
-Alonso et al. 2024 (arXiv 2405.12399), appendix; the defaults are the paper's for Atari 100k.
+Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the defaults.
 """
 
 from collections.abc import Callable
@@ -11,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.starts import Starts
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
+from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games
+from diamond_gym.trainers.fabric import ALONE, Processes
 from diamond_gym.trainers.held_out import HeldOut
-from diamond_gym.trainers.loop import ALONE, Means, Processes, check_finite
+from diamond_gym.trainers.loop import Loop, Means, Rhythm
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 
@@ -68,8 +65,6 @@ class DiamondConfig:
     """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
     final_episodes: int = 100
     """Whole games that score the agent at the end."""
-    model_free: bool = False
-    """Train the same agent on the real game's own steps instead, without a world model, for comparison."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line."""
@@ -91,7 +86,7 @@ class DiamondConfig:
         if epochs == 0:
             return 0, 0
         model = self.first_world_model_steps + (epochs - 1) * self.world_model_steps
-        return 0 if self.model_free else model, self.first_agent_steps + (epochs - 1) * self.agent_steps
+        return model, self.first_agent_steps + (epochs - 1) * self.agent_steps
 
     def for_game(self, about: About) -> "DiamondConfig":
         """The same with a game's image size and actions filled in.
@@ -114,25 +109,24 @@ class DiamondConfig:
         return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
 
-_CHECK_STEPS = 100  # a diverged phase of an epoch should not take its hours before that is noticed
-_GREY = 128  # what padding before an episode's first frame looks like in pixels
+_CHUNK = 500  # real steps between two looks at the time
 
 
 class DiamondTrainer:
     """The state of a training, and one epoch of it.
 
-    A checkpoint is made between epochs. The store is part of it: what was collected after the checkpoint is
-    forgotten when the training goes on from there, so that a training which was killed ends with the same
-    weights, where the games' state can be had (`Games.state_dict`), as one which was not.
+    A checkpoint is made after each epoch, and every two minutes within it. What was collected after it is forgotten
+    when the training goes on from there, so that a training which was killed ends with the same weights as one which
+    was not, where the games' state can be had (`Games.state_dict`).
 
     Attributes:
         config: See there.
         epoch: Epochs done.
-        world_model: The world model's fitting.
+        world_model: The world model's training.
         agent: The agent's training.
         store: The experience.
-        processes: Who shares the batches. The main one plays, and writes all that is written.
-        collector: Plays; None in other processes than the main one.
+        fabric: The processes that train together. The first one plays, and writes all that is written.
+        collector: Plays, in the first process.
     """
 
     def __init__(
@@ -144,7 +138,7 @@ class DiamondTrainer:
         seed: int = 0,
         device: torch.device | str = "cpu",
         precision: str = "float32",
-        processes: Processes = ALONE,
+        fabric: Processes = ALONE,
         compile: bool = False,
         test_games: Callable[[int], Games] | None = None,
     ) -> None:
@@ -154,73 +148,81 @@ class DiamondTrainer:
             config: The whole of it.
             run: Where experience, checkpoints and metrics go.
             about: The game.
-            games: To play in, `config.num_envs` of them; None in other processes than the main one.
+            games: To play in, `config.num_envs` of them; None in other processes than the first.
             seed: Seeds everything.
             device: Where the networks live.
             precision: Of the world model's networks.
-            processes: Who shares the batches.
+            fabric: The processes that train together.
             compile: Compile the world model's networks with torch.compile.
             test_games: Makes so many games for a test collection; None for none of those.
         """
-        self.processes = processes
+        self.fabric, main = fabric, fabric.is_global_zero
         self.config = config = config.for_game(about)
         self.run, self.seed, self.epoch = run, seed, 0
         state = run.load()
         folder = run.path / "experience"
-        with processes.main_first():
-            known = 0 if state is None else state["experience"]
-            self.store = EpisodeStore(folder, "a", about, known) if processes.main else EpisodeStore(folder)
+        with fabric.rank_zero_first():
+            mark = 0 if state is None else state["experience"]
+            self.store = EpisodeStore(folder, "a", about, mark) if main else EpisodeStore(folder)
         total = config.epochs * config.world_model_steps
-        self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, processes)
-        self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, processes=processes)
-        self._policy = AgentPolicy(
-            self.agent.agent, config.num_envs, np.random.default_rng([seed, 5]), config.temperature or 1.0
-        )
-        self.held_out: HeldOut | None = None
-        if test_games is not None and processes.main:
-            known = 0 if state is None else state["held_out"]
-            self.held_out = HeldOut(run.path / "test-experience", about, test_games, seed, known)
-        self.collector: Collector | None = None
-        if processes.main:
-            collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
-            self.collector = Collector(self.store, collect, self._policy, games)
+        self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, fabric)
+        self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, fabric=fabric)
+        rng, known = np.random.default_rng([seed, 5]), 0 if state is None else state["held_out"]
+        self._policy = AgentPolicy(self.agent.agent, config.num_envs, rng, config.temperature or 1.0)
+        tests = run.path / "test-experience"
+        self.held_out = HeldOut(tests, about, test_games, seed, known) if test_games is not None and main else None
+        collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
+        self.collector = Collector(self.store, collect, self._policy, games) if main else None
+        self._means = Means()  # of the epoch in hand
+        self._play: dict[str, Any] = {}  # what this epoch's play has to reach, and brought so far
+        self._dreams_of = -1  # the epoch in whose world model the agent dreams
+        self._stored_dreams: dict[str, Any] | None = None
         if state is not None:
             self._load(state)
 
-    def train_epoch(self, progress: Callable[[str, int], None] | None = None) -> dict[str, float]:
-        """Plays, fits the world model, trains the agent, and makes a checkpoint.
+    def loop(self, minutes: float | None = None, rhythm: Rhythm | None = None) -> Loop:
+        """The loop for `train_epoch`, which saves this training's checkpoints."""
+        return Loop(self.save, minutes, rhythm, self.fabric)
+
+    def train_epoch(
+        self, loop: Loop | None = None, progress: Callable[[str, int], None] | None = None
+    ) -> dict[str, float] | None:
+        """Plays, trains the world model, trains the agent, and makes a checkpoint; returns the epoch's figures.
+
+        They are None where the loop was stopped before the epoch's end: the next call goes on with it.
 
         Args:
-            progress: Called after each step of "playing" (by the main process) and each update of "world model" and
-                "agent", with their number in this epoch. What it raises ends the epoch, which is then lost.
-
-        Raises:
-            DiamondGymError: A loss is not finite; the last good checkpoint is kept.
+            loop: Runs both trainings.
+            progress: Called after each step of "playing" (by the first process) and each update of "world model" and
+                "agent", with their number in this epoch.
         """
-        config, first = self.config, self.epoch == 0
-        means = Means()
-        with self.processes.main_first():
-            figures = self._collect(progress)
-        for i in range(config.first_world_model_steps if first else config.world_model_steps):
-            self._add(means, self.world_model.train_step(), self.world_model.step)
-            if progress is not None:
-                progress("world model", i + 1)
-        figures |= means.take()
-        check_finite(figures, self.world_model.step)
-        self._begin_dreams()
-        for i in range(config.first_agent_steps if first else config.agent_steps):
-            self._add(means, self.agent.train_step(), self.agent.step)
-            if progress is not None:
-                progress("agent", i + 1)
-        figures |= means.take()
-        check_finite(figures, self.agent.step)
+        loop = loop or self.loop()
+        before, targets = map(self.config.updates, (self.epoch, self.epoch + 1))
+
+        def phase(name: str, begun: int) -> Callable[[int], None]:
+            return lambda step: progress(name, step - begun) if progress is not None else None
+
+        with self.fabric.rank_zero_first():
+            self._collect(loop, phase)
+        if loop.stopped:
+            return None
+        if not loop.run(self.world_model, targets[0], self._means, phase("world model", before[0])):
+            return None
+        if self._dreams_of != self.epoch:
+            self._begin_dreams()
+        if not loop.run(self.agent, targets[1], self._means, phase("agent", before[1])):
+            return None
+        figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
+        figures |= self._means.take(self.fabric)
+        if scores := self._play.get("scores"):
+            figures["real/score"] = float(np.mean(scores))
         self.epoch += 1
-        if self.held_out is not None and config.test_every and self.epoch % config.test_every == 0:
-            figures |= self.held_out.measure(
-                self.epoch, self.world_model, self.agent.agent, config.test_episodes, config.test_steps_at_most
-            )
+        self._play = {}
+        if self.held_out is not None and self.config.test_every and self.epoch % self.config.test_every == 0:
+            episodes, steps = self.config.test_episodes, self.config.test_steps_at_most
+            figures |= self.held_out.measure(self.epoch, self.world_model, self.agent.agent, episodes, steps)
         self.run.log(self.epoch, figures)  # before the checkpoint: what it does not hold yet is logged anew
-        self.run.save(self._state())
+        self.save()
         return figures
 
     def close(self) -> None:
@@ -231,42 +233,30 @@ class DiamondTrainer:
             self.held_out.close()
         self.store.close()
 
-    @staticmethod
-    def _add(means: Means, metrics: dict[str, float | Tensor], step: int) -> None:
-        """Takes in a step's metrics, and looks at them now and then."""
-        means.add(metrics)
-        if step % _CHECK_STEPS == 0:
-            check_finite({name: float(value) for name, value in metrics.items()}, step)
-
-    def _collect(self, progress: Callable[[str, int], None] | None = None) -> dict[str, float]:
-        """Plays, or reads what the main process has played."""
+    def _collect(self, loop: Loop, phase: Callable[[str, int], Callable[[int], None]]) -> None:
+        """Plays until the epoch has its real steps, or reads what the first process has played."""
         if self.collector is None:
             self.store.refresh()
-            return {}
-        collector, config = self.collector, self.config
-        wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
-        wanted = min(wanted, config.real_steps - self.store.num_steps)
-        scores, signs = list[float](), np.zeros(3, np.int64)
-        before = self.store.num_steps
-
-        def told(steps: int) -> None:
-            if progress is not None:
-                progress("playing", self.store.num_steps - before + steps)
-
-        def add(stats: CollectStats) -> None:
-            scores.extend(stats.scores)
-            signs[:] += stats.reward_signs
-
-        if wanted > 0:
-            add(collector.collect(wanted, told))
-        while self.epoch == 0 and np.sort(signs)[:2].sum() < config.first_rewards:
-            if self.store.num_steps >= min(config.first_steps_at_most, config.real_steps):
-                break
-            add(collector.collect(config.steps_per_epoch, told))
-        figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
-        if scores:
-            figures["real/score"] = float(np.mean(scores))
-        return figures
+            return
+        config, store = self.config, self.store
+        if not self._play:
+            wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
+            target = min(store.num_steps + wanted, config.real_steps)
+            self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": [0, 0, 0]}
+        play = self._play
+        while not loop.stopped:
+            if store.num_steps >= play["target"]:
+                most = min(config.first_steps_at_most, config.real_steps)
+                rare = sum(sorted(play["signs"])[:2])
+                if self.epoch or rare >= config.first_rewards or store.num_steps >= most:
+                    return
+                play["target"] = store.num_steps + config.steps_per_epoch
+            steps = min(_CHUNK, play["target"] - store.num_steps)
+            stats = self.collector.collect(steps, phase("playing", play["begun"] - store.num_steps))
+            play["scores"] += stats.scores
+            play["signs"] = [old + new for old, new in zip(play["signs"], stats.reward_signs, strict=True)]
+            if self.fabric.world_size == 1:  # else the others wait, and cannot be asked
+                loop.look_up(store.num_steps, self._means)
 
     def _begin_dreams(self) -> None:
         """Dreams in the world model as it is by now, from pieces of real play of which the newest count most."""
@@ -275,42 +265,36 @@ class DiamondTrainer:
         model.starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
         dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
         self.agent.dream_in(dream, int(rng.integers(2**31)))
+        self._dreams_of = self.epoch
+        if self._stored_dreams is not None and self.agent.imagination is not None and self.fabric.world_size == 1:
+            self.agent.imagination.load_state_dict(self._stored_dreams)
+        self._stored_dreams = None
 
-    def _state(self) -> dict[str, Any]:
-        agent = self.agent.state_dict() | {"imagination": None}  # every epoch dreams anew
-        return {
-            "epoch": self.epoch,
-            "experience": self.store.mark,
-            "held_out": 0 if self.held_out is None else self.held_out.store.mark,
-            "world_model": self.world_model.state_dict(),
-            "agent": agent,
-            "policy": self._policy.state_dict(),
-            "collector": None if self.collector is None else self.collector.state_dict(),
-        }
+    def save(self) -> None:
+        """Makes a checkpoint."""
+        agent = self.agent.state_dict()
+        if self._dreams_of != self.epoch:  # every epoch dreams anew
+            agent["imagination"] = None
+        self.run.save(
+            {
+                "epoch": self.epoch,
+                "experience": self.store.mark,
+                "held_out": 0 if self.held_out is None else self.held_out.store.mark,
+                "world_model": self.world_model.state_dict(),
+                "agent": agent,
+                "policy": self._policy.state_dict(),
+                "collector": None if self.collector is None else self.collector.state_dict(),
+                "play": self._play,
+                "means": self._means.state_dict(),
+            }
+        )
 
     def _load(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
         self.world_model.load_state_dict(state["world_model"])
         self.agent.load_state_dict(state["agent"])
+        self._play, self._stored_dreams = state["play"], state["agent"]["imagination"]
+        self._means.load_state_dict(state["means"])
         if self.collector is not None and state["collector"] is not None:  # else the games begin anew
             self.collector.load_state_dict(state["collector"])
             self._policy.load_state_dict(state["policy"])
-
-
-def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator) -> Starts:
-    """Draws pieces of T frames as the denoiser's segments are drawn: newer episodes more often.
-
-    Where a piece reaches over the beginning of its episode, the frames there are mid-grey, the padding with
-    which the networks were trained.
-
-    Args:
-        store: Where from.
-        t: Frames per piece, T.
-        n: Pieces.
-        rng: The source of chance.
-    """
-    if not store.num_steps:
-        raise DiamondGymError(f"there is no experience in {store.folder} to dream from")
-    batch = SegmentSampler(store, t, n, False, rng).sample()
-    obs = np.where(batch.mask_padding[:, :, None, None, None], batch.obs, np.uint8(_GREY))
-    return Starts(np.ascontiguousarray(obs.transpose(0, 1, 3, 4, 2)), batch.act[:, : t - 1], batch.start < 1)

@@ -1,13 +1,12 @@
-"""What small budgets look at most: segments drawn around events, and pixels near what moves.
+"""Which parts of the experience a training looks at most: segments around events, and pixels near what moves.
 
-A ball that flies on is most of what a fitting sees, and a ball that turns round is where dreams lose it. Rewards do not
-point at such steps, nor does anything that appears; the denoiser's own error does, whatever the game. What no one can
-foresee is among them for good, so they should not be all of a batch.
+The events are rewards and ends, things that appear (`trainers/appearances.py`), and steps that the denoiser predicts
+worst (prioritized replay, Schaul et al. 2016, arXiv 1511.05952, with the error of the worst cell as the priority).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,103 +15,66 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import Batch, cut, to_tensors
+from diamond_gym.data.segments import Batch, SegmentSampler, cut, take, to_tensors
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.trainers.scheduled_sampling import predicted
 
-_Events = npt.NDArray[np.int64]
+_Int = npt.NDArray[np.int64]
 
 
-class Sampler(Protocol):
-    """What draws batches of segments."""
+@dataclass(frozen=True)
+class Focus:
+    """Rows of a batch that are drawn around events.
 
-    @property
-    def store(self) -> EpisodeStore:
-        """Where the segments are cut from."""
-        ...
+    Attributes:
+        rows: How many.
+        places: First and last place of the event in its segment. A place beyond the segment's end means that the
+            segment stops so many steps before the event: what leads to it is what a denoiser has to learn.
+        find: Finds the events of a store, (episode, step), int64 (N, 2).
+    """
 
-    @property
-    def length(self) -> int:
-        """Steps per segment."""
-        ...
-
-    @property
-    def across_lives(self) -> bool:
-        """Whether earlier lives stand where a segment reaches over its episode's beginning."""
-        ...
-
-    def sample(self) -> Batch:
-        """Draws one batch."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of chance, as plain data."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a state."""
-        ...
+    rows: int
+    places: tuple[int, int]
+    find: Callable[[EpisodeStore], _Int]
 
 
 class FocusedSampler:
-    """Draws part of each batch around events, the rest as another sampler does.
+    """Draws batches of which some rows lie around events.
 
     The rare outcomes are then over-represented and the model's probabilities of them somewhat too high: the
-    price of seeing them at all in a short fitting.
+    price of seeing them at all in a short training.
 
     Args:
-        base: Draws the unfocused rows, whose number is its own; a focused sampler itself where there are two kinds of
-            event.
-        num_focused: Rows per batch around an event.
+        base: Draws the other rows, whose number is its own.
+        focuses: What the rest is drawn around; where there is no such event yet, its rows are like the others.
         rng: Source of chance for the focused rows.
-        places: First and last place of the event in its segment. A place beyond the segment's end means that the
-            segment stops so many steps before the event: what leads to it is what a denoiser has to learn.
-            Default: anywhere but in the last slot, whose successor the segment would not hold.
-        find: Finds the events of a store, (episode, step), int64 (N, 2). Default: rewards and ends.
     """
 
-    def __init__(
-        self,
-        base: Sampler,
-        num_focused: int,
-        rng: np.random.Generator,
-        places: tuple[int, int] | None = None,
-        find: Callable[[EpisodeStore], _Events] | None = None,
-    ) -> None:
-        self.base, self.num_focused, self._rng = base, num_focused, rng
-        self.places = places or (0, base.length - 2)
-        self._find = find or find_events
-        self._events, self._version = np.zeros((0, 2), np.int64), -1
+    def __init__(self, base: SegmentSampler, focuses: Sequence[Focus], rng: np.random.Generator) -> None:
+        self.base, self.focuses, self._rng = base, [focus for focus in focuses if focus.rows], rng
+        self._events: list[_Int] = []
+        self._version = -1
 
     @property
     def store(self) -> EpisodeStore:
         """Where the segments are cut from."""
         return self.base.store
 
-    @property
-    def length(self) -> int:
-        """Steps per segment."""
-        return self.base.length
-
-    @property
-    def across_lives(self) -> bool:
-        """Whether earlier lives stand where a segment reaches over its episode's beginning."""
-        return self.base.across_lives
-
     def sample(self) -> Batch:
         """Draws one batch, focused rows last."""
-        batch = self.base.sample()
-        size = len(batch.rew)
-        if self.num_focused and self._version != self.store.version:  # the store has grown
-            self._events, self._version = self._find(self.store), self.store.version
-        if not len(self._events):  # then these rows are like the others, for a batch keeps its size
-            while len(batch.rew) < size + self.num_focused:
-                batch = concatenate(batch, self.base.sample())
-            return first(batch, size + self.num_focused)
-        chosen = self._events[self._rng.integers(len(self._events), size=self.num_focused)]
-        offset = self._rng.integers(self.places[0], self.places[1] + 1, size=self.num_focused)
-        around = cut(self.store, chosen[:, 0], chosen[:, 1] - offset, self.length, self.across_lives)
-        return concatenate(batch, around)
+        if self._version != self.store.version:  # the store has grown
+            self._events, self._version = [focus.find(self.store) for focus in self.focuses], self.store.version
+        parts = [self.base.sample()]
+        for focus, events in zip(self.focuses, self._events, strict=True):
+            missing = 0 if len(events) else focus.rows  # a batch keeps its size
+            while missing > 0:
+                parts.append(take(self.base.sample(), slice(missing)))
+                missing -= len(parts[-1])
+            if len(events):
+                chosen = events[self._rng.integers(len(events), size=focus.rows)]
+                start = chosen[:, 1] - self._rng.integers(focus.places[0], focus.places[1] + 1, size=focus.rows)
+                parts.append(cut(self.store, chosen[:, 0], start, self.base.length, self.base.across_lives))
+        return Batch(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
     def forget(self) -> None:
         """Has the events found anew for the next batch."""
@@ -126,9 +88,10 @@ class FocusedSampler:
         """Goes back to a state."""
         self.base.load_state_dict(state["base"])
         self._rng.bit_generator.state = state["rng"]
+        self.forget()
 
 
-def find_events(store: EpisodeStore) -> _Events:
+def find_events(store: EpisodeStore) -> _Int:
     """All steps with a reward or an end: (episode, step), int64 (N, 2)."""
     events = []
     for number, length in enumerate(store.lengths):
@@ -137,28 +100,6 @@ def find_events(store: EpisodeStore) -> _Events:
         hits = t[(steps["rew"] != 0) | (steps["end"] != 0)]
         events.append(np.stack((np.full(len(hits), number), hits), axis=1))
     return np.concatenate(events) if events else np.zeros((0, 2), np.int64)
-
-
-def concatenate(first: Batch, second: Batch) -> Batch:
-    """Two batches as one."""
-    return Batch(*(np.concatenate((getattr(first, f.name), getattr(second, f.name))) for f in fields(Batch)))
-
-
-def first(batch: Batch, rows: int) -> Batch:
-    """The first rows of a batch."""
-    return Batch(*(getattr(batch, f.name)[:rows] for f in fields(Batch)))
-
-
-def motion(window: Tensor, extra: float) -> Tensor:
-    """Weights (B, 1, H, W) of the denoiser's error: 1, and `extra` more near what moved in frames (B, T, C, H, W)."""
-    moved = (window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05  # (B, H, W)
-    return 1 + extra * near(moved[:, None].float())
-
-
-def near(values: Tensor) -> Tensor:
-    """The greatest of values (B, 1, H, W) within four pixels: of a moving thing's neighbourhood, where it goes next."""
-    rows = F.max_pool2d(values, kernel_size=(1, 9), stride=1, padding=(0, 4))
-    return F.max_pool2d(rows, kernel_size=(9, 1), stride=1, padding=(4, 0))  # in turn: half the time
 
 
 def split(batch_size: int, *parts: float) -> tuple[int, ...]:
@@ -170,7 +111,23 @@ def split(batch_size: int, *parts: float) -> tuple[int, ...]:
     return left + 1, *rows
 
 
-_Int = npt.NDArray[np.int64]
+def motion_weight(window: Tensor, extra: float) -> Tensor:
+    """Weights of the denoiser's error by place: `extra` more near what moves in the past frames.
+
+    A function of the condition alone, so that the best prediction stays the same.
+
+    Args:
+        window: Past frames, float32 (B, T, C, H, W).
+        extra: In units of the weight elsewhere.
+
+    Returns:
+        float32 (B, 1, H, W), of mean 1.
+    """
+    moved = ((window[:, 1:] - window[:, :-1]).abs().amax(dim=(1, 2)) > 0.05)[:, None].float()
+    near = F.max_pool2d(moved, kernel_size=(1, 9), stride=1, padding=(0, 4))  # in turn: half the time
+    weight = 1 + extra * F.max_pool2d(near, kernel_size=(9, 1), stride=1, padding=(4, 0))
+    return weight / weight.mean()
+
 
 EXAMINED = 6000  # steps that are looked at: on a CPU core about as long as a hundred updates
 _DRAWN = 20_000  # as many steps are listed, the worst ones again and again
@@ -178,7 +135,7 @@ _ROWS = 64  # predicted at once
 _CELL = 8  # pixels: an error counts by its worst cell, however still the rest of the frame
 
 
-class PrioritisedSteps:
+class PrioritizedSteps:
     """Finds the steps of a store whose next frames were predicted worst when `examine` was last called.
 
     Args:
@@ -215,7 +172,7 @@ class PrioritisedSteps:
             ]
         ).astype(np.float64)
         total = worst.sum()
-        if total > 0:  # a perfect denoiser has no surprises left
+        if total > 0:  # else the denoiser is perfect
             chosen = self._rng.choice(len(flat), size=_DRAWN, p=worst / total)
             self._table = np.column_stack((episode, step))[chosen]
 

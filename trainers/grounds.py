@@ -7,7 +7,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from diamond_gym.data.episode_files import About
 from diamond_gym.envs.atari_game import SIZE
-from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.trainers.collect import about_game
 from diamond_gym.trainers.collect_games import AleGames, Games, GymGames, about_env, make_env
 from diamond_gym.trainers.evaluate import real_games
@@ -34,10 +33,6 @@ class Ground(Protocol):
         """Whole games in mode SAME_STEP, as `scores.play` takes them."""
         ...
 
-    def lives(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
-        """Games to learn from in mode SAME_STEP."""
-        ...
-
 
 @dataclass(frozen=True)
 class AtariGround:
@@ -60,12 +55,6 @@ class AtariGround:
     def whole(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """See `Ground`."""
         return real_games(self.game, num_envs)
-
-    def lives(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
-        """See `Ground`."""
-        return RealVectorEnv(
-            game=self.game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, terminal_on_life_loss=True
-        )
 
 
 @dataclass(frozen=True)
@@ -98,10 +87,6 @@ class GymGround:
         """See `Ground`."""
         makers = [lambda: make_env(self.env, self.size, self.render_obs)] * num_envs
         return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
-
-    def lives(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
-        """See `Ground`."""
-        return self.whole(num_envs)
 
 
 def side_of(env: str, render_obs: bool) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor
 from diamond_gym.dream import Dream, DreamState, DreamStep, draw_category
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import LstmState
-from diamond_gym.trainers.loop import ALONE, Share
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,13 @@ class Imagination:
         agent: Acts; its weights may change between windows.
         dream: Where it acts. Begun anew, unless it has begun already.
         seed: Of the dreams and the actions.
-        share: Which of all processes' dreams these are; default: all.
     """
 
-    def __init__(self, agent: ActorCritic, dream: Dream, seed: int = 0, share: Share | None = None) -> None:
+    def __init__(self, agent: ActorCritic, dream: Dream, seed: int = 0) -> None:
         self.agent, self.dream = agent, dream
-        self.share = share or ALONE.share(dream.num_envs)
-        if len(self.share) != dream.num_envs:
-            raise ValueError(f"this process's share are {len(self.share)} dreams, not {dream.num_envs}")
         self._chance = torch.Generator(dream.device).manual_seed(seed)
         if dream.obs_window is None:
-            dream.reset(seed + self.share.rows.start)
+            dream.reset(seed)
         self._obs = dream.obs
         self._memory = self._burn_in(self._frames)
 
@@ -98,36 +93,22 @@ class Imagination:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next window depends on, but for the agent, as plain data: of all processes, which all ask."""
-        dream = dict(vars(self.dream.clone_state(include_rng=True)))
-        join = self.share.join
-        dream |= {name: join(dream[name]) for name in ("obs", "act", "steps", "start")}
-        dream["rng"] = {name: join(part) for name, part in dream["rng"].items()}
-        if dream["memory"] is not None:
-            dream["memory"] = tuple(join(part, 1) for part in dream["memory"])
-        dream["fingerprint"] |= {"num_envs": self.share.joint}
+        """All that the next window depends on, but for the agent, as plain data."""
         return {
-            "memory": [join(part.detach().clone()) for part in self._memory],
+            "memory": [part.detach().clone() for part in self._memory],
             "chance": self._chance.get_state(),
-            "dream": dream,
+            "dream": dict(vars(self.dream.clone_state(include_rng=True))),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a state, in dreams of the same model and as many of them, however many processes share them.
+        """Goes back to a state, in dreams of the same model and as many of them.
 
         Raises:
             ValueError: The state is of other dreams.
         """
-        dream, own = dict(state["dream"]), self.share.own
-        if dream["fingerprint"]["num_envs"] == self.share.joint:  # else the dream says what is wrong
-            dream |= {name: own(dream[name]) for name in ("obs", "act", "steps", "start")}
-            dream["rng"] = {name: own(part) for name, part in dream["rng"].items()}
-            if dream["memory"] is not None:
-                dream["memory"] = tuple(own(part, 1) for part in dream["memory"])
-            dream["fingerprint"] = dream["fingerprint"] | {"num_envs": self.dream.num_envs}
-        self.dream.restore_state(DreamState(**dream))
+        self.dream.restore_state(DreamState(**state["dream"]))
         self._obs = self.dream.obs
-        hx, cx = (own(part).to(self.dream.device, copy=True) for part in state["memory"])
+        hx, cx = (part.to(self.dream.device, copy=True) for part in state["memory"])
         self._memory = hx, cx
         self._chance.set_state(state["chance"].cpu())
 
@@ -138,9 +119,7 @@ class Imagination:
         return self.dream.obs_window
 
     def _uniform(self) -> Tensor:
-        return self.share.own(
-            torch.rand(self.share.joint, generator=self._chance, dtype=torch.float32, device=self.dream.device)
-        )
+        return torch.rand(self.dream.num_envs, generator=self._chance, dtype=torch.float32, device=self.dream.device)
 
     @torch.no_grad()
     def _burn_in(self, frames: Tensor) -> LstmState:

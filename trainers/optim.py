@@ -1,12 +1,13 @@
-"""The optimizer of the paper: AdamW without decay on biases, norms and embeddings, linear warm-up."""
+"""The optimizer of the paper: AdamW without decay on biases, norms and embeddings, linear warm-up; moving averages."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.errors import BadArgument
 
@@ -60,3 +61,30 @@ def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> t
     """AdamW over a network's parameter groups, fused where the device can."""
     groups = parameter_groups(module, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))
+
+
+def lr_factor(update: int, warmup_steps: int, left: float = math.inf, decay_steps: float = 0.0) -> float:
+    """What the learning rate is multiplied by: linear warm-up, plateau, cosine decay to a twentieth.
+
+    Args:
+        update: Number of the update, from 0.
+        warmup_steps: Updates of the warm-up.
+        left: Steps to the end of the training.
+        decay_steps: Steps of the decay at the end.
+    """
+    warmup = min(1.0, (update + 1) / max(1, warmup_steps))
+    if decay_steps < 1 or left >= decay_steps:
+        return warmup
+    progress = 1 - max(0.0, left) / decay_steps
+    return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def average(module: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network's weights and buffers, with a shorter memory in the first updates."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        n = int(updates)
+        torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(module, multi_avg_fn=update, use_buffers=True)

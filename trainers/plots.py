@@ -17,12 +17,13 @@ from diamond_gym.files import atomic_path, atomic_write
 from diamond_gym.frames import tile, to_pixels
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.aggregate import STATISTICS, Aggregates, Runs, human_normalised
-from diamond_gym.trainers.diamond import DiamondTrainer, replay_starts
+from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.fidelity import mse
 from diamond_gym.trainers.grounds import Ground
 from diamond_gym.trainers.measuring import Fidelity
 from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 from diamond_gym.trainers.rollouts import Rollouts
+from diamond_gym.trainers.start_states import replay_starts
 
 _Frames = npt.NDArray[np.uint8]
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import cut, windows
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import temporary_folder
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
@@ -25,28 +24,9 @@ from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.world_model import WorldModelConfig
 from diamond_gym.world_model import PREFIXES, WorldModel
-
-
-def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:
-    """Draws real pieces of T frames: up to a quarter of them beginnings of games, the others from anywhere.
-
-    Args:
-        store: Where from.
-        t: Frames per piece.
-        n: Pieces.
-        seed: Seeds the choice.
-    """
-    rng = np.random.default_rng(seed)
-    lengths = store.lengths
-    firsts = [i for i in range(store.num_episodes) if store.info(i).get("first") and lengths[i] >= t]
-    firsts = sorted(rng.permutation(firsts)[: n // 4].tolist())
-    beginning = cut(store, np.array(firsts, np.int64), np.zeros(len(firsts), np.int64), t)
-    anywhere = windows(store, n - len(firsts), t, seed, past=t - 1)
-    obs = np.concatenate((beginning.obs, anywhere.obs)).transpose(0, 1, 3, 4, 2)
-    act = np.concatenate((beginning.act, anywhere.act))[:, : t - 1]
-    return Starts(np.ascontiguousarray(obs), act, np.arange(len(act)) < len(firsts))
 
 
 def make_card(

@@ -1,5 +1,6 @@
 """A run's folder: its settings, checkpoint and metrics (JSON lines, TensorBoard, Weights & Biases)."""
 
+import hashlib
 import json
 import math
 import time
@@ -69,18 +70,12 @@ class RunFolder:
                 log.close()
         self._lock.release()
 
-    def settle(
-        self,
-        settings: dict[str, Any],
-        may_change: frozenset[str] = frozenset(),
-        defaults: Mapping[str, Any] | None = None,
-    ) -> None:
+    def settle(self, settings: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
         """Writes the run's settings, or holds them against those it was begun with.
 
         Args:
             settings: Plain data, by the names of the options.
             may_change: Names that a resumed run may give another value.
-            defaults: What an option meant, at any depth of the settings, before there was such an option.
 
         Raises:
             BadArgument: The run was begun with another value.
@@ -90,7 +85,7 @@ class RunFolder:
         path = self.path / SETTINGS
         settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
         if path.exists():
-            begun = _completed(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
+            begun = json.loads(path.read_text(encoding="utf-8"))
             for key in sorted({*begun, *settings} - may_change):
                 for name, before, now in _differences(key, begun.get(key), settings.get(key)):
                     raise BadArgument(
@@ -174,15 +169,6 @@ def _board(path: Path, begins: int | None) -> Any:
     return SummaryWriter(str(path), purge_step=begins)
 
 
-def _completed(settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the defaults of what they do not name, at any depth."""
-    whole = {**defaults, **settings}
-    for key, value in whole.items():
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
-            whole[key] = _completed(value, defaults[key])
-    return whole
-
-
 def _differences(name: str, begun: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     """The options that differ, by their full names, at any depth: name, value then, value now."""
     if isinstance(begun, dict) and isinstance(now, dict):
@@ -192,8 +178,8 @@ def _differences(name: str, begun: Any, now: Any) -> Iterator[tuple[str, Any, An
         yield name, begun, now
 
 
-class WandbLog:
-    """One run there, which a resumed training goes on with.
+def mirror_to_wandb(folder: Path, config: Mapping[str, Any]) -> None:
+    """Has Weights & Biases copy what goes to TensorBoard from now on; a resumed run goes on there, too.
 
     Args:
         folder: The run's; its name becomes the run's name, and wandb's own files lie in it.
@@ -202,21 +188,9 @@ class WandbLog:
     Raises:
         ModuleNotFoundError: wandb is not installed; the command line says how to.
     """
+    import wandb
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        import wandb
-
-        marker = folder / "wandb-run-id"
-        known = marker.read_text().strip() if marker.exists() else None
-        self._run = wandb.init(
-            project="diamond-gym", name=folder.name, dir=str(folder), config=dict(config), id=known, resume="allow"
-        )
-        marker.write_text(str(self._run.id))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends the values of a step."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Ends the run there."""
-        self._run.finish()
+    name, key = folder.name, hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    wandb.init(
+        project="diamond-gym", name=name, id=key, resume="allow", dir=folder, config=config, sync_tensorboard=True
+    )

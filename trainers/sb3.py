@@ -20,7 +20,7 @@ from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import Entry, resolve, with_agent_file
 from diamond_gym.registry import game as find_game
 from diamond_gym.trainers.evaluate import Scores, play, real_games
-from diamond_gym.trainers.loop import ALONE, Rhythm
+from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig, training_envs
 from diamond_gym.trainers.sb3_files import AgentCard, SavedAgent, open_agent, packed, save_agent
@@ -61,8 +61,6 @@ class SB3Trainer:
         agent: The agent in training.
         bridge: The dreams or games, single frames (H, W, C).
     """
-
-    processes = ALONE
 
     def __init__(
         self, config: AgentConfig, run: RunFolder | None = None, progress: Callable[[int], None] | None = None

@@ -23,7 +23,7 @@ from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelCo
 from diamond_gym.networks.preconditioning import SigmaDistribution
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, lambda_returns
-from diamond_gym.trainers.focus import motion
+from diamond_gym.trainers.focus import motion_weight
 from diamond_gym.trainers.optim import parameter_groups
 from diamond_gym.world_model import WorldModel
 
@@ -236,7 +236,7 @@ class World:
                 output = denoiser.model_output(noisy, cs, past, act[:, i : i + t], sigma_cond)
             base = denoiser.base(noisy, cs, past)
             error = (output.float() - (target - base) / cs.c_out) ** 2
-            weight = motion(window, recipe.motion_weight)
+            weight = motion_weight(window, recipe.motion_weight)
             losses.append((error * (weight / weight.mean())).mean())
             frames[i + t] = quantise((base + cs.c_out * output).detach().float(), nearest=config.residual)
         loss = torch.stack(losses).mean()

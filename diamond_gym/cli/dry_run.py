@@ -1,53 +1,106 @@
-"""A training's plan on a terminal: what `--dry-run` prints."""
+"""`--dry-run`: how long a training would take, from one step of each kind measured here."""
 
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from diamond_gym.trainers.plan import Phase
+import numpy as np
+import torch
 
-_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+from diamond_gym.cli.terminal import console
+from diamond_gym.data.episode_files import About
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.files import temporary_folder
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
+from diamond_gym.trainers.collect import CollectConfig, Collector
+from diamond_gym.trainers.collect_games import Games
+from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.start_states import replay_starts
+from diamond_gym.trainers.world_model import WorldModelTrainer
+
+_REAL_STEPS = 200
+_SLOW = 5.0  # seconds: a first step that takes longer is not repeated without what only the first time costs
 
 
-def print_plan(phases: "Sequence[Phase]", where: str) -> None:
-    """Prints the work, the measured rates and the times, phase by phase and together.
+@dataclass(frozen=True)
+class Phase:
+    """One kind of work: how much of it there is, in which unit, and the seconds that one takes on this machine."""
+
+    name: str
+    amount: int
+    unit: str
+    seconds_each: float
+
+
+def measure(
+    config: DiamondConfig,
+    about: About,
+    games: Games | None,
+    amounts: tuple[int, int, int],
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> list[Phase]:
+    """Measures one step of each kind that has an amount, and leaves nothing behind.
 
     Args:
-        phases: Measured.
-        where: The device and the precision.
+        config: The training.
+        about: The game.
+        games: To play in, closed afterwards; None for sixteen of the game in ALE.
+        amounts: Real steps, updates of the world model, and windows of the agent, in all.
+        device: Where the networks would live.
+        precision: Of the world model's networks.
     """
-    from rich.console import Console
-    from rich.table import Table
+    config, (real_steps, updates, windows) = config.for_game(about), amounts
+    num_envs = 16 if games is None else config.num_envs
+    phases: list[Phase] = []
+    with (
+        torch.random.fork_rng(devices=[]),
+        temporary_folder(Path(tempfile.gettempdir())) as folder,
+        EpisodeStore(folder / "experience", "a", about) as store,
+    ):
+        with Collector(store, CollectConfig(about.game, num_envs, "random"), games=games) as collector:
+            began = time.perf_counter()
+            steps = collector.collect(_REAL_STEPS).steps
+            phases.append(Phase("playing", real_steps, "real steps", (time.perf_counter() - began) / steps))
+        world_model = WorldModelTrainer(config.fit, store, updates, 0, device, precision)
+        every = config.fit.reward_end_every
+        each = _seconds(lambda: [world_model.train_step() for _ in range(every)][-1]) / every
+        phases.append(Phase("world model", updates, "updates", each))
+        if windows:
+            model, batch = world_model.averaged(), config.agent.optimizer.batch_size
+            t = model.denoiser.num_steps_conditioning
+            model.starts = replay_starts(store, t, batch, np.random.default_rng(0))
+            agent = ActorCriticTrainer(config.agent, device=device)
+            agent.dream_in(model.dream(batch, sampler=config.sampler, horizon=config.agent.horizon))
+            phases.append(Phase("agent", windows, "windows", _seconds(agent.train_step)))
+    return phases
 
-    console = Console()
-    table = Table(title=f"the whole training on {where}, nothing of it done")
-    table.add_column("", no_wrap=True)
-    for column in ("work", "FLOP", "measured here", "time"):
-        table.add_column(column, justify="right", overflow="fold")
+
+def print_phases(phases: list[Phase], where: str) -> None:
+    """Prints the work, the measured rates and the times, phase by phase and together."""
+    console.print(f"the whole training on {where}, of which nothing has been done:")
     for phase in phases:
-        further = [f"{count:,} {name}" for name, count in phase.facts.items()]
-        rate = f"{phase.per_second:,.3g}/s" + (f"\n{scaled(phase.flop_per_second)}FLOP/s" if phase.flop else "")
-        work = "\n".join([f"{phase.amount:,} {phase.unit}", *further])
-        table.add_row(phase.name, work, f"{scaled(phase.flop)}FLOP" if phase.flop else "", rate, clock(phase.seconds))
-    flop, seconds = sum(phase.flop for phase in phases), sum(phase.seconds for phase in phases)
-    table.add_section()
-    table.add_row("together", "", f"{scaled(flop)}FLOP", f"{scaled(flop / seconds)}FLOP/s", clock(seconds))
-    console.print(table)
-    console.print("games played to score the agent come on top; the rates are those of about a minute of this machine")
-
-
-def scaled(number: float) -> str:
-    """A large number with its prefix: `"6.09 G"`."""
-    for size, prefix in _PREFIXES:
-        if number >= size:
-            return f"{number / size:,.3g} {prefix}"
-    return f"{number:,.3g} "
+        rate, total = 1 / phase.seconds_each, clock(phase.amount * phase.seconds_each)
+        print(f"{phase.name:<12}{phase.amount:>14,} {phase.unit:<11}{rate:>10,.3g}/s {total:>16}")
+    print(f"{'together':<50}{clock(sum(phase.amount * phase.seconds_each for phase in phases)):>17}")
+    console.print("(from one step of each kind; the games that score an agent come on top)")
 
 
 def clock(seconds: float) -> str:
-    """A time as a person says it: `"2 days, 21:36"`, `"0:05:10"`."""
-    if seconds >= 86400:
-        days, rest = divmod(round(seconds), 86400)
-        return f"{days:,} day{'s' if days > 1 else ''}, {rest // 3600}:{rest % 3600 // 60:02d}"
+    """A time in days, hours, minutes and seconds: `"2 days, 21:36:00"`."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def _seconds(step: Callable[[], dict[str, float | torch.Tensor]]) -> float:
+    """How long a step takes, the device's work included."""
+    took = _SLOW + 1
+    for _ in range(2):
+        began = time.perf_counter()
+        float(next(iter(step().values())))  # waits for the device
+        took = time.perf_counter() - began
+        if took > _SLOW:
+            break
+    return took

@@ -1,7 +1,6 @@
 """`diamond-gym train`: DIAMOND's whole loop, from nothing to an agent, on an Atari game or an environment of yours."""
 
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,19 +13,18 @@ from diamond_gym.cli.numbers import check_least, check_positive, missing
 from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, showing
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder
+from diamond_gym.registry import Entry, game, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import Scores, score
+from diamond_gym.trainers.fabric import Processes, any_process, launch
 from diamond_gym.trainers.grounds import AtariGround, Ground, gym_ground
-from diamond_gym.trainers.loop import Interruption, Processes, interruptible, launch
-from diamond_gym.trainers.model_free import ModelFree
 from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
-from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
 
 # what a resumed run may be told differently
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
@@ -38,7 +36,7 @@ class Train:
     """Plays, fits a world model, trains an agent in its dreams, and so on: DIAMOND's whole loop.
 
     At the end the agent is scored in whole games, and registered together with the world model. Repeating the
-    command goes on where it stopped; what is lost is the epoch in hand.
+    command goes on where it stopped; a run that was killed has lost two minutes at most.
     """
 
     game: str | None = None
@@ -57,7 +55,7 @@ class Train:
     name: str | None = None
     """The registered model's name (default: <game>-diamond-<preset>; a smoke run is registered only with a name)."""
     minutes: float | None = None
-    """Stop after the epoch in which so many minutes are up."""
+    """Stop after so many minutes, to go on another time."""
     seed: int = 0
     """Seeds everything."""
     device: str = "auto"
@@ -99,19 +97,21 @@ class Train:
         if self.dry_run:
             device = pick_device(self.device)
             return self._plan(ground, device, pick_precision(self.precision, device))
-        processes = launch(self.device)
-        device = processes.device or pick_device(self.device)
+        fabric = launch(self.device)
+        device = fabric.device or pick_device(self.device)
         precision = pick_precision(self.precision, device)
-        if processes.any(precision == "bfloat16"):  # what is measured may differ between them
+        if any_process(fabric, precision == "bfloat16"):  # what is measured may differ between them
             precision = "bfloat16"
-        console.quiet = not processes.main
+        console.quiet = not fabric.is_global_zero
         if self.name is not None or self.preset != "smoke":
             local_folder(self.name or self.label)  # a name that cannot be had is better told now than after hours
         folder = self.run_folder or home_folder() / "runs" / self.label
         keep_memory()
-        with RunFolder(folder, main=processes.main) as run:
-            run.settle(self._settings(), _FREE, {"loop": asdict(DiamondConfig())})
-            return Loop(self, run, ground, device, precision, processes).run()
+        with RunFolder(folder, main=fabric.is_global_zero) as run:
+            run.settle(self._settings(), _FREE)
+            if self.wandb and fabric.is_global_zero:
+                mirror_to_wandb(run.path, {**asdict(self.loop), "game": ground.about().game, "seed": self.seed})
+            return Run(self, run, ground, device, precision, fabric).run()
 
     @property
     def label(self) -> str:
@@ -129,32 +129,27 @@ class Train:
         return settings | {"loop": asdict(self.loop)}
 
     def _plan(self, ground: Ground, device: "torch.device", precision: str) -> int:
-        from diamond_gym.cli.dry_run import print_plan
-        from diamond_gym.trainers.plan import plan
+        from diamond_gym.cli.dry_run import measure, print_phases
 
+        amounts = (self.loop.real_steps, *self.loop.updates(self.loop.epochs))
         games = ground.games(self.loop.num_envs)
-        print_plan(plan(self.loop, ground.about(), games, device, precision), f"{device} in {precision}")
+        print_phases(measure(self.loop, ground.about(), games, amounts, device, precision), f"{device} in {precision}")
         return 0
 
 
 _ROWS = 10  # games side by side that score the agent
-_AGREE_STEPS = 8
 
 
-class _Stop(Exception):
-    """Somebody asked to stop in the middle of an epoch."""
-
-
-class Loop:
+class Run:
     """A run in its folder.
 
     Args:
-        wishes: What was typed.
+        args: What was typed.
         run: The folder.
         ground: Where to play.
         device: Where to train.
         precision: Of the world model.
-        processes: Who shares the work.
+        fabric: The processes that train together.
     """
 
     def __init__(
@@ -164,30 +159,17 @@ class Loop:
         ground: Ground,
         device: torch.device,
         precision: str,
-        processes: Processes,
+        fabric: Processes,
     ) -> None:
-        self._args, self._run, self._ground, self._processes = args, run, ground, processes
+        self._args, self._run, self._ground, self._fabric = args, run, ground, fabric
         self._precision = precision
         about, config = ground.about(), args.loop.for_game(ground.about())
-        self._log = None
-        if args.wandb and processes.main:
-            from diamond_gym.trainers.run import WandbLog
-
-            self._log = WandbLog(run.path, {**asdict(args.loop), "game": about.game, "seed": args.seed})
-        self._training: DiamondTrainer | ModelFree
-        if config.model_free:
-            if not processes.alone:
-                raise BadArgument("--model-free is for one process: leave out torchrun")
-            self._training = ModelFree(config, run, about, ground, args.seed, device)
-        else:
-            games = ground.games(config.num_envs) if processes.main else None
-            self._training = DiamondTrainer(
-                config, run, about, games, args.seed, device, precision, processes, args.compile, ground.test_games
-            )
-        sizes = f"agent {_millions(self._training.agent.agent)}"
-        if isinstance(self._training, DiamondTrainer):
-            model = self._training.world_model.world_model
-            sizes = ", ".join(f"{name} {_millions(part)}" for name, part in model.parts.items()) + f", {sizes}"
+        games = ground.games(config.num_envs) if fabric.is_global_zero else None
+        self._training = DiamondTrainer(
+            config, run, about, games, args.seed, device, precision, fabric, args.compile, ground.test_games
+        )
+        networks = self._training.world_model.world_model.parts | {"agent": self._training.agent.agent}
+        sizes = ", ".join(f"{name} {_millions(network)}" for name, network in networks.items())
         console.print(
             f"{run.path}: {about.game}, epoch {self._training.epoch:,} of {config.epochs:,} on {device} "
             f"in {precision} ({sizes})",
@@ -201,54 +183,33 @@ class Loop:
             reason = self._epochs()
             if reason != "done":
                 where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
-                lost = "; the one in hand was dropped" if reason == "interrupted" else ""
-                console.print(f"stopped with {where}{lost}; repeat the command to go on")
+                console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
                 return 130 if reason == "interrupted" else 0
-            if self._processes.main:
+            if self._fabric.is_global_zero:
                 self._finish()
             return 0
         finally:
             training.close()
-            if self._log is not None:
-                self._log.close()
 
     def _epochs(self) -> str:
-        training, args, began = self._training, self._args, time.monotonic()
+        training, args, fabric = self._training, self._args, self._fabric
         rates, table = Rates(training.config, training.epoch), EpochTable()
-        with interruptible() as interruption, showing("epochs", training.config.epochs, training.epoch) as bar:
+        with training.loop(args.minutes) as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
 
             def progress(kind: str, step: int) -> None:
                 rates.progress(kind, step)
                 bar(training.epoch, f"epoch {training.epoch + 1}: {kind} {step:,}, {rates.left()} left")
-                if kind == "playing" and not self._processes.alone:
-                    return  # the others wait, and cannot be asked
-                if self._asked(interruption, step):
-                    raise _Stop
 
-            while training.epoch < training.config.epochs:
+            while training.epoch < training.config.epochs and not loop.stopped:
                 rates.begin()
-                try:
-                    figures = training.train_epoch(progress)
-                except _Stop:
-                    return "interrupted"
+                if (figures := training.train_epoch(loop, progress)) is None:
+                    break
                 figures |= (speeds := rates.end())
                 self._run.log(training.epoch, speeds)
-                if self._log is not None:
-                    self._log.log(training.epoch, figures)
                 console.print(table.line(training.epoch, figures, rates.left()), soft_wrap=True, highlight=False)
-                if self._processes.main and args.videos_every and training.epoch % args.videos_every == 0:
+                if fabric.is_global_zero and args.videos_every and training.epoch % args.videos_every == 0:
                     self._film()
-                if self._processes.any(interruption.asked):
-                    return "interrupted" if training.epoch < training.config.epochs else "done"
-                late = args.minutes is not None and time.monotonic() - began > 60 * args.minutes
-                if self._processes.any(late) and training.epoch < training.config.epochs:
-                    return "minutes"
-        return "done"
-
-    def _asked(self, interruption: Interruption, step: int) -> bool:
-        if self._processes.alone:
-            return interruption.asked
-        return step % _AGREE_STEPS == 0 and self._processes.any(interruption.asked)
+        return loop.stopped if training.epoch < training.config.epochs else "done"
 
     def _film(self) -> None:
         """Writes what the agent sees in dreams by now, and in the real game."""
@@ -257,31 +218,24 @@ class Loop:
         training = self._training
         folder = self._run.path / "videos"
         folder.mkdir(exist_ok=True)
-        films = {"real": real_film(self._ground, training.agent.agent, training.epoch)}
-        if isinstance(training, DiamondTrainer):
-            films["dream"] = dream_film(training)
+        films = {"real": real_film(self._ground, training.agent.agent, training.epoch), "dream": dream_film(training)}
         for name, frames in films.items():
             write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)
 
     def _finish(self) -> None:
         training, args = self._training, self._args
-        entry = None if isinstance(training, ModelFree) else self._register(training)
+        entry = self._register(training)
         if training.config.final_episodes == 0:
             return
         scores = self._score()
         low, high = scores.interval()
         console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games of the end")
         self._run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
-        if self._log is not None:
-            self._log.log(training.epoch, {"final/score": scores.mean})
         if args.game is not None:
             write_scores(self._run.path / SCORES, {"diamond": scores})
             console.print(f"human-normalised {scores.human_normalised:.3f}")
-        if entry is not None:
-            from diamond_gym.registry import update_card
-
-            agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
-            update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
+        agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
+        update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
 
     def _register(self, training: DiamondTrainer) -> Entry:
         args = self._args

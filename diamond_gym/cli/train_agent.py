@@ -18,7 +18,6 @@ from diamond_gym.trainers.actor_critic import (
     ActorCriticTrainer,
     AgentFitConfig,
     agent_for,
-    begin_with_agent_of,
     world_to_dream_in,
 )
 from diamond_gym.trainers.evaluate import Scores, score_actor_critic, score_random
@@ -26,6 +25,7 @@ from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.warm_start import begin_with_agent
 
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
@@ -156,12 +156,11 @@ def train_dreamer(args: "TrainAgent") -> int:
     keep_memory()
     with RunFolder(folder) as run:
         model = world_to_dream_in(entry, device, precision, args.compile)
-        defaults = {"fit": asdict(AgentFitConfig()), "sampler": asdict(SamplerConfig())}
-        run.settle(_settings(args, config, sampler) | {"world_model": model.fingerprint}, _FREE, defaults)
+        run.settle(_settings(args, config, sampler) | {"world_model": model.fingerprint}, _FREE)
         fit = ActorCriticTrainer(config, -(-args.steps // per_step), args.seed, device)
         state = run.load()
         if state is None and args.init is not None:
-            begin_with_agent_of(fit, read_model(resolve(args.init))[1], args.init)
+            begin_with_agent(fit, read_model(resolve(args.init))[1], args.init)
         dream = model.dream(config.optimizer.batch_size, sampler=sampler, horizon=config.horizon)
         fit.dream_in(dream, args.seed)
         if state is not None:

@@ -19,13 +19,16 @@ from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.fabric import any_process, launch
 from diamond_gym.trainers.fidelity import figures
-from diamond_gym.trainers.loop import launch, train
+from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.plots import strip, write_png
 from diamond_gym.trainers.presets import preset_flags, settled_preset
-from diamond_gym.trainers.register import draw_starts, half, make_card
+from diamond_gym.trainers.register import half, make_card
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.start_states import draw_starts
+from diamond_gym.trainers.warm_start import begin_with
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
 HORIZON = 16
@@ -40,7 +43,7 @@ class TrainWm:
     """Fits a world model to real play and registers it, so that gym.make dreams with it.
 
     Collects experience if there is too little yet. Repeating the command goes on where it stopped. On several devices
-    or machines, which share every batch: torchrun --nproc-per-node 2 -m diamond_gym.cli -- train-wm ...
+    or machines, which divide every batch: torchrun --nproc-per-node 2 -m diamond_gym.cli -- train-wm ...
     """
 
     game: str = ""
@@ -101,29 +104,30 @@ class TrainWm:
         label = f"{self.game.lower()}-{Path(self.preset).stem}"
         local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
         folder = self.run_folder or home_folder() / "runs" / label
-        processes = launch(self.device)
-        device = processes.device or pick_device(self.device)
+        fabric = launch(self.device)
+        main = fabric.is_global_zero
+        device = fabric.device or pick_device(self.device)
         precision = pick_precision(self.precision, device)
-        if processes.any(precision == "bfloat16"):  # what is measured may differ between them
+        if any_process(fabric, precision == "bfloat16"):  # what is measured may differ between them
             precision = "bfloat16"
-        console.quiet = not processes.main
+        console.quiet = not main
         if self.dry_run:
-            return self._plan(device, precision) if processes.main else 0
+            return self._plan(device, precision) if main else 0
         keep_memory()
-        with RunFolder(folder, main=processes.main) as run:
+        with RunFolder(folder, main=main) as run:
             data = self._data
-            with processes.main_first():
+            with fabric.rank_zero_first():
                 store = experience(data, self.game, self.collect_steps, self.seed, self.policy)
                 held_out = experience(
                     data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
                 )
             config = self._for_game(store.about)
-            run.settle(self._settings(config), _FREE, {"fit": asdict(WorldModelConfig())})
-            fit = WorldModelTrainer(config, store, self.steps, self.seed, device, precision, self.compile, processes)
+            run.settle(self._settings(config), _FREE)
+            fit = WorldModelTrainer(config, store, self.steps, self.seed, device, precision, self.compile, fabric)
             if (state := run.load()) is not None:
                 fit.load_state_dict(state)
             elif self.init is not None:
-                fit.begin_with(read_model(resolve(self.init))[1])
+                begin_with(fit, read_model(resolve(self.init))[1])
             params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
@@ -135,8 +139,8 @@ class TrainWm:
                 write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
 
             with fitting(fit, self.minutes) as report:
-                outcome = train(fit, run, self.minutes, on_log=report, on_picture=draw if processes.main else None)
-            if not processes.main:
+                outcome = train(fit, run, self.minutes, None, report, draw if main else None, fabric)
+            if not main:
                 return 130 if outcome.reason == "interrupted" else 0
             draw(fit.step)
             if outcome.reason != "steps":
@@ -155,19 +159,17 @@ class TrainWm:
         return settings | {"fit": asdict(config)}
 
     def _plan(self, device: torch.device, precision: str) -> int:
-        from diamond_gym.cli.dry_run import print_plan
+        from diamond_gym.cli.dry_run import measure, print_phases
         from diamond_gym.trainers.collect import about_game
-        from diamond_gym.trainers.plan import plan_world_model
+        from diamond_gym.trainers.diamond import DiamondConfig
 
         about, folder = about_game(self.game), self._data
         to_play = 0
         for place, steps in ((folder, self.collect_steps), (folder.with_name(f"{folder.name}-test"), self.test_steps)):
             there = EpisodeStore(place).num_steps if (place / "store.json").exists() else 0
             to_play += max(0, steps - there)
-        config = self._for_game(about)
-        print_plan(
-            plan_world_model(config, about, None, to_play, self.steps, device, precision), f"{device} in {precision}"
-        )
+        phases = measure(DiamondConfig(self.fit), about, None, (to_play, self.steps, 0), device, precision)
+        print_phases(phases, f"{device} in {precision}")
         return 0
 
     @property

@@ -12,10 +12,10 @@ from stubs import Conditioned
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.trainers import focus
-from diamond_gym.trainers.focus import PrioritisedSteps, errors
+from diamond_gym.trainers.focus import PrioritizedSteps, errors
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
-SURPRISED = replace(worlds.CONFIG, surprise_focus=0.5, surprise_every=2)
+PRIORITIZED = replace(worlds.CONFIG, prioritized=0.5, prioritized_every=2)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_the_error_of_each_step_is_that_of_its_next_frame(store, denoiser) -> No
     assert found[5] == pytest.approx((120 / 255 * 2) ** 2 / 4)  # a quarter of the only cell
 
 
-def test_what_is_listed_are_the_surprises(store, denoiser) -> None:
-    found = PrioritisedSteps(np.random.default_rng(0))
+def test_steps_are_listed_in_proportion_to_their_errors(store, denoiser) -> None:
+    found = PrioritizedSteps(np.random.default_rng(0))
     assert found(store).shape == (0, 2)
     torch.manual_seed(0)
     found.examine(store, denoiser)
@@ -62,13 +62,13 @@ def test_what_is_listed_are_the_surprises(store, denoiser) -> None:
 
 def test_nothing_to_examine(tmp_path, denoiser) -> None:
     with EpisodeStore(tmp_path, "a", About("Still", (8, 8, 3), 2)) as empty:
-        found = PrioritisedSteps(np.random.default_rng(0))
+        found = PrioritizedSteps(np.random.default_rng(0))
         found.examine(empty, denoiser)
         assert len(found(empty)) == 0
 
 
 def test_its_state_brings_back_the_list(store, denoiser) -> None:
-    found, other = PrioritisedSteps(np.random.default_rng(0)), PrioritisedSteps(np.random.default_rng(1))
+    found, other = PrioritizedSteps(np.random.default_rng(0)), PrioritizedSteps(np.random.default_rng(1))
     found.examine(store, denoiser)
     other.load_state_dict(found.state_dict())
     np.testing.assert_array_equal(found(store), other(store))
@@ -82,26 +82,26 @@ def test_its_state_brings_back_the_list(store, denoiser) -> None:
 def test_a_fitting_looks_them_up_now_and_then_and_resumes(tmp_path, monkeypatch) -> None:
     store = worlds.store(tmp_path)
     asked = []
-    examine = PrioritisedSteps.examine
-    monkeypatch.setattr(PrioritisedSteps, "examine", lambda self, *rest: (asked.append(fit.step), examine(self, *rest)))
+    examine = PrioritizedSteps.examine
+    monkeypatch.setattr(PrioritizedSteps, "examine", lambda self, *rest: (asked.append(fit.step), examine(self, *rest)))
     monkeypatch.setattr(focus, "EXAMINED", 40)
-    fit = WorldModelTrainer(SURPRISED, store, total_steps=6)
+    fit = WorldModelTrainer(PRIORITIZED, store, total_steps=6)
     for _ in range(3):
         fit.train_step()
     assert asked == [0, 2]
     state = copy.deepcopy(fit.state_dict())
     whole = [float(fit.train_step()["denoiser/loss"]) for _ in range(3)]
-    fit = WorldModelTrainer(SURPRISED, store, total_steps=6, seed=5)
+    fit = WorldModelTrainer(PRIORITIZED, store, total_steps=6, seed=5)
     fit.load_state_dict(state)
     assert [float(fit.train_step()["denoiser/loss"]) for _ in range(3)] == whole
 
 
 def test_half_of_the_batch_is_drawn_from_the_list(tmp_path) -> None:
     store = worlds.store(tmp_path)
-    fit = WorldModelTrainer(SURPRISED, store, total_steps=6)
+    fit = WorldModelTrainer(PRIORITIZED, store, total_steps=6)
     fit.train_step()
-    assert fit.surprises is not None
-    listed = {tuple(event) for event in fit.surprises(store).tolist()}
+    assert fit.prioritized is not None
+    listed = {tuple(event) for event in fit.prioritized(store).tolist()}
     t = fit.world_model.denoiser.num_steps_conditioning
     batch = fit.denoiser_batches.sample()
     half = len(batch) // 2

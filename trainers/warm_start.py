@@ -1,0 +1,74 @@
+"""Warm starts: a training that begins with the weights of another model."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.networks.denoiser import InnerModelConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.world_model import PREFIXES
+
+_CONV_IN = "denoiser.inner_model.conv_in.weight"
+
+
+def lengthened(weights: Mapping[str, Tensor], config: InnerModelConfig) -> dict[str, Tensor]:
+    """The weights of a world model, with zeros for the past frames that it did not see and that `config` does.
+
+    The new network then begins as the old one, and what the old one learnt need not be learnt anew. `config` needs as
+    many past actions as the old network had (`num_actions_conditioning`), or the weights will not fit.
+    """
+    grown = dict(weights)
+    if (old := grown.get(_CONV_IN)) is not None:
+        images = config.num_steps_conditioning + config.num_extra_images + 1
+        missing = images * config.img_channels * config.patch_size**2 - old.shape[1]
+        if missing > 0:  # the oldest frames come first
+            zeros = torch.zeros(old.shape[0], missing, *old.shape[2:], dtype=old.dtype, device=old.device)
+            grown[_CONV_IN] = torch.cat((zeros, old), dim=1)
+    return grown
+
+
+def begin_with(trainer: WorldModelTrainer, weights: Mapping[str, Tensor]) -> None:
+    """Takes another model's weights, its reward/end model and denoiser, to begin with.
+
+    One that sees fewer past frames will do, if it sees as many past actions.
+
+    Args:
+        trainer: Whose weights are replaced.
+        weights: That model's, by their keys in its file.
+
+    Raises:
+        DiamondGymError: They are those of networks of another kind.
+    """
+    own = {key: value for key, value in weights.items() if not key.startswith(("actor_critic.", "upsampler."))}
+    try:
+        trainer.world_model.load_weights(lengthened(own, trainer.config.denoiser.inner_model))
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise DiamondGymError(f"these weights do not fit the networks of this run ({line})") from None
+    for name, average in trainer.ema.items():
+        average.module.load_state_dict(trainer.world_model.parts[name].state_dict())
+
+
+def begin_with_agent(trainer: ActorCriticTrainer, weights: Mapping[str, Tensor], name: str) -> None:
+    """Takes the agent of another model to begin with.
+
+    Args:
+        trainer: Whose weights are replaced.
+        weights: That model's, by their keys in its file.
+        name: What to call it in an error.
+
+    Raises:
+        BadArgument: It has no agent, or one of another kind.
+    """
+    prefix = PREFIXES["actor_critic"]
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if not own:
+        raise BadArgument(f"{name} has no agent to begin with")
+    try:
+        trainer.agent.load_state_dict(own)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise BadArgument(f"the agent of {name} is not one of this preset and game ({line})") from None
