@@ -234,7 +234,8 @@ def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
 def _with_game(kind: type[Command], words: list[str]) -> list[str]:
     """`dream Breakout` means `dream --game Breakout`, and a word that is no game's name means a model."""
     options = getattr(kind, "__dataclass_fields__", {})
-    if not words or words[0].startswith("-") or "game" not in options:
+    has_words = any("Positional" in str(option.type) for option in options.values())  # of its own, such as a file
+    if not words or words[0].startswith("-") or "game" not in options or has_words:
         return words
     return ["--game" if words[0] in games() or "model" not in options else "--model", *words]
 

@@ -36,6 +36,7 @@ def short_help(kind: type, name: str) -> str:
     docs, hints = _docs(kind), get_type_hints(kind, include_extras=True)
     groups: dict[str, list[str]] = {title: [] for title in _GROUPS}
     usage, nested = [f"usage: diamond-gym {name}"], False
+    has_words = any("Positional" in str(hint) for hint in hints.values())
     for field in fields(kind):
         option, hint = option_name(field.name, hints[field.name]), hints[field.name]
         if is_dataclass(_bare(hint)):
@@ -49,7 +50,7 @@ def short_help(kind: type, name: str) -> str:
             sentence += f" (default: {default})"
         if positional:
             usage.append(option.upper() if default is MISSING else f"[{option.upper()}]")
-        elif field.name == "game":
+        elif field.name == "game" and not has_words:
             usage.append("[GAME]")
         title = next((title for title, names in _GROUPS.items() if field.name in names), _OTHERS)
         groups[title] += _entry(option.upper() if positional else f"--{option} {_value(hint)}".rstrip(), sentence)
