@@ -1,6 +1,6 @@
 """Models of two stages: the golden one, and one whose arithmetic is exact at any batch size."""
 
-from dataclasses import replace
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from diamond_gym.csgo import NUM_INPUTS, SIZES, encode
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
-from diamond_gym.registry.published import published
+from diamond_gym.registry import Card
 from diamond_gym.starts import Starts
 from diamond_gym.two_stage import TwoStageDream, TwoStageSampler
 from diamond_gym.world_model import WorldModel
@@ -35,8 +35,21 @@ def golden_engine(**kwargs) -> WorldModel:
     upsampler = Denoiser(DenoiserConfig(CSGO_UPSAMPLER_INNER, sigma_offset_noise=0.1, upsampling_factor=5))
     for prefix, part in (("denoiser.", dynamics), ("upsampler.", upsampler)):
         load_part(GOLDEN / "csgo" / "csgo.pt", prefix, part)
-    card = replace(published()["CSGO"].card(), spaces={"obs_shape": [*LARGE, 3], "num_actions": NUM_INPUTS})
-    return WorldModel(dynamics, upsampler=upsampler, card=card, starts=engine_starts(**kwargs))
+    return WorldModel(
+        dynamics, upsampler=upsampler, card=engine_card(dynamics, upsampler), starts=engine_starts(**kwargs)
+    )
+
+
+def engine_card(dynamics: Denoiser, upsampler: Denoiser, size: tuple[int, int] = LARGE) -> Card:
+    """A card of the two networks; `size` is that of the large frames."""
+    return Card(
+        name="csgo-diamond",
+        game="CSGO",
+        created="2024-10-31T00:00:00Z",
+        spaces={"obs_shape": [*size, 3], "num_actions": NUM_INPUTS},
+        denoiser=asdict(dynamics.config),
+        upsampler=asdict(upsampler.config),
+    )
 
 
 class StubDynamics(Conditioned, nn.Module):

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from engines import LARGE, StubEngine, engine_starts, golden_engine
+from engines import LARGE, StubEngine, engine_card, engine_starts, golden_engine
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from released import CSGO_FILES, spawns
@@ -21,13 +21,12 @@ import diamond_gym
 from diamond_gym import csgo
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
-from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.registry.published import published
+from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.registry.released import read_released
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.register import register, starts_from_folder
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES
-from diamond_gym.world_model import WorldModel, denoiser_config
+from diamond_gym.world_model import WorldModel
 
 CPU = {"device": "cpu", "precision": "float32"}
 NOTHING = csgo.action()
@@ -222,17 +221,25 @@ def test_pickles_and_copies_dream_on_as_the_original_does(through):
 @torch.no_grad()
 def test_at_full_size_on_random_weights():
     """The authors' 381 million parameters, untrained: 150x280 frames, one by one."""
-    card = published()["CSGO"].card()
-    assert card.upsampler is not None
+    wide = {"cond_channels": 2048, "depths": [2] * 4, "noise_cond": True}  # arXiv 2405.12399, appendix
+    dynamics = InnerModelConfig(**wide, channels=[128, 256, 512, 1024], attn_depths=[0, 0, 1, 1], num_actions=51)
+    upsampler = InnerModelConfig(
+        **wide, num_steps_conditioning=1, channels=[64, 64, 128, 256], attn_depths=[0, 0, 0, 1], num_extra_images=1
+    )
+    edm = {"sigma_data": 0.5, "sigma_offset_noise": 0.1}
     parts = []
-    for table in (card.denoiser, card.upsampler):
+    for config in (
+        DenoiserConfig(dynamics, **edm, noise_previous_obs=True),
+        DenoiserConfig(upsampler, **edm, upsampling_factor=5),
+    ):
         with torch.device("meta"):  # the orthogonal initialisation of networks this wide takes minutes
-            part = Denoiser(denoiser_config(table))
+            part = Denoiser(config)
         part = part.to_empty(device="cpu")
         for parameter in (*part.parameters(), *part.buffers()):
             parameter.normal_(std=0.02)
         parts.append(part.eval())
     starts = engine_starts(2, (30, 56), (150, 280))
+    card = engine_card(*parts, (150, 280))
     model = WorldModel(parts[0], upsampler=parts[1], card=card, starts=starts)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(381e6, rel=0.01)
     env = DreamEnv(model=model, replay=True, quality="fast")

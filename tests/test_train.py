@@ -66,7 +66,7 @@ def test_from_nothing_to_an_agent_and_its_dream(home, tmp_path, capsys, monkeypa
     words = ("--run", str(run), "--name", "caught", "--videos-every", "3", "--wandb")
     assert train(*words) == 0
     err = capsys.readouterr().err
-    assert "epoch 0 of 3" in err and "reward P/R" in err and "registered caught" in err
+    assert "epoch 0 of 3" in err and "score" in err and "registered caught" in err
     assert "whole games of the end" in err
     metrics = {key: value for line in lines(run) for key, value in line.items()}
     for key in ("denoiser/loss", "agent/policy_entropy", "test/score", "test/reward_precision", "test/end_recall",

@@ -231,7 +231,7 @@ class World:
             starts = chance.uniform(len(obs)) < recipe.start_focus
             sigma = torch.where(starts, 5.0, sigma)
             noisy = torch.where(starts[:, None, None, None], chance.normal(*target.shape), noisy)
-            cs = denoiser.conditioners(sigma)
+            cs = denoiser.precondition(sigma)
             with self._autocast():
                 output = denoiser.model_output(noisy, cs, past, act[:, i : i + t], sigma_cond)
             base = denoiser.base(noisy, cs, past)
@@ -269,7 +269,7 @@ class World:
         sigma = torch.full((len(window),), 5.0, device=self.device)
         sigma_cond = torch.full_like(sigma, 5e-3) if self.recipe.past_noise == "told" else None
         with self._autocast():
-            return denoiser.denoise(noise, sigma, window, act, sigma_cond).float()
+            return denoiser.condition(window, act, sigma_cond)(noise, sigma).float()
 
     # Reward and end
 

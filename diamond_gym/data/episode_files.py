@@ -208,7 +208,19 @@ def read_piece(path: Path, about: About) -> Piece:
             raise ValueError(f"its {name} is {dtype}")
     if "obs" not in arrays:
         raise ValueError("it holds no frames")
+    _check_ends(piece)
     return piece
+
+
+def _check_ends(piece: Piece) -> None:
+    """Refuses a file whose arrays do not end where its header says: places in a damaged header may be wrong."""
+    ended = np.zeros(piece.num_steps, np.uint8)
+    with open(piece.path, "rb") as file:
+        for name in {"end", "trunc"} & set(piece.arrays):
+            file.seek(piece.arrays[name][2])
+            ended |= np.frombuffer(file.read(piece.num_steps), np.uint8)
+    if ended.max() > 1 or ended[:-1].any() or bool(ended[-1]) != piece.over:
+        raise ValueError("its ends are not where its header says")
 
 
 def _place(entry: Mapping[str, Any], data: int, size: int) -> tuple[str, tuple[int, ...], int]:
