@@ -281,7 +281,7 @@ def _other_home(error: OSError) -> str:
 
 
 def _library_error(error: Exception) -> str | None:
-    """One line for what a library says about the user's wishes or means; None for what it says about us."""
+    """One line for what a library says about what the user asked for or has; None for what it says about us."""
     import gymnasium
 
     if isinstance(error, gymnasium.error.Error):

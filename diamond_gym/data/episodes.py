@@ -172,9 +172,9 @@ class EpisodeStore:
         self.write([(number, more)])
 
     def write(self, pieces: Sequence[tuple[int | None, Episode]]) -> list[int]:
-        """Adds new episodes (None) and continues unfinished ones (their number), all of them or none.
+        """Adds new episodes (None) and continues unfinished ones (their number).
 
-        A killed process leaves the first of them.
+        An error, such as a full disk, leaves none of them; a killed process may leave the first ones, each whole.
 
         Returns:
             The episodes' numbers.
