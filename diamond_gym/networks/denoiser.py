@@ -232,7 +232,6 @@ class Denoiser(nn.Module):
         noise: TrainingNoise,
         low_res: Tensor | None = None,
         pixel_weight: Callable[[Tensor], Tensor] | None = None,
-        num_targets: Tensor | None = None,
     ) -> Tensor:
         """Denoising loss of a segment, each later window seeing the model's own (gradient-free) predictions.
 
@@ -243,8 +242,6 @@ class Denoiser(nn.Module):
             noise: Source of noise levels and of noise.
             low_res: For an upsampler, enlarged low-resolution frames aligned with obs, (B, T + 1 + k, C, H, W).
             pixel_weight: Weights (B, 1, H, W) of the squared error as a function of the window (B, T, C, H, W).
-            num_targets: Of how many real targets each prediction's mean is, (1 + k,), where these rows are a share of
-                a larger batch; default: the real ones here.
 
         Returns:
             The mean over predictions of the mean squared error between F and its target.
@@ -275,8 +272,7 @@ class Denoiser(nn.Module):
             if pixel_weight is not None:
                 error = error * pixel_weight(window)
             rows = mask_padding[:, i + t].to(error.dtype)
-            count = rows.sum() if num_targets is None else num_targets[i]
-            losses.append((error.mean(dim=(1, 2, 3)) * rows).sum() / count.clamp(min=1))
+            losses.append((error.mean(dim=(1, 2, 3)) * rows).sum() / rows.sum().clamp(min=1))
             frames[i + t] = quantise((base + cs.c_out * output).detach(), nearest=self.config.residual)
         return torch.stack(losses).mean()
 
