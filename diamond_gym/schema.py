@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diamond_gym.errors import BadArgument, BadConfig
+from diamond_gym.errors import BadConfig
 
 LARGEST, LARGEST_IMAGE, MOST_ACTIONS, MOST_LEVELS, DEEPEST = 1 << 13, 1 << 12, 1 << 12, 12, 64
 _DEEPEST_TABLE, _MOST_VALUES, _INT64 = 16, 100_000, 1 << 63
@@ -170,22 +170,6 @@ def check_config(config: Any, fields: Fields) -> None:
     """
     own = {key: wanted for key, wanted in fields.items() if not isinstance(wanted, Mapping)}
     check_table({key: getattr(config, key) for key in own}, own)
-
-
-def check_at_least(options: Any, **least: float) -> None:
-    """Refuses options below their least values, as in `check_at_least(self, steps=1, seed=0)`; None is left out.
-
-    Args:
-        options: What has them as attributes.
-        least: By attribute, the least value.
-
-    Raises:
-        BadArgument: The first of them, by the name it has on the command line.
-    """
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and not value >= bound:
-            raise BadArgument(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
 
 
 def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:

@@ -6,68 +6,45 @@ and the options that it sets, which are then the defaults of the user's.
 """
 
 import codecs
-import contextlib
 import errno
 import importlib
-import importlib.util
 import io
 import os
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import is_disk_full
 from diamond_gym.registry.games import did_you_mean, games
 from diamond_gym.registry.models import home_folder
 
-
-class Command(Protocol):
-    """What every command's class has."""
-
-    def run(self) -> int:
-        """Does it, and returns the exit code."""
-        ...
-
-
-# name: (module and class, what the overview says). A command whose module is not there is not offered.
+# name: (module in this package and class, what the overview says)
 _COMMANDS = {
-    "list": ("diamond_gym.cli.models:ListModels", "the world models at hand, and the games"),
-    "info": ("diamond_gym.cli.models:Info", "all that is known of one model"),
-    "collect": ("diamond_gym.cli.collect:Collect", "real experience, played and stored"),
-    "data": ("diamond_gym.cli.data:Data", "folders of experience of earlier versions, converted"),
-    "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
-    "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
-    "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
-    "train": ("diamond_gym.cli.train:Train", "a world model and an agent together: DIAMOND's whole loop"),
-    "train-agent": ("diamond_gym.cli.train_agent:TrainAgent", "an agent that learns in dreams"),
-    "evaluate": ("diamond_gym.cli.evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
-    "import-diamond": ("diamond_gym.cli.hub:ImportDiamond", "a checkpoint in the authors' format"),
-    "benchmark": ("diamond_gym.cli.benchmark:Benchmark", "how fast all that is, on this machine"),
-    "pull": ("diamond_gym.cli.hub:Pull", "a model from the Hugging Face hub"),
-    "push": ("diamond_gym.cli.hub:Push", "a model to the Hugging Face hub"),
-    "export": ("diamond_gym.cli.models:Export", "a model's files, in a folder of yours"),
-    "verify": ("diamond_gym.cli.models:Verify", "whether models are what their cards say"),
-    "remove": ("diamond_gym.cli.models:Remove", "a model of yours, gone"),
+    "list": ("models:ListModels", "the world models at hand, and the games"),
+    "info": ("models:Info", "all that is known of one model"),
+    "collect": ("collect:Collect", "real experience, played and stored"),
+    "data": ("data:Data", "folders of experience of earlier versions, converted"),
+    "train-wm": ("train_wm:TrainWm", "a world model, from a game's name alone"),
+    "dream": ("dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
+    "evaluate-wm": ("evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
+    "train": ("train:Train", "a world model and an agent together: DIAMOND's whole loop"),
+    "train-agent": ("train_agent:TrainAgent", "an agent that learns in dreams"),
+    "evaluate": ("evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
+    "import-diamond": ("hub:ImportDiamond", "a checkpoint in the authors' format"),
+    "benchmark": ("benchmark:Benchmark", "how fast all that is, on this machine"),
+    "pull": ("hub:Pull", "a model from the Hugging Face hub"),
+    "push": ("hub:Push", "a model to the Hugging Face hub"),
+    "export": ("models:Export", "a model's files, in a folder of yours"),
+    "verify": ("models:Verify", "whether models are what their cards say"),
+    "remove": ("models:Remove", "a model of yours, gone"),
 }
-
-# Those that have networks compute.
-_COMPUTING = frozenset(
-    ("collect", "train-wm", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond", "benchmark")
-)
-_PLAIN = {
-    "×": "x",
-    "λ": "lambda",
-    "σ": "sigma",
-    "τ": "tau",
-    "─": "-",
-    "│": "|",
-    "…": "...",
-    **dict.fromkeys("╭╮╰╯", "+"),
-}
+# Those without networks that compute.
+_LIGHT = ("list", "info", "data", "pull", "push", "export", "verify", "remove")
 
 # What to install for a module that only an extra brings.
 _EXTRAS = {
@@ -84,11 +61,13 @@ _EXTRAS = {
     "wandb": "wandb",
 }
 
+# What stands for a character that a terminal's encoding lacks.
+_PLAIN = {**dict(zip("×στ─│╭╮╰╯", "xst-|++++", strict=True)), "λ": "lambda", "…": "..."}
+
 
 def commands() -> dict[str, str]:
-    """The commands that can be called, by name, with the target `module:Class` of each."""
-    targets = {name: target for name, (target, _) in _COMMANDS.items()}
-    return {name: target for name, target in targets.items() if importlib.util.find_spec(target.split(":")[0])}
+    """The commands by name, with the target `module:Class` of each."""
+    return {name: f"diamond_gym.cli.{target}" for name, (target, _) in _COMMANDS.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,60 +79,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    _print_anything()
-    try:
-        code = _guarded(words)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `diamond-gym list | head` ends quietly. Python flushes once more at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    return code
-
-
-def _print_anything() -> None:
-    """Lets every character be printed: what a terminal's encoding does not have comes in letters that it has."""
-
-    def in_plain_letters(error: UnicodeError) -> tuple[str, int]:
-        assert isinstance(error, UnicodeEncodeError)
-        lacking = error.object[error.start : error.end]
-        return "".join(_PLAIN.get(c) or _without_accents(c) or "?" for c in lacking), error.end
-
-    codecs.register_error("diamond_gym.plain", in_plain_letters)
+    codecs.register_error("diamond_gym.plain", _in_plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="diamond_gym.plain")
-
-
-def _without_accents(character: str) -> str:
-    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-
-
-def _guarded(words: list[str]) -> int:
-    """Runs a command; what the user can put right is one line, our own mistakes keep a traceback."""
     try:
-        return _main(words)
-    except BadArgument as error:
-        return _fail(error, 2)
-    except DiamondGymError as error:
-        return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except SystemExit as stop:  # the parser's, which has printed the help or what is wrong
+        return int(stop.code or 0)
     except BrokenPipeError:
-        raise
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        return _fail(f"this needs {error.name}; install it with: pip install 'diamond-gym[{extra}]'", 1)
-    except OSError as error:
-        return _fail(_os_error(error), 1)
-    except Exception as error:
-        line = _library_error(error)
-        if line is None:
-            raise
-        return _fail(line, 1)
+        # `diamond-gym list | head` ends quietly. Python flushes once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:
+        line, code = _line(error)
+        red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        print(f"\033[31m{line}\033[0m" if red else line, file=sys.stderr)
+    return code
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Puts letters that an encoding has in place of characters that it lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    bare = (unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() for c in lacking)
+    return "".join(_PLAIN.get(c) or letter or "?" for c, letter in zip(lacking, bare, strict=True)), error.end
 
 
 def _main(words: list[str]) -> int:
@@ -173,19 +124,19 @@ def _main(words: list[str]) -> int:
             f"unknown {what} '{name}'{did_you_mean(name, targets)} (diamond-gym --help lists the commands)"
         )
     module, _, class_name = targets[name].partition(":")
-    kind = getattr(importlib.import_module(module), class_name)
-    command = _parse(kind, name, rest)
-    chosen = getattr(command, "threads", None) or getattr(command, "processor", False)  # the user has said how many
-    if name not in _COMPUTING or chosen or isinstance(command, _Done):
-        return command.run()
-    from diamond_gym.device import free_cores_only
+    command = _parse(getattr(importlib.import_module(module), class_name), name, rest)
+    if name in _LIGHT or getattr(command, "threads", None):  # of these the user has said how many
+        cores: Any = nullcontext()
+    else:
+        from diamond_gym.device import free_cores_only
 
-    with free_cores_only():
-        return command.run()
+        cores = free_cores_only()
+    with cores:
+        return int(command.run())
 
 
-def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
-    """Reads a command's options; tyro itself says what is wrong with one.
+def _parse(kind: type[Any], name: str, words: list[str]) -> Any:
+    """Reads a command's options; tyro itself says what is wrong with one, and exits.
 
     Raises:
         BadArgument: The command refuses what it was given.
@@ -194,98 +145,76 @@ def _parse(kind: type[Command], name: str, words: list[str]) -> Command:
         from diamond_gym.cli.help import short_help
 
         print(short_help(kind, name))
-        return _Done(0)
+        raise SystemExit(0)
     import tyro
 
     from diamond_gym.cli.numbers import check_largest, strict_numbers
 
-    presets = getattr(kind, "defaults", None)
-    preset, flags = presets(words) if presets is not None and "--help-all" not in words else ("", [])
-    words = ["--help"] if "--help-all" in words else _with_game(kind, words)
+    presets, help_all = getattr(kind, "defaults", None), "--help-all" in words
+    preset, flags = presets(words) if presets is not None and not help_all else ("", [])
+    words = ["--help"] if help_all else _with_game(kind, words)
     # A switch that a preset turns on can be turned off again; elsewhere there is `--json` without `--no-json`.
     config = () if presets is not None else (tyro.conf.FlagCreatePairsOff,)
-    message = io.StringIO()
-    default: Any = None
-    command: Any
     try:
-        with contextlib.redirect_stderr(message), strict_numbers():
-            if flags:
-                default = tyro.cli(kind, prog=f"diamond-gym {name}: preset {preset}", args=flags)
-            command = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, default=default, config=config)
+        with strict_numbers():
+            below: Any = tyro.cli(kind, prog=f"diamond-gym {name}: preset {preset}", args=flags) if flags else None
+            command: Any = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, default=below, config=config)
         if preset:
             command = replace(command, preset=preset)
         check_largest(command)
         if hasattr(command, "check"):
             command.check()
-        checked: Command = command
-        return checked
-    except SystemExit as stop:
-        cause = stop.__context__
-        while cause is not None and not isinstance(cause, DiamondGymError):
-            cause = cause.__context__
-        if cause is not None:  # of a nested dataclass's own checks, which tyro puts in a box
-            raise BadArgument(str(cause)) from None
-        sys.stderr.write(message.getvalue())
-        return _Done(int(stop.code or 0))
     except DiamondGymError as error:  # from the command's own checks
         raise BadArgument(str(error)) from None
+    return command
 
 
-def _with_game(kind: type[Command], words: list[str]) -> list[str]:
+def _with_game(kind: type[Any], words: list[str]) -> list[str]:
     """`dream Breakout` means `dream --game Breakout`, and a word that is no game's name means a model."""
-    options = getattr(kind, "__dataclass_fields__", {})
+    options = kind.__dataclass_fields__
     has_words = any("Positional" in str(option.type) for option in options.values())  # of its own, such as a file
     if not words or words[0].startswith("-") or "game" not in options or has_words:
         return words
     return ["--game" if words[0] in games() or "model" not in options else "--model", *words]
 
 
-@dataclass(frozen=True)
-class _Done:
-    """Nothing is left to do: help was printed, or what is wrong with the options."""
-
-    code: int
-
-    def run(self) -> int:
-        return self.code
-
-
 def _overview() -> str:
     lines = ["usage: diamond-gym COMMAND [OPTIONS]", "", "Dreams as Gymnasium environments.", ""]
-    lines += [f"  {name:<14} {_COMMANDS[name][1]}" for name in commands()]
-    lines += ["", "diamond-gym COMMAND --help lists a command's options."]
-    return "\n".join(lines)
+    lines += [f"  {name:<14} {what}" for name, (_, what) in _COMMANDS.items()]
+    return "\n".join([*lines, "", "diamond-gym COMMAND --help lists a command's options."])
 
 
-def _fail(error: object, code: int) -> int:
-    """Prints one line to the standard error, red on a terminal, and returns the exit code."""
-    line = " ".join(str(error).split())
-    red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\033[31m{line}\033[0m" if red else line, file=sys.stderr)
-    return code
+def _line(error: BaseException) -> tuple[str, int]:
+    """One line for what the user can put right, and the exit code; our own mistakes are raised, with a traceback."""
+    import gymnasium
+
+    message = " ".join(str(error).split())
+    lacking = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    if isinstance(error, DiamondGymError):
+        return message, 2 if isinstance(error, BadArgument) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if extra := _EXTRAS.get(lacking.partition(".")[0]):
+        return f"this needs {lacking}; install it with: pip install 'diamond-gym[{extra}]'", 1
+    if isinstance(error, OSError):
+        return _os_error(error), 1
+    if isinstance(error, gymnasium.error.Error):
+        return message, 1
+    if type(error).__name__ == "OutOfMemoryError":
+        return "not enough memory on the device; try fewer environments or a smaller batch", 1
+    raise error
 
 
 def _os_error(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
     if is_disk_full(error, Path(error.filename or ".").parent):
         return f"the disk is full: could not write{where}; free some space and try again"
-    return f"{error.strerror or error}:{where}{_other_home(error)}" if where else str(error.strerror or error)
-
-
-def _other_home(error: OSError) -> str:
-    """What helps where the user's own folder cannot be written, as in containers whose home is `/`."""
-    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or "DIAMOND_GYM_HOME" in os.environ:
-        return ""
-    path, home = Path(os.fsdecode(error.filename)), home_folder()
-    return "; DIAMOND_GYM_HOME names another folder" if path in (home, *home.parents) or home in path.parents else ""
-
-
-def _library_error(error: Exception) -> str | None:
-    """One line for what a library says about what the user asked for or has; None for what it says about us."""
-    import gymnasium
-
-    if isinstance(error, gymnasium.error.Error):
-        return str(error)
-    if type(error).__name__ == "OutOfMemoryError":
-        return "not enough memory on the device; try fewer environments or a smaller batch"
-    return None
+    message = " ".join((error.strerror or str(error)).split())
+    if not where:
+        return message
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and "DIAMOND_GYM_HOME" not in os.environ:
+        # as in containers where the user's home is "/"
+        path, home = Path(os.fsdecode(error.filename)), home_folder()
+        if path in (home, *home.parents) or home in path.parents:
+            where += "; DIAMOND_GYM_HOME names another folder"
+    return f"{message}:{where}"

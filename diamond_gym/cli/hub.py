@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from diamond_gym.cli.numbers import check_least
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve, verify
@@ -17,7 +18,6 @@ from diamond_gym.registry.card import check_name
 from diamond_gym.registry.games import did_you_mean
 from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import CSGO, REVISION, Published, published
-from diamond_gym.schema import check_at_least
 
 if TYPE_CHECKING:
     from diamond_gym.registry import Entry
@@ -59,7 +59,7 @@ class ImportDiamond:
             check_name(self.game, "game")
         if self.name is not None:
             check_name(self.name)
-        check_at_least(self, start_steps=100, seed=0)
+        check_least(self, start_steps=100, seed=0)
 
     def run(self) -> int:
         """Reads, checks, finds start states and registers."""
@@ -122,7 +122,7 @@ class Pull:
     def __post_init__(self) -> None:
         if (self.name is None) != self.all:
             raise BadArgument("which? Name a game, csgo or hf:user/repo, or say --all (diamond-gym list tells more)")
-        check_at_least(self, start_steps=100)
+        check_least(self, start_steps=100)
         if self.name is not None and "/" not in self.name:
             find(self.name)
 

@@ -1,9 +1,11 @@
 """Numbers on the command line: one parser for all of them, and the most that each may be."""
 
 import math
+import operator
 import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -23,7 +25,7 @@ _MOST = {
     "horizon": 100_000,
     "max_episode_steps": 1_000_000_000,
     "n_envs": 4_096,
-    "noop_max": 10_000,
+    "noop_max": 108_000,  # frames, as in `envs.atari_game`: half an hour of play
     "num_autoregressive_steps": 1_000,
     "num_envs": 4_096,
     "num_starts": 1_000_000,
@@ -78,84 +80,57 @@ def strict_numbers() -> ConstructorRegistry:
         spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
         if not isinstance(spec, PrimitiveConstructorSpec) or spec.nargs != 1:
             return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=spec.metavar,
-            instance_from_str=spec.instance_from_str,
+        return replace(
+            spec,
             is_instance=lambda value: value is None or spec.is_instance(value),
             str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
-            choices=spec.choices,
         )
 
     return registry
 
 
 def check_least(command: Any, **least: int) -> None:
-    """Refuses numbers that are smaller than an option's may be; options that were left out are not checked.
+    """Refuses options that are smaller than they may be, as in `check_least(self, steps=1, seed=0)`.
 
     Args:
-        command: The command.
+        command: The command; of a list every number is checked, and what was left out is not.
         **least: The smallest value of each option, by its attribute.
 
     Raises:
-        BadArgument: The first that is smaller.
+        BadArgument: The first that is smaller; so do the other checks here.
     """
     for name, smallest in least.items():
-        given = getattr(command, name)
-        for value in given if isinstance(given, tuple | list) else () if given is None else (given,):
-            if not value >= smallest:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least {smallest}, not {value}")
+        _check(command, name, partial(operator.le, smallest), f"at least {smallest}")
 
 
 def check_positive(command: Any, *names: str) -> None:
-    """Refuses numbers that are not above zero.
-
-    Raises:
-        BadArgument: The first of them.
-    """
+    """Refuses options that are not above zero."""
     for name in names:
-        value = getattr(command, name)
-        if value is not None and not value > 0:
-            raise BadArgument(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        _check(command, name, lambda value: value > 0, "more than 0")
 
 
 def check_steps_of_dreams(command: Any) -> None:
-    """Refuses a horizon of dreams that is neither at least 1 nor -1, which dreams on.
-
-    Raises:
-        BadArgument: It is none of these.
-    """
-    if command.max_episode_steps < 1 and command.max_episode_steps != -1:
-        raise BadArgument(f"--max-episode-steps must be at least 1, or -1, not {command.max_episode_steps}")
-
-
-def missing(what: str) -> NoReturn:
-    """Refuses a command line that leaves out what it is about.
-
-    Raises:
-        BadArgument: Always.
-    """
-    raise BadArgument(f"say {what}")
+    """Refuses a horizon of dreams that is neither at least 1 nor -1, which dreams on."""
+    _check(command, "max_episode_steps", lambda value: value >= 1 or value == -1, "at least 1, or -1")
 
 
 def check_largest(command: Any) -> None:
-    """Refuses numbers that are larger than an option's could ever be, in a command and in all that it is made of.
-
-    Raises:
-        BadArgument: The first of them.
-    """
-    for name, value in _numbers(command):
-        most = _MOST.get(name, _MOST_ELSEWHERE)
-        if value > most and not (math.isinf(value) and name in _ENDLESS):
-            raise BadArgument(f"--{name.replace('_', '-')} must be at most {most:,}, not {value:,}")
+    """Refuses numbers that are larger than an option's could ever be, in a command and in all that it is made of."""
+    for field in fields(command):
+        if is_dataclass(value := getattr(command, field.name)):
+            check_largest(value)
+        else:
+            most = math.inf if field.name in _ENDLESS else _MOST.get(field.name, _MOST_ELSEWHERE)
+            _check(command, field.name, partial(operator.ge, most), f"at most {most:,}")
 
 
-def _numbers(owner: Any) -> Iterator[tuple[str, float]]:
-    for field in fields(owner):
-        value = getattr(owner, field.name)
-        if is_dataclass(value):
-            yield from _numbers(value)
-            continue
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, int | float):
-                yield field.name, number
+def missing(what: str) -> NoReturn:
+    """Refuses a command line that leaves out what it is about."""
+    raise BadArgument(f"say {what}")
+
+
+def _check(command: Any, name: str, accepts: Callable[[float], bool], wanted: str) -> None:
+    given = getattr(command, name)
+    for value in given if isinstance(given, list | tuple) else (given,):
+        if isinstance(value, int | float) and not accepts(value):
+            raise BadArgument(f"--{name.replace('_', '-')} must be {wanted}, not {value:,}")
