@@ -19,15 +19,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Lends a temporary path beside `path`; when the block ends well, its file takes the place of `path`.
 
-    For libraries that want a path and write the file themselves. The temporary name keeps the suffix, from
-    which some of them pick the format. When the block fails, the temporary file is removed and `path` is
-    as it was.
-
-    Args:
-        path: The file to write or to replace. Its folder is made if there is none.
-
-    Yields:
-        A path in the same folder (so that the final rename stays within one file system).
+    For libraries that write the file themselves; the suffix stays, from which some pick the format. The folder is made
+    if there is none. When the block fails, the temporary file is removed and `path` is as it was.
 
     Raises:
         DiskFull: There is no room left.
@@ -48,21 +41,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens a file for writing that replaces `path` only once it is complete and on the disk.
-
-    Args:
-        path: The file to write or to replace.
-        mode: `"wb"` for bytes, `"w"` for text (UTF-8, with the line ends as written).
-
-    Yields:
-        The open file.
+def atomic_write(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
+    """Opens a file, for bytes or UTF-8 text, that replaces `path` once it is complete and on the disk.
 
     Raises:
         DiskFull: There is no room left; the old file, if there was one, is intact.
     """
-    if mode not in ("w", "wb"):
-        raise ValueError(f"atomic_write opens in mode 'w' or 'wb', not {mode!r}")
     text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
     with atomic_path(path) as temporary, open(temporary, mode, **text) as file:  # type: ignore[call-overload]
         yield file
@@ -70,16 +54,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 @contextmanager
 def temporary_folder(parent: Path, prefix: str = "diamond-gym") -> Iterator[Path]:
-    """Lends a new, hidden folder in `parent`, deleted after the block; first deletes those of killed processes.
+    """Lends a new, hidden folder in `parent`, deleted after the block unless it was renamed.
 
-    A lock beside the folder says that its process lives: the system lets go of a killed process' lock.
-
-    Args:
-        parent: Where to make it; made itself if there is none.
-        prefix: What such folders are for; only those of the same prefix are looked at.
-
-    Yields:
-        The folder, empty. It may be renamed within the block.
+    Those of the same prefix that killed processes left are deleted first: a lock beside each folder says that its
+    process lives, and the system lets go of a killed process' lock.
     """
     from filelock import FileLock, Timeout
 
@@ -101,12 +79,9 @@ def temporary_folder(parent: Path, prefix: str = "diamond-gym") -> Iterator[Path
 
 @contextmanager
 def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns a full disk, in whatever words a library reports it, into one clear line.
+    """Turns a full disk, in whatever words a library reports it, into one line that names `path`.
 
     Of blocks within blocks the outermost names what could not be written: the model, not one of its files.
-
-    Args:
-        path: What is being written, for the message.
 
     Raises:
         DiskFull: The disk filled up within the block.
@@ -122,20 +97,15 @@ def disk_space_for(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
-    """Whether `error`, raised while writing in `folder`, means that there is no room left.
-
-    NumPy, safetensors and torch report a short write each in their own words, some without an error number,
-    so the words and the space that is left are asked too.
-    """
-    if isinstance(error, DiskFull):
-        return True
+    """Whether `error`, raised while writing in `folder`, means that there is no room left."""
+    message = str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
-    if "no space left" in str(error).lower() or "os error 28" in str(error):
+    if isinstance(error, DiskFull) or "no space left" in message.lower() or "os error 28" in message:
         return True
-    torchs_words = ("PytorchStreamWriter", "inline_container")
-    short_write = isinstance(error, OSError) or any(words in str(error) for words in torchs_words)
+    # NumPy and torch report a short write without an error number, for which there may be other reasons.
     with suppress(OSError):
+        short_write = isinstance(error, OSError) or "PytorchStreamWriter" in message or "inline_container" in message
         return short_write and shutil.disk_usage(folder).free < 1 << 20
     return False
 

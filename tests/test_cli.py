@@ -189,6 +189,7 @@ def test_a_commands_own_check_is_a_wrong_argument() -> None:
         (["list", "--jsn"], ["--jsn", "--json"]),
         (["info"], ["A model's name"]),
         (["dream", "Pong", "--steps", "many"], ["--steps", "a whole number is wanted, not 'many'"]),
+        (["dream", "Pong", "--quality", "best"], ["--quality", "fast", "fine", "best"]),
         (["train-wm", "Pong", "--preset", "x.toml"], ["--stpes", "preset x.toml"]),
     ],
 )

@@ -16,6 +16,7 @@ from released import episodes, tiny_release
 from stubs import save_tiny_model
 
 from diamond_gym import cli
+from diamond_gym.frames import tile
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.world_model import WorldModel
@@ -165,7 +166,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def played(self: Any, envs: Any, player: Any) -> Any:
         obs, _ = envs.reset(seed=self.seed)
-        return [self._sheet(obs)] * 2, [1.0], 0, 1.0
+        return [tile(obs, scale=self.scale)] * 2, [1.0], 0, 1.0
 
     store = episodes(tmp_path / "store", num_actions=6, size=64)
     no_games = types.SimpleNamespace(close=lambda: None)

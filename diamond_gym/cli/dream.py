@@ -3,10 +3,10 @@
 import errno
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,12 @@ import numpy.typing as npt
 from diamond_gym.cli.numbers import check_least, check_steps_of_dreams, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.files import atomic_path, is_disk_full
+from diamond_gym.files import atomic_write, disk_space_for, is_disk_full
 from diamond_gym.frames import tile
 from diamond_gym.registry import resolve
 from diamond_gym.registry.loading import Precision
-from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
-    from diamond_gym.envs.checks import Quality
     from diamond_gym.envs.vector_env import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
@@ -48,13 +46,13 @@ class DreamCommand:
     """Seeds starts, dreams and actions."""
     out: Path | None = None
     """The video to write: .mp4 or .gif; none if not given."""
-    quality: str | None = None
+    quality: Literal["fast", "paper", "fine", "quality"] | None = None
     """fast, paper or fine, of CSGO fast or quality (default: what the model's card says)."""
     max_episode_steps: int = 50
     """Steps after which a dream begins anew; -1 dreams on."""
     repeat: int = 4
     """For how many steps a random action is kept, on average."""
-    starts: str = "any"
+    starts: Literal["any", "first"] | int = "any"
     """Where dreams begin: any stored start, first (beginnings of games), or a number."""
     fps: int = 15
     """Frames per second of the video (the game itself shows 15 of these a second)."""
@@ -70,21 +68,12 @@ class DreamCommand:
     def __post_init__(self) -> None:
         if self.game is None and self.model is None:
             missing("what to dream: diamond-gym dream Breakout, or the name of a model")
-        check_least(self, steps=1, num_envs=1, repeat=1, fps=1, scale=1, seed=0)
+        check_least(self, steps=1, num_envs=1, repeat=1, fps=1, scale=1, seed=0, starts=0)
         check_steps_of_dreams(self)
-        if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
-            raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of CSGO) quality, not {self.quality}")
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
-        if not self._start.isdigit() and self.starts not in ("any", "first"):
-            raise BadArgument(f"--starts must be any, first or a number, not {self.starts}")
         if self.agent is not None and self.agent != OWN and not self.agent.endswith(".zip"):
             raise BadArgument(f"--agent must be {OWN} or an agent's .zip, not {self.agent}")
-
-    @property
-    def _start(self) -> str:
-        """The number in --starts; empty if there is none, or none that a start could have."""
-        return self.starts if self.starts.isascii() and self.starts.isdigit() and len(self.starts) < 10 else ""
 
     def run(self) -> int:
         """Dreams, writes and reports."""
@@ -99,9 +88,9 @@ class DreamCommand:
             device=self.device,
             precision=self.precision,
             compile=self.compile,
-            quality=cast("Quality | None", self.quality),  # checked above
+            quality=self.quality,
             max_episode_steps=self.max_episode_steps,
-            starts=int(self._start) if self._start.isdigit() else self.starts,
+            starts=self.starts,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         with self._player(envs) as player:
@@ -109,9 +98,8 @@ class DreamCommand:
         envs.close()
         dreamed = self.steps * self.num_envs
         print(f"{dreamed:,} frames in {seconds:.1f} s: {dreamed / seconds:.1f} frames/s at batch {self.num_envs}")
-        finished = f"{len(returns)} episodes ended or were cut, {ends} of them ended by the model"
         mean = f", mean return {np.mean(returns):.2f}" if returns else ""
-        print(finished + mean)
+        print(f"{len(returns)} episodes ended or were cut, {ends} of them ended by the model{mean}")
         if self.out is not None:
             write_video(self.out, frames, self.fps)
             print(f"wrote {self.out}")
@@ -148,7 +136,7 @@ class DreamCommand:
         obs, _ = envs.reset(seed=self.seed)
         first = np.ones(self.num_envs, np.bool_)
         score, returns, ends = np.zeros(self.num_envs), list[float](), 0
-        frames = [self._sheet(obs)] if self.out else []
+        frames = [tile(obs, scale=self.scale, gap=2)] if self.out else []
         began = time.perf_counter()
         with counting("dreaming", self.steps * self.num_envs, "frames") as advance:
             for step in range(self.steps):
@@ -159,13 +147,9 @@ class DreamCommand:
                 ends += int(terminated.sum())
                 score[first] = 0
                 if self.out:
-                    frames.append(self._sheet(obs))
+                    frames.append(tile(obs, scale=self.scale, gap=2))
                 advance((step + 1) * self.num_envs)
         return frames, returns, ends, time.perf_counter() - began
-
-    def _sheet(self, obs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """All rows of a batch (N, H, W, C) side by side on one picture, as square as they fit."""
-        return tile(obs, scale=self.scale, gap=2)
 
 
 def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> None:
@@ -175,32 +159,22 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
         DiamondGymError: The video library could not write it.
     """
     import imageio.v3 as iio
-    from imageio_ffmpeg import count_frames_and_secs
 
-    with atomic_path(path) as temporary:
+    with disk_space_for(path):
         try:
-            temporary.touch()  # what forbids it says so more clearly than ffmpeg
             if path.suffix == ".gif":
-                # in memory first: a writer of files that fails says so once more, in a traceback, when it is deleted
                 content = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
-                temporary.write_bytes(content)
             else:
                 # H.264 wants even sizes in this pixel format, which every player shows
                 h, w = (size - size % 2 for size in frames[0].shape[:2])
-                even = [frame[:h, :w] for frame in frames]
-                iio.imwrite(
-                    temporary, even, extension=".mp4", fps=fps, codec="libx264", macro_block_size=2,
-                    ffmpeg_log_level="quiet",
-                )  # fmt: skip
-                written = 0
-                with suppress(RuntimeError):  # there is no end to it
-                    written, _ = count_frames_and_secs(str(temporary))
-                if written < len(frames):  # a full disk, of which ffmpeg says nothing
-                    raise OSError("it was cut short")
+                settings = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
+                content = iio.imwrite("<bytes>", [frame[:h, :w] for frame in frames], extension=".mp4", **settings)
+                if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
+                    raise OSError(_SPACE)
         except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
-            if is_disk_full(error, temporary.parent) or _SPACE in str(error):
-                raise OSError(errno.ENOSPC, _SPACE, str(path)) from error  # atomic_path says what helps
-            message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise DiamondGymError(
-                f"could not write {path} ({' '.join(message.split('FFMPEG')[0].split())[:200]})"
-            ) from error
+            if is_disk_full(error, path.parent) or _SPACE in str(error):
+                raise OSError(errno.ENOSPC, _SPACE, str(path)) from error
+            message = " ".join((getattr(error, "strerror", None) or str(error)).split("FFMPEG")[0].split())
+            raise DiamondGymError(f"could not write {path} ({message[:200] or type(error).__name__})") from error
+        with atomic_write(path) as file:
+            file.write(content)

@@ -5,13 +5,13 @@ All of it fits into 80 columns.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.diamond import DiamondConfig
@@ -25,40 +25,16 @@ RATE_WINDOW = 20
 _SHOWN = {"agent/return", "agent/lambda_return", "agent/policy_entropy", "agent/reward_per_step"}
 
 
-class Advance(Protocol):
-    """Takes how far something has come: in all, or by how much more."""
-
-    def __call__(self, done: int, more: bool = False) -> None:
-        """Moves the bar to `done`, or by `done` if `more`."""
-        ...
-
-
-class Show(Protocol):
-    """Takes how many are done, and what to say beside the bar."""
-
-    def __call__(self, done: int, message: str, line: str | None = None) -> None:
-        """Moves the bar; where there is no terminal, prints the line (default: all of it) once a minute."""
-        ...
-
-
-class Report(Protocol):
-    """Takes the step and the mean metrics since the last time."""
-
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Shows the losses, the rate and the time left."""
-        ...
-
-
 @contextmanager
-def showing(what: str, total: int, done: int = 0) -> Iterator[Show]:
-    """Shows a bar on a terminal, and a line a minute elsewhere."""
+def showing(what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Shows a bar on a terminal, and a line a minute elsewhere.
+
+    Yields:
+        `show(done, message, line=None)`: moves the bar and says the message beside it; where there is no terminal,
+        prints the line (default: all of it).
+    """
     printed = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[message]}"),
-    )
+    columns = ("{task.description}", BarColumn(bar_width=12), TaskProgressColumn(), "{task.fields[message]}")
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total, completed=done, message="")
 
@@ -73,28 +49,37 @@ def showing(what: str, total: int, done: int = 0) -> Iterator[Show]:
 
 
 @contextmanager
-def counting(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Shows rate and time left of a task of `total` units; a line at the end says the rate."""
+def counting(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Shows rate and time left of a task of `total` units; a line at the end says the rate.
+
+    Yields:
+        `advance(done, more=False)`: so many are done in all, or so many more.
+    """
     began, done_so_far = time.monotonic(), 0
+
+    def rate() -> float:
+        return done_so_far / max(1e-6, time.monotonic() - began)
+
     with showing(what, total) as show:
 
         def advance(done: int, more: bool = False) -> None:
             nonlocal done_so_far
             done_so_far = done_so_far + done if more else done
-            rate = done_so_far / max(1e-6, time.monotonic() - began)
-            left = _clock((total - done_so_far) / rate) if rate else "?"
-            show(done_so_far, f"{_per_second(rate, unit)}, {left} left")
+            left = _clock((total - done_so_far) / rate()) if done_so_far else "?"
+            show(done_so_far, f"{_per_second(rate(), unit)}, {left} left")
 
         yield advance
-    seconds = time.monotonic() - began
-    console.print(
-        f"{what}: {done_so_far:,} {unit} in {_clock(seconds)} ({_per_second(done_so_far / max(seconds, 1e-6), unit)})"
-    )
+    took = _clock(time.monotonic() - began)
+    console.print(f"{what}: {done_so_far:,} {unit} in {took} ({_per_second(rate(), unit)})")
 
 
 @contextmanager
-def fitting(trainer: "Trainer", minutes: float | None) -> Iterator[Report]:
-    """Shows a training's losses, its rate over the last logs, and the time to its end or to the limit of minutes."""
+def fitting(trainer: "Trainer", minutes: float | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Shows a training's losses, its rate over the last logs, and the time to its end or to the limit of minutes.
+
+    Yields:
+        `report(step, values)`: the step, and the mean metrics since the last report.
+    """
     began = time.monotonic()
     recent = deque([(began, trainer.step)], maxlen=RATE_WINDOW)
     with showing("training", trainer.total_steps, trainer.step) as show:
@@ -122,6 +107,7 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(min(seconds, 8.64e6))))
 
 
+_UPDATES = "world model", "agent"
 _AGAIN = 20  # rows after which the header is repeated
 # heading, width, and the metric of a column; the others stand in the run's metrics.jsonl and TensorBoard
 _COLUMNS = (
@@ -168,24 +154,21 @@ class Rates:
     """
 
     def __init__(self, config: "DiamondConfig", epoch: int) -> None:
-        self._config, self._epoch = config, epoch
-        self._seconds = {"world model": 0.0, "agent": 0.0}
-        self._timed = {"world model": 0, "agent": 0}
-        self._done = {"world model": 0, "agent": 0}
-        self._other, self._epochs = 0.0, 0
+        self._config, self._first, self._epoch = config, epoch, epoch
+        self._seconds = dict.fromkeys(_UPDATES, 0.0)  # of the updates that were timed
+        self._timed, self._done = dict.fromkeys(_UPDATES, 0), dict.fromkeys(_UPDATES, 0)  # in all, in this epoch
+        self._other = 0.0  # seconds of past epochs in which games were played and dreams begun
         self._began = self._last = time.perf_counter()
-        self._before = 0.0, 0
 
     def begin(self) -> None:
         """An epoch begins."""
         self._began = self._last = time.perf_counter()
-        self._done = dict.fromkeys(self._done, 0)
-        self._before = self._seconds["agent"], self._timed["agent"]
+        self._done = dict.fromkeys(_UPDATES, 0)
 
     def progress(self, kind: str, step: int) -> None:
-        """An update is done, the `step`-th of its kind in this epoch."""
+        """An update is done, the `step`-th of its kind in this epoch; anything else is none."""
         now = time.perf_counter()
-        if kind not in self._done:  # playing: its time is part of the rest of an epoch
+        if kind not in self._done:
             return
         if step > 1:  # before the first, games were played, or dreams begun
             self._seconds[kind] += now - self._last
@@ -193,31 +176,28 @@ class Rates:
         self._last, self._done[kind] = now, step
 
     def end(self) -> dict[str, float]:
-        """An epoch is over: its speeds, as metrics."""
+        """An epoch is over: its seconds, and the dreamed frames a second so far, as metrics."""
         took = time.perf_counter() - self._began
-        updates = sum(self._done[kind] * self._per_update(kind) for kind in self._done)
-        self._other += max(0.0, took - updates)
-        self._epochs += 1
+        self._other += max(0.0, took - sum(self._done[kind] * self._per_update(kind) for kind in _UPDATES))
         self._epoch += 1
-        self._done = dict.fromkeys(self._done, 0)
+        self._done = dict.fromkeys(_UPDATES, 0)
         figures = {"speed/epoch_seconds": took}
-        seconds, windows = self._seconds["agent"] - self._before[0], self._timed["agent"] - self._before[1]
-        if windows and seconds:
+        if self._seconds["agent"]:
             agent = self._config.agent
-            frames = windows * agent.optimizer.batch_size * agent.horizon
-            figures["speed/dreamed_frames_per_second"] = frames / seconds
+            frames = agent.optimizer.batch_size * agent.horizon
+            figures["speed/dreamed_frames_per_second"] = frames / self._per_update("agent")
         return figures
 
     def left(self) -> str:
         """The time to the end of the training, as far as it has been measured."""
         done, total = self._config.updates(self._epoch), self._config.updates(self._config.epochs)
-        seconds = (self._config.epochs - self._epoch) * self._other / max(1, self._epochs)
-        for i, kind in enumerate(("world model", "agent")):
+        seconds = (self._config.epochs - self._epoch) * self._other / max(1, self._epoch - self._first)
+        for i, kind in enumerate(_UPDATES):
             remaining = total[i] - done[i] - self._done[kind]
             if remaining and not self._timed[kind]:
                 return "?"
             seconds += remaining * self._per_update(kind)
-        return str(timedelta(seconds=round(min(seconds, 8.64e8))))
+        return _clock(seconds)
 
     def _per_update(self, kind: str) -> float:
         return self._seconds[kind] / max(1, self._timed[kind])
