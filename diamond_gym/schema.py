@@ -5,7 +5,7 @@ themselves with it, and cards are checked without loading torch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,19 +51,19 @@ class Levels:
 
 
 @dataclass(frozen=True)
-class Flag:
-    """True or false."""
+class Kind:
+    """Any other kind of value: what an error calls it, and the test."""
+
+    wanted: str
+    accepts: Callable[[Any], bool]
 
     def __str__(self) -> str:
         """What is wanted, for an error."""
-        return "true or false"
-
-    def accepts(self, value: object) -> bool:
-        """Whether a value is one of the two."""
-        return isinstance(value, bool)
+        return self.wanted
 
 
-Fields = Mapping[str, "Number | Levels | Flag | Fields"]
+_FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+Fields = Mapping[str, "Number | Levels | Kind | Fields"]
 
 _SIZE, _ACTIONS = Number(1, LARGEST), Number(1, MOST_ACTIONS, optional=True)
 _UNET: Fields = {
@@ -80,17 +80,17 @@ INNER_MODEL: Fields = {
     "num_steps_conditioning": Number(1, 256),
     "num_actions_conditioning": Number(1, 256, optional=True),
     "num_extra_images": Number(0, 16),
-    "noise_cond": Flag(),
+    "noise_cond": _FLAG,
 }
 DENOISER: Fields = {
     "inner_model": INNER_MODEL,
     "sigma_data": Number(1e-3, 1e3, whole=False),
     "sigma_offset_noise": Number(0, 1e3, whole=False),
-    "noise_previous_obs": Flag(),
+    "noise_previous_obs": _FLAG,
     "upsampling_factor": Number(1, 64, optional=True),
-    "residual": Flag(),
+    "residual": _FLAG,
 }
-REWARD_END: Fields = {**_UNET, "lstm_dim": _SIZE, "img_size": Number(1, LARGEST_IMAGE), "difference": Flag()}
+REWARD_END: Fields = {**_UNET, "lstm_dim": _SIZE, "img_size": Number(1, LARGEST_IMAGE), "difference": _FLAG}
 ACTOR_CRITIC: Fields = {
     "lstm_dim": _SIZE,
     "img_channels": Number(1, 64),

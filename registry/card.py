@@ -2,19 +2,17 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from diamond_gym.errors import BadConfig, DamagedModel
-from diamond_gym.schema import LARGEST_IMAGE, MOST_ACTIONS, NETWORKS, SAMPLER, Number, check_plain, check_table
+from diamond_gym.schema import LARGEST_IMAGE, MOST_ACTIONS, NETWORKS, SAMPLER, Fields, Kind, Number, check_plain, check_table
 
 FORMAT = 1
-_WORDS = ("name", "game", "created", "license", "summary", "source")
-_TABLES = ("spaces", *NETWORKS, "sampler", "training", "figures", "files")
-_KINDS = ("weights", "starts", "preview", "agent")
 _LONGEST = 1 << 20  # characters; a hundred times as many as a card has
+_STALE = ("reward_ece", "end_ece", "ball")  # figures that are no longer measured: read, and not written again
 Table = dict[str, Any]
 
 # A name becomes a folder, a file and part of an environment id: no separators, no dot at either end.
@@ -105,16 +103,13 @@ class Card:
         """`created`, to compare."""
         return datetime.fromisoformat(self.created)
 
-    def check_networks(self, where: str) -> None:
-        """Checks the tables of the networks and of the sampler, field by field, before anything is made of them.
-
-        Args:
-            where: What to call the card in an error.
+    def check(self, where: str) -> None:
+        """Checks every key as `from_toml` does, before anything is made of a card that was not read.
 
         Raises:
-            DamagedModel: A field is unknown, of another kind, out of bounds, or does not fit another.
+            DamagedModel: A key is unknown, of the wrong kind, out of bounds, or does not fit another.
         """
-        _check_networks({name: getattr(self, name) for name in (*self.networks, "sampler")}, where)
+        _check(self._table(), where)
 
     def with_files(self, files: Mapping[str, FileRecord]) -> Self:
         """The same card over other files."""
@@ -131,9 +126,9 @@ class Card:
         Raises:
             DamagedModel: It is not TOML, or a key is missing, unknown or of the wrong kind.
         """
-        if len(text) > _LONGEST:
-            raise DamagedModel(f"{where}: too long for a card")
         try:
+            if len(text) > _LONGEST:
+                raise BadConfig("too long for a card")
             table = tomllib.loads(text)
             check_plain(table)
         except RecursionError:
@@ -147,13 +142,6 @@ class Card:
             raise DamagedModel(
                 f"{where}: key 'format' is {version!r:.40}, but this version of diamond-gym reads {FORMAT}"
             )
-        known = {f.name for f in fields(cls)}
-        for key in table:
-            if key not in known:
-                raise DamagedModel(f"{where}: unknown key '{key:.60}'")
-        for key in ("name", "game", "created", "spaces", "denoiser", "files"):
-            if key not in table:
-                raise DamagedModel(f"{where}: key '{key}' is missing")
         _check(table, where)
         table["files"] = {kind: FileRecord(**record) for kind, record in table["files"].items()}
         return cls(**table)
@@ -166,17 +154,17 @@ class Card:
         """
         import tomli_w
 
-        table: Table = {"format": FORMAT}
-        for key in (f.name for f in fields(self)):
-            value = getattr(self, key)
-            if key == "files":
-                value = {kind: vars(record) for kind, record in value.items()}
-            if value is not None and value != {}:
-                table[key] = _without_none(value)
-        _check({"files": {}, **table}, f"card '{self.name}'")
+        table = self._table()
+        _check(table, f"card '{self.name}'")
         # TOML wants a table's plain values before its sub-tables.
         plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-        return tomli_w.dumps(plain | {key: value for key, value in table.items() if key not in plain})
+        return tomli_w.dumps({"format": FORMAT, **plain, **{key: value for key, value in table.items() if value}})
+
+    def _table(self) -> Table:
+        table = {key: value for key, value in vars(self).items() if value is not None}
+        table["files"] = {kind: vars(record) for kind, record in self.files.items()}
+        table["figures"] = _writable(self.figures, _STALE)
+        return _writable(table)
 
 
 def check_name(name: str, what: str = "model name") -> str:
@@ -198,78 +186,79 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _check(table: Table, where: str) -> None:
-    """Raises DamagedModel for the first key whose value is not what a card may hold."""
+def _text(wanted: str = "a string", pattern: str = r"(?s:.*)") -> Kind:
+    return Kind(wanted, lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)))
 
-    def wrong(key: str, wanted: str) -> DamagedModel:
-        return DamagedModel(f"{where}: key '{key}' must be {wanted}")
 
-    for key in _WORDS:
-        if not isinstance(table.get(key, ""), str):
-            raise wrong(key, "a string")
-    for key in _TABLES:
-        if not isinstance(table.get(key, {}), dict):
-            raise wrong(key, "a table")
-    for key in ("name", "game"):
-        check_name(table[key], f"{where}: {key}")
+def _is_time(value: Any) -> bool:
     try:
-        aware = datetime.fromisoformat(table["created"]).tzinfo is not None
-    except ValueError:
-        aware = False
-    if not aware:
-        raise wrong("created", "a time such as 2026-01-31T12:00:00Z")
-
-    side, actions = Number(1, LARGEST_IMAGE), Number(1, MOST_ACTIONS)
-    for key in ("obs_shape", "low_res_shape"):
-        shape = table["spaces"].get(key)
-        if shape is None and key != "obs_shape":
-            continue
-        if not (isinstance(shape, list | tuple) and len(shape) == 3 and all(map(side.accepts, shape))):
-            raise wrong(f"spaces.{key}", f"three whole numbers up to {LARGEST_IMAGE}: height, width, channels")
-    num_actions = table["spaces"].get("num_actions")
-    if not actions.accepts(num_actions):
-        raise wrong("spaces.num_actions", str(actions))
-    meanings = table["spaces"].get("action_meanings")
-    if meanings is not None and not (_are_words(meanings) and len(meanings) == num_actions):
-        raise wrong("spaces.action_meanings", f"a list of {num_actions} words, as spaces.num_actions says")
-    _check_networks({key: table[key] for key in (*NETWORKS, "sampler") if key in table}, where)
-    training = table.get("training", {})
-    for key in ("data", "pulled"):
-        if not isinstance(training.get(key, {}), dict):
-            raise wrong(f"training.{key}", "a table")
-    for key in ("training", "figures"):
-        if not _are_words(table.get(key, {}).get("known_failures", [])):
-            raise wrong(f"{key}.known_failures", "a list of texts")
-
-    for kind, record in table["files"].items():
-        key = f"files.{kind}"
-        if kind not in _KINDS:
-            raise DamagedModel(f"{where}: unknown key '{key:.60}' (there are {', '.join(_KINDS)})")
-        if not isinstance(record, dict) or set(record) != {"name", "sha256", "bytes"}:
-            raise wrong(key, "a table of name, sha256 and bytes")
-        if not isinstance(record["name"], str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", record["name"]):
-            raise wrong(f"{key}.name", "the plain name of a file beside the card")
-        if not isinstance(record["sha256"], str) or not re.fullmatch(r"[0-9a-f]{64}", record["sha256"]):
-            raise wrong(f"{key}.sha256", "64 lower-case hexadecimal digits")
-        if not Number(0, 1 << 50).accepts(record["bytes"]):
-            raise wrong(f"{key}.bytes", "the file's length in bytes")
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
 
 
-def _check_networks(tables: Mapping[str, Any], where: str) -> None:
-    try:
-        check_table(tables, {**NETWORKS, "sampler": SAMPLER})
-    except BadConfig as error:
-        raise DamagedModel(f"{where}: {error}") from None
-
-
-def _are_words(value: object) -> bool:
+def _are_words(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 
-def _without_none(value: Any) -> Any:
-    """TOML has no null: a None in a table means the default, which leaving the key out says too."""
+_SIDE = Number(1, LARGEST_IMAGE)
+_SHAPE = Kind(
+    f"three whole numbers up to {LARGEST_IMAGE}: height, width, channels",
+    lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(_SIDE.accepts, value)),
+)
+_TABLE = Kind("a table", lambda value: isinstance(value, Mapping))
+_FAILURES = {"known_failures": Kind("a list of texts", _are_words)}
+_RECORD: Fields = {
+    "name": _text("the plain name of a file beside the card", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
+    "sha256": _text("64 lower-case hexadecimal digits", r"[0-9a-f]{64}"),
+    "bytes": Number(0, 1 << 50),
+}
+# These tables may hold more than the keys that are checked.
+_FREE: dict[str, Fields] = {
+    "spaces": {"obs_shape": _SHAPE, "low_res_shape": _SHAPE, "num_actions": Number(1, MOST_ACTIONS)},
+    "training": {"data": _TABLE, "pulled": _TABLE, **_FAILURES},
+    "figures": _FAILURES,
+}
+_FIELDS: Fields = {
+    **dict.fromkeys(("name", "game", "license", "summary", "source"), _text()),
+    "created": Kind("a time such as 2026-01-31T12:00:00Z", _is_time),
+    **dict.fromkeys(_FREE, _TABLE),
+    **NETWORKS,
+    "sampler": SAMPLER,
+    "files": dict.fromkeys(("weights", "starts", "preview", "agent"), _RECORD),
+}
+
+
+def _check(table: Table, where: str) -> None:
+    """Raises DamagedModel for the first key that is missing, or whose value is not what a card may hold."""
+    try:
+        _require(table, "name", "game", "created", "spaces", "denoiser", "files")
+        check_table(table, _FIELDS)
+        for name, known in _FREE.items():
+            check_table({key: value for key, value in table.get(name, {}).items() if key in known}, known, f"{name}.")
+        for kind, record in table["files"].items():
+            _require(record, *_RECORD, above=f"files.{kind}.")
+        _require(table["spaces"], "obs_shape", "num_actions", above="spaces.")
+        count, meanings = table["spaces"]["num_actions"], table["spaces"].get("action_meanings")
+        if meanings is not None and not (_are_words(meanings) and len(meanings) == count):
+            raise BadConfig(f"key 'spaces.action_meanings' must be a list of {count} words, one for each action")
+    except BadConfig as error:
+        raise DamagedModel(f"{where}: {error}") from None
+    for key in ("name", "game"):
+        check_name(table[key], f"{where}: {key}")
+
+
+def _require(table: Mapping[str, Any], *keys: str, above: str = "") -> None:
+    for key in keys:
+        if key not in table:
+            raise BadConfig(f"key '{above}{key}' is missing")
+
+
+def _writable(value: Any, left_out: Container[str] = ()) -> Any:
+    """What TOML can hold: it has no null, and to leave a key out means its default, too."""
     if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
+        kept = {key: item for key, item in value.items() if item is not None and key not in left_out}
+        return {key: _writable(item, left_out) for key, item in kept.items()}
     if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
+        return [_writable(item) for item in value]
     return value

@@ -206,7 +206,7 @@ def expected_shapes(card: Card, where: str) -> Shapes:
     from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
     from diamond_gym.world_model import WorldModel, denoiser_config
 
-    card.check_networks(where)
+    card.check(where)
     try:
         with torch.device("meta"):
             model = WorldModel(

@@ -83,6 +83,14 @@ def test_any_table_survives_toml(figures: dict[str, Any], training: dict[str, An
     assert Card.from_toml(card.to_toml() + "\n[files]\n") == card
 
 
+def test_figures_no_longer_measured_are_read_and_not_written() -> None:
+    old = a_card(figures={"mse": 1.0})
+    text = old.to_toml() + "ball = {lost = 0.5}\n[figures.random]\nreward_ece = 0.1\nreward_f1 = 0.5\n[files]\n"
+    card = Card.from_toml(text)
+    assert card.figures["ball"] == {"lost": 0.5} and card.figures["random"]["reward_ece"] == 0.1
+    assert Card.from_toml(card.to_toml() + "[files]\n").figures == {"mse": 1.0, "random": {"reward_f1": 0.5}}
+
+
 @pytest.mark.parametrize(
     ("line", "changed", "message"),
     [
@@ -96,7 +104,7 @@ def test_any_table_survives_toml(figures: dict[str, Any], training: dict[str, An
         ("num_actions = 2", "num_actions = 3", "'spaces.action_meanings' must be a list of 3 words"),
         ("num_actions = 2", "num_actions = true", "'spaces.num_actions' must be a whole number"),
         ("bytes = 3", "bytes = -3", "'files.weights.bytes' must be"),
-        ("bytes = 3", "", "'files.weights' must be a table of name, sha256 and bytes"),
+        ("bytes = 3", "", "key 'files.weights.bytes' is missing"),
         ('name = "tiny.safetensors"', 'name = "../x"', "'files.weights.name' must be the plain name"),
         ("0" * 64, "F" * 64, "'files.weights.sha256' must be 64"),
         ("format = 1", "format = = 1", "not readable as TOML"),
