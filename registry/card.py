@@ -2,13 +2,23 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from diamond_gym.errors import BadConfig, DamagedModel
-from diamond_gym.schema import LARGEST_IMAGE, MOST_ACTIONS, NETWORKS, SAMPLER, Fields, Kind, Number, check_plain, check_table
+from diamond_gym.schema import (
+    LARGEST_IMAGE,
+    MOST_ACTIONS,
+    NETWORKS,
+    SAMPLER,
+    Fields,
+    Kind,
+    Number,
+    check_plain,
+    check_table,
+)
 
 FORMAT = 1
 _LONGEST = 1 << 20  # characters; a hundred times as many as a card has
@@ -164,7 +174,8 @@ class Card:
         table = {key: value for key, value in vars(self).items() if value is not None}
         table["files"] = {kind: vars(record) for kind, record in self.files.items()}
         table["figures"] = _writable(self.figures, _STALE)
-        return _writable(table)
+        result: Table = _writable(table)
+        return result
 
 
 def check_name(name: str, what: str = "model name") -> str:

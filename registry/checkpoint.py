@@ -21,11 +21,11 @@ _WRAPPERS = ("_orig_mod", "module")
 _LARGEST_YAML, _MOST_REFERENCES = 1 << 16, 20  # of the authors' files the longest has 7
 _REFERENCE = re.compile(r"\$\{\s*\.*[A-Za-z_]\w*(?:\.\w+)*\s*\}")
 _INFINITY = re.compile(r"""\$\{eval:\s*(['"]?)\s*float\(\s*(['"])inf\2\s*\)\s*\1\s*\}""")
-Shapes = dict[str, tuple[int, ...]]
+_LONGEST_MESSAGE = 160
 
 
 def read_checkpoint(path: Path) -> "dict[str, Tensor]":
-    """Reads a torch-saved flat state dict of float tensors; nothing in the file is ever run.
+    """Reads a torch-saved flat state dict; nothing in the file is ever run, and its values are not looked at yet.
 
     What torch.compile and data parallelism put into the keys is left out of them.
 
@@ -46,24 +46,26 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
     except FileNotFoundError:
         raise DamagedModel(f"{path}: there is no such file") from None
     except pickle.UnpicklingError as error:
-        raise DamagedModel(f"{path}: refused, {_why_refused(str(error))}") from None
+        wanted = _GLOBAL.search(str(error))
+        why = f"it asks for {wanted[1] or wanted[2]}: code would run" if wanted else brief(error)
+        raise DamagedModel(f"{path}: refused, only tensors are read from a checkpoint ({why})") from None
     except DamagedModel:
         raise
     except Exception as error:  # torch and pickle fail on damaged bytes in every way there is
         raise DamagedModel(f"{path}: not readable as a checkpoint ({brief(error)})") from None
     if not isinstance(state, dict) or not state:
         raise DamagedModel(f"{path}: a dictionary of tensors is wanted, and it holds a {type(state).__name__}")
+    result: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise DamagedModel(
                 f"{path}: a flat dictionary of tensors is wanted, and {key!r} is a {type(tensor).__name__}"
             )
-    check_tensors(state, str(path))
-    plain = {".".join(word for word in key.split(".") if word not in _WRAPPERS): key for key in state}
-    if len(plain) < len(state):
-        twice = next(key for key in state if key not in plain.values())
-        raise DamagedModel(f"{path}: key '{_shorten(twice)}' is there twice, once as torch wraps it")
-    return {name: state[key] for name, key in plain.items()}
+        plain = ".".join(word for word in key.split(".") if word not in _WRAPPERS)
+        if plain in result:
+            raise DamagedModel(f"{path}: key '{brief(plain)}' is there twice, once as torch wraps it")
+        result[plain] = tensor
+    return result
 
 
 def read_yaml(path: Path) -> Table:
@@ -72,18 +74,18 @@ def read_yaml(path: Path) -> Table:
 
     try:
         if path.stat().st_size > _LARGEST_YAML:
-            raise DamagedModel(f"{path}: too long for a configuration")
+            raise BadConfig("too long for a configuration")
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise BadConfig("a table of keys and values is wanted")
     except FileNotFoundError:
         raise DamagedModel(f"{path}: there is no such file") from None
     except RecursionError:
         raise DamagedModel(f"{path}: nested too deeply") from None
-    except DamagedModel:
-        raise
+    except BadConfig as error:
+        raise DamagedModel(f"{path}: {error}") from None
     except Exception as error:  # PyYAML meets values that are not what their tags say with exceptions of many kinds
         raise DamagedModel(f"{path}: not readable as plain YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(table, dict):
-        raise DamagedModel(f"{path}: a table of keys and values is wanted")
     return table
 
 
@@ -91,8 +93,8 @@ def resolve_references(root: Table, where: str) -> Table:
     """Replaces each reference of OmegaConf, such as `${env.train.size}`, by what it refers to; runs nothing.
 
     Args:
-        root: The whole configuration; references begin here.
-        where: What to call the configuration in an error.
+        root: The whole configuration, in which references begin.
+        where: What to call it in an error.
 
     Raises:
         DamagedModel: A reference leads nowhere or in a circle, or would call one of OmegaConf's resolvers.
@@ -134,7 +136,7 @@ def resolve_references(root: Table, where: str) -> Table:
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
-    """Checks that tensors are dense, of a usual type of floats, and have memory of its own for each element.
+    """Checks that tensors are dense, of a usual type of floats, finite, and have memory of its own for each element.
 
     Args:
         tensors: By key.
@@ -148,12 +150,15 @@ def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     for key, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
-            raise DamagedModel(f"{where}: key '{_shorten(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
+            raise DamagedModel(f"{where}: key '{brief(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
         reach = 0  # of the dimensions within, in elements
         for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
             if size > 1 and stride <= reach:
-                raise DamagedModel(f"{where}: key '{_shorten(key)}' has elements that share memory")
+                raise DamagedModel(f"{where}: key '{brief(key)}' has elements that share memory")
             reach += stride * max(size - 1, 0)
+        # unlike isfinite() of the tensor itself, aminmax() needs no copy of it
+        if tensor.numel() and not all(value.isfinite() for value in tensor.aminmax()):
+            raise DamagedModel(f"{where}: key '{brief(key)}' holds values that are not finite")
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -165,35 +170,21 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
         where: What to call the tensors' file in an error.
 
     Raises:
-        DamagedModel: A key is missing, left over or of another shape, or a tensor is not finite.
+        DamagedModel: A key is missing, left over or of another shape, or a tensor cannot be used.
     """
     expected = expected_shapes(card, where)
     differences = {"missing": sorted(set(expected) - set(weights)), "left over": sorted(set(weights) - set(expected))}
     for what, keys in differences.items():
         if keys:
             count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
-            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{_shorten(keys[0])}'")
+            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{brief(keys[0])}'")
     for key, shape in expected.items():
-        if tuple(weights[key].shape) != shape:
-            own = tuple(weights[key].shape)
+        if (own := tuple(weights[key].shape)) != shape:
             raise DamagedModel(f"{where}: key '{key}' has shape {own}, but its configuration makes it {shape}")
-    check_finite(weights, where)
+    check_tensors(weights, where)
 
 
-def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
-    """Checks that all values of tensors are finite; arguments as for `check_tensors`.
-
-    Raises:
-        DamagedModel: One is not.
-    """
-    for key, tensor in tensors.items():
-        if tensor.numel():
-            low, high = tensor.aminmax()  # unlike isfinite() of the tensor itself, these need no copy of it
-            if not (low.isfinite() and high.isfinite()):
-                raise DamagedModel(f"{where}: key '{_shorten(key)}' holds values that are not finite")
-
-
-def expected_shapes(card: Card, where: str) -> Shapes:
+def expected_shapes(card: Card, where: str) -> dict[str, tuple[int, ...]]:
     """Every state-dict key of the networks that a card describes, with its shape; takes no memory.
 
     Raises:
@@ -215,23 +206,12 @@ def expected_shapes(card: Card, where: str) -> Shapes:
                 ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic else None,
                 Denoiser(denoiser_config(card.upsampler)) if card.upsampler else None,
             )
-    except (RuntimeError, TypeError, KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise DamagedModel(f"{where}: there is no network of this configuration ({brief(error)})") from None
     return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
 
 
-def _why_refused(message: str) -> str:
-    """Torch's page of advice in a few words."""
-    wanted = _GLOBAL.search(message)
-    if wanted is not None:
-        return f"it asks for {wanted[1] or wanted[2]}, and only tensors are read from a checkpoint: code would run"
-    return f"only tensors are read from a checkpoint ({_shorten(' '.join(message.split()), 120)})"
-
-
-def brief(error: BaseException) -> str:
-    """A library's message, which may be a page, in one line of bearable length."""
-    return _shorten(" ".join(str(error).split()) or type(error).__name__, 160)
-
-
-def _shorten(text: str, longest: int = 120) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}..."
+def brief(message: object) -> str:
+    """A library's message, or a key of a file, in one line of bearable length."""
+    text = " ".join(str(message).split()) or type(message).__name__
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

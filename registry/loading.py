@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
-from diamond_gym.registry.checkpoint import brief, check_finite, check_tensors
+from diamond_gym.registry.checkpoint import brief, check_tensors
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DamagedModel(f"{path}: not readable as safetensors ({brief(error)})") from None
     check_tensors(weights, str(path))
-    check_finite(weights, str(path))
     starts = load_starts(starts_path) if starts_path else None
     if starts is not None:
         check_starts(entry.card, starts, str(starts_path))

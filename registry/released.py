@@ -7,6 +7,7 @@ the number of actions and a few switches follow from the tensors' shapes.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,31 +17,27 @@ from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card, Table, check_name, now
 from diamond_gym.registry.checkpoint import check_weights, read_checkpoint, read_yaml, resolve_references
 from diamond_gym.registry.games import games
-from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, check_table
+from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, Number, check_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_INNER = {
-    "img_channels": int,
-    "num_steps_conditioning": int,
-    "cond_channels": int,
-    "depths": list,
-    "channels": list,
-    "attn_depths": list,
+# The released names of the networks, and the card's.
+_PARTS = {
+    "denoiser": "denoiser",
+    "upsampler": "upsampler",
+    "rew_end_model": "reward_end",
+    "actor_critic": "actor_critic",
 }
-_DENOISER = {"sigma_data": float, "sigma_offset_noise": float, "inner_model": dict}
-_REWARD_END = {
-    "lstm_dim": int,
-    "img_channels": int,
-    "img_size": int,
-    "cond_channels": int,
-    "depths": list,
-    "channels": list,
-    "attn_depths": list,
+# The keys of each network's table: those that it must have, and those that it may have.
+_UNUSED = {"num_actions", "is_upsampler"}
+_INNER = {"img_channels", "num_steps_conditioning", "cond_channels", "depths", "channels", "attn_depths"}
+_KEYS = {
+    "denoiser": ({"sigma_data", "sigma_offset_noise", "inner_model"}, {"noise_previous_obs", "upsampling_factor"}),
+    "inner_model": (_INNER, _UNUSED),
+    "rew_end_model": ({*_INNER, "lstm_dim", "img_size"} - {"num_steps_conditioning"}, set[str]()),
+    "actor_critic": ({"lstm_dim", "img_channels", "img_size", "channels", "down"}, set[str]()),
 }
-_ACTOR_CRITIC = {"lstm_dim": int, "img_channels": int, "img_size": int, "channels": list, "down": list}
-_PARTS = ("denoiser", "upsampler", "rew_end_model", "actor_critic")
 # Where a network's state dict tells the number of actions: the rows of
 _ACTION_ROWS = {
     "denoiser": "denoiser.inner_model.act_emb.0.weight",
@@ -91,45 +88,22 @@ def read_released(
         BadArgument: The environment's configuration is needed and not given.
     """
     agent, env = _read_configs(config, env_config)
-    game = game or _game_of(env, config)
+    train = env["train"] if isinstance(env.get("train"), dict) else {}
+    game = game or _game_of(train.get("id"), config)
     weights = read_checkpoint(checkpoint)
-    where = str(config)
-    for key in agent:
-        if key not in (*_PARTS, "_target_"):
-            raise DamagedModel(f"{where}: unknown key '{key}'")
     num_actions = _count_actions(weights, checkpoint)
-    denoiser = _denoiser(agent.get("denoiser"), f"{where}: denoiser", "denoiser.", weights)
-    upsampler = agent.get("upsampler") and _denoiser(agent["upsampler"], f"{where}: upsampler", "upsampler.", weights)
-    reward_end = agent.get("rew_end_model") and _table(agent["rew_end_model"], f"{where}: rew_end_model", _REWARD_END)
-    actor_critic = agent.get("actor_critic") and _table(agent["actor_critic"], f"{where}: actor_critic", _ACTOR_CRITIC)
-    for table in (denoiser["inner_model"], reward_end, actor_critic):
-        if table:
-            table["num_actions"] = num_actions
-
     try:
-        metadata = {
-            "denoiser": denoiser,
-            "upsampler": upsampler,
-            "reward_end": reward_end,
-            "actor_critic": actor_critic,
-        }
-        check_table({part: table for part, table in metadata.items() if table}, NETWORKS)
+        tables = _networks(agent, weights, num_actions)
+        size = _image_size(train.get("size"), tables)
     except BadConfig as error:
-        raise DamagedModel(f"{where}: {error}") from None
-    size = _image_size(env, reward_end or actor_critic, config)
-    channels = denoiser["inner_model"]["img_channels"]
-    for part, square in (("rew_end_model", reward_end), ("actor_critic", actor_critic)):
-        if square and (square["img_size"], square["img_size"]) != size:
-            raise DamagedModel(
-                f"{where}: {part} is made for {square['img_size']} pixels a side, the images have {size}"
-            )
+        raise DamagedModel(f"{config}: {error}") from None
+    if size is None:
+        raise BadArgument(f"{config} does not say the size of images: give the environment's YAML with --env-config")
+    inner, upsampler = tables["denoiser"]["inner_model"], tables.get("upsampler")
+    channels, factor = inner["img_channels"], upsampler["upsampling_factor"] if upsampler else 1
+    frame_shape = (size[0] // factor, size[1] // factor, channels)
     spaces: Table = {"obs_shape": [*size, channels], "num_actions": num_actions}
-    frame_shape = (*size, channels)
     if upsampler:
-        factor = upsampler["upsampling_factor"]
-        if size[0] % factor or size[1] % factor:
-            raise DamagedModel(f"{where}: images of {size} are no multiple of the upsampling factor {factor}")
-        frame_shape = (size[0] // factor, size[1] // factor, channels)
         spaces["low_res_shape"] = list(frame_shape)
     known = games().get(game)
     if known and known.num_actions == num_actions:
@@ -142,15 +116,12 @@ def read_released(
         summary=f"A DIAMOND world model of {game}, imported from a checkpoint in the released format.",
         source=f"diamond-gym import-diamond {checkpoint.name}",
         spaces=spaces,
-        denoiser=denoiser,
-        reward_end=reward_end or None,
-        actor_critic=actor_critic or None,
-        upsampler=upsampler or None,
-        sampler=TWO_STAGE_SAMPLER if denoiser["inner_model"]["noise_cond"] else {},
+        **tables,
+        sampler=TWO_STAGE_SAMPLER if inner["noise_cond"] else {},
         training={"imported": {"checkpoint": checkpoint.name, "sha256": sha256_file(checkpoint)}},
     )
     check_weights(card, weights, str(checkpoint))
-    return Released(card, weights, denoiser["inner_model"]["num_steps_conditioning"], frame_shape)
+    return Released(card, weights, inner["num_steps_conditioning"], frame_shape)
 
 
 def find_run(source: Path) -> tuple[Path, Path | None]:
@@ -181,9 +152,7 @@ def find_run(source: Path) -> tuple[Path, Path | None]:
     return checkpoint, config if config.is_file() else None
 
 
-def _game_of(env: Table, config: Path) -> str:
-    train = env.get("train")
-    id = train.get("id") if isinstance(train, dict) else None
+def _game_of(id: object, config: Path) -> str:
     result = _ID.fullmatch(id) if isinstance(id, str) else None
     if result is None:
         raise BadArgument(f"{config} does not say which game it is: name it with --game")
@@ -206,50 +175,49 @@ def _read_configs(config: Path, env_config: Path | None) -> tuple[Table, Table]:
     return agent, env
 
 
-def _denoiser(table: Any, where: str, prefix: str, weights: "Mapping[str, Tensor]") -> Table:
-    """A denoiser's table as the card has it; what is not in the YAML, the tensors' names tell."""
-    optional = {"noise_previous_obs": bool, "upsampling_factor": int}
-    read = _table(table, where, _DENOISER, optional)
-    inner = _table(read["inner_model"], f"{where}.inner_model", _INNER, {"num_actions": int, "is_upsampler": bool})
-    inner.pop("num_actions", None)
-    inner.pop("is_upsampler", None)
-    inner["noise_cond"] = f"{prefix}inner_model.noise_cond_emb.weight" in weights
-    if read.get("upsampling_factor") is not None:
-        inner["num_extra_images"] = 1
-    elif prefix == "upsampler.":
-        raise DamagedModel(f"{where}: key 'upsampling_factor' is missing")
-    return {**read, "inner_model": inner}
+def _networks(agent: Table, weights: "Mapping[str, Tensor]", num_actions: int) -> dict[str, Any]:
+    """The tables of the networks as the card has them; what is not in the YAML, the tensors' names tell.
+
+    Raises:
+        BadConfig: A table lacks a key, or has one that cannot be used.
+    """
+    for key in agent:
+        if key not in (*_PARTS, "_target_"):
+            raise BadConfig(f"unknown key '{key}'")
+    tables: dict[str, Any] = {}
+    for part, name in _PARTS.items():
+        if part != "denoiser" and not agent.get(part):
+            continue
+        table = _table(agent.get(part), part, *_KEYS["denoiser" if part == "upsampler" else part])
+        if "inner_model" in table:
+            inner = _table(table["inner_model"], f"{part}.inner_model", *_KEYS["inner_model"])
+            inner["noise_cond"] = f"{part}.inner_model.noise_cond_emb.weight" in weights
+            if "upsampling_factor" in table:
+                inner["num_extra_images"] = 1
+            elif part == "upsampler":
+                raise BadConfig("key 'upsampler.upsampling_factor' is missing")
+            table["inner_model"] = {key: value for key, value in inner.items() if key not in _UNUSED}
+        if part != "upsampler":  # which sees no actions
+            table.get("inner_model", table)["num_actions"] = num_actions
+        tables[name] = table
+    check_table(tables, NETWORKS)
+    return tables
 
 
-def _table(value: Any, where: str, wanted: Mapping[str, type], optional: Mapping[str, type] | None = None) -> Table:
-    """A table of exactly these keys, each of its type; null is the same as left out."""
-    optional = optional or {}
+def _table(value: Any, where: str, required: set[str], optional: set[str]) -> Table:
+    """A table of these keys; null is the same as left out."""
     if not isinstance(value, dict):
-        raise DamagedModel(f"{where}: a table is wanted")
-    left = {key: item for key, item in value.items() if key != "_target_" and item is not None}
-    table: Table = {}
-    for key, kind in {**wanted, **optional}.items():
-        if key in left:
-            table[key] = _value(left.pop(key), kind, f"{where}.{key}")
-        elif key not in optional:
-            raise DamagedModel(f"{where}: key '{key}' is missing")
-    if left:
-        raise DamagedModel(f"{where}: unknown key '{next(iter(left))}'")
+        raise BadConfig(f"{where}: a table is wanted")
+    table = {key: item for key, item in value.items() if key != "_target_" and item is not None}
+    if missing := sorted(required - set(table)):
+        raise BadConfig(f"key '{where}.{missing[0]}' is missing")
+    for key in table:
+        if key not in required | optional:
+            raise BadConfig(f"unknown key '{where}.{key}'")
+        if isinstance(table[key], str):
+            with suppress(ValueError):
+                table[key] = float(table[key])  # YAML takes 1e-3 for a word
     return table
-
-
-def _value(value: Any, kind: type, where: str) -> Any:
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML takes 1e-3 for a word
-        except ValueError:
-            pass
-    counts = value if isinstance(value, list) else [value]
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in counts)
-    if type(value) is kind and (kind is dict or kind is bool or (whole and min(counts, default=-1) >= 0)):
-        return value
-    what = {int: "a whole number", float: "a number", bool: "true or false", list: "a list of whole numbers"}
-    raise DamagedModel(f"{where}: {what.get(kind, 'a table')} is wanted, not {str(value)[:60]!r}")
 
 
 def _count_actions(weights: "Mapping[str, Tensor]", checkpoint: Path) -> int:
@@ -264,20 +232,24 @@ def _count_actions(weights: "Mapping[str, Tensor]", checkpoint: Path) -> int:
     return counts[_ACTION_ROWS["denoiser"]]
 
 
-def _image_size(env: Table, square: Table | None, config: Path) -> tuple[int, int]:
-    train = env.get("train")
-    size = train.get("size") if isinstance(train, dict) else None
-    if size is None and square:
-        size = square["img_size"]
-    sides = [size, size] if isinstance(size, int) else size
+def _image_size(size: Any, tables: Mapping[str, Table]) -> tuple[int, int] | None:
+    """Height and width, of which the networks that see square images are made; None if nothing says them.
+
+    Raises:
+        BadConfig: These are none, or do not fit the networks.
+    """
+    squares = {part: tables[part]["img_size"] for part in ("reward_end", "actor_critic") if part in tables}
     if size is None:
-        raise BadArgument(f"{config} does not say the size of images: give the environment's YAML with --env-config")
-    if (
-        not isinstance(sides, list)
-        or len(sides) != 2
-        or not all(type(n) is int and 0 < n <= LARGEST_IMAGE for n in sides)
-    ):
-        raise DamagedModel(
-            f"{config}: env.train.size is one or two whole numbers up to {LARGEST_IMAGE}, not {str(size)[:60]!r}"
-        )
+        size = next(iter(squares.values()), None)
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, list) or len(sides) != 2 or not all(map(Number(1, LARGEST_IMAGE).accepts, sides)):
+        raise BadConfig(f"env.train.size is one or two whole numbers up to {LARGEST_IMAGE}, not {str(size)[:60]!r}")
+    for part, side in squares.items():
+        if [side, side] != sides:
+            raise BadConfig(f"{part} is made for {side} pixels a side, the images have {tuple(sides)}")
+    factor = tables["upsampler"]["upsampling_factor"] if "upsampler" in tables else 1
+    if sides[0] % factor or sides[1] % factor:
+        raise BadConfig(f"images of {tuple(sides)} are no multiple of the upsampling factor {factor}")
     return sides[0], sides[1]
