@@ -3,13 +3,12 @@
 Importing this package loads no torch; only `load_world_model` and `save_model` do, when they are called.
 """
 
-from diamond_gym.registry.agents import with_agent, with_agent_file
 from diamond_gym.registry.card import Card, FileRecord, now
 from diamond_gym.registry.games import Game, game, games
 from diamond_gym.registry.human_card import human_card
 from diamond_gym.registry.loading import load_world_model, verify
 from diamond_gym.registry.models import Entry, entries, home_folder, models_folder, resolve, survey
-from diamond_gym.registry.saving import remove, save_model, update_card
+from diamond_gym.registry.saving import remove, save_model, update_card, with_agent, with_agent_file
 
 __all__ = [
     "Card",

@@ -52,28 +52,17 @@ def verify(entry: Entry) -> Entry:
     """Holds every file of a model against its card, by length and full SHA-256.
 
     Returns:
-        The entry whose files were verified: the one given, or the newer one if the model has been replaced
-        in the meantime.
+        The entry whose files were verified: the one given, or the newer one if the model was replaced meanwhile.
 
     Raises:
         DamagedModel: A file is missing, truncated or another one.
     """
-    return _read_current(_verify, entry)
+    return _read_current(lambda entry: entry, entry)
 
 
 def verified_file(entry: Entry, kind: str) -> Path | None:
-    """The path of a model's file of one kind, held against its card as by `verify`; None if the card names none.
-
-    Raises:
-        DamagedModel: The file is missing, truncated or another one.
-    """
-
-    def find(entry: Entry) -> Path | None:
-        if kind in entry.card.files:
-            _verify_file(entry, kind)
-        return entry.file(kind)
-
-    return _read_current(find, entry)
+    """The path of a model's file of one kind, held against its card as by `verify`; None if the card names none."""
+    return _read_current(lambda entry: entry.file(kind), entry, kind)
 
 
 def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
@@ -89,10 +78,15 @@ def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]"
     return _read_current(_read_model, entry)
 
 
-def _read_current(read: Callable[[Entry], T], entry: Entry) -> T:
-    """Reads a model's files; begins again with the new card if the model has been replaced in the meantime."""
+def _read_current(read: Callable[[Entry], T], entry: Entry, *kinds: str) -> T:
+    """Verifies and reads a model's files (those of all kinds by default); anew if it has been replaced meanwhile."""
     while True:
         try:
+            if "weights" not in entry.card.files:
+                raise DamagedModel(f"{entry.path}: key 'files.weights' is missing")
+            for kind in kinds or entry.card.files:
+                if kind in entry.card.files:
+                    _verify_file(entry, kind)
             return read(entry)
         except DamagedModel:
             newer = read_entry(entry.path)
@@ -107,9 +101,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
 
     from diamond_gym.starts import load_starts
 
-    _verify(entry)
-    path, starts_path = entry.file("weights"), entry.file("starts")
-    assert path is not None, "_verify has seen to it"
+    path, starts_path = entry.folder / entry.card.files["weights"].name, entry.file("starts")
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -124,13 +116,8 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
 def check_starts(card: Card, starts: "Starts", where: str) -> None:
     """Checks that dreams of a model can begin from these starts: frames of its size, as many as it sees, its actions.
 
-    Args:
-        card: The model's.
-        starts: The real frames, with the actions between them.
-        where: What to call their file in an error.
-
     Raises:
-        DamagedModel: They are another model's.
+        DamagedModel: They are another model's; `where` is what the error calls their file.
     """
     frames, shape = card.denoiser.get("inner_model", {}).get("num_steps_conditioning", 4), card.obs_shape
     if card.upsampler is not None:
@@ -149,33 +136,23 @@ def check_starts(card: Card, starts: "Starts", where: str) -> None:
             raise DamagedModel(f"{where}: its actions are not all from 0 to {most}, the model's")
 
 
-def _verify(entry: Entry) -> Entry:
-    if "weights" not in entry.card.files:
-        raise DamagedModel(f"{entry.path}: key 'files.weights' is missing")
-    for kind in entry.card.files:
-        _verify_file(entry, kind)
-    return entry
-
-
 def _verify_file(entry: Entry, kind: str) -> None:
     record = entry.card.files[kind]
     path = entry.folder / record.name
-    what = f"{path}: the {kind} file"
     try:
         length = path.stat().st_size
-        if length != record.bytes:
-            state = "is truncated" if length < record.bytes else "is too long"
-            raise DamagedModel(f"{what} {state} ({length} bytes, the card says {record.bytes}); {_remedy(entry)}")
-        if sha256_file(path) != record.sha256:
-            raise DamagedModel(f"{what} is not the one its card describes (its SHA-256 differs); {_remedy(entry)}")
+        if length < record.bytes:
+            fault = f"is truncated ({length} bytes, the card says {record.bytes})"
+        elif length > record.bytes:
+            fault = f"is too long ({length} bytes, the card says {record.bytes})"
+        elif sha256_file(path) != record.sha256:
+            fault = "is not the one its card describes (its SHA-256 differs)"
+        else:
+            return
     except FileNotFoundError:
-        raise DamagedModel(f"{what} is missing; {_remedy(entry)}") from None
+        fault = "is missing"
     except OSError as error:
-        raise DamagedModel(f"{what} cannot be read ({error.strerror})") from None
-
-
-def _remedy(entry: Entry) -> str:
-    if entry.bundled:
-        return "install diamond-gym again"
+        raise DamagedModel(f"{path}: the {kind} file cannot be read ({error.strerror})") from None
     game = entry.card.game
-    return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
+    remedy = f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
+    raise DamagedModel(f"{path}: the {kind} file {fault}; {'install diamond-gym again' if entry.bundled else remedy}")

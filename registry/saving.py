@@ -7,17 +7,19 @@ replaced by one rename, that of its card, before which nothing of the old model 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.files import atomic_path, atomic_write, disk_space_for, flush_folder, sha256_file, temporary_folder
 from diamond_gym.registry.card import Card, FileRecord, check_name
+from diamond_gym.registry.checkpoint import check_weights
 from diamond_gym.registry.human_card import PREVIEW, human_card, readme
-from diamond_gym.registry.loading import verify
+from diamond_gym.registry.loading import read_model, verify
 from diamond_gym.registry.models import Entry, home_folder, local_folder, models_folder, read_entry
 
 if TYPE_CHECKING:
@@ -51,9 +53,6 @@ def save_model(
         folder: Where to write the files, flat, instead of the user's registry.
         extras: Contents of further files: `"preview"`, a picture of its dreams as PNG, `"agent"`, an agent's .zip.
 
-    Returns:
-        The entry of the model as written.
-
     Raises:
         DamagedModel: The card's name or a table of it cannot be written.
         DiskFull: There is no room left; the old model is intact.
@@ -66,16 +65,97 @@ def save_model(
     target = local_folder(card.name) if folder is None else Path(folder)
     with _replacing(target, card.name) as staged:
         # Keys in order and no metadata: the same tensors give the same bytes, hence the same hash.
-        with atomic_path(staged / "weights.safetensors") as path:
-            save_file(_apart({key: weights[key] for key in sorted(weights)}), path)
-        files = {"weights": _name_by_hash(staged / "weights.safetensors", card.name, "weights")}
+        tensors = _apart({key: weights[key] for key in sorted(weights)})
+        files = {"weights": _write(staged, card.name, "weights", lambda path: save_file(tensors, path))}
         if starts is not None:
-            with atomic_path(staged / "starts.npz") as path:
-                save_starts(path, starts)
-            files["starts"] = _name_by_hash(staged / "starts.npz", card.name, "starts")
+            files["starts"] = _write(staged, card.name, "starts", lambda path: save_starts(path, starts))
         files |= _write_extras(staged, card.name, extras or {})
         written = _write_cards(staged, card.with_files(files))
     return Entry(written, target / f"{card.name}.toml")  # not read: another process may have replaced it by now
+
+
+def with_agent(
+    entry: Entry,
+    config: Mapping[str, Any],
+    weights: "Mapping[str, Tensor]",
+    facts: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None = None,
+) -> Entry:
+    """Registers a copy of a model together with an agent, in place of one that it may have.
+
+    The copy has the model's name and its time of creation, and lies in the user's registry, where it goes before a
+    bundled model. The scores of the agent that it replaces leave the card: they are another one's.
+
+    Args:
+        entry: The model.
+        config: The fields of its `ActorCriticConfig`; image size, channels and number of actions may be left out.
+        weights: The agent's tensors by state-dict key, with or without the prefix `actor_critic.`, stored in the
+            types they have.
+        facts: What the card says of the agent, as its table `training.agent`: how and in which dreams it was trained,
+            what it scored.
+        folder: Where to write the model's files instead, flat.
+
+    Raises:
+        BadArgument: The agent sees other frames or has other actions than the model.
+        DamagedModel: The model is not whole, or the agent's tensors are not those of its configuration.
+        DiskFull: There is no room left; the old model is intact.
+    """
+    from diamond_gym.world_model import COMPILED, PREFIXES
+
+    prefix = PREFIXES["actor_critic"]
+    agent = {prefix + key.removeprefix(prefix).replace(COMPILED, ""): value for key, value in weights.items()}
+    return _save_with_agent(entry, config, agent, facts, folder, {})
+
+
+def with_agent_file(
+    entry: Entry, content: bytes, facts: Mapping[str, Any], folder: str | os.PathLike[str] | None = None
+) -> Entry:
+    """Registers a copy of a model as `with_agent` does, together with an agent in a file of its own.
+
+    The file's `content` is as `diamond_gym.trainers.sb3_files.packed` makes it.
+    """
+    return _save_with_agent(entry, None, {}, facts, folder, {AGENT: content})
+
+
+def _save_with_agent(
+    entry: Entry,
+    config: Mapping[str, Any] | None,
+    agent: "Mapping[str, Tensor]",
+    facts: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
+    extras: Mapping[str, bytes],
+) -> Entry:
+    from diamond_gym.world_model import PREFIXES
+
+    entry, weights, starts = read_model(entry)
+    card = entry.card
+    weights = {key: value for key, value in weights.items() if not key.startswith(PREFIXES["actor_critic"])}
+    for kind, record in card.files.items():
+        if kind not in ("weights", "starts", AGENT):
+            extras = {kind: (entry.folder / record.name).read_bytes(), **extras}
+    summary = card.summary
+    if card.actor_critic is not None and "agent" not in card.training:  # the one that came with an imported model
+        summary = f"{summary} Its agent is another one, trained later.".lstrip()
+    card = replace(
+        card,
+        summary=summary,
+        actor_critic=None,
+        figures={key: value for key, value in card.figures.items() if key != "published"},
+        training={**card.training, "agent": dict(facts)},
+    )
+    if config is not None:
+        height, width, channels = card.obs_shape
+        table = {"img_size": height, "img_channels": channels, **config}
+        table["num_actions"] = config.get("num_actions") or card.num_actions
+        side, seen, actions = (table[key] for key in ("img_size", "img_channels", "num_actions"))
+        if (side, side, seen, actions) != (height, width, channels, card.num_actions):
+            raise BadArgument(
+                f"the agent sees frames of {side}x{side}x{seen} and has {actions} actions, "
+                f"but {card.name} dreams {height}x{width}x{channels} with {card.num_actions}"
+            )
+        card, weights = replace(card, actor_critic=table), {**weights, **agent}
+        check_weights(card, weights, f"the agent of {entry.name}")
+    return save_model(card, weights, starts, folder, extras)
 
 
 def update_card(entry: Entry, card: Card, extras: Mapping[str, bytes] | None = None) -> Entry:
@@ -85,9 +165,6 @@ def update_card(entry: Entry, card: Card, extras: Mapping[str, bytes] | None = N
         entry: The model whose card changes.
         card: What the card says from now on; its name and files stay those of the entry.
         extras: Contents of further files, as `save_model` takes them; those that are not named stay as they are.
-
-    Returns:
-        The entry with the new card.
 
     Raises:
         DamagedModel: The model has been replaced since the entry was read.
@@ -122,9 +199,6 @@ def export(entry: Entry, folder: Path, as_readme: bool = False) -> Entry:
         folder: Where to; made if there is none. It holds one model.
         as_readme: Write the human card as the hub wants it, README.md, instead of `<name>.md`.
 
-    Returns:
-        The entry of the copy.
-
     Raises:
         BadArgument: Another model lies there.
         DamagedModel: The model is not whole.
@@ -137,11 +211,11 @@ def export(entry: Entry, folder: Path, as_readme: bool = False) -> Entry:
     with _replacing(folder, entry.name) as staged:
         files = {}
         for kind, record in entry.card.files.items():
-            files[kind] = replace(record, name=_file_name(entry.name, kind, record.sha256))
-            with atomic_path(staged / files[kind].name) as copy:
-                shutil.copyfile(entry.folder / record.name, copy)
+            original = entry.folder / record.name
+            files[kind] = _write(staged, entry.name, kind, partial(shutil.copyfile, original))
+            if files[kind].sha256 != record.sha256:
+                raise DamagedModel(f"{original}: its copy differs; try again")
         card = _write_cards(staged, entry.card.with_files(files), as_readme)
-        verify(Entry(card, staged / f"{card.name}.toml"))
     return Entry(card, folder / f"{card.name}.toml")
 
 
@@ -200,24 +274,19 @@ def _apart(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def _write_extras(folder: Path, name: str, extras: Mapping[str, bytes]) -> dict[str, FileRecord]:
-    records = {}
-    for kind, content in extras.items():
-        with atomic_write(folder / kind) as file:
-            file.write(content)
-        records[kind] = _name_by_hash(folder / kind, name, kind)
-    return records
+    return {
+        kind: _write(folder, name, kind, partial(Path.write_bytes, data=content)) for kind, content in extras.items()
+    }
 
 
-def _name_by_hash(path: Path, name: str, kind: str) -> FileRecord:
-    """Gives a file the name by which the card knows it."""
+def _write(folder: Path, name: str, kind: str, write: Callable[[Path], object]) -> FileRecord:
+    """Writes a file of a model, and gives it the name by which the card knows it."""
+    path = folder / f"new{_SUFFIXES[kind]}"
+    with atomic_path(path) as temporary:
+        write(temporary)
     sha256 = sha256_file(path)
-    record = FileRecord(_file_name(name, kind, sha256), sha256, path.stat().st_size)
-    path.rename(path.with_name(record.name))
-    return record
-
-
-def _file_name(name: str, kind: str, sha256: str) -> str:
-    return f"{name}-{sha256[:8]}{_SUFFIXES[kind]}"
+    path = path.rename(folder / f"{name}-{sha256[:8]}{_SUFFIXES[kind]}")
+    return FileRecord(path.name, sha256, path.stat().st_size)
 
 
 def _write_cards(folder: Path, card: Card, as_readme: bool = False) -> Card:
