@@ -21,7 +21,9 @@ from diamond_gym.schema import (
 )
 
 FORMAT = 1
-_LONGEST = 1 << 20  # characters; a hundred times as many as a card has
+LONGEST = 1 << 20
+"""Characters that a card may have, a hundred times as many as one has."""
+
 _STALE = ("reward_ece", "end_ece", "ball")  # figures that are no longer measured: read, and not written again
 Table = dict[str, Any]
 
@@ -137,7 +139,7 @@ class Card:
             DamagedModel: It is not TOML, or a key is missing, unknown or of the wrong kind.
         """
         try:
-            if len(text) > _LONGEST:
+            if len(text) > LONGEST:
                 raise BadConfig("too long for a card")
             table = tomllib.loads(text)
             check_plain(table)

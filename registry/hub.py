@@ -1,9 +1,11 @@
 """Models from and to the Hugging Face hub, or from a local mirror of the same layout.
 
 huggingface_hub does the fetching: it goes on where it was interrupted, verifies, caches and shows progress. What was
-fetched first is remembered by its hash in the model's card, and every later pull is held to it.
+fetched first is remembered by its hash in the model's card, and every later pull is held to it. Whatever goes wrong is
+a DiamondGymError of one line.
 """
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -50,29 +52,19 @@ class Fetched:
 
 
 def fetch_published(model: Published, revision: str, mirror: Path | None = None) -> Fetched:
-    """Fetches a released model's files, or finds them in a mirror.
-
-    Raises:
-        Unreachable, ModelNotFound, DamagedModel, DiskFull: What can go wrong on the way.
-    """
+    """Fetches a released model's files, or finds them in a mirror."""
     spawn = [f"{model.spawn}/*"] if model.spawn else []
     address = Address(model.repository, revision)
     try:
         folder, address = _folder(address, [*model.files, *spawn], mirror)
     except ModelNotFound as error:
         raise ModelNotFound(f"{error}; `--revision main` asks for the newest") from None
-    hashes = {path: sha256_file(_inside(folder, path)) for path in model.files}
-    if model.spawn:
-        hashes[model.spawn] = _hash_folder(folder, model.spawn)
+    hashes = {path: _hash(folder, path) for path in (*model.files, *filter(None, [model.spawn]))}
     return Fetched(folder, address, hashes, None if mirror else revision)
 
 
 def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fetched]:
-    """Fetches a model that was pushed: its card first, then only the files that the card names.
-
-    Raises:
-        Unreachable, ModelNotFound, DamagedModel, DiskFull: What can go wrong on the way.
-    """
+    """Fetches a model that was pushed: its card first, then only the files that the card names."""
     folder, result = _folder(address, ["*.toml"], mirror)
     cards = sorted(folder.glob("*.toml"))
     if len(cards) != 1:
@@ -82,7 +74,7 @@ def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fe
     if mirror is None:
         folder, result = _folder(Address(address.repository, result.revision or address.revision), names, None)
         entry = read_entry(_inside(folder, cards[0].name))
-    hashes = {name: sha256_file(_inside(folder, name)) for name in (cards[0].name, *names)}
+    hashes = {name: _hash(folder, name) for name in (cards[0].name, *names)}
     return entry, Fetched(folder, result, hashes, address.revision)
 
 
@@ -109,9 +101,6 @@ def push(entry: Entry, files: Path, repository: str, private: bool = False) -> A
 
     Returns:
         The address of what was uploaded, with its commit.
-
-    Raises:
-        Unreachable, ModelNotFound, BadArgument: What can go wrong on the way.
     """
     import huggingface_hub
 
@@ -131,22 +120,19 @@ def push(entry: Entry, files: Path, repository: str, private: bool = False) -> A
 
 def _folder(address: Address, wanted: list[str], mirror: Path | None) -> tuple[Path, Address]:
     """The folder that holds the wanted files, and the address with its commit, if it is known."""
-    if mirror is not None:
-        if not mirror.is_dir():
-            raise BadArgument(f"there is no folder {mirror}")
-        return mirror, Address(address.repository, _commit(mirror))
-    import huggingface_hub
+    if mirror is not None and not mirror.is_dir():
+        raise BadArgument(f"there is no folder {mirror}")
+    if mirror is None:
+        import huggingface_hub
 
-    with _clear_lines(address, "fetched"):
-        folder = huggingface_hub.snapshot_download(
-            address.repository, revision=address.revision, allow_patterns=wanted, library_name="diamond-gym"
-        )
-    return Path(folder), Address(address.repository, _commit(Path(folder)) or address.revision)
-
-
-def _commit(folder: Path) -> str | None:
-    """A folder of huggingface_hub's cache is named as its commit."""
-    return folder.name if _COMMIT.fullmatch(folder.name) else None
+        with _clear_lines(address, "fetched"):
+            folder = huggingface_hub.snapshot_download(
+                address.repository, revision=address.revision, allow_patterns=wanted, library_name="diamond-gym"
+            )
+    here = mirror or Path(folder)
+    # A folder of huggingface_hub's cache is named as its commit.
+    commit = here.name if _COMMIT.fullmatch(here.name) else None
+    return here, Address(address.repository, commit or (None if mirror else address.revision))
 
 
 def _inside(folder: Path, path: str) -> Path:
@@ -165,20 +151,20 @@ def _inside(folder: Path, path: str) -> Path:
     return result
 
 
-def _hash_folder(folder: Path, part: str) -> str:
-    """One hash of the names and contents of all files below a folder."""
-    import hashlib
-
-    paths = sorted(p.relative_to(folder).as_posix() for p in _inside(folder, part).rglob("*") if p.is_file())
-    lines = [f"{sha256_file(_inside(folder, path))}  {path}\n" for path in paths]
+def _hash(folder: Path, path: str) -> str:
+    """The hash of a file in a folder; of a folder in it, one of the names and contents of all files below."""
+    whole = _inside(folder, path)
+    if whole.is_file():
+        return sha256_file(whole)
+    paths = sorted(below.relative_to(folder).as_posix() for below in whole.rglob("*") if below.is_file())
+    lines = [f"{sha256_file(_inside(folder, below))}  {below}\n" for below in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager
 def _clear_lines(address: Address, done: str) -> Iterator[None]:
     """Turns what huggingface_hub and the network raise into one clear line each."""
-    import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     log = logging.getLogger("huggingface_hub")
     level = log.level
@@ -186,30 +172,31 @@ def _clear_lines(address: Address, done: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        not_found = isinstance(error, errors.RevisionNotFoundError | errors.EntryNotFoundError)
-        if not_found and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise ModelNotFound(f"{address} is not on the hub: there is no such revision or file") from None
-        if isinstance(error, errors.RepositoryNotFoundError):
-            raise ModelNotFound(
-                f"{address} is not on the hub, or not for you (a gated or private one needs `hf auth login`)"
-            ) from None
-        if isinstance(error, errors.HFValidationError):
-            raise BadArgument(f"{address}: {' '.join(str(error).split())}") from None
-        if is_disk_full(error, Path(huggingface_hub.constants.HF_HOME)):
-            raise DiskFull(
-                f"the disk is full: {address} was not {done} completely; free some space and repeat"
-            ) from None
-        if status in (401, 403):
-            raise BadArgument(
-                f"the hub does not let you: log in with `hf auth login` ({status} for {address})"
-            ) from None
-        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK:
-            cause = str(error.__cause__ or error) or type(error).__name__
-            raise Unreachable(
-                f"{address} could not be reached ({cause.splitlines()[0][:120]}); check the connection and repeat the "
-                "command: it goes on where it stopped"
-            ) from None
-        raise
+        raise _clear_line(error, errors, f"{address}", done, Path(constants.HF_HOME)) from None
     finally:
         log.setLevel(level)
+
+
+def _clear_line(error: Exception, errors: Any, address: str, done: str, cache: Path) -> Exception:
+    """The error of one line in place of a library's; that itself if the user cannot put it right."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelNotFound(
+            f"{address} is not on the hub, or not for you (a gated or private one needs `hf auth login`)"
+        )
+    not_found = isinstance(error, errors.RevisionNotFoundError | errors.EntryNotFoundError)
+    if not_found and not isinstance(error, errors.LocalEntryNotFoundError):
+        return ModelNotFound(f"{address} is not on the hub: there is no such revision or file")
+    if isinstance(error, errors.HFValidationError):
+        return BadArgument(f"{address}: {' '.join(str(error).split())}")
+    if is_disk_full(error, cache):
+        return DiskFull(f"the disk is full: {address} was not {done} completely; free some space and repeat")
+    if status in (401, 403):
+        return BadArgument(f"the hub does not let you: log in with `hf auth login` ({status} for {address})")
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK:
+        cause = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0][:120]
+        return Unreachable(
+            f"{address} could not be reached ({cause}); check the connection and repeat the command: it goes on where "
+            "it stopped"
+        )
+    return error

@@ -10,7 +10,7 @@ from typing import Self
 
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.files import user_folder
-from diamond_gym.registry.card import Card, check_name
+from diamond_gym.registry.card import LONGEST, Card, check_name
 from diamond_gym.registry.games import did_you_mean, games
 
 
@@ -38,6 +38,7 @@ def models_folder() -> Path:
     return home_folder() / "models"
 
 
+_SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_-])?"
 _ADDRESS = re.compile(rf"(?:hf:)?({_WORD}/{_WORD})(?:@([A-Za-z0-9][A-Za-z0-9_./-]{{0,99}}))?")
 
@@ -124,7 +125,16 @@ def survey() -> tuple[list[Entry], dict[str, str]]:
     """All models at hand, the user's own first, each group by name; and a line for each damaged one, by its name."""
     result: list[Entry] = []
     problems: dict[str, str] = {}
-    for card in [*_local_cards(problems), *_bundled_cards()]:
+    cards: list[Path] = []
+    try:
+        cards += [models_folder() / name / f"{name}.toml" for name in own_names()]
+    except (FileNotFoundError, NotADirectoryError, BadArgument):
+        pass  # there are none, or there is no home
+    except OSError as error:
+        problems[models_folder().name] = f"{models_folder()}: cannot be read ({error.strerror})"
+    # The tables that lie beside the bundled cards, such as the games', have no human card.
+    cards += sorted(path for path in bundled_folder().glob("*.toml") if path.with_suffix(".md").exists())
+    for card in cards:
         try:
             result.append(read_entry(card))
         except DamagedModel as error:
@@ -140,9 +150,9 @@ def entries() -> list[Entry]:
 def resolve(wanted: str | os.PathLike[str]) -> Entry:
     """The model that a name, a game or a folder means.
 
-    A folder is taken as such when it is written as a path, or when nothing else answers to the word. One of
-    the 26 games is always the game; of other words a model's name goes before a game's. The user's own models
-    go before the bundled ones, and among several of one game the newest counts.
+    A folder is taken as such when it is written as a path, or when nothing else answers to the word. One of the 26
+    games is always the game; of other words a model's name goes before a game's. Of several models of one game the
+    user's own go before the bundled ones, and then the newest counts.
 
     Args:
         wanted: A model's name, a game's name, the folder of a model, or `hf:user/repo@revision` for a model that
@@ -204,15 +214,16 @@ def find_again(entry: Entry) -> Entry:
 
 def _pulled(address: Address) -> Entry:
     """The newest model that was pulled from an address; nothing is fetched here."""
-    result = []
-    for entry in entries():
+
+    def fits(entry: Entry) -> bool:
         table = entry.card.training.get("pulled", {})
         revisions = (None, table.get("revision"), table.get("asked"))
-        if not entry.bundled and table.get("repository") == address.repository and address.revision in revisions:
-            result.append(entry)
-    if not result:
-        raise ModelNotFound(f"{address} is not here yet; fetch it with `diamond-gym pull {address}`")
-    return max(result, key=lambda entry: entry.rank)
+        return not entry.bundled and table.get("repository") == address.repository and address.revision in revisions
+
+    try:
+        return max(filter(fits, entries()), key=lambda entry: entry.rank)
+    except ValueError:
+        raise ModelNotFound(f"{address} is not here yet; fetch it with `diamond-gym pull {address}`") from None
 
 
 def read_entry(card: Path) -> Entry:
@@ -222,20 +233,15 @@ def read_entry(card: Path) -> Entry:
         DamagedModel: There is no such file, or its content is not a card.
     """
     try:
-        text = _text(card)
+        if not card.is_file() and card.exists():
+            raise OSError("not a file")  # reading from a pipe would wait for ever
+        with card.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
     except FileNotFoundError:
         raise DamagedModel(f"{card}: the card is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedModel(f"{card}: the card cannot be read ({error})") from None
     return Entry(Card.from_toml(text, str(card)), card)
-
-
-def _text(card: Path) -> str:
-    """A card's text; of a file that is much too long, as much as shows that it is."""
-    if not card.is_file() and card.exists():
-        raise OSError("not a file")  # reading from a pipe would wait for ever
-    with card.open(encoding="utf-8") as file:
-        return file.read((1 << 20) + 1)
 
 
 def own_names() -> list[str]:
@@ -255,8 +261,9 @@ def local_folder(name: str) -> Path:
         BadArgument: There is no home folder, or the file system takes the name for that of another model.
     """
     folder = models_folder() / check_name(name)
-    there = own_names() if os.path.lexists(folder) else [name]
-    for other in there if name not in there else []:
+    if not os.path.lexists(folder) or name in (names := own_names()):
+        return folder
+    for other in names:
         with suppress(OSError):
             if folder.samefile(folder.with_name(other)):
                 raise BadArgument(
@@ -264,24 +271,6 @@ def local_folder(name: str) -> Path:
                     "count as equal: choose another --name"
                 )
     return folder
-
-
-_SEPARATORS = {os.sep, os.altsep or os.sep, "/"}
-
-
-def _local_cards(problems: dict[str, str]) -> list[Path]:
-    try:
-        return [models_folder() / name / f"{name}.toml" for name in own_names()]
-    except (FileNotFoundError, NotADirectoryError, BadArgument):  # there are none, or there is no home
-        return []
-    except OSError as error:
-        problems[models_folder().name] = f"{models_folder()}: cannot be read ({error.strerror})"
-        return []
-
-
-def _bundled_cards() -> list[Path]:
-    # The tables that lie beside them, such as the games', have no human card.
-    return sorted(path for path in bundled_folder().glob("*.toml") if path.with_suffix(".md").exists())
 
 
 def _card_in(folder: Path) -> Path:
