@@ -1,4 +1,4 @@
-"""`python -m diamond_gym` is `diamond-gym`, wherever the package can be imported."""
+"""`python -m diamond_gym` is `diamond-gym`, as for torchrun, which starts modules and not commands."""
 
 import sys
 

@@ -14,7 +14,6 @@ REVISION = "5d4abca9af6ab1b3ab1c6fc228cacb7281130f7f"
 September 2026 by two public records of it. The hashes of its files are kept at the first pull."""
 CSGO = "CSGO"
 _TABLE = Path(__file__).with_name("published.toml")
-_BYTES_PER_PARAMETER = 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Published:
     @property
     def bytes(self) -> int:
         """What has to be fetched, about."""
-        return self.parameters * _BYTES_PER_PARAMETER
+        return 4 * self.parameters  # float32
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -68,10 +67,8 @@ class Published:
     @property
     def summary(self) -> str:
         """One line for a card."""
-        what = (
-            "the authors' CS:GO engine" if self.game == CSGO else f"the authors' world model and agent of {self.game}"
-        )
-        return f"DIAMOND, {what} (Alonso et al. 2024)."
+        what = "CS:GO engine" if self.game == CSGO else f"world model and agent of {self.game}"
+        return f"DIAMOND, the authors' {what} (Alonso et al. 2024)."
 
     @property
     def figures(self) -> Table:

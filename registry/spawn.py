@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.errors import DamagedModel
+from diamond_gym.registry.checkpoint import brief
 from diamond_gym.starts import Starts
 
 Array = npt.NDArray[Any]
@@ -34,7 +35,7 @@ def read_spawn(
     """Reads all spawns of a folder, in the order of their numbers.
 
     Args:
-        folder: Holds a folder per spawn.
+        folder: Of the spawns.
         frame_shape: Of the low resolution, (h, w, C).
         full_shape: Of the full one, (H, W, C).
         num_actions: The length of an action, A.
@@ -73,13 +74,13 @@ def _frames(path: Path, count: int, shape: tuple[int, int, int]) -> npt.NDArray[
             return np.ascontiguousarray(array[-count:].transpose(0, 2, 3, 1))
         if array.shape[1:] == shape:
             return np.array(array[-count:])
-    raise _misshapen(path, array, f"uint8 ({count}, {c}, {h}, {w})")
+    raise DamagedModel(f"{path}: {array.dtype} {array.shape} where uint8 ({count}, {c}, {h}, {w}) is wanted")
 
 
 def _actions(path: Path, least: int, width: int) -> Array:
     array = _load(path)
     if array.ndim != 2 or array.shape[1] != width or len(array) < least or array.dtype.kind not in "biuf":
-        raise _misshapen(path, array, f"at least ({least}, {width})")
+        raise DamagedModel(f"{path}: {array.dtype} {array.shape} where at least ({least}, {width}) is wanted")
     if not np.isin(array, (0, 1)).all():
         raise DamagedModel(f"{path}: an action is made of 0 and 1 only")
     return np.array(array, np.int8)
@@ -91,14 +92,10 @@ def _load(path: Path) -> Array:
     except FileNotFoundError:
         raise DamagedModel(f"{path}: there is no such file") from None
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        raise DamagedModel(f"{path}: not readable as an array ({' '.join(str(error).split())[:160]})") from None
+        raise DamagedModel(f"{path}: not readable as an array ({brief(error)})") from None
     if not isinstance(array, np.ndarray):
         raise DamagedModel(f"{path}: not a single array")
     return array
-
-
-def _misshapen(path: Path, array: Array, wanted: str) -> DamagedModel:
-    return DamagedModel(f"{path}: {array.dtype} {array.shape} where {wanted} is wanted")
 
 
 def _number(spawn: Path) -> tuple[bool, int, str]:

@@ -252,9 +252,8 @@ def test_evaluate_wm_takes_a_game_or_a_model() -> None:
     assert [cli._parse(EvaluateWm, "evaluate-wm", [word]).name for word in ("Pong", "tiny")] == ["Pong", "tiny"]
 
 
-@pytest.mark.parametrize("module", ["diamond_gym", "diamond_gym.cli"])
-def test_it_runs_as_a_module(module: str, root: Path) -> None:
-    command = [sys.executable, "-m", module, "lsit"]
+def test_it_runs_as_a_module(root: Path) -> None:
+    command = [sys.executable, "-m", "diamond_gym", "lsit"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     said = "unknown command 'lsit'; did you mean list? (diamond-gym --help lists the commands)\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

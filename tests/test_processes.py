@@ -86,11 +86,11 @@ def test_the_first_process_writes(two, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_on_two_processes(tmp_path):
-    """`torchrun --nproc-per-node 2 -m diamond_gym.cli -- train ...`, interrupted by nothing, and once more."""
+    """`torchrun --nproc-per-node 2 -m diamond_gym -- train ...`, interrupted by nothing, and once more."""
     from test_kill import EPOCHS, WORDS
 
     run = tmp_path / "run"
-    torchrun("-m", "diamond_gym.cli", "--", *WORDS, "--run", str(run))
+    torchrun("-m", "diamond_gym", "--", *WORDS, "--run", str(run))
     assert torch.load(run / CHECKPOINT)["epoch"] == EPOCHS
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps, scores = [line["step"] for line in lines], [line["final/score"] for line in lines if "final/score" in line]
@@ -98,7 +98,7 @@ def test_the_command_on_two_processes(tmp_path):
     assert [line["step"] for line in lines if "denoiser/loss" in line] == list(range(1, EPOCHS + 1))
     assert steps == sorted(steps) and set(steps) == set(range(1, EPOCHS + 1))
     before = (run / CHECKPOINT).read_bytes()
-    torchrun("-m", "diamond_gym.cli", "--", *WORDS, "--run", str(run))
+    torchrun("-m", "diamond_gym", "--", *WORDS, "--run", str(run))
     assert (run / CHECKPOINT).read_bytes() == before
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from diamond_gym.cli.numbers import check_least
+from diamond_gym.cli.terminal import console, counting
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve, verify
@@ -63,7 +64,6 @@ class ImportDiamond:
 
     def run(self) -> int:
         """Reads, checks, finds start states and registers."""
-        from diamond_gym.cli.terminal import console
         from diamond_gym.registry.released import find_run, read_released
 
         checkpoint, config = find_run(self.checkpoint)
@@ -77,26 +77,29 @@ class ImportDiamond:
         if self.license:
             metadata["license"] = self.license
         entry = finish(model, self.starts, self.start_steps, self.seed, metadata)
-        console.print(f"registered {entry.name} in {entry.folder}", soft_wrap=True)
         if entry.card.files.get("starts"):
             console.print(f'gym.make("DiamondDream-{entry.name}-v0") dreams with it from now on', soft_wrap=True)
         return 0
 
 
 def finish(model: "Released", starts: Path | None, steps: int, seed: int, metadata: Mapping[str, Any]) -> "Entry":
-    """What importing and pulling have in common: start states, from where they are to be had, and the registry."""
-    from diamond_gym.cli.terminal import counting
+    """Registers an imported or pulled model, with start states from where they are to be had."""
     from diamond_gym.trainers.register import can_collect, check_free, register, starts_from_folder, starts_from_game
 
     check_free(model.card.name)
-    if starts is not None and str(starts) == "none":
-        return register(model, None, metadata)
-    if starts is not None:
-        return register(model, starts_from_folder(model, starts, seed=seed), metadata)
-    can_collect(model)
-    with counting(f"its agent plays {model.card.game}", steps, "steps") as advance:
-        result = starts_from_game(model, steps, seed=seed, progress=advance)
-    return register(model, result, metadata)
+    result = None
+    if starts is None:
+        can_collect(model)
+        with counting(f"its agent plays {model.card.game}", steps, "steps") as advance:
+            result = starts_from_game(model, steps, seed=seed, progress=advance)
+    elif str(starts) != "none":
+        result = starts_from_folder(model, starts, seed=seed)
+    return _registered(register(model, result, metadata))
+
+
+def _registered(entry: "Entry") -> "Entry":
+    console.print(f"registered {entry.name} in {entry.folder}", soft_wrap=True)
+    return entry
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,6 @@ class Pull:
         return 1 if failed else 0
 
     def _published(self, model: Published) -> None:
-        from diamond_gym.cli.terminal import console
         from diamond_gym.registry.hub import check_first_pull, fetch_published
         from diamond_gym.registry.released import read_released
         from diamond_gym.trainers.register import check_free
@@ -170,11 +172,9 @@ class Pull:
             "training": {"pulled": fetched.table},
         }
         starts = fetched.folder / model.spawn if model.spawn else None
-        entry = finish(released, starts, self.start_steps, 0, metadata)
-        console.print(f"registered {entry.name} in {entry.folder}", soft_wrap=True)
+        finish(released, starts, self.start_steps, 0, metadata)
 
     def _pushed(self, address: Address) -> None:
-        from diamond_gym.cli.terminal import console
         from diamond_gym.registry import save_model
         from diamond_gym.registry.checkpoint import check_weights
         from diamond_gym.registry.hub import check_first_pull, fetch_model
@@ -187,8 +187,7 @@ class Pull:
         there, weights, starts = read_model(there)
         check_weights(there.card, weights, str(there.file("weights")))
         training = {**there.card.training, "pulled": fetched.table}
-        entry = save_model(replace(there.card, training=training), weights, starts)
-        console.print(f"registered {entry.name} in {entry.folder}", soft_wrap=True)
+        _registered(save_model(replace(there.card, training=training), weights, starts))
         console.print(f'gym.make("DiamondDream-v0", model="{fetched.address}") dreams with it', soft_wrap=True)
 
 

@@ -43,7 +43,7 @@ class TrainWm:
     """Fits a world model to real play and registers it, so that gym.make dreams with it.
 
     Collects experience if there is too little yet. Repeating the command goes on where it stopped. On several devices
-    or machines, which divide every batch: torchrun --nproc-per-node 2 -m diamond_gym.cli -- train-wm ...
+    or machines, which divide every batch: torchrun --nproc-per-node 2 -m diamond_gym -- train-wm ...
     """
 
     game: str = ""
