@@ -50,14 +50,15 @@ def human_card(card: Card) -> str:
         "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items()) or "the paper's",
     }
     files = {record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()}
-    preview = (
-        f"![Real frames, and below them dreamed ones]({card.files[PREVIEW].name})" if PREVIEW in card.files else ""
-    )
+    picture = card.files.get(PREVIEW)
+    preview = f"![Real frames, and below them dreamed ones]({picture.name})" if picture else ""
+    # A command is shown as code; a sentence, as of a model that several stages made, as it is.
+    source = f"`{card.source}`" if card.source and not card.source.endswith(".") else card.source
     sections = {
-        "": "\n\n".join(text for text in (card.summary, preview) if text),
+        "": "\n\n".join(filter(None, (card.summary, preview))),
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
-        "Training": "\n\n".join(text for text in (_source(card.source), _table(training)) if text) or "Not recorded.",
+        "Training": "\n\n".join(filter(None, (source, _table(training)))) or "Not recorded.",
         "Agent": _table(agent) if isinstance(agent, Mapping) else str(agent),
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),
@@ -67,11 +68,6 @@ def human_card(card: Card) -> str:
     }
     text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items() if body)
     return f"# {card.name}\n\n{text}\n"
-
-
-def _source(source: str) -> str:
-    """A command as code; a sentence, as of a model that several stages made, as it is."""
-    return source if not source or source.endswith(".") else f"`{source}`"
 
 
 def readme(card: Card) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from diamond_gym.errors import BadArgument, DamagedModel
-from diamond_gym.registry import Card, Entry, games, remove, resolve, survey, verify
+from diamond_gym.registry import Entry, games, remove, resolve, survey, verify
 from diamond_gym.registry.human_card import flat_rows
 from diamond_gym.registry.published import Published, published
 from diamond_gym.schema import NETWORKS
@@ -133,31 +133,27 @@ class Info:
     def run(self) -> int:
         """Verifies the files and prints the card; of a damaged model, what is wrong."""
         entry = verify(resolve(self.name))
-        card, where = entry.card, {"path": str(entry.path), "bundled": entry.bundled}
-        metadata = {
-            "from": "the package" if entry.bundled else "you",
-            "card": str(entry.path),
-            "files": f"{len(card.files)} verified, {entry.bytes / 1e6:.1f} MB",
-        }
-        if not entry.bundled:
-            metadata["id"] = f"DiamondDream-{entry.name}-v0"
         if self.as_json:
-            print(json.dumps({**asdict(card), **where}, indent=2))
+            print(json.dumps({**asdict(entry.card), "path": str(entry.path), "bundled": entry.bundled}, indent=2))
         else:
-            _print_info(card, metadata)
+            _print_info(entry)
         return 0
 
 
-def _print_info(card: Card, metadata: Mapping[str, str]) -> None:
+def _print_info(entry: Entry) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False)
+    card, console = entry.card, Console(markup=False, highlight=False)
     console.print(f"{card.name}: {card.summary}" if card.summary else card.name, style="bold")
-    tables: dict[str, Mapping[str, Any] | None] = {
-        "": {**{key: getattr(card, key) for key in ("game", "created", "license", "source")}, **metadata},
-        **{key: getattr(card, key) for key in ("spaces", *NETWORKS, "sampler", "training", "figures")},
+    first = {key: getattr(card, key) for key in ("game", "created", "license", "source")} | {
+        "from": "the package" if entry.bundled else "you",
+        "card": str(entry.path),
+        "files": f"{len(card.files)} verified, {entry.bytes / 1e6:.1f} MB",
+        "id": None if entry.bundled else f"DiamondDream-{entry.name}-v0",
     }
+    tables: dict[str, Mapping[str, Any] | None] = {"": first}
+    tables |= {key: getattr(card, key) for key in ("spaces", *NETWORKS, "sampler", "training", "figures")}
     width = max((len(key) for table in tables.values() for key, _ in flat_rows(table or {})), default=0)
     for title, content in tables.items():
         rows = [(key, value) for key, value in flat_rows(content or {}) if value not in ("", None)]
