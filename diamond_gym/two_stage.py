@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState, Outcome, prepared, put, without_gradient
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamState, Outcome, put, without_gradient
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
 from diamond_gym.sampler import SamplerConfig, sample
@@ -195,11 +197,7 @@ class TwoStageDream(Dream):
         """The large frames (B, C, H, W) of small ones, and their trajectory."""
         assert self.full_window is not None
         noise = self._rng.normal(self.frame_shape, UPSAMPLER)
-        stream = iter(range(UPSAMPLER + EXTRA_NOISE, 2**32))
-
-        def extra(shape: tuple[int, ...]) -> Tensor:
-            return self._rng.normal(shape[1:], next(stream))
-
+        extra = self._rng.further(UPSAMPLER + EXTRA_NOISE)
         obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             return sample(self._large_frames.condition, obs, None, noise, self.upsampler_sampler, extra)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.device import compile_network, pick_device, pick_precision
-from diamond_gym.dream import Dream, without_gradient
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -41,6 +42,12 @@ LARGE = 30_000_000
 def denoiser_config(table: Table) -> DenoiserConfig:
     """A denoiser's configuration from a card's table."""
     return DenoiserConfig(**{**table, "inner_model": InnerModelConfig(**table["inner_model"])})
+
+
+def versions(module: nn.Module) -> tuple[int, ...]:
+    """A record of a module's weights that differs after they have been written to, replaced or moved."""
+    tensors = (*module.parameters(), *module.buffers())
+    return tuple(n for x in tensors for n in (x.data_ptr(), 0 if x.is_inference() else x._version))
 
 
 class WorldModel(nn.Module):

@@ -26,7 +26,7 @@ RANKS = [
     {"networks.inference"},
     {"networks"},
     {"starts"},
-    {"dream"},
+    {"dream", "dream_state"},
     {"two_stage"},
     {"world_model"},
     {"registry"},

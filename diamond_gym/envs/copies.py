@@ -6,9 +6,8 @@ from typing import Any
 
 from diamond_gym.envs.infos import EnvState
 from diamond_gym.errors import DiamondGymError
-from diamond_gym.networks.folding import versions
 from diamond_gym.registry.models import Entry
-from diamond_gym.world_model import WorldModel
+from diamond_gym.world_model import WorldModel, versions
 
 
 class CopiedDream:

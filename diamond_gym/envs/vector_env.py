@@ -20,10 +20,9 @@ from diamond_gym.envs.checks import action_meanings, action_space, check_actions
 from diamond_gym.envs.copies import CopiedDream
 from diamond_gym.envs.infos import Array, EnvState, Extras, Info, Replay, final_info, start_info
 from diamond_gym.frames import tile, to_pixels
-from diamond_gym.networks.folding import versions
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
-from diamond_gym.world_model import WorldModel
+from diamond_gym.world_model import WorldModel, versions
 
 
 class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
