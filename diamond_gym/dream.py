@@ -95,7 +95,7 @@ class Dream:
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
         self._rng = RowRandom(num_envs, self.device, secrets.randbits(63) if seed is None else seed)
         self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
-        # A CPU asks whether any row restarts, which costs nothing there; elsewhere all rows write a restart, under a mask.
+        # A CPU asks whether any row restarts, which costs nothing there; elsewhere every row computes a restart.
         self._waits = self.device.type == "cpu"
         self.num_starts, self.multi_hot = len(starts), starts.act.ndim == 3
         _, t, h, w, c = starts.obs.shape

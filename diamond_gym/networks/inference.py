@@ -243,7 +243,7 @@ def _compiled(old: N | None, new: N, to_compile: nn.Module, for_kernels: nn.Modu
     """A newly folded network, compiled if asked; or the old one with its weights, which stays compiled."""
     if not compiled:
         return new
-    from diamond_gym.networks.kernels.networks import use_kernels
+    from diamond_gym.networks.kernels import use_kernels
 
     if use_kernels(for_kernels, new.dtype):
         return new
