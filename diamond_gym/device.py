@@ -5,7 +5,6 @@ forever at its first large operation. One thread needs no others, and is what a 
 """
 
 import ctypes
-import functools
 import hashlib
 import os
 import platform
@@ -20,10 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -32,16 +29,9 @@ from diamond_gym.errors import BadArgument, DiskFull
 from diamond_gym.files import atomic_write, user_folder
 
 
-class Compiler(NamedTuple):
-    """A compiler's command, and what it says of its version."""
-
-    command: tuple[str, ...]
-    version: bytes
-
-
-@functools.cache
-def cpp_compiler() -> Compiler:
-    """A C++ compiler that works: the one that the environment variable CXX names, or g++, or clang++.
+@cache
+def cpp_compiler() -> tuple[list[str], bytes]:
+    """A C++ compiler that works, as a command, and its version: what the variable CXX names, or g++, or clang++.
 
     Raises:
         BadArgument: There is none.
@@ -49,13 +39,12 @@ def cpp_compiler() -> Compiler:
     named = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or ""
     try:
         command = shlex.split(named)
-        version = subprocess.run([*command, "--version"], check=True, capture_output=True).stdout
+        return command, subprocess.run([*command, "--version"], check=True, capture_output=True).stdout
     except (OSError, ValueError, subprocess.CalledProcessError):
         raise BadArgument(
             "compiling for a CPU needs a C++ compiler, and none works here: install g++ or clang++, name one in CXX, "
             "or do without"
         ) from None
-    return Compiler(tuple(command), version)
 
 
 def cache_folder(kind: str) -> Path:
@@ -71,7 +60,7 @@ def cache_folder(kind: str) -> Path:
     return folder
 
 
-@functools.cache
+@cache
 def _passing_cache() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="diamond-gym-", ignore_cleanup_errors=True)
 
@@ -177,29 +166,17 @@ def bfloat16_pays(device: torch.device) -> bool:
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     parts = (device.type, name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", ""))
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    path = cache_folder("precision") / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.txt"
     try:
-        path = Path(platformdirs.user_cache_dir("diamond-gym")) / "precision" / f"{key}.txt"
-        result = _read(path)
-        if result is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(path.with_suffix(".lock"), timeout=60):  # of two processes the first one measures
-                result = _read(path)
-                if result is None:
-                    result = measure_bfloat16(device)
-                    with atomic_write(path, "w") as file:
-                        file.write("bfloat16\n" if result else "float32\n")
-    except (OSError, RuntimeError, KeyError, NotImplementedError, DiskFull):  # no home, no cache, no locks
+        with filelock.FileLock(path.with_suffix(".lock"), timeout=60):  # of two processes the first one measures
+            found = path.read_bytes() if path.exists() else b""
+            if found not in (b"bfloat16\n", b"float32\n"):
+                found = b"bfloat16\n" if measure_bfloat16(device) else b"float32\n"
+                with atomic_write(path, "wb") as file:
+                    file.write(found)
+        return found == b"bfloat16\n"
+    except (OSError, NotImplementedError, DiskFull):  # no locks, no room
         return measure_bfloat16(device)
-    return result
-
-
-def _read(path: Path) -> bool | None:
-    """What was found before; None if nothing was, or if the file is damaged."""
-    try:
-        return {"bfloat16\n": True, "float32\n": False}.get(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def measure_bfloat16(device: torch.device) -> bool:

@@ -20,10 +20,10 @@ from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import parameters
 from diamond_gym.starts import Starts
-from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
 
 if TYPE_CHECKING:
     from diamond_gym.registry.card import Card
+    from diamond_gym.two_stage import TwoStageSampler
 
 
 Table = Mapping[str, Any]
@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
         self,
         num_envs: int,
         *,
-        sampler: SamplerConfig | TwoStageSampler | None = None,
+        sampler: "SamplerConfig | TwoStageSampler | None" = None,
         horizon: int | None = 50,
         seed: int | Sequence[int] | None = None,
         starts: str | int = "any",
@@ -208,17 +208,18 @@ class WorldModel(nn.Module):
         own = self.card.sampler if self.card is not None else {}
         settled: dict[str, Any] = {"device": self.device, "precision": self.precision}
         settled |= {"seed": seed, "choice": starts, "model": self.fingerprint, "graph": graph}
-        if self.upsampler is not None:
-            if not isinstance(sampler, TwoStageSampler):
-                dynamics = sampler or (SamplerConfig(**own) if own else FAST.dynamics)
-                sampler = TwoStageSampler(dynamics)
-            return TwoStageDream(
-                self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
-            )
-        if isinstance(sampler, TwoStageSampler):
-            raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
-        sampler = sampler or SamplerConfig(**own)
-        return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
+        if self.upsampler is None:
+            if sampler is not None and not isinstance(sampler, SamplerConfig):
+                raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
+            sampler = sampler or SamplerConfig(**own)
+            return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
+        from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
+
+        if not isinstance(sampler, TwoStageSampler):
+            sampler = TwoStageSampler(sampler or (SamplerConfig(**own) if own else FAST.dynamics))
+        return TwoStageDream(
+            self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
+        )
 
     def __repr__(self) -> str:
         """The networks in a line each, with their sizes; torch's own way lists every layer."""

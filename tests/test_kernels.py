@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stubs import ACTIONS
 from torch import nn
 
-from diamond_gym.device import Compiler, compile_network, cpp_compiler
+from diamond_gym.device import compile_network, cpp_compiler
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks import kernels
 from diamond_gym.networks.blocks import ResBlocks, Upsample
@@ -221,7 +221,7 @@ def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kernels, "_processor_features", lambda: "avx2 fma")
     broken = (sys.executable, "-c", "import sys; sys.exit('no such flag' if '-shared' in sys.argv else 0)")
-    monkeypatch.setattr(kernels, "cpp_compiler", lambda: Compiler(broken, b"1"))
+    monkeypatch.setattr(kernels, "cpp_compiler", lambda: (list(broken), b"1"))
     assert built_kernels.__wrapped__() is None
     assert "no such flag" in caplog.text
     monkeypatch.setattr(kernels, "_processor_features", lambda: "avx fma")

@@ -24,7 +24,7 @@ from diamond_gym.networks.blocks import (
     to_patches,
     zero_,
 )
-from diamond_gym.networks.preconditioning import START_SIGMA, Scalings, TrainingNoise, c_noise, edm
+from diamond_gym.networks.preconditioning import Scalings, TrainingNoise, c_noise, edm
 from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 
 if TYPE_CHECKING:
@@ -248,10 +248,6 @@ class Denoiser(nn.Module):
                 past = self.add_noise(past.reshape(b, n * c, h, w), sigma_cond, noise).reshape(past.shape)
             sigma = noise.sigma(b)
             noisy = self.add_noise(target, sigma, noise)
-            if noise.starts is not None:
-                starts = noise.starts(b)
-                sigma = torch.where(starts, START_SIGMA, sigma)
-                noisy = torch.where(starts[:, None, None, None], noise.normal(tuple(noisy.shape)), noisy)
             cs = self.precondition(sigma)
             output = self.model_output(noisy, cs, past, None if act is None else act[:, i : i + t], sigma_cond)
             base = self.base(noisy, cs, past)

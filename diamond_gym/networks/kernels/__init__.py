@@ -46,12 +46,12 @@ def built_kernels() -> Any:
     if features is None or not _NEEDED.issubset(features.split()):
         return None
     try:
-        compiler = cpp_compiler()
+        command, version = cpp_compiler()
         words = (features, torch.__version__, *_FLAGS)
-        key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), compiler.version, *map(str.encode, words)))).hexdigest()
+        key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), version, *map(str.encode, words)))).hexdigest()
         path = cache_folder("kernels") / f"{key[:16]}.so"
         if not path.exists():
-            _build(compiler.command, path)
+            _build(command, path)
         torch.ops.load_library(path)
     except (BadArgument, OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
@@ -70,7 +70,7 @@ def _processor_features() -> str | None:
     return next((value.strip() for name, _, value in lines if name.strip() == "flags"), None)
 
 
-def _build(command: tuple[str, ...], path: Path) -> None:
+def _build(command: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # two processes may build at once: the last one stays
         made = Path(folder) / path.name
         words = [*command, *_FLAGS, str(SOURCE), "-o", str(made), *_LIBRARIES]
