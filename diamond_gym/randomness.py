@@ -6,11 +6,9 @@ number here is a pure function of (the row's seed, the row's event counter, what
 position), computed with Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 It runs on any torch device without a host synchronisation, and its whole state is two small integer tensors.
 
-Cost of a step's numbers (noise of a (3, 64, 64) image and the uniforms of its outcome) on one CPU thread, eager
-torch 2.13, medians: 0.4 ms at batch 1, 1.3 ms at batch 8 and 85 ms at batch 512 while the machine was quiet; 0.9, 3.6
-and 120 ms while others used it too (`benchmarks/test_randomness.py` measures it again). On a GPU it has not been
-measured. Nothing is drawn ahead: on a CPU it would save nothing, and on other devices the some 110 small kernels
-depend on no network, so that they can be queued before they are needed.
+`benchmarks/test_randomness.py` measures what a step's numbers cost. Nothing is drawn ahead: on a CPU it would save
+nothing, and on other devices the some 110 small kernels depend on no network, so that they can be queued before they
+are needed.
 """
 
 import itertools

@@ -194,10 +194,8 @@ class WorldModel(nn.Module):
             num_envs: Rows of the batch, B.
             sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps. Of a
                 model of two stages, how the first is, or both are; default: fast.
-            horizon: Steps after which a row is truncated, None for never.
-            seed: Row i is seeded with seed + i, or with its own of a sequence; None for a fresh seed.
+            horizon, seed, graph: See `Dream`.
             starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
-            graph: On a GPU, record a step as one CUDA graph and replay it.
 
         Raises:
             DiamondGymError: The model has no starts.

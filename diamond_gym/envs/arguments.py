@@ -33,9 +33,8 @@ def check_seed(seed: Any, rows: int = 1) -> int | None:
     """
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
-    if not 0 <= int(seed) <= SEEDS - rows:
+    integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not integer or not 0 <= int(seed) <= SEEDS - rows:
         raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
     return int(seed)
 
