@@ -5,7 +5,6 @@ forever at its first large operation. One thread needs no others, and is what a 
 """
 
 import ctypes
-import functools
 import hashlib
 import os
 import platform
@@ -20,10 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -32,16 +29,9 @@ from diamond_gym.errors import BadArgument, DiskFull
 from diamond_gym.files import atomic_write, user_folder
 
 
-class Compiler(NamedTuple):
-    """A compiler's command, and what it says of its version."""
-
-    command: tuple[str, ...]
-    version: bytes
-
-
-@functools.cache
-def cpp_compiler() -> Compiler:
-    """A C++ compiler that works: the one that the environment variable CXX names, or g++, or clang++.
+@cache
+def cpp_compiler() -> tuple[list[str], bytes]:
+    """A C++ compiler that works, as a command, and its version: what the variable CXX names, or g++, or clang++.
 
     Raises:
         BadArgument: There is none.
@@ -49,13 +39,12 @@ def cpp_compiler() -> Compiler:
     named = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or ""
     try:
         command = shlex.split(named)
-        version = subprocess.run([*command, "--version"], check=True, capture_output=True).stdout
+        return command, subprocess.run([*command, "--version"], check=True, capture_output=True).stdout
     except (OSError, ValueError, subprocess.CalledProcessError):
         raise BadArgument(
             "compiling for a CPU needs a C++ compiler, and none works here: install g++ or clang++, name one in CXX, "
             "or do without"
         ) from None
-    return Compiler(tuple(command), version)
 
 
 def cache_folder(kind: str) -> Path:
@@ -71,16 +60,13 @@ def cache_folder(kind: str) -> Path:
     return folder
 
 
-@functools.cache
+@cache
 def _passing_cache() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="diamond-gym-", ignore_cleanup_errors=True)
 
 
 def prepare_to_compile(device_type: str) -> None:
-    """Makes sure that compiling can work, and lets what is compiled outlive the process and the reboot.
-
-    It is kept in the user's cache, unless they chose another place or it cannot be written: torch's own default is a
-    temporary folder. The variable that tells torch has to be set before the first compilation.
+    """Makes sure that compiling can work, and that torch keeps in the user's cache what it compiles from now on.
 
     Raises:
         BadArgument: It is for a CPU, and there is no C++ compiler.
@@ -114,7 +100,6 @@ def is_compiled(network: nn.Module) -> bool:
 
 
 _LOADAVG = Path("/proc/loadavg")
-_THREADS_GIVEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def processor_name() -> str:
@@ -147,12 +132,10 @@ def free_cores_only() -> Iterator[None]:
     a library leaves such settings alone.
     """
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if threads == 1 or any(name in os.environ for name in _THREADS_GIVEN):
-        yield
-        return
-    others = running_elsewhere()
+    given = threads == 1 or any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    others = 0 if given else running_elsewhere()
     free = max(1, cores - others)
-    if free >= threads:
+    if given or free >= threads:
         yield
         return
     print(
@@ -170,36 +153,24 @@ def free_cores_only() -> Iterator[None]:
 
 @cache
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine and kept.
+    """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine.
 
-    What was found lies in the user's cache, by processor (or GPU) and version of torch, so that all processes agree.
-    Where nothing can be kept, it is measured in each process.
+    What was found lies in the user's cache, by processor (or GPU) and version of torch, so that all processes agree;
+    where nothing can be kept, it is measured in each.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     parts = (device.type, name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", ""))
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    path = cache_folder("precision") / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.txt"
     try:
-        path = Path(platformdirs.user_cache_dir("diamond-gym")) / "precision" / f"{key}.txt"
-        result = _read(path)
-        if result is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(path.with_suffix(".lock"), timeout=60):  # of two processes the first one measures
-                result = _read(path)
-                if result is None:
-                    result = measure_bfloat16(device)
-                    with atomic_write(path, "w") as file:
-                        file.write("bfloat16\n" if result else "float32\n")
-    except (OSError, RuntimeError, KeyError, NotImplementedError, DiskFull):  # no home, no cache, no locks
+        with filelock.FileLock(path.with_suffix(".lock"), timeout=60):  # of two processes the first one measures
+            found = path.read_bytes() if path.exists() else b""
+            if found not in (b"bfloat16\n", b"float32\n"):
+                found = b"bfloat16\n" if measure_bfloat16(device) else b"float32\n"
+                with atomic_write(path, "wb") as file:
+                    file.write(found)
+        return found == b"bfloat16\n"
+    except (OSError, NotImplementedError, DiskFull):  # no locks, no room
         return measure_bfloat16(device)
-    return result
-
-
-def _read(path: Path) -> bool | None:
-    """What was found before; None if nothing was, or if the file is damaged."""
-    try:
-        return {"bfloat16\n": True, "float32\n": False}.get(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def measure_bfloat16(device: torch.device) -> bool:
@@ -259,22 +230,16 @@ def settle_threads() -> None:
         torch.set_num_threads(1)
 
 
-# the numbers by which glibc's malloc.h knows them
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MOST = 2**31 - 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_memory() -> bool:
-    """Has glibc keep what tensors have let go of, for the process as a whole and for good.
+    """Has glibc keep freed memory, for the process as a whole and for good; False where there is no glibc.
 
-    Left alone, it returns every block of 32 MiB or more, and the end of its heap; each step of a fitting then waits for
-    tens of thousands of pages to be given and zeroed. Keeping them makes a fitting of the nano preset 8 % (bfloat16) to
-    22 % (float32) faster; the process stays as large as it was at its largest.
-
-    Returns:
-        Whether there is such a choice here: on Linux with glibc.
+    Left alone, it returns every block of 32 MiB or more, and each step of a training waits for tens of thousands of
+    pages. Kept, the nano preset trains 8 % (bfloat16) to 22 % (float32) faster, and the process stays large.
     """
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(name, _MOST) for name in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))
+    return mallopt is not None and all(mallopt(name, 2**31 - 1) for name in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))

@@ -4,163 +4,33 @@ Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Det
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diamond_gym.device import PRECISIONS
-from diamond_gym.networks.cuda_graphs import Graph
+from diamond_gym.dream_state import DreamState, DreamStep, Outcome, check_state, put, without_gradient
 from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
-from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom
+from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom, draw_category
 from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.starts import StartBank, Starts
 
+if TYPE_CHECKING:
+    from diamond_gym.networks.cuda_graphs import Graph
 
-@contextmanager
-def without_gradient() -> Iterator[None]:
-    """No gradient, and tensors that outlive `torch.inference_mode`, under which a caller may have begun the dream."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-@dataclass(frozen=True)
-class DreamStep:
-    """What a step leaves behind, all on the dream's device.
-
-    Attributes:
-        obs: The current frame of every row, float32 (B, C, H, W) in [-1, 1]; of a row that restarted, its
-            start's.
-        rew: Sampled rewards, float32 (B,) in {-1, 0, 1}.
-        end: bool (B,), the model ended the game.
-        trunc: bool (B,), the horizon was reached.
-        rew_prob: Chances of the rewards -1, 0 and 1 that `rew` was sampled from, float32 (B, 3).
-        end_prob: The chance of `end`, float32 (B,).
-        final_obs: The frame the step led to, float32 (B, C, H, W): differs from `obs` in the rows that
-            restarted.
-        start: int64 (B,), index of the start each row now dreams from; -1 for frames given to `reset`.
-        final_start: int64 (B,), the same before any restart.
-        trajectory: The sampler's images from noise to `final_obs`, num_denoising_steps + 1 of (B, C, H, W).
-    """
-
-    obs: Tensor
-    rew: Tensor
-    end: Tensor
-    trunc: Tensor
-    rew_prob: Tensor
-    end_prob: Tensor
-    final_obs: Tensor
-    start: Tensor
-    final_start: Tensor
-    trajectory: list[Tensor]
-
-
-@dataclass(frozen=True)
-class DreamState:
-    """A dream at one moment, copied; can be pickled (its tensors then travel by way of the CPU)."""
-
-    fingerprint: dict[str, Any]
-    obs: Tensor
-    act: Tensor
-    memory: LstmState | None
-    steps: Tensor
-    start: Tensor
-    rng: dict[str, Tensor] | None
-
-    def copied(self, device: str | torch.device) -> Self:
-        """A copy on a device."""
-
-        def copy(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: copy(part) for name, part in value.items()}
-            if isinstance(value, tuple):
-                return tuple(map(copy, value))
-            return value.to(device, copy=True) if isinstance(value, Tensor) else value
-
-        return type(self)(**copy(vars(self)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self.copied("cpu"))
-
-
-def check_state(state: object, like: DreamState, num_starts: int, highest: int | None) -> None:
-    """Refuses what is no state of a dream.
-
-    Args:
-        state: What it is about.
-        like: A state of the dream.
-        num_starts: The starts there are.
-        highest: The largest number in an action, if it is known.
-
-    Raises:
-        ValueError: What is wrong with it.
-    """
-    if not isinstance(state, DreamState) or not isinstance(state.fingerprint, dict):
-        raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
-    for name, mine in like.fingerprint.items():
-        theirs = state.fingerprint.get(name)
-        if type(theirs) is not type(mine) or theirs != mine:
-            raise ValueError(f"this state is of another dream: its {name} is {theirs!r}, here it is {mine!r}.")
-    _check("frames", state.obs, like.obs)
-    _check("actions", state.act, like.act, 0, highest)
-    _check("steps", state.steps, like.steps, 0)
-    _check("start", state.start, like.start, -1, num_starts - 1)
-    if type(state) is not type(like) or (state.memory is None) != (like.memory is None):
-        raise ValueError("this state is damaged: it is of a dream with other networks.")
-    if state.memory is not None and like.memory is not None:
-        if not isinstance(state.memory, tuple) or len(state.memory) != 2:
-            raise ValueError("this state is damaged: its memory is no pair of tensors.")
-        for part, one in zip(state.memory, like.memory, strict=True):
-            _check("memory", part, one)
-    if state.rng is not None:
-        if not isinstance(state.rng, dict) or state.rng.keys() != {"seed", "draw"}:
-            raise ValueError("this state is damaged: its random streams have no seed and draw.")
-        _check("seed", state.rng["seed"], like.steps)
-        _check("draw", state.rng["draw"], like.steps, 0)
-    if hasattr(like, "full"):
-        _check("full-size frames", getattr(state, "full", None), like.full)
-
-
-def _check(name: str, tensor: object, like: Tensor, low: int | None = None, high: int | None = None) -> None:
-    """Refuses what is no finite tensor of the dtype and shape of another, from `low` to `high`."""
-    if not isinstance(tensor, Tensor) or (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
-        what = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise ValueError(f"this state is damaged: its {name} is {what}, not {like.dtype} {tuple(like.shape)}.")
-    outside = (low is not None and bool((tensor < low).any())) or (high is not None and bool((tensor > high).any()))
-    if outside or not bool(tensor.isfinite().all()):
-        raise ValueError(f"this state is damaged: its {name} holds numbers that cannot be.")
-
-
-def draw_category(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Samples categoricals of chances (B, K) by inverting them at `uniform` (B,) in [0, 1): int64 (B,)."""
-    return (uniform[:, None] >= probs.cumsum(-1)[:, :-1]).sum(-1)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the networks make of a step: next frame, trajectory, chances, what was sampled of them, LSTM state."""
-
-    next_obs: Tensor
-    trajectory: list[Tensor]
-    rew_prob: Tensor
-    end_prob: Tensor
-    rew: Tensor
-    end: Tensor
-    memory: LstmState | None
+__all__ = ["Dream", "DreamState", "DreamStep", "draw_category"]
 
 
 class Dream:
     """A batch of dreams, tensors in and tensors out.
 
-    One step writes the action into the last slot of the window, samples the next frame, samples reward and
-    end, and restarts the finished rows. Nothing in it waits for the device once the starts are burnt in:
-    restarts are a `torch.where` over all rows (a CPU, where waiting is free, skips that when no row
-    restarts). Everything random comes from `RowRandom`, so a row depends on its own seed and on nothing else
-    in the batch.
+    One step writes the action into the last slot of the window, samples the next frame, samples reward and end, and
+    restarts the finished rows. Nothing in it waits for the device once the starts are burnt in. Everything random comes
+    from `RowRandom`, so a row depends on its own seed and on nothing else in the batch.
 
     The networks are prepared for dreams when the dream is made; whoever trains them further calls `refresh`. The state
     stays in the same tensors from the first reset on, so that on a GPU a whole step can be one CUDA graph.
@@ -171,8 +41,7 @@ class Dream:
         >>> step = dream.step(torch.randint(4, (64,), device=obs.device))  # doctest: +SKIP
 
     Attributes:
-        sampler: How frames are sampled; may be replaced between steps.
-        horizon: Steps after which a row is truncated, None for never; may be changed between steps.
+        sampler, horizon: As given when it was made; may be changed between steps.
         obs_window: The last T frames of every row, float32 (B, T, C, H, W); None before the first reset. As all of the
             state it is overwritten by the next step.
         act_window: The actions between them, (B, T), the last slot waiting for the next one.
@@ -224,12 +93,10 @@ class Dream:
         self.num_envs, self.device = num_envs, torch.device(device)
         self.sampler, self.horizon = sampler or SamplerConfig(), horizon
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
-        self._rng = RowRandom(num_envs, self.device)
-        self._seed, self._seeded = seed, False
-        self._graphs: dict[tuple[Any, ...], Graph[DreamStep]] | None = None
-        if graph and self.device.type == "cuda":
-            self._graphs = {}
-        self._waits = self.device.type == "cpu"  # asking whether any row restarts costs nothing there
+        self._rng = RowRandom(num_envs, self.device, secrets.randbits(63) if seed is None else seed)
+        self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
+        # A CPU asks whether any row restarts, which costs nothing there; elsewhere every row computes a restart.
+        self._waits = self.device.type == "cpu"
         self.num_starts, self.multi_hot = len(starts), starts.act.ndim == 3
         _, t, h, w, c = starts.obs.shape
         self.fingerprint = {"model": model, "num_envs": num_envs, "frames": (t, c, h, w)}
@@ -246,8 +113,7 @@ class Dream:
             if hasattr(part, "refresh"):
                 part.refresh()
         self._bank.forget()
-        if self._graphs is not None:
-            self._graphs.clear()
+        self._graphs.clear()
 
     @without_gradient()
     def reset(
@@ -273,16 +139,12 @@ class Dream:
         """
         if self.obs_window is None and mask is not None and not bool(mask.all()):
             raise RuntimeError("the first reset has to be of all rows.")
-        everything = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        rows = everything if mask is None else mask.to(self.device)
-        given = None
-        if obs is not None:
-            if act is None:
-                raise ValueError("frames to dream on from need the actions between them: act.")
-            given = self._bank.given(obs, act, self.num_envs)
+        rows = torch.ones(self.num_envs, dtype=torch.bool, device=self.device) if mask is None else mask.to(self.device)
+        if obs is not None and act is None:
+            raise ValueError("frames to dream on from need the actions between them: act.")
+        given = None if obs is None or act is None else self._bank.given(obs, act, self.num_envs)
         if isinstance(start, int) and not 0 <= start < self.num_starts:
             raise ValueError(f"start {start} does not exist: there are {self.num_starts}, counted from 0.")
-        self._seed_once()
         if seed is not None:
             self._rng.reseed(seed, mask)
         if given is not None:
@@ -297,12 +159,6 @@ class Dream:
         if self.obs_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
         return self.obs_window[:, -1].clone()
-
-    def _seed_once(self) -> None:
-        """Seeds the rows if nobody has: with the constructor's seed, or with a fresh one."""
-        if not self._seeded:
-            self._rng.reseed(secrets.randbits(63) if self._seed is None else self._seed)
-        self._seeded = True
 
     def _restart(self, rows: Tensor, start: int | Tensor | None = None) -> None:
         """Puts the rows onto a start: the given one, or one that each draws."""
@@ -345,16 +201,18 @@ class Dream:
         """
         if self.obs_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
-        if self._graphs is None:
+        if not self._graph:
             return self._step(act, restart, mask)
         inputs = (act,) if mask is None else (act, mask)
         key = restart, len(inputs), self.sampler, self.horizon, act.dtype
         if key not in self._graphs:
+            from diamond_gym.networks.cuda_graphs import Graph
+
             self._bank.prepare()
             before = self.clone_state(include_rng=True)
             self._graphs[key] = Graph(lambda act, mask=None: self._step(act, restart, mask), *inputs)
             self.restore_state(before)  # recording takes steps
-        return copied(self._graphs[key](*inputs))
+        return self._graphs[key](*inputs).copied(self.device)  # the next replay overwrites them
 
     def _step(self, act: Tensor, restart: bool, mask: Tensor | None) -> DreamStep:
         window, waiting = self.obs_window, self.act_window
@@ -388,11 +246,7 @@ class Dream:
     def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
         """The next frame of all rows, their rewards, ends and LSTM states."""
         noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
-        stream = iter(range(EXTRA_NOISE, 2**31))
-
-        def extra(shape: tuple[int, ...]) -> Tensor:
-            return self._rng.normal(shape[1:], next(stream))
-
+        extra = self._rng.further(EXTRA_NOISE)
         # Folded networks see to their precision themselves; of others autocast reaches convolutions and linears.
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             next_obs, trajectory = sample(self._frames.condition, window, actions, noise, self.sampler, extra)
@@ -400,9 +254,8 @@ class Dream:
                 nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
                 rew_prob = torch.stack((nothing, nothing + 1, nothing), dim=1)
                 return Outcome(next_obs, trajectory, rew_prob, nothing, nothing, nothing.bool(), None)
-            logits_rew, logits_end, (hx, cx) = self._outcome(
-                window[:, -1:], actions[:, -1:], next_obs[:, None], self._memory
-            )
+            last = window[:, -1:], actions[:, -1:]
+            logits_rew, logits_end, (hx, cx) = self._outcome(*last, next_obs[:, None], self._memory)
         rew_prob, end_prob = (logits[:, 0].float().softmax(-1) for logits in (logits_rew, logits_end))
         rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
         end = draw_category(end_prob, uniform[:, 1]).bool()
@@ -439,29 +292,8 @@ class Dream:
             ValueError: The state is of another model, batch size or frame size, or damaged; nothing has changed then.
         """
         self.check_state(state)
-        self._seed_once()
         state = state.copied(self.device)
         self._write(state.obs, state.act, state.memory, state.steps, None)
         self.start.copy_(state.start)
         if state.rng is not None:
             self._rng.load_state_dict(state.rng)
-
-
-def put(state: Tensor | None, new: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Writes into the rows (B, ...) of a tensor of state, or into all of it, in place; a first one is made."""
-    if state is None:
-        return new.clone()
-    if rows is not None:
-        new = torch.where(rows.view(*rows.shape, *[1] * (state.ndim - rows.ndim)), new, state)
-    return state.copy_(new)
-
-
-def copied(step: DreamStep) -> DreamStep:
-    """A step whose tensors stay as they are when the graph that wrote them is replayed."""
-    tensors = {name: value.clone() for name, value in vars(step).items() if isinstance(value, Tensor)}
-    return replace(step, trajectory=[image.clone() for image in step.trajectory], **tensors)
-
-
-def prepared(network: Any, dtype: torch.dtype) -> Any:
-    """A network in the form that it has for dreams, if it has one; others are used as they are, under autocast."""
-    return network.fold(dtype) if hasattr(network, "fold") else network

@@ -18,6 +18,17 @@ def to_pixels(frames: Tensor) -> Tensor:
     return frames.clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8).movedim(-3, -1).contiguous()
 
 
+def quantise(x: Tensor, nearest: bool = False) -> Tensor:
+    """Clamps images in [-1, 1] and puts them on 8-bit levels, as storing and reloading a frame would.
+
+    The paper truncates. A frame that is on a level already may then fall one lower through rounding, and a
+    network that repeats what stands still would darken it step by step: such a one takes the nearest level.
+    """
+    x = (x.clamp(-1, 1) + 1) / 2 * 255
+    x = x + 0.5 if nearest else x
+    return x.byte().float() / 255 * 2 - 1
+
+
 Array = npt.NDArray[Any]
 
 

@@ -6,15 +6,14 @@ number here is a pure function of (the row's seed, the row's event counter, what
 position), computed with Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 It runs on any torch device without a host synchronisation, and its whole state is two small integer tensors.
 
-Cost of a step's numbers (noise of a (3, 64, 64) image and the uniforms of its outcome) on one CPU thread, eager
-torch 2.13, medians: 0.4 ms at batch 1, 1.3 ms at batch 8 and 85 ms at batch 512 while the machine was quiet; 0.9, 3.6
-and 120 ms while others used it too (`benchmarks/test_randomness.py` measures it again). On a GPU it has not been
-measured. Nothing is drawn ahead: on a CPU it would save nothing, and on other devices the some 110 small kernels
-depend on no network, so that they can be queued before they are needed.
+`benchmarks/test_randomness.py` measures what a step's numbers cost. Nothing is drawn ahead: on a CPU it would save
+nothing, and on other devices the some 110 small kernels depend on no network, so that they can be queued before they
+are needed.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +67,11 @@ def _signed(seed: int) -> int:
 def _uniform(words: Tensor) -> Tensor:
     """The upper 24 bits of words, as float32 in [0, 1)."""
     return (words >> 8).to(torch.float32) * 2.0**-24
+
+
+def draw_category(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Samples categoricals of chances (B, K) by inverting them at `uniform` (B,) in [0, 1): int64 (B,)."""
+    return (uniform[:, None] >= probs.cumsum(-1)[:, :-1]).sum(-1)
 
 
 class RowRandom:
@@ -143,6 +147,11 @@ class RowRandom:
         Radii reach 6.7. Equal on every device up to the rounding of log, sin and cos.
         """
         return self.normal_and_uniform(shape, stream, 0)[0]
+
+    def further(self, stream: int) -> Callable[[Sequence[int]], Tensor]:
+        """A source of standard normal noise of shapes (B, ...), at each call from the next stream, beginning here."""
+        streams = itertools.count(stream)
+        return lambda shape: self.normal(shape[1:], next(streams))
 
     def normal_and_uniform(self, shape: Sequence[int], stream: int, count: int) -> tuple[Tensor, Tensor]:
         """`normal` and, at the price of that alone, up to four further uniforms (B, count) of the stream."""

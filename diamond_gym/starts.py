@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diamond_gym.errors import DamagedModel, DiamondGymError
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import atomic_path
 from diamond_gym.frames import to_frames
 from diamond_gym.networks.inference import FoldedRewardEnd
@@ -149,8 +149,7 @@ class StartBank:
     Burning in the LSTM at a restart would cost T - 1 calls of the reward/end model, for every row if the host
     is not to ask which rows restart. So each start's state is computed once and kept. Starts are burnt in in
     fixed blocks, which makes the state a function of the start alone, and not of who else restarts at the
-    moment: one at a time when first needed on a CPU, all at once beforehand on other devices (up to 1024
-        starts).
+    moment: one at a time when first needed on a CPU, all at once beforehand on other devices (up to 1024 starts).
 
     The states belong to the weights they were computed with: `forget` them after training these further.
     """
@@ -233,13 +232,8 @@ class StartBank:
         Raises:
             ValueError: They have the wrong shape or dtype.
         """
-        frames, actions = tuple(self.obs.shape[1:]), (self.obs.shape[1] - 1, *self.act.shape[2:])
-        if obs.dtype != torch.uint8 or tuple(obs.shape) not in (frames, (batch, *frames)):
-            raise ValueError(
-                f"obs must be uint8 frames of shape {frames} or {(batch, *frames)}, "
-                f"got {str(obs.dtype).removeprefix('torch.')} of shape {tuple(obs.shape)}."
-            )
-        actions = (*obs.shape[:-4], *actions)
+        check_pixels(obs, tuple(self.obs.shape[1:]), batch)
+        actions = (*obs.shape[:-4], self.obs.shape[1] - 1, *self.act.shape[2:])
         if tuple(act.shape) != actions or act.is_floating_point() != self.act.is_floating_point():
             wanted, got = (str(a.dtype).removeprefix("torch.") for a in (self.act, act))
             raise ValueError(
@@ -256,3 +250,45 @@ class StartBank:
             hx, cx = (torch.cat([part[k] for part in known], dim=1) for k in range(2))
             memory = hx.expand(-1, batch, -1), cx.expand(-1, batch, -1)
         return window.expand(batch, *window.shape[1:]), act.expand(batch, *act.shape[1:]), memory
+
+
+def check_pixels(obs: Tensor, shape: tuple[int, ...], batch: int) -> None:
+    """Refuses (ValueError) what are no frames uint8 of a shape (T, H, W, C), for all rows or for each of a batch."""
+    if obs.dtype != torch.uint8 or tuple(obs.shape) not in (shape, (batch, *shape)):
+        raise ValueError(
+            f"obs must be uint8 frames of shape {shape} or {(batch, *shape)}, "
+            f"got {str(obs.dtype).removeprefix('torch.')} of shape {tuple(obs.shape)}."
+        )
+
+
+class Replay:
+    """The recorded actions that follow each start.
+
+    Which one is due follows from the start that a row dreams from and its steps since: there is nothing to remember.
+    """
+
+    def __init__(self, starts: Starts | None, device: torch.device) -> None:
+        """Takes the recordings of the starts.
+
+        Raises:
+            BadArgument: They have none.
+        """
+        if starts is None or starts.next_act is None or starts.next_act.shape[1] == 0:
+            raise BadArgument("replay=True needs starts that bring the actions of their players; this model's do not.")
+        self._next_act = torch.from_numpy(starts.next_act).to(device)  # (N, K[, A])
+
+    def __call__(self, act: Tensor, start: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the recorded actions in the place of others.
+
+        Args:
+            act: int64 (B,) or (B, A), taken where there is no recorded action (any more).
+            start: int64 (B,), the starts of the rows; -1 for frames from elsewhere.
+            steps: int64 (B,), the steps since.
+
+        Returns:
+            The actions, and a mask (B,) of the rows whose action is a recorded one.
+        """
+        last = self._next_act.shape[1] - 1
+        recorded = self._next_act[start.clamp(min=0), steps.clamp(max=last)].to(act.dtype)  # (B[, A])
+        rows = (start >= 0) & (steps <= last) & (recorded.view(len(start), -1)[:, 0] >= 0)
+        return torch.where(rows.view(-1, *[1] * (act.ndim - 1)), recorded, act), rows

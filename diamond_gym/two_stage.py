@@ -11,14 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState, Outcome, prepared, put, without_gradient
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamState, Outcome, put, without_gradient
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
 from diamond_gym.sampler import SamplerConfig, sample
-from diamond_gym.starts import Starts
+from diamond_gym.starts import Starts, check_pixels
 
 
 @dataclass(frozen=True)
@@ -134,27 +136,14 @@ class TwoStageDream(Dream):
         act: Tensor | None = None,
         start: int | Tensor | None = None,
     ) -> Tensor:
-        """Begins all rows, or those in `mask`, anew; as `Dream.reset`, with frames at full size.
+        """Begins all rows, or those in `mask`, anew; see `Dream.reset`.
 
-        Args:
-            seed: Row i is seeded with seed + i, or with its own of a sequence. None: the streams go on.
-            mask: bool (B,), the rows to reset.
-            obs: Real frames to dream on from instead, uint8 (T, H, W, C) or (B, T, H, W, C). The small ones are made
-                from them.
-            act: The actions between them, (T - 1, A) or (B, T - 1, A).
-            start: A stored start, or one per row (B,), instead of a random one.
-
-        Returns:
-            The current frame of every row, float32 (B, C, H, W) in [-1, 1].
+        Given `obs` are at full size, uint8 (T, H, W, C) or (B, T, H, W, C), and the small ones are made from them; so
+        is what is returned.
         """
         if obs is not None:
             c, height, width = self.frame_shape
-            frames = (self._t, height, width, c)
-            if obs.dtype != torch.uint8 or tuple(obs.shape) not in (frames, (self.num_envs, *frames)):
-                raise ValueError(
-                    f"obs must be uint8 frames of shape {frames} or {(self.num_envs, *frames)}, "
-                    f"got {str(obs.dtype).removeprefix('torch.')} of shape {tuple(obs.shape)}."
-                )
+            check_pixels(obs, (self._t, height, width, c), self.num_envs)
             obs = obs.to(self.device)
             full = to_frames(obs[..., -self._t_full :, :, :, :])
             self._given_full = full.expand(self.num_envs, *full.shape[-4:])
@@ -195,11 +184,7 @@ class TwoStageDream(Dream):
         """The large frames (B, C, H, W) of small ones, and their trajectory."""
         assert self.full_window is not None
         noise = self._rng.normal(self.frame_shape, UPSAMPLER)
-        stream = iter(range(UPSAMPLER + EXTRA_NOISE, 2**32))
-
-        def extra(shape: tuple[int, ...]) -> Tensor:
-            return self._rng.normal(shape[1:], next(stream))
-
+        extra = self._rng.further(UPSAMPLER + EXTRA_NOISE)
         obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             return sample(self._large_frames.condition, obs, None, noise, self.upsampler_sampler, extra)

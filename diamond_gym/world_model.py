@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from diamond_gym.device import compile_network, pick_device, pick_precision
-from diamond_gym.dream import Dream, without_gradient
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -19,10 +20,10 @@ from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import parameters
 from diamond_gym.starts import Starts
-from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
 
 if TYPE_CHECKING:
     from diamond_gym.registry.card import Card
+    from diamond_gym.two_stage import TwoStageSampler
 
 
 Table = Mapping[str, Any]
@@ -41,6 +42,12 @@ LARGE = 30_000_000
 def denoiser_config(table: Table) -> DenoiserConfig:
     """A denoiser's configuration from a card's table."""
     return DenoiserConfig(**{**table, "inner_model": InnerModelConfig(**table["inner_model"])})
+
+
+def versions(module: nn.Module) -> tuple[int, ...]:
+    """A record of a module's weights that differs after they have been written to, replaced or moved."""
+    tensors = (*module.parameters(), *module.buffers())
+    return tuple(n for x in tensors for n in (x.data_ptr(), 0 if x.is_inference() else x._version))
 
 
 class WorldModel(nn.Module):
@@ -175,7 +182,7 @@ class WorldModel(nn.Module):
         self,
         num_envs: int,
         *,
-        sampler: SamplerConfig | TwoStageSampler | None = None,
+        sampler: "SamplerConfig | TwoStageSampler | None" = None,
         horizon: int | None = 50,
         seed: int | Sequence[int] | None = None,
         starts: str | int = "any",
@@ -187,10 +194,8 @@ class WorldModel(nn.Module):
             num_envs: Rows of the batch, B.
             sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps. Of a
                 model of two stages, how the first is, or both are; default: fast.
-            horizon: Steps after which a row is truncated, None for never.
-            seed: Row i is seeded with seed + i, or with its own of a sequence; None for a fresh seed.
+            horizon, seed, graph: See `Dream`.
             starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
-            graph: On a GPU, record a step as one CUDA graph and replay it.
 
         Raises:
             DiamondGymError: The model has no starts.
@@ -201,17 +206,18 @@ class WorldModel(nn.Module):
         own = self.card.sampler if self.card is not None else {}
         settled: dict[str, Any] = {"device": self.device, "precision": self.precision}
         settled |= {"seed": seed, "choice": starts, "model": self.fingerprint, "graph": graph}
-        if self.upsampler is not None:
-            if not isinstance(sampler, TwoStageSampler):
-                dynamics = sampler or (SamplerConfig(**own) if own else FAST.dynamics)
-                sampler = TwoStageSampler(dynamics)
-            return TwoStageDream(
-                self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
-            )
-        if isinstance(sampler, TwoStageSampler):
-            raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
-        sampler = sampler or SamplerConfig(**own)
-        return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
+        if self.upsampler is None:
+            if sampler is not None and not isinstance(sampler, SamplerConfig):
+                raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
+            sampler = sampler or SamplerConfig(**own)
+            return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
+        from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
+
+        if not isinstance(sampler, TwoStageSampler):
+            sampler = TwoStageSampler(sampler or (SamplerConfig(**own) if own else FAST.dynamics))
+        return TwoStageDream(
+            self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
+        )
 
     def __repr__(self) -> str:
         """The networks in a line each, with their sizes; torch's own way lists every layer."""

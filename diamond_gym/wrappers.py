@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from diamond_gym.envs.batch_env import Array
+from diamond_gym.envs.arguments import Array
 from diamond_gym.errors import BadArgument, DiamondGymError
 
 

@@ -24,7 +24,7 @@ pytest.importorskip("cv2")
 import ale_py
 
 from diamond_gym.envs import RealEnv
-from diamond_gym.envs.atari_vector import RealVectorEnv
+from diamond_gym.envs.atari import RealVectorEnv
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "atari_preprocessing.json").read_text())
 del GOLDEN["_versions"]
@@ -185,7 +185,7 @@ def test_wrong_use() -> None:
         with pytest.raises(gym.error.InvalidAction):
             env.step(action)
     env.step(np.int32(5))
-    env._batch.games[0].over = True
+    env._batch._ended[:] = True
     with pytest.raises(gym.error.ResetNeeded, match="has ended"):
         env.step(0)
     envs = RealVectorEnv(game="Pong", num_envs=2)

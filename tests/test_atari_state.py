@@ -17,7 +17,7 @@ pytest.importorskip("ale_py")
 pytest.importorskip("cv2")
 
 from diamond_gym.envs import RealEnv
-from diamond_gym.envs.atari_vector import RealVectorEnv
+from diamond_gym.envs.atari import RealVectorEnv
 
 
 def steps(env: Any, seed: int, count: int, reset: bool = True) -> list[Any]:

@@ -1,5 +1,6 @@
 """What batches answer for their rows, and observations in other forms: as Gymnasium's own batch of single ones."""
 
+import copy
 import pickle
 import warnings
 
@@ -60,6 +61,8 @@ def test_attributes_are_set_as_in_a_sync_vector_env():
     for name in ("level", "frames", "render_mode"):
         for mine, other in zip(ours.get_attr(name), theirs.get_attr(name), strict=True):
             np.testing.assert_array_equal(mine, other)
+    for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert copied.get_attr("level") == (1, 2, 3)
     ours.reset(seed=0)
     assert len(ours.render()) == 3
     ours.set_attr("horizon", [7, 7, 7])

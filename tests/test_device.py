@@ -90,7 +90,7 @@ def measured(monkeypatch, tmp_path):
     """How often bfloat16 has been measured, with what answers; in a cache of the test's own."""
     answers, asked = [True, False, True, False], []
     monkeypatch.setattr(device, "measure_bfloat16", lambda _: asked.append(answers[len(asked)]) or asked[-1])
-    monkeypatch.setattr(device.platformdirs, "user_cache_dir", lambda _: str(tmp_path / "cache"))
+    monkeypatch.setattr(device, "user_folder", lambda _: tmp_path / "cache")
     bfloat16_pays.cache_clear()
     yield asked
     bfloat16_pays.cache_clear()
@@ -98,6 +98,7 @@ def measured(monkeypatch, tmp_path):
 
 def another_process():
     bfloat16_pays.cache_clear()
+    device._passing_cache.cache_clear()
     return pick_precision("auto", CPU)
 
 
@@ -129,11 +130,7 @@ def test_without_a_cache_each_process_decides(measured, fault, tmp_path, monkeyp
 
         monkeypatch.setattr(device, "atomic_write", full)
     else:
-
-        def homeless(_):
-            raise RuntimeError("Could not determine home directory.")
-
-        monkeypatch.setattr(device.platformdirs, "user_cache_dir", homeless)
+        monkeypatch.setattr(device, "user_folder", lambda _: None)
     asked = [another_process() for _ in range(2)]
     assert asked[0] in ("bfloat16", "float32") and len(measured) >= 2
     assert capfd.readouterr() == ("", "")

@@ -35,7 +35,7 @@ def nothing_moves():
 def model(monkeypatch, tmp_path):
     """A model, and nothing decided yet on this machine."""
     save_tiny_model()
-    monkeypatch.setattr(device.platformdirs, "user_cache_dir", lambda _: str(tmp_path / "cache"))
+    monkeypatch.setattr(device, "user_folder", lambda _: tmp_path / "cache")
     device.bfloat16_pays.cache_clear()
     yield
     device.bfloat16_pays.cache_clear()

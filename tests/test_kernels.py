@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from stubs import ACTIONS
 from torch import nn
 
-from diamond_gym.device import Compiler, compile_network, cpp_compiler
+from diamond_gym.device import compile_network, cpp_compiler
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks import kernels
 from diamond_gym.networks.blocks import ResBlocks, Upsample
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.folding import fold_norms, hold
 from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
-from diamond_gym.networks.kernels import building
-from diamond_gym.networks.kernels.building import built_kernels
-from diamond_gym.networks.kernels.networks import KernelResBlocks, KernelUpsample, use_kernels
+from diamond_gym.networks.kernels import KernelResBlocks, KernelUpsample, built_kernels, use_kernels
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 
 KERNELS = built_kernels()
@@ -122,6 +121,44 @@ def test_an_image_does_not_depend_on_its_batch_or_on_the_threads(dtype):
 
 @needs_kernels
 @dtypes
+@pytest.mark.parametrize("skip", [0, 16])
+def test_they_are_operators_of_torch(dtype, skip):
+    """With a schema and the shapes of their results, so that what calls them can be traced and exported."""
+    torch.manual_seed(0)
+    _, modulation, ours = blocks(dtype, 32, skip, 16)
+    block, x, condition = ours.resblocks[0], images(dtype, 2, 32, 5, 3), modulation(torch.randn(2, 8))
+    more = images(dtype, 2, skip, 5, 3) if skip else None
+    weights, checks = (*block.convolutions, *block.projection), ("test_schema", "test_faketensor")
+    torch.library.opcheck(KERNELS.resblock.default, (x, more, condition, *weights, *block.norms), test_utils=checks)
+    torch.library.opcheck(KERNELS.upsample.default, (x, *_square(dtype).convolution), test_utils=checks)
+    traced = torch.export.export(block, (x, condition, more)).module()
+    assert traced(x, condition, more).equal(block(x, condition, more))
+
+
+def _square(dtype: torch.dtype) -> KernelUpsample:
+    folded = nn.Sequential(filled(Upsample(32)))
+    hold(folded, dtype)
+    assert use_kernels(folded, dtype)
+    return folded[0]
+
+
+@needs_kernels
+def test_what_does_not_fit_is_refused():
+    _, modulation, ours = blocks(torch.float32, 32, 0, 16)
+    block, x, condition = ours.resblocks[0], images(torch.float32, 2, 32, 5, 3), modulation(torch.randn(2, 8))
+    wrong = [
+        (x.double(), condition), (x[:, :16], condition), (x[0], condition), (x[:, :20], condition),
+        (x, condition[:1]), (x, condition[:, :20]), (x, condition.double()), (x, condition.T.contiguous().T),
+    ]  # fmt: skip
+    for arguments in wrong:
+        with pytest.raises(RuntimeError):
+            block(*arguments)
+    with pytest.raises(RuntimeError):
+        block(x, condition, x[:1])
+
+
+@needs_kernels
+@dtypes
 def test_large_and_small_numbers(dtype):
     torch.manual_seed(0)
     whole, modulation, ours = blocks(dtype, 32, 0, 32)
@@ -182,14 +219,14 @@ def test_what_they_cannot_do_is_left_to_torch(width, dtype):
 
 def test_without_a_compiler_or_the_processor_torch_compiles(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(building, "_processor_features", lambda: "avx2 fma")
+    monkeypatch.setattr(kernels, "_processor_features", lambda: "avx2 fma")
     broken = (sys.executable, "-c", "import sys; sys.exit('no such flag' if '-shared' in sys.argv else 0)")
-    monkeypatch.setattr(building, "cpp_compiler", lambda: Compiler(broken, b"1"))
+    monkeypatch.setattr(kernels, "cpp_compiler", lambda: (list(broken), b"1"))
     assert built_kernels.__wrapped__() is None
     assert "no such flag" in caplog.text
-    monkeypatch.setattr(building, "_processor_features", lambda: "avx fma")
+    monkeypatch.setattr(kernels, "_processor_features", lambda: "avx fma")
     assert built_kernels.__wrapped__() is None
-    monkeypatch.setattr("diamond_gym.networks.kernels.networks.built_kernels", lambda: None)
+    monkeypatch.setattr("diamond_gym.networks.kernels.built_kernels", lambda: None)
     denoiser = Denoiser(CONFIGS["nano's kind"])
     compile_network(denoiser.inner_model)
     inner = FoldedDenoiser(denoiser, torch.bfloat16).inner
@@ -211,7 +248,7 @@ def test_no_compiler_is_said_in_one_line(named, monkeypatch):
 
 @needs_kernels
 def test_processes_that_build_at_once(tmp_path):
-    program = "from diamond_gym.networks.kernels.building import built_kernels; assert built_kernels() is not None"
+    program = "from diamond_gym.networks.kernels import built_kernels; assert built_kernels() is not None"
     environment = {"XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **environment}) for _ in range(2)]
     try:

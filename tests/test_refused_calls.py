@@ -140,7 +140,7 @@ def real(batch: bool) -> Any:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     from diamond_gym.envs import RealEnv
-    from diamond_gym.envs.atari_vector import RealVectorEnv
+    from diamond_gym.envs.atari import RealVectorEnv
 
     return RealVectorEnv(game="Breakout", num_envs=2, max_episode_steps=6) if batch else RealEnv(game="Breakout")
 

@@ -17,7 +17,7 @@ from stubs import ACTIONS, StubWorldModel, save_tiny_model
 from test_evaluate import Games
 
 from diamond_gym import cli
-from diamond_gym.envs.atari_vector import RealVectorEnv
+from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.trainers import evaluate, loop, sb3
 from diamond_gym.trainers.sb3 import RHYTHM, SB3Trainer

@@ -16,7 +16,7 @@ from diamond_gym.csgo import SIZES, encode
 from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.frames import to_frames, to_pixels
-from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER
+from diamond_gym.randomness import EXTRA_NOISE, UPSAMPLER, RowRandom
 from diamond_gym.sampler import SamplerConfig, gamma, karras_sigmas
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES, TwoStageSampler, enlarge, shrink
 
@@ -47,6 +47,8 @@ class Told:
 
     def advance(self, mask=None):
         pass
+
+    further = RowRandom.further
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from diamond_gym.envs.atari_vector import RealVectorEnv
+from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game

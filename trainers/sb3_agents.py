@@ -10,7 +10,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
 
-from diamond_gym.envs.atari_vector import RealVectorEnv
+from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 

@@ -7,18 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diamond_gym.envs.atari import RealEnv
-    from diamond_gym.envs.atari_vector import RealVectorEnv
+    from diamond_gym.envs.atari import RealEnv, RealVectorEnv
     from diamond_gym.envs.dream_env import DreamEnv
-    from diamond_gym.envs.infos import EnvState
-    from diamond_gym.envs.vector_env import DreamVectorEnv
+    from diamond_gym.envs.vector_env import DreamVectorEnv, EnvState
 
 __all__ = ["DreamEnv", "DreamVectorEnv", "EnvState", "RealEnv", "RealVectorEnv"]
 
 _MODULES = {
     "DreamEnv": "dream_env",
     "DreamVectorEnv": "vector_env",
-    "EnvState": "infos",
+    "EnvState": "vector_env",
     "RealEnv": "atari",
     "RealVectorEnv": "atari",
 }

@@ -1,13 +1,20 @@
-"""What all environments are given alike, dreams and real games, checked before anything changes."""
+"""What all environments are given alike, dreams and real games, checked before anything changes; and observations."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.errors import BadArgument
+
+Array = npt.NDArray[Any]
+Info = dict[str, Any]
+ObsDtype = Literal["uint8", "float32"]
+Autoreset = Literal["NextStep", "SameStep", "Disabled"] | AutoresetMode
 
 Seeds = int | Sequence[int | None] | npt.NDArray[np.integer[Any]] | None
 SEEDS = 2**64
@@ -26,9 +33,8 @@ def check_seed(seed: Any, rows: int = 1) -> int | None:
     """
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
-    if not 0 <= int(seed) <= SEEDS - rows:
+    integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not integer or not 0 <= int(seed) <= SEEDS - rows:
         raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
     return int(seed)
 
@@ -107,6 +113,44 @@ def horizon_of(max_episode_steps: int) -> int | None:
     if max_episode_steps < 1:
         raise BadArgument(f"max_episode_steps must be at least 1, or -1 to go on, got {max_episode_steps}.")
     return max_episode_steps
+
+
+@dataclass(frozen=True)
+class ObsFormat:
+    """How observations are given out.
+
+    Attributes:
+        dtype: "uint8" for levels from 0 to 255, "float32" for the same divided by 255.
+        channels_first: Whether they are (C, H, W), as torch's convolutions take them, instead of (H, W, C).
+    """
+
+    dtype: ObsDtype = "uint8"
+    channels_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("uint8", "float32"):
+            raise BadArgument(f'obs_dtype must be "uint8" or "float32", got {self.dtype!r}.')
+        if self.channels_first not in (True, False):
+            raise BadArgument(f"channels_first must be True or False, got {self.channels_first!r}.")
+
+    def space(self, height: int, width: int, channels: int) -> gym.spaces.Box:
+        """The space of one observation."""
+        shape = (channels, height, width) if self.channels_first else (height, width, channels)
+        return gym.spaces.Box(0, 255 if self.dtype == "uint8" else 1, shape, np.dtype(self.dtype).type)
+
+    def __call__(self, pixels: Array) -> Array:
+        """Frames uint8 (..., H, W, C) as observations, in memory of their own."""
+        moved = np.moveaxis(pixels, -1, -3) if self.channels_first else pixels
+        obs = np.array(moved, self.dtype, order="C")
+        return obs if self.dtype == "uint8" else np.divide(obs, np.float32(255), out=obs)
+
+
+def masked(name: str, rows: Array, values: Array) -> Info:
+    """An info of values (B, ...) in the rows of a mask and 0 elsewhere, with the mask; nothing for no row."""
+    if not rows.any():
+        return {}
+    which = rows.reshape(-1, *[1] * (values.ndim - 1))
+    return {name: np.where(which, values, np.zeros((), values.dtype)), f"_{name}": rows.copy()}
 
 
 def _brief(value: object) -> str:

@@ -60,7 +60,7 @@ class AtariGame:
 
     Attributes:
         ale: The emulator. Who plays or restores it behind the game's back makes the game's state another game's.
-        over: Whether the episode has ended; None before the first one.
+        over: Whether the episode has ended.
     """
 
     def __init__(self, game: str, noop_max: int = 30, terminal_on_life_loss: bool = False) -> None:
@@ -92,7 +92,7 @@ class AtariGame:
         self._pooled, self._screen = (np.zeros((*self.ale.getScreenDims(), 3), np.uint8) for _ in range(2))
         self._rng = np.random.default_rng()
         self._noops, self._played, self._frames_before = 0, bytearray(), 0
-        self.over: bool | None = None
+        self.over, self.lives = False, 0
 
     def seed(self, seed: int) -> None:
         """Begins the random stream of the no-ops anew, as `ale_py.AtariEnv` seeds it."""
@@ -190,31 +190,20 @@ class AtariGame:
                 raise ValueError("this state of a game is damaged: its random stream is none of NumPy's.") from None
 
     def restore_state(self, state: GameState) -> None:
-        """Goes back to a state, by playing it again.
+        """Goes back to a state that `check_state` found no fault with, by playing it again.
 
         Raises:
-            ValueError: It is no state of this game.
+            ValueError: It ended before its last action; the game is then another one.
         """
-        self.check_state(state)
-        before, begun = self.clone_state(), self.over is not None
-        try:
-            self._replay(state)
-        except ValueError:
-            self._replay(before)
-            self.over = self.over if begun else None
-            raise
-        if state.rng is not None:
-            self._rng.bit_generator.state = state.rng
-
-    def _replay(self, state: GameState) -> None:
         self._begin(state.noops)
         for step, action in enumerate(state.actions):
             if self.over:
-                raise ValueError(
-                    f"this state of a game is damaged: it ended {len(state.actions) - step} actions before."
-                )
+                left = len(state.actions) - step
+                raise ValueError(f"this state of a game is damaged: it ended {left} actions before.")
             self.step(action)
         self._frames_before = state.frames_before
+        if state.rng is not None:
+            self._rng.bit_generator.state = state.rng
 
 
 def ale_vector(

@@ -1,64 +1,182 @@
-"""What batches of dreams and of real games share: the attributes of their rows, and the form of observations."""
+"""What dreams and real games share as environments: the batch under every autoreset mode, and its one-row case."""
 
+import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
+from diamond_gym.envs import arguments
+from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, ObsFormat
 from diamond_gym.errors import BadArgument
-
-Array = npt.NDArray[Any]
-ObsDtype = Literal["uint8", "float32"]
-Autoreset = Literal["NextStep", "SameStep", "Disabled"] | AutoresetMode
 
 _SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
 _ROW_METHODS = ("get_action_meanings", "render")
 
 
-@dataclass(frozen=True)
-class ObsFormat:
-    """How observations are given out.
+class BatchEnv:
+    """A vector environment without single ones inside, with all autoreset modes and infos of `SyncVectorEnv`.
 
-    Attributes:
-        dtype: "uint8" for levels from 0 to 255, "float32" for the same divided by 255.
-        channels_first: Whether they are (C, H, W), as torch's convolutions take them, instead of (H, W, C).
+    It is mixed in: skrl looks for Gymnasium's `VectorEnv` among the direct bases of an environment's class. Which comes
+    first says what is played: `_frames` gives all rows' frames, `_begin`, `_restart` and `_play` move rows, `_info`
+    tells of them.
     """
 
-    dtype: ObsDtype = "uint8"
-    channels_first: bool = False
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("uint8", "float32"):
-            raise BadArgument(f'obs_dtype must be "uint8" or "float32", got {self.dtype!r}.')
-        if self.channels_first not in (True, False):
-            raise BadArgument(f"channels_first must be True or False, got {self.channels_first!r}.")
-
-    def space(self, height: int, width: int, channels: int) -> gym.spaces.Box:
-        """The space of one observation."""
-        shape = (channels, height, width) if self.channels_first else (height, width, channels)
-        return gym.spaces.Box(0, 255 if self.dtype == "uint8" else 1, shape, np.dtype(self.dtype).type)
-
-    def __call__(self, pixels: Array) -> Array:
-        """Frames uint8 (..., H, W, C) as observations, in memory of their own."""
-        moved = np.moveaxis(pixels, -1, -3) if self.channels_first else pixels
-        obs = np.array(moved, self.dtype, order="C")
-        return obs if self.dtype == "uint8" else np.divide(obs, np.float32(255), out=obs)
-
-
-class Rows:
-    """What a vector environment without single ones inside answers for its rows, as `SyncVectorEnv` does.
-
-    It is mixed in: skrl looks for Gymnasium's `VectorEnv` among the direct bases of an environment's class.
-    """
-
+    noun: str
+    """What the rows are, for errors."""
     num_envs: int
+    render_mode: str | None
+    metadata: dict[str, Any]
+    single_observation_space: gym.Space[Any]
+    single_action_space: gym.Space[Any]
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    _arguments: dict[str, Any]
     _meanings: Sequence[str]
-    _row_attributes: dict[str, list[Any]]
+
+    def _set_up(
+        self, num_envs: int, autoreset_mode: Autoreset, render_mode: str | None, max_episode_steps: int,
+        obs_dtype: ObsDtype, channels_first: bool,
+    ) -> None:  # fmt: skip
+        """Checks and takes what all batches are given alike."""
+        metadata: Info = copy.deepcopy(type(self).metadata)
+        arguments.check_batch(num_envs, render_mode, metadata["render_modes"])
+        self.horizon = arguments.horizon_of(max_episode_steps)
+        self.num_envs, self.render_mode = int(num_envs), render_mode
+        self.autoreset_mode = arguments.autoreset(autoreset_mode)
+        self.metadata = {**metadata, "autoreset_mode": self.autoreset_mode}
+        self._format = ObsFormat(obs_dtype, channels_first)
+        self._begun, self._ended = False, np.zeros(self.num_envs, np.bool_)
+        self._row_attributes: dict[str, list[Any]] = {}
+
+    def _set_spaces(self, obs_shape: tuple[int, int, int], action_space: gym.Space[Any]) -> None:
+        self.single_observation_space, self.single_action_space = self._format.space(*obs_shape), action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def _check_open(self) -> None:
+        """Refuses an environment that was closed."""
+        raise NotImplementedError
+
+    def _check_begun(self, call: str) -> None:
+        self._check_open()
+        if not self._begun:
+            raise gym.error.ResetNeeded(f"the {self.noun} has not begun: call reset() before {call}().")
+
+    @property
+    def ended(self) -> Array:
+        """Which rows have ended and wait for their reset, bool (B,)."""
+        return self._ended.copy()
+
+    def reset(self, *, seed: arguments.Seeds = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
+        """Begins the rows anew.
+
+        Args:
+            seed: Row i gets seed + i, or its own of a sequence. Without one, the rows' streams go on.
+            options: `reset_mask`, bool (B,), the rows to reset; of dreams, where they begin, too (`DreamVectorEnv`).
+
+        Returns:
+            The current observations of all rows, (B, H, W, C), and the info.
+        """
+        self._check_open()
+        options = arguments.check_options(options)
+        mask = arguments.check_mask(options.pop("reset_mask", None), self.num_envs)
+        given = self._check_beginning(options)
+        seeds = arguments.check_seeds(seed, self.num_envs)
+        if not self._begun and not mask.all():
+            raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
+        env: Any = self
+        before = None if self._begun or seeds is not None else env.np_random.bit_generator.state
+        if before is not None:
+            seeds = int(env.np_random.integers(2**62))
+        try:
+            self._begin(seeds, mask, given)
+        except Exception:
+            if before is not None:
+                env.np_random.bit_generator.state = before
+            raise
+        if isinstance(seed, int | np.integer):
+            VectorEnv.reset(env, seed=int(seed))
+        self._begun, self._ended = True, self._ended & ~mask
+        return self._format(self._frames()), self._info(mask, np.zeros_like(mask))
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, Info]:
+        """Takes a step in every row; what happens at an end is up to the autoreset mode.
+
+        Args:
+            actions: Of `action_space`: integers (B,), or of dreams also multi-hot (B, A), or CS:GO's (B, 15).
+
+        Returns:
+            Observations (B, H, W, C), rewards float64 (B,), terminated and truncated bool (B,), and the info.
+        """
+        self._check_begun("step")
+        act = self._check_actions(actions)
+        mode, resting = self.autoreset_mode, self._ended
+        if mode is AutoresetMode.DISABLED and resting.any():
+            rows = np.flatnonzero(resting).tolist()
+            raise gym.error.ResetNeeded(
+                f"the {self.noun}s of rows {rows} have ended: reset them with options={{'reset_mask': mask}}."
+            )
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
+        stepped = ~resting
+        if stepped.any():
+            rewards, terminated, truncated = self._play(act, stepped)
+        if resting.any():  # only in mode NEXT_STEP
+            self._restart(resting)
+        self._ended, info = terminated | truncated, Info()
+        if mode is AutoresetMode.SAME_STEP and self._ended.any():
+            info = self._end_within_step(self._ended)
+            stepped = ~self._ended  # what was seen on the way belongs to the final info
+            self._ended = np.zeros_like(stepped)
+        info |= self._info(np.ones_like(stepped), stepped)
+        return self._format(self._frames()), rewards, terminated, truncated, info
+
+    def _end_within_step(self, ended: Array) -> Info:
+        """What the rows that have ended ended with, which then begin anew."""
+        frames, info = self._format(self._frames()), self._info(ended, ended)
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(ended):
+            final_obs[row] = frames[row].copy()
+        self._restart(ended)
+        return {"final_obs": final_obs, "_final_obs": ended.copy(), "final_info": info, "_final_info": ended.copy()}
+
+    def _check_beginning(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Where the rows are to begin, of the options besides the mask."""
+        return {}
+
+    def _check_actions(self, actions: Any) -> Array:
+        raise NotImplementedError
+
+    def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _restart(self, rows: Array) -> None:
+        raise NotImplementedError
+
+    def _play(self, act: Array, rows: Array) -> tuple[Array, Array, Array]:
+        """Steps the rows of a mask: rewards, terminated and truncated of all, 0 and False of the others."""
+        raise NotImplementedError
+
+    def _frames(self) -> Array:
+        raise NotImplementedError
+
+    def _info(self, rows: Array, stepped: Array) -> Info:
+        """What there is to tell of the rows of a mask, and of those among them that have stepped."""
+        raise NotImplementedError
+
+    def render(self) -> Any:
+        """What the rows look like now: a tuple of B uint8 frames (H, W, C); None without a render mode."""
+        self._check_open()
+        if self.render_mode is None:
+            gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')
+            return None
+        self._check_begun("render")
+        return tuple(map(np.copy, self._frames()))
 
     def get_action_meanings(self) -> list[str]:
         """A word for each action, the same in all rows, as the single environment has them."""
@@ -70,8 +188,8 @@ class Rows:
         Raises:
             BadArgument: The method acts on all rows at once.
         """
-        if name in (own := self.__dict__.get("_row_attributes", {})):
-            return tuple(own[name])
+        if name in self._row_attributes:
+            return tuple(self._row_attributes[name])
         value = getattr(self, _SINGLE.get(name, name))
         if inspect.ismethod(value):
             if name not in _ROW_METHODS:
@@ -96,10 +214,84 @@ class Rows:
         if len(each) != self.num_envs:
             raise ValueError(f"{self.num_envs} rows need {self.num_envs} values, got {len(each)}.")
         if not hasattr(self, name):
-            self.__dict__.setdefault("_row_attributes", {})[name] = each
+            self._row_attributes[name] = each
             return
         if name in _SINGLE or name == "num_envs" or inspect.ismethod(getattr(self, name)):
             raise BadArgument(f"{name} cannot be set: make another batch.")
         if any(value is not each[0] and value != each[0] for value in each):
             raise BadArgument(f"the rows share {name}: give one value for all.")
         setattr(self, name, each[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._pickled(self._arguments)
+
+    def _pickled(self: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        """How the environment is made again, and what it had come to."""
+        state = self.clone_state(include_rng=True) if self._begun else None
+        kept = {name: getattr(self, name) for name in ("spec", "_np_random", "_np_random_seed", "_row_attributes")}
+        return {"arguments": arguments, "state": state, "kept": kept}
+
+    def __setstate__(self: Any, pickled: dict[str, Any]) -> None:
+        self.__init__(**pickled["arguments"])
+        for name, value in pickled["kept"].items():
+            setattr(self, name, value)
+        if pickled["state"] is not None:
+            self._take_over(pickled["state"])
+
+    def _take_over(self: Any, state: Any) -> None:
+        """Restores the state of a pickled environment."""
+        self.restore_state(state)
+
+
+class SingleEnv(gym.Env[Array, Any]):
+    """A single environment that is a batch with one row."""
+
+    _batch: Any
+
+    def _set_batch(self, batch: Any) -> None:
+        """Takes a batch of one row in mode DISABLED, and its spaces."""
+        self._batch, self.render_mode = batch, batch.render_mode
+        self.observation_space, self.action_space = batch.single_observation_space, batch.single_action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
+        """Begins anew; `seed` fixes everything random from here on. Without one, the random stream goes on."""
+        seed, batch = arguments.check_seed(seed), self._batch
+        batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
+        obs, info = batch.reset(seed=seed, options=options)
+        self._np_random, self._np_random_seed = batch._np_random, batch._np_random_seed
+        return obs[0], _single(info)
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, Info]:
+        """Takes a step."""
+        if self._batch.ended.any():
+            raise gym.error.ResetNeeded(f"the {self._batch.noun} has ended: call reset() before the next step().")
+        obs, rewards, terminated, truncated, info = self._batch.step(np.asarray(action)[None])
+        return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
+
+    def render(self) -> Any:
+        """The current frame, uint8 (H, W, C); None without a render mode."""
+        frames = self._batch.render()
+        return None if frames is None else frames[0]
+
+    def get_action_meanings(self) -> list[str]:
+        """A word for each action, such as "NOOP" or "RIGHTFIRE"; empty if the model's card has none."""
+        meanings: list[str] = self._batch.get_action_meanings()
+        return meanings
+
+    def clone_state(self, include_rng: bool = False) -> Any:
+        """Copies the state, with its random stream if asked (ALE's words). It can be pickled."""
+        return self._batch.clone_state(include_rng)
+
+    def restore_state(self, state: Any) -> None:
+        """Goes back to a cloned state of the same model or game; see the batch's `restore_state`."""
+        self._batch.restore_state(state)
+
+    def close(self) -> None:
+        """Lets go of the model or game."""
+        self._batch.close()
+
+
+def _single(info: Info) -> Info:
+    """The info of the one row, its numbers as Python's."""
+    row = {name: value[0] for name, value in info.items() if not name.startswith("_") and info[f"_{name}"][0]}
+    return {name: value.item() if isinstance(value, np.integer) else value for name, value in row.items()}

@@ -1,9 +1,9 @@
-"""What is asked of an environment, checked before it reaches a model: sampler, modes, actions, masks, reset options."""
+"""What is asked of a dream, checked before it reaches a model: which one, its sampler, actions, where it begins."""
 
 import dataclasses
 import enum
 from os import PathLike, fspath
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import gymnasium as gym
 import numpy as np
@@ -11,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diamond_gym import csgo
 from diamond_gym.device import settle_threads
-from diamond_gym.envs.batch_env import ObsDtype
+from diamond_gym.envs.arguments import ObsDtype
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler
 from diamond_gym.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from diamond_gym.two_stage import TwoStageSampler
 
 Quality = Literal["fast", "paper", "fine", "quality"]
 
@@ -76,11 +77,10 @@ def open_model(
     entry: Entry | None = None
     if model is not None and not isinstance(model, str | PathLike | Entry):
         world_model = model  # already in memory, where and as precise as its owner wants it
-    elif model is None and game is None:
-        raise BadArgument('which dream? Give model="name or folder of a world model", or game="Breakout".')
     else:
-        wanted = model if model is not None else game
-        assert wanted is not None
+        wanted = game if model is None else model
+        if wanted is None:
+            raise BadArgument('which dream? Give model="name or folder of a world model", or game="Breakout".')
         result = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
         world_model = load_world_model(result, device, precision)
         assert world_model.card is not None
@@ -94,18 +94,20 @@ def open_model(
 
 def choose_sampler(
     world_model: WorldModel, quality: Quality | None, fields: SamplerFields
-) -> SamplerConfig | TwoStageSampler:
+) -> "SamplerConfig | TwoStageSampler":
     """The sampler of a quality, or the model's own, with single fields replaced; of two stages, both.
 
     Raises:
         BadArgument: There is no such quality, or a field has an impossible value.
         TypeError: A field is unknown.
     """
-    two_stages = world_model.upsampler is not None
-    qualities = TWO_STAGE_QUALITIES if two_stages else QUALITIES
+    two_stages, qualities = world_model.upsampler is not None, dict[str, Any](QUALITIES)
+    if two_stages:
+        from diamond_gym.two_stage import TWO_STAGE_QUALITIES
+
+        qualities = dict(TWO_STAGE_QUALITIES)
     if quality is not None and quality not in qualities:
         raise BadArgument(f"quality must be one of {', '.join(qualities)}, got {quality!r}.")
-    own = world_model.card.sampler if world_model.card is not None else {}
     first: dict[str, Any] = {**fields}
     second = first.pop("upsampler", {}) if two_stages else {}
     known = {field.name for field in dataclasses.fields(SamplerConfig)}
@@ -113,12 +115,13 @@ def choose_sampler(
         if name not in known:
             raise TypeError(f"got an unexpected keyword argument '{name}'")
     try:
+        own = SamplerConfig(**(world_model.card.sampler if world_model.card is not None else {}))
         if not two_stages:
-            sampler = SamplerConfig(**own) if quality is None else QUALITIES[quality]
-            return dataclasses.replace(sampler, **first)
-        both = TWO_STAGE_QUALITIES[quality or "fast"]
-        dynamics = SamplerConfig(**own) if own and quality is None else both.dynamics
-        return TwoStageSampler(dataclasses.replace(dynamics, **first), dataclasses.replace(both.upsampler, **second))
+            return dataclasses.replace(own if quality is None else QUALITIES[quality], **first)
+        both: TwoStageSampler = qualities[quality or "fast"]
+        keeps_own = quality is None and world_model.card is not None and world_model.card.sampler
+        dynamics = dataclasses.replace(own if keeps_own else both.dynamics, **first)
+        return dataclasses.replace(both, dynamics=dynamics, upsampler=dataclasses.replace(both.upsampler, **second))
     except ValueError as error:
         raise BadArgument(f"{error}.") from None
 
@@ -130,88 +133,85 @@ def plain(value: Any) -> Any:
     return fspath(value) if isinstance(value, PathLike) else value
 
 
-RESET_OPTIONS = ("reset_mask", "obs", "act", "start")
+class ActionFormat:
+    """The actions of a model: discrete; CS:GO's keys, clicks and mouse (`diamond_gym.csgo`); or zeros and ones.
 
-
-def check_actions(actions: Any, space: gym.Space[Any]) -> npt.NDArray[np.int64]:
-    """Actions of all rows as the model takes them.
-
-    Returns:
-        int64 (B,), or multi-hot (B, A); CS:GO's come encoded.
-
-    Raises:
-        gymnasium.error.InvalidAction: They are not of the batched space.
+    Attributes:
+        space: That of one action.
+        meanings: A word for each action; of CS:GO, the names of an action's parts.
     """
-    act = np.asarray(actions)
-    if composed(space):
-        wanted = f"integers of shape {space.shape}, each row below {csgo.SIZES}"
-    elif isinstance(space, gym.spaces.MultiDiscrete):
-        wanted = f"{space.shape[0]} integers from 0 to {highest_action(space)}"
-    else:
-        wanted = f"zeros and ones of shape {space.shape}"
-    if act.shape != space.shape or act.dtype.kind not in "iu" or act.min() < 0 or (act > highest_action(space)).any():
-        values = " ".join(np.array2string(act, threshold=8).split())
-        raise gym.error.InvalidAction(f"actions must be {wanted}, got {values} ({act.dtype} {act.shape}).")
-    return csgo.encode(act) if composed(space) else act.astype(np.int64)
+
+    def __init__(self, model: WorldModel, multi_hot: bool) -> None:
+        self._encode: Any = None  # to what the model takes, where that is something else
+        self.space: gym.Space[Any] = gym.spaces.MultiBinary(model.num_actions)
+        self.meanings = [] if model.card is None else list(model.card.action_meanings)
+        self._highest: Any = 1  # of one action, and of what the model takes
+        self.highest = 1
+        if not multi_hot:
+            self.space = gym.spaces.Discrete(model.num_actions)
+            self._highest = self.highest = model.num_actions - 1
+        elif model.upsampler is not None:
+            from diamond_gym import csgo
+
+            if model.num_actions == csgo.NUM_INPUTS:
+                self._encode, self._highest = csgo.encode, np.array(csgo.SIZES) - 1
+                self.space, self.meanings = gym.spaces.MultiDiscrete(list(csgo.SIZES)), list(csgo.NAMES)
+
+    def check(self, actions: Any, num_envs: int) -> npt.NDArray[np.int64]:
+        """Actions of all rows as the model takes them.
+
+        Returns:
+            int64 (B,), or multi-hot (B, A); CS:GO's come encoded.
+
+        Raises:
+            gymnasium.error.InvalidAction: They are not of the batched space.
+        """
+        act, shape = np.asarray(actions), (num_envs, *(self.space.shape or ()))
+        if act.shape != shape or act.dtype.kind not in "iu" or act.min() < 0 or (act > self._highest).any():
+            if self._encode is not None:
+                wanted = f"integers of shape {shape}, each row below {tuple((self._highest + 1).tolist())}"
+            elif len(shape) == 1:
+                wanted = f"{num_envs} integers from 0 to {self._highest}"
+            else:
+                wanted = f"zeros and ones of shape {shape}"
+            values = " ".join(np.array2string(act, threshold=8).split())
+            raise gym.error.InvalidAction(f"actions must be {wanted}, got {values} ({act.dtype} {act.shape}).")
+        return act.astype(np.int64) if self._encode is None else self._encode(act)
+
+    def past(self, act: Any) -> Tensor:
+        """The actions between given frames as the model takes them.
+
+        Raises:
+            ValueError: They are none of its actions.
+        """
+        tensor = as_tensor("act", act if self._encode is None else self._encode(np.asarray(act)))
+        if not tensor.is_floating_point() and tensor.numel() and not 0 <= tensor.min() <= tensor.max() <= self.highest:
+            raise ValueError(f"options['act'] must be actions from 0 to {self.highest}, got {act}.")
+        return tensor
 
 
-def action_space(model: WorldModel, multi_hot: bool) -> gym.Space[Any]:
-    """The space of one action: discrete; CS:GO's keys, clicks and mouse (`diamond_gym.csgo`); or zeros and ones."""
-    if not multi_hot:
-        return gym.spaces.Discrete(model.num_actions)
-    if model.upsampler is not None and model.num_actions == csgo.NUM_INPUTS:
-        return gym.spaces.MultiDiscrete(list(csgo.SIZES))
-    return gym.spaces.MultiBinary(model.num_actions)
-
-
-def action_meanings(model: WorldModel, space: gym.Space[Any]) -> list[str]:
-    """A word for each action of a model; of CS:GO, the names of an action's parts."""
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return list(csgo.NAMES)
-    return [] if model.card is None else list(model.card.action_meanings)
-
-
-def composed(space: gym.Space[Any]) -> bool:
-    """Whether actions of a batched space are CS:GO's, which are encoded for the model.
-
-    Gymnasium batches a `MultiDiscrete` as a `Box` of integers, and no other action space so.
-    """
-    return isinstance(space, gym.spaces.Box)
-
-
-def highest_action(space: gym.Space[Any]) -> int | npt.NDArray[np.int64]:
-    """The largest numbers in an action of a batched space: of discrete actions, of CS:GO's, or 1 of multi-hot ones."""
-    if composed(space):
-        return np.array(csgo.SIZES) - 1
-    return int(space.nvec.flat[0]) - 1 if isinstance(space, gym.spaces.MultiDiscrete) else 1
-
-
-def check_beginning(options: dict[str, Any], space: gym.Space[Any], num_starts: int) -> dict[str, Tensor]:
+def check_beginning(
+    options: dict[str, Any], actions: ActionFormat, num_envs: int, num_starts: int
+) -> dict[str, Tensor]:
     """The keywords for `Dream.reset` that say where to begin: none, frames with actions, or a start.
 
     Args:
-        options: Those of `reset`.
-        space: The batched action space.
+        options: Those of `reset` besides `reset_mask`.
+        actions: Those of the model.
+        num_envs: Rows.
         num_starts: Stored starts.
 
     Raises:
         ValueError: An option is unknown, or of the wrong shape, type or range.
     """
     for name in options:
-        if name not in RESET_OPTIONS:
-            raise ValueError(f"options know {', '.join(RESET_OPTIONS)}, not {name!r}.")
-    assert space.shape is not None
-    num_envs, highest = space.shape[0], 1 if composed(space) else highest_action(space)
+        if name not in ("obs", "act", "start"):
+            raise ValueError(f"options know reset_mask, obs, act, start, not {name!r}.")
     obs, act, start = (options.get(name) for name in ("obs", "act", "start"))
     if (obs is None) != (act is None) or (obs is not None and start is not None):
         raise ValueError("options take 'obs' together with 'act', or 'start' alone.")
     if obs is not None:
-        act = csgo.encode(np.asarray(act)) if composed(space) else act
-        given = {name: _as_tensor(name, value) for name, value in (("obs", obs), ("act", act))}
-        discrete = not given["act"].is_floating_point()
-        if discrete and given["act"].numel() and not 0 <= given["act"].min() <= given["act"].max() <= highest:
-            raise ValueError(f"options['act'] must be actions from 0 to {highest}, got {act}.")
-        return given
+        return {"obs": as_tensor("obs", obs), "act": actions.past(act)}
     if start is None:
         return {}
     index = np.asarray(start)
@@ -222,7 +222,8 @@ def check_beginning(options: dict[str, Any], space: gym.Space[Any], num_starts: 
     return {"start": torch.from_numpy(index.astype(np.int64))}
 
 
-def _as_tensor(name: str, value: Any) -> Tensor:
+def as_tensor(name: str, value: Any) -> Tensor:
+    """An option of numbers as a tensor; ValueError for others."""
     array = np.array(value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"options['{name}'] must be an array of numbers, got {array.dtype}.")

@@ -1,6 +1,7 @@
 """A batch of dreams as one Gymnasium vector environment: one model, not one a row."""
 
 import copy
+import dataclasses
 from os import PathLike
 from typing import Any, Unpack
 
@@ -9,24 +10,30 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from diamond_gym.device import settle_threads
-from diamond_gym.dream import Dream
-from diamond_gym.envs import arguments, checks
-from diamond_gym.envs.batch_env import Autoreset, ObsDtype, ObsFormat, Rows
-from diamond_gym.envs.checks import action_meanings, action_space, check_actions, check_beginning
-from diamond_gym.envs.copies import CopiedDream
-from diamond_gym.envs.infos import Array, EnvState, Extras, Info, Replay, final_info, start_info
+from diamond_gym.dream import Dream, DreamState
+from diamond_gym.envs import checks
+from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, masked
+from diamond_gym.envs.batch_env import BatchEnv
+from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import tile, to_pixels
-from diamond_gym.networks.folding import versions
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
-from diamond_gym.world_model import WorldModel
+from diamond_gym.starts import Replay
+from diamond_gym.world_model import WorldModel, versions
 
 
-class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
+@dataclasses.dataclass(frozen=True)
+class EnvState:
+    """A dream environment at one moment: the dream, and which rows have ended, bool (B,)."""
+
+    dream: DreamState
+    ended: Array
+
+
+class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
     """A batch of dreams, stepped by one batched world model.
 
     Observations are uint8 (B, H, W, C), unless `obs_dtype` or `channels_first` says otherwise, rewards -1, 0 or 1
@@ -35,6 +42,13 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
     with the same keys in `info`, besides `info["start"]`: the index of the start a row dreams from, -1 for frames
     given to `reset`.
 
+    Besides `reset_mask`, `reset` takes the options `start`, the index of a stored start or one per row (B,); or `obs`
+    and `act`, real frames to dream on from, uint8 (T, H, W, C) for all rows or (B, T, H, W, C), and the actions between
+    them, integers (T - 1,) or (B, T - 1).
+
+    A dream of a model from the registry is pickled with the model's card, and found again by what that says of its
+    weights and starts; a deep copy dreams in the same model in memory. A model in memory goes with the dream.
+
     Example:
         >>> import gymnasium as gym, diamond_gym
         >>> envs = gym.make_vec("DiamondDream-Breakout-v0", num_envs=8)  # doctest: +SKIP
@@ -42,6 +56,7 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
         >>> obs, reward, end, trunc, info = envs.step(envs.action_space.sample())  # doctest: +SKIP
     """
 
+    noun = "dream"
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium's own type; every instance has its own copy)
         "render_modes": ["rgb_array", "rgb_array_tiled"],
         "render_fps": 15,
@@ -99,32 +114,21 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
         """
         given = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
         self._arguments = {**given, **sampler}
-        arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
-        self.horizon = arguments.horizon_of(max_episode_steps)
-        self.num_envs, self.render_mode = int(num_envs), render_mode
-        self.autoreset_mode = arguments.autoreset(autoreset_mode)
-        self.metadata = {**copy.deepcopy(type(self).metadata), "autoreset_mode": self.autoreset_mode}
-        self._trajectory = denoising_trajectory
-        self._format = ObsFormat(obs_dtype, channels_first)
+        self._set_up(num_envs, autoreset_mode, render_mode, max_episode_steps, obs_dtype, channels_first)
         self._spec: EnvSpec | None = None
-
         self._model: WorldModel | None
         self._model, self._entry = checks.open_model(game, model, device, precision, compile)
         self._loaded = versions(self._model)
-        self._dream: Dream | None = self._model.dream(
-            self.num_envs,
-            sampler=checks.choose_sampler(self._model, quality, sampler),
-            horizon=self.horizon,
-            starts=starts,
-        )
-        self.single_observation_space = self._format.space(*self._model.obs_shape)
-        self.single_action_space = action_space(self._model, self._dream.multi_hot)
-        self._meanings = action_meanings(self._model, self.single_action_space)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._replay = Replay(self._model.starts, self._dream.device) if replay else None
+        chosen = checks.choose_sampler(self._model, quality, sampler)
+        dream = self._model.dream(self.num_envs, sampler=chosen, horizon=self.horizon, starts=starts)
+        self._dream: Dream | None = dream
         self.precision = self._model.precision  # what "auto" came to
-        self._begun, self._ended = False, np.zeros(self.num_envs, dtype=np.bool_)
+        self._actions = checks.ActionFormat(self._model, dream.multi_hot)
+        self._meanings = self._actions.meanings
+        self._set_spaces(self._model.obs_shape, self._actions.space)
+        self._replay = Replay(self._model.starts, dream.device) if replay else None
+        self._traced = denoising_trajectory
+        self._extras: dict[str, tuple[Array, Array]] = {}  # infos of the last step: values, and the rows that have them
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -140,115 +144,61 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
     @property
     def world_model(self) -> WorldModel:
         """The model that dreams."""
-        self._open()
+        self._check_open()
         assert self._model is not None
         return self._model
 
     @property
     def dream(self) -> Dream:
         """The dream on the device that this environment shows."""
-        return self._open()
-
-    @property
-    def ended(self) -> Array:
-        """Which rows have ended and wait for their reset, bool (B,)."""
-        return self._ended.copy()
-
-    def _open(self) -> Dream:
-        if self._dream is None:
-            raise gym.error.ClosedEnvironmentError("this dream is closed: make a new one.")
+        self._check_open()
+        assert self._dream is not None
         return self._dream
 
-    def reset(
-        self,
-        *,
-        seed: arguments.Seeds = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Array, Info]:
-        """Begins the dreams anew.
+    def _check_open(self) -> None:
+        if self._dream is None:
+            raise gym.error.ClosedEnvironmentError("this dream is closed: make a new one.")
 
-        Args:
-            seed: Row i gets seed + i, or its own of a sequence. Without one, the rows' streams go on.
-            options: Any of
+    def _check_beginning(self, options: dict[str, Any]) -> dict[str, Tensor]:
+        return checks.check_beginning(options, self._actions, self.num_envs, self.dream.num_starts)
 
-                - `reset_mask`: bool (B,), the rows to reset;
-                - `obs` and `act`: real frames to dream on from, uint8 (T, H, W, C) for all of those rows or
-                  (B, T, H, W, C), and the actions between them, integers (T - 1,) or (B, T - 1);
-                - `start`: the index of a stored start, or one per row (B,).
+    def _check_actions(self, actions: Any) -> Array:
+        return self._actions.check(actions, self.num_envs)
 
-        Returns:
-            The current frames, uint8 (B, H, W, C), and the info.
-        """
+    def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Tensor]) -> None:
         settle_threads()  # here too, for an environment that was made before the fork
-        dream, options = self._open(), arguments.check_options(options)
-        mask = arguments.check_mask(options.get("reset_mask"), self.num_envs)
-        given = check_beginning(options, self.action_space, dream.num_starts)
-        seeds = arguments.check_seeds(seed, self.num_envs)
-        if not self._begun and not mask.all():
-            raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
-        before = None if self._begun or seeds is not None else self.np_random.bit_generator.state
-        if before is not None:
-            seeds = int(self.np_random.integers(2**62))
+        dream = self.dream
         dream.horizon = self.horizon
-        try:
-            dream.reset(seeds, mask=None if mask.all() else self._tensor(mask), **given)
-        except Exception:
-            if before is not None:
-                self.np_random.bit_generator.state = before
-            raise
-        if isinstance(seed, int | np.integer):
-            super().reset(seed=int(seed))
-        self._begun = True
-        self._ended = self._ended & ~mask
-        return self._format(self._frames()), start_info(mask, dream.start)
+        dream.reset(seeds, mask=self._mask(rows), **given)
 
-    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
-        """Dreams a step in every row; what happens at an end is up to the autoreset mode.
+    def _restart(self, rows: Array) -> None:
+        self.dream.reset(mask=self._mask(rows))
 
-        Args:
-            actions: Integers (B,), multi-hot (B, A), or CS:GO's (B, 15).
-
-        Returns:
-            Frames uint8 (B, H, W, C), rewards float64 (B,), terminated and truncated bool (B,), and the info.
-        """
-        dream = self._open()
-        if not self._begun:
-            raise gym.error.ResetNeeded("the dream has not begun: call reset() before step().")
-        act = self._tensor(check_actions(actions, self.action_space))
-        mode, resting = self.autoreset_mode, self._ended
-        if mode is AutoresetMode.DISABLED and resting.any():
-            rows = np.flatnonzero(resting).tolist()
-            raise gym.error.ResetNeeded(
-                f"the dreams of rows {rows} have ended: reset them with options={{'reset_mask': mask}}."
-            )
-        rewards = np.zeros(self.num_envs)
-        terminated, truncated = np.zeros((2, self.num_envs), dtype=np.bool_)
-        stepped, step, extras = ~resting, None, Extras()
-        if stepped.any():
-            mask = None if stepped.all() else self._tensor(stepped)
-            replayed = None if self._replay is None else self._replay(act, dream.start, dream.steps)
-            act = act if replayed is None else replayed[0]
-            step = dream.step(act, restart=mode is AutoresetMode.SAME_STEP, mask=mask)
-            extras = Extras(step.trajectory if self._trajectory else None, replayed)
-            rewards = step.rew.cpu().numpy().astype(np.float64)
-            terminated, truncated = (flag.cpu().numpy() for flag in (step.end, step.trunc))
-        if resting.any():  # only in mode NEXT_STEP
-            dream.reset(mask=self._tensor(resting))
-        ended = terminated | truncated
-        info: Info = {}
-        if mode is AutoresetMode.SAME_STEP and ended.any() and step is not None:
-            info = final_info(ended, step, extras, self._format)
-            stepped = ~ended  # what was seen on the way belongs to the final info
-            ended = np.zeros_like(ended)
-        self._ended = ended
-        info |= start_info(np.ones_like(ended), dream.start) | extras.info(stepped)
-        return self._format(self._frames()), rewards, terminated, truncated, info
+    def _play(self, act: Array, rows: Array) -> tuple[Array, Array, Array]:
+        dream = self.dream
+        chosen = torch.from_numpy(act).to(dream.device)
+        self._extras = {}
+        if self._replay is not None:
+            chosen, replayed = self._replay(chosen, dream.start, dream.steps)
+            self._extras["replayed"] = chosen.cpu().numpy(), replayed.cpu().numpy()
+        step = dream.step(chosen, restart=False, mask=self._mask(rows))
+        if self._traced:
+            images = to_pixels(torch.stack(step.trajectory, dim=1)).cpu().numpy()
+            self._extras["denoising_trajectory"] = images, rows
+        rewards = step.rew.cpu().numpy().astype(np.float64)
+        return rewards, step.end.cpu().numpy(), step.trunc.cpu().numpy()
 
     def _frames(self) -> Array:
-        return to_pixels(self._open().obs).cpu().numpy()
+        return to_pixels(self.dream.obs).cpu().numpy()
 
-    def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(array).to(self._open().device)
+    def _info(self, rows: Array, stepped: Array) -> Info:
+        info = masked("start", rows, self.dream.start.cpu().numpy())
+        for name, (values, which) in self._extras.items():
+            info |= masked(name, stepped & which, values)
+        return info
+
+    def _mask(self, rows: Array) -> Tensor | None:
+        return None if rows.all() else torch.from_numpy(rows).to(self.dream.device)
 
     def render(self) -> Any:
         """What the dreams look like now.
@@ -257,21 +207,13 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
             A tuple of B uint8 frames (H, W, C) in mode "rgb_array"; one image of all rows, tiled from left to
             right and top to bottom, in mode "rgb_array_tiled"; None without a render mode.
         """
-        self._open()
-        if self.render_mode is None:
-            gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')
-            return None
-        if not self._begun:
-            raise gym.error.ResetNeeded("the dream has not begun: call reset() before render().")
-        frames = self._frames()
-        return tile(frames) if self.render_mode == "rgb_array_tiled" else tuple(map(np.copy, frames))
+        frames = super().render()
+        return tile(np.stack(frames)) if self.render_mode == "rgb_array_tiled" else frames
 
     def clone_state(self, include_rng: bool = False) -> EnvState:
         """Copies the state of all rows, with their random streams if asked; it can be pickled."""
-        dream = self._open()
-        if not self._begun:
-            raise gym.error.ResetNeeded("the dream has not begun: call reset() before clone_state().")
-        return EnvState(dream.clone_state(include_rng), self._ended.copy())
+        self._check_begun("clone_state")
+        return EnvState(self.dream.clone_state(include_rng), self._ended.copy())
 
     def restore_state(self, state: EnvState) -> None:
         """Goes back to a cloned state of the same model and batch size.
@@ -283,12 +225,43 @@ class DreamVectorEnv(Rows, CopiedDream, VectorEnv[Array, Array, Array]):
         """
         if not isinstance(state, EnvState):
             raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
-        dream = self._open()
+        dream, ended = self.dream, state.ended
         dream.check_state(state.dream, self.world_model.num_actions)
-        state.check_ended(self.num_envs)
+        if not isinstance(ended, np.ndarray) or ended.dtype != np.bool_ or ended.shape != (self.num_envs,):
+            raise ValueError(f"this state is damaged: which rows have ended is no bool ({self.num_envs},).")
         dream.restore_state(state.dream)
         dream.horizon = self.horizon
-        self._begun, self._ended = True, state.ended.copy()
+        self._begun, self._ended = True, ended.copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        model, arguments = self.world_model, dict(self._arguments)
+        if self._entry is not None:
+            if versions(model) != self._loaded:
+                raise DiamondGymError(
+                    "this dream's networks were changed after they had been loaded, so that it cannot be pickled: save "
+                    "them as a model, and make the dream from that"
+                )
+            arguments |= {"game": None, "model": self._entry, "precision": model.precision}
+        return self._pickled(arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DreamVectorEnv":
+        model, arguments = self.world_model, dict(self._arguments)
+        twin = object.__new__(type(self))
+        if self._entry is not None:
+            memo[id(model)] = model
+            arguments |= {"game": None, "model": model, "compile": False}
+        twin.__setstate__(copy.deepcopy(self._pickled(arguments), memo))
+        if self._entry is not None:
+            twin._arguments, twin._entry, twin._loaded = dict(self._arguments), self._entry, self._loaded
+        return twin
+
+    def _take_over(self, state: EnvState) -> None:
+        """Restores the state of a pickled environment, whose model came along or is the very same.
+
+        A model in memory that was never registered has another fingerprint in each process: none is compared.
+        """
+        dream = dataclasses.replace(state.dream, fingerprint=self.dream.fingerprint)
+        self.restore_state(dataclasses.replace(state, dream=dream))
 
     def close_extras(self, **kwargs: Any) -> None:
         """Lets go of the model."""

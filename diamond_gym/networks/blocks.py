@@ -134,6 +134,23 @@ class FourierFeatures(nn.Module):
         return torch.cat((f.cos(), f.sin()), dim=-1)
 
 
+class ActionEmbedding(nn.Sequential):
+    """An embedding of the last `told` past actions: int64 (B, T) or multi-hot (B, T, A) -> (B, told * width)."""
+
+    def __init__(self, num_actions: int, width: int, told: int) -> None:
+        super().__init__(nn.Embedding(num_actions, width))
+        self.told = told
+
+    def forward(self, act: Tensor) -> Tensor:
+        """Embeds the actions one by one."""
+        embedding, act = self[0], act[:, -self.told :]
+        if act.ndim == 2:
+            return embedding(act).flatten(1)  # type: ignore[no-any-return]
+        assert isinstance(embedding, nn.Embedding)
+        table = embedding.weight  # a multi-hot action is a sum of rows: the table as a linear map
+        return (act.to(table.dtype) @ table).flatten(1)
+
+
 class Downsample(nn.Module):
     """Halves the image size with a strided 3x3 convolution."""
 

@@ -13,8 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
-from diamond_gym.networks.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
-from diamond_gym.networks.preconditioning import START_SIGMA, Scalings, TrainingNoise, c_noise, edm
+from diamond_gym.frames import quantise
+from diamond_gym.networks.blocks import (
+    ActionEmbedding,
+    FourierFeatures,
+    GroupNorm,
+    UNet,
+    conv3x3,
+    from_patches,
+    to_patches,
+    zero_,
+)
+from diamond_gym.networks.preconditioning import Scalings, TrainingNoise, c_noise, edm
 from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 
 if TYPE_CHECKING:
@@ -80,17 +90,6 @@ class DenoiserConfig:
         check_config(self, DENOISER)
 
 
-def quantise(x: Tensor, nearest: bool = False) -> Tensor:
-    """Clamps images in [-1, 1] and puts them on 8-bit levels, as storing and reloading a frame would.
-
-    The paper truncates. A frame that is on a level already may then fall one lower through rounding, and a
-    network that repeats what stands still would darken it step by step: such a one takes the nearest level.
-    """
-    x = (x.clamp(-1, 1) + 1) / 2 * 255
-    x = x + 0.5 if nearest else x
-    return x.byte().float() / 255 * 2 - 1
-
-
 class InnerModel(nn.Module):
     """The U-Net with its embeddings of noise level and actions."""
 
@@ -100,10 +99,10 @@ class InnerModel(nn.Module):
         cond, patch_area = config.cond_channels, config.patch_size**2
         self.noise_emb = FourierFeatures(cond)
         self.noise_cond_emb = FourierFeatures(cond) if config.noise_cond else None
-        self.act_emb: nn.Sequential | None = None
+        self.act_emb: ActionEmbedding | None = None
         if config.num_actions is not None:
-            width = cond // config.num_actions_told
-            self.act_emb = nn.Sequential(nn.Embedding(config.num_actions, width), nn.Flatten())
+            told = config.num_actions_told
+            self.act_emb = ActionEmbedding(config.num_actions, cond // told, told)
         self.cond_proj = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
         num_images = config.num_steps_conditioning + config.num_extra_images + 1
         self.conv_in = conv3x3(num_images * config.img_channels * patch_area, config.channels[0])
@@ -111,17 +110,6 @@ class InnerModel(nn.Module):
         self.norm_out = GroupNorm(config.channels[0])
         self.conv_out = conv3x3(config.channels[0], config.img_channels * patch_area)
         zero_(self.conv_out, bias=False)
-
-    def embed_actions(self, act: Tensor) -> Tensor:
-        """Discrete actions int64 (B, T) or multi-hot ones (B, T, A) -> (B, cond_channels)."""
-        assert self.act_emb is not None
-        act = act[:, -self.config.num_actions_told :]
-        if act.ndim == 2:
-            return self.act_emb(act)  # type: ignore[no-any-return]
-        embedding = self.act_emb[0]
-        assert isinstance(embedding, nn.Embedding)
-        table = embedding.weight  # a multi-hot action is a sum of rows: the table as a linear map
-        return (act.to(table.dtype) @ table).flatten(1)
 
     def forward(
         self, noisy: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor | None, c_noise_cond: Tensor | None = None
@@ -131,8 +119,7 @@ class InnerModel(nn.Module):
         if self.noise_cond_emb is not None:
             cond = cond + self.noise_cond_emb(torch.zeros_like(c_noise) if c_noise_cond is None else c_noise_cond)
         if self.act_emb is not None:
-            assert act is not None
-            cond = cond + self.embed_actions(act)
+            cond = cond + self.act_emb(act)
         cond = self.cond_proj(cond)
         x = torch.cat((obs, noisy), dim=1)
         patch = self.config.patch_size
@@ -261,10 +248,6 @@ class Denoiser(nn.Module):
                 past = self.add_noise(past.reshape(b, n * c, h, w), sigma_cond, noise).reshape(past.shape)
             sigma = noise.sigma(b)
             noisy = self.add_noise(target, sigma, noise)
-            if noise.starts is not None:
-                starts = noise.starts(b)
-                sigma = torch.where(starts, START_SIGMA, sigma)
-                noisy = torch.where(starts[:, None, None, None], noise.normal(tuple(noisy.shape)), noisy)
             cs = self.precondition(sigma)
             output = self.model_output(noisy, cs, past, None if act is None else act[:, i : i + t], sigma_cond)
             base = self.base(noisy, cs, past)

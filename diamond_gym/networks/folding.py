@@ -10,13 +10,13 @@ Whoever changes the original's weights has them folded anew (`refresh`).
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.networks.blocks import GROUP_NORM_EPS, AdaGroupNorm, ResBlock
+from diamond_gym.networks.blocks import GROUP_NORM_EPS, AdaGroupNorm, Downsample, GroupNorm, ResBlock
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,37 +41,37 @@ class Modulation(nn.Module):
         return F.linear(cond, self.weight, self.bias)
 
 
-class FoldedNorm(nn.Module):
-    """An adaptive norm that finds its scale and shift at a place of the modulation, and the SiLU after it."""
+class Norm(NamedTuple):
+    """An adaptive norm: its groups, its channels, and where its scales and shifts begin in the modulation."""
 
-    def __init__(self, norm: AdaGroupNorm, place: int) -> None:
-        super().__init__()
-        self.groups, self.channels, self.place = norm.groups, norm.linear.out_features // 2, place
-
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x (B, C, H, W) under a modulation (B, 2 * all channels)."""
-        scale, shift = modulation[:, self.place : self.place + 2 * self.channels].chunk(2, dim=1)
-        if len(x) == 1:  # of a single image the affine part is the same for all rows: the kernel does it on the way
-            dtype = scale.dtype if x.device.type == "cpu" else x.dtype  # only a CPU's kernel mixes the two
-            scale, shift = scale[0].to(dtype).contiguous(), shift[0].to(dtype).contiguous()
-            return F.silu(F.group_norm(x, self.groups, scale, shift, GROUP_NORM_EPS), inplace=True)
-        scale, shift = scale.to(x.dtype)[:, :, None, None], shift.to(x.dtype)[:, :, None, None]
-        return F.silu(torch.addcmul(shift, F.group_norm(x, self.groups, eps=GROUP_NORM_EPS), scale), inplace=True)
+    groups: int
+    channels: int
+    place: int
 
 
 class FoldedResBlock(nn.Module):
-    """A `ResBlock` with folded norms: its condition is the modulation."""
+    """A `ResBlock` without gradient whose norms find their scales and shifts in the modulation."""
 
-    def __init__(self, block: ResBlock, place1: int, place2: int) -> None:
+    def __init__(self, block: ResBlock, place: int) -> None:
         super().__init__()
         self.proj, self.conv1, self.conv2, self.attn = block.proj, block.conv1, block.conv2, block.attn
-        self.norm1, self.norm2 = FoldedNorm(block.norm1, place1), FoldedNorm(block.norm2, place2)
+        channels = self.conv1.in_channels, self.conv2.in_channels
+        self.norm1 = Norm(block.norm1.groups, channels[0], place)
+        self.norm2 = Norm(block.norm2.groups, channels[1], place + 2 * channels[0])
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """As `ResBlock.forward`, without gradient."""
+        """x (B, C, H, W) under a modulation (B, 2 * all channels)."""
         r = self.proj(x)
-        x = self.conv1(self.norm1(x, modulation))
-        x = self.conv2(self.norm2(x, modulation))
+        for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
+            scale, shift = modulation[:, norm.place : norm.place + 2 * norm.channels].chunk(2, dim=1)
+            if len(x) == 1:  # of a single image the affine part is the same for all rows: group_norm does it on the way
+                dtype = scale.dtype if x.device.type == "cpu" else x.dtype  # only a CPU's kernel mixes the two
+                scale, shift = scale[0].to(dtype).contiguous(), shift[0].to(dtype).contiguous()
+                x = F.group_norm(x, norm.groups, scale, shift, GROUP_NORM_EPS)
+            else:
+                scale, shift = scale.to(x.dtype)[:, :, None, None], shift.to(x.dtype)[:, :, None, None]
+                x = torch.addcmul(shift, F.group_norm(x, norm.groups, eps=GROUP_NORM_EPS), scale)
+            x = conv(F.silu(x, inplace=True))
         return self.attn(x.add_(r))  # type: ignore[no-any-return]
 
 
@@ -81,17 +81,12 @@ def fold_norms(module: nn.Module) -> Modulation:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ResBlock):
-                middle = place + child.norm1.linear.out_features
-                setattr(parent, name, FoldedResBlock(child, place, middle))
+                setattr(parent, name, FoldedResBlock(child, place))
                 norms += [child.norm1, child.norm2]
-                place = middle + child.norm2.linear.out_features
+                place += child.norm1.linear.out_features + child.norm2.linear.out_features
+            elif isinstance(child, GroupNorm | Downsample):  # which add nothing to what they hold but its name
+                setattr(parent, name, child.norm if isinstance(child, GroupNorm) else child.conv)
     return Modulation(norms)
-
-
-def versions(module: nn.Module) -> tuple[int, ...]:
-    """A record of a module's weights that differs after they have been written to, replaced or moved."""
-    tensors = (*module.parameters(), *module.buffers())
-    return tuple(n for x in tensors for n in (x.data_ptr(), 0 if x.is_inference() else x._version))
 
 
 def shared(module: M) -> M:
@@ -100,15 +95,15 @@ def shared(module: M) -> M:
     return copy.deepcopy(module, memo | {id(b): b.detach() for b in module.buffers()})
 
 
+def hold(module: nn.Module, dtype: torch.dtype) -> None:
+    """Puts a module's weights into the arithmetic and the memory layout of a dream, for good."""
+    module.requires_grad_(False).eval()
+    module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def renew(old: nn.Module, new: nn.Module) -> None:
     """Writes a newly folded network's weights into one of the same sizes, which stays compiled."""
     values = new.state_dict()
     for name, tensor in old.state_dict().items():
         if tensor.data_ptr() != values[name].data_ptr():  # else it is the original's own
             tensor.copy_(values[name])
-
-
-def hold(module: nn.Module, dtype: torch.dtype) -> None:
-    """Puts a module's weights into the arithmetic and the memory layout of a dream, for good."""
-    module.requires_grad_(False).eval()
-    module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,15 +1,16 @@
 """The networks prepared for dreaming: weights folded and kept in the dream's precision, rows sized to the cache."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.device import compile_network, is_compiled
+from diamond_gym.frames import quantise
 from diamond_gym.networks.blocks import from_patches, to_patches
-from diamond_gym.networks.denoiser import Denoiser, InnerModel, quantise
+from diamond_gym.networks.denoiser import Denoiser, InnerModel
 from diamond_gym.networks.folding import fold_norms, hold, renew, shared
 from diamond_gym.networks.preconditioning import c_noise
 from diamond_gym.networks.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
@@ -20,6 +21,11 @@ CACHE_BYTES = 2**21
 N = TypeVar("N", "FoldedInner", "FoldedNetworks")
 
 
+def prepared(network: Any, dtype: torch.dtype) -> Any:
+    """A network in the form that it has for dreams, if it has one; others are used as they are, under autocast."""
+    return network.fold(dtype) if hasattr(network, "fold") else network
+
+
 class FoldedInner(nn.Module):
     """An `InnerModel` taken apart into what is done once per frame and what at every denoising step (`forward`)."""
 
@@ -28,7 +34,7 @@ class FoldedInner(nn.Module):
         self.patch, self.dtype = inner.config.patch_size, dtype
         image = inner.config.img_channels * self.patch**2
         own = shared(inner)
-        self.unet, self.norm_out, self.conv_out = own.unet, own.norm_out, own.conv_out
+        self.unet, self.norm_out, self.conv_out = own.unet, own.norm_out.norm, own.conv_out
         # conv(cat(obs, noisy)) = conv_obs(obs) + conv_noisy(noisy); the bias goes with the former
         weight, bias = own.conv_in.weight.detach(), own.conv_in.bias
         assert bias is not None
@@ -40,7 +46,6 @@ class FoldedInner(nn.Module):
         # the condition is small: it stays float32
         self.modulation, self.cond_proj = modulation, own.cond_proj
         self.noise_emb, self.noise_cond_emb = own.noise_emb, own.noise_cond_emb
-        self._embed_actions = own.embed_actions if own.act_emb is not None else None
         self.act_emb = own.act_emb
         self.requires_grad_(False)
 
@@ -54,9 +59,8 @@ class FoldedInner(nn.Module):
     def modulations(self, embedding: Tensor, act: Tensor | None) -> Tensor:
         """Scales and shifts of all norms for noise levels (n, cond) and actions (B, T[, A]): (n, B or 1, ...)."""
         cond = embedding[:, None]
-        if self._embed_actions is not None:
-            assert act is not None
-            cond = cond + self._embed_actions(act)
+        if self.act_emb is not None:
+            cond = cond + self.act_emb(act)
         return self.modulation(self.cond_proj(cond))  # type: ignore[no-any-return]
 
     def past(self, obs: Tensor) -> Tensor:
@@ -94,13 +98,16 @@ class FoldedDenoiser:
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> None:
         self.denoiser, self.dtype = denoiser, dtype
+        config = denoiser.config.inner_model
+        per_pixel = max(channels / 4**level for level, channels in enumerate(config.channels))
+        self._bytes_per_pixel = per_pixel / config.patch_size**2 * dtype.itemsize  # of the largest feature map
         self.inner: FoldedInner | None = None
         self.refresh()
 
     def refresh(self) -> None:
         """Folds the original's weights as they are now: for whoever has trained them."""
         inner = cast(InnerModel, self.denoiser.inner_model).fold(self.dtype)
-        self.inner = _prepared(self.inner, inner, inner, inner.unet, is_compiled(self.denoiser.inner_model))
+        self.inner = _compiled(self.inner, inner, inner, inner.unet, is_compiled(self.denoiser.inner_model))
         self._levels: dict[tuple[tuple[float, ...], float | None], list[Level]] = {}
 
     def condition(
@@ -119,10 +126,7 @@ class FoldedDenoiser:
         """How many of the rows of obs (B, T, C, H, W) are computed together: on a CPU as many as fit its cache."""
         if obs.device.type != "cpu":
             return len(obs)
-        inner = self.denoiser.config.inner_model
-        pixels = obs.shape[-2] * obs.shape[-1] / inner.patch_size**2
-        largest = max(channels * pixels / 4**level for level, channels in enumerate(inner.channels))
-        fitting = max(1, int(CACHE_BYTES / (largest * self.dtype.itemsize)))
+        fitting = max(1, int(CACHE_BYTES / (obs.shape[-2] * obs.shape[-1] * self._bytes_per_pixel)))
         return -(-len(obs) // -(-len(obs) // fitting))  # as many blocks as there have to be, as equal as can be
 
     def _condition(
@@ -141,7 +145,7 @@ class FoldedDenoiser:
             if sigmas:
                 prepare(sigmas)
             past = inner.past(obs.flatten(1, 2) / config.sigma_data)
-        last = obs[:, self.denoiser.num_steps_conditioning - 1] if config.residual else None
+        last = obs[:, config.inner_model.num_steps_conditioning - 1] if config.residual else None
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
@@ -212,7 +216,7 @@ class FoldedRewardEnd:
         """Folds the original's weights as they are now: for whoever has trained them."""
         networks = FoldedNetworks(self.model, self.dtype)
         encoder = networks.encoder
-        self.networks = _prepared(self.networks, networks, encoder, encoder, is_compiled(self.model.encoder))
+        self.networks = _compiled(self.networks, networks, encoder, encoder, is_compiled(self.model.encoder))
 
     def __call__(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, state: LstmState | None = None
@@ -235,11 +239,11 @@ class FoldedRewardEnd:
             return logits_rew, logits_end, (state[0][None], state[1][None])
 
 
-def _prepared(old: N | None, new: N, to_compile: nn.Module, for_kernels: nn.Module, compiled: bool) -> N:
+def _compiled(old: N | None, new: N, to_compile: nn.Module, for_kernels: nn.Module, compiled: bool) -> N:
     """A newly folded network, compiled if asked; or the old one with its weights, which stays compiled."""
     if not compiled:
         return new
-    from diamond_gym.networks.kernels.networks import use_kernels
+    from diamond_gym.networks.kernels import use_kernels
 
     if use_kernels(for_kernels, new.dtype):
         return new

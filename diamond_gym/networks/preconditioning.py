@@ -39,10 +39,6 @@ def c_noise(sigma: Tensor) -> Tensor:
     return sigma.log() / 4
 
 
-START_SIGMA = 5.0
-"""The noise level at which samplers start, with noise of variance 1 and nothing of the frame."""
-
-
 @dataclass(frozen=True)
 class SigmaDistribution:
     """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
@@ -70,16 +66,11 @@ class TrainingNoise:
 
     sigma: Callable[[int], Tensor]
     normal: Callable[[tuple[int, ...]], Tensor]
-    starts: Callable[[int], Tensor] | None = None
-    """Which of n rows, bool (n,), are given what sampling starts from instead of a noisy frame; none if None."""
 
     @classmethod
-    def on(
-        cls, device: torch.device | str, distribution: SigmaDistribution, start_focus: float = 0.0
-    ) -> "TrainingNoise":
-        """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
+    def on(cls, device: torch.device | str, distribution: SigmaDistribution) -> "TrainingNoise":
+        """Fresh noise from torch's global generator of a device."""
         return cls(
             lambda n: distribution.sample(n, device),
             lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
-            (lambda n: torch.rand(n, dtype=torch.float32, device=device) < start_focus) if start_focus else None,
         )

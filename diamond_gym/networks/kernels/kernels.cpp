@@ -8,6 +8,10 @@
 // Tensors are images next to each other, each of H rows of W pixels of C channels (torch's channels_last). All numbers of
 // channels are multiples of 16.
 
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -15,6 +19,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -426,10 +431,6 @@ void norm_of(const Pair<typename E::Number>& x, size_t image, size_t pixels, int
     }
 }
 
-}  // namespace
-
-extern "C" {
-
 // A residual block: conv2(silu(norm2(conv1(silu(norm1(x)))))) + proj(x), where x is first and second side by side.
 // Where there is no projection, there is no second either.
 struct ResBlock {
@@ -438,10 +439,6 @@ struct ResBlock {
     int first_channels, second_channels, out_channels, groups1, groups2;
     int place1, place2;  // of the norms' scales and shifts in a row of the modulation
 };
-
-}  // extern "C"
-
-namespace {
 
 template <typename E, typename T = typename E::Number>
 void resblock(const ResBlock& b, const T* first, const T* second, const float* modulation, long stride, int images,
@@ -498,40 +495,138 @@ void convolution(const T* x, int channels, const T* weights, const float* bias, 
     for (int i = 0; i < images * strips.per_image; ++i) convolve<E>(job, strips, i);
 }
 
-}  // namespace
-
-extern "C" {
-
 // How many output channels a block of packed weights has.
-int block_width() { return WIDE * LANES; }
+int64_t block_width() { return WIDE * LANES; }
 
 // Whether there are the functions on bfloat16.
-int has_bfloat16() {
+bool has_bfloat16() {
 #ifdef __AVX512BF16__
-    return 1;
+    return true;
 #else
-    return 0;
+    return false;
 #endif
 }
 
-// resblock_E: first (images, H, W, first_channels) and second, modulation (images, stride):
-// out (images, H, W, out_channels), and room for as much in `middle`.
-// convolution_E: a 3x3 convolution with padding, of images read twice as large where `twice`.
-#define DEFINE(NAME, E)                                                                                              \
-    void resblock_##NAME(const ResBlock* b, const E::Number* first, const E::Number* second, const float* modulation, \
-                         long stride, int images, int height, int width, E::Number* middle, E::Number* out,           \
-                         int threads) {                                                                               \
-        resblock<E>(*b, first, second, modulation, stride, images, height, width, middle, out, threads);              \
-    }                                                                                                                 \
-    void convolution_##NAME(const E::Number* x, int channels, const E::Number* weights, const float* bias,            \
-                            int out_channels, int images, int height, int width, int twice, E::Number* out,           \
-                            int threads) {                                                                            \
-        convolution<E>(x, channels, weights, bias, out_channels, images, height, width, twice, out, threads);         \
-    }
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
 
-DEFINE(float32, Float32)
+// Calls `run` with the element of a tensor's type.
+template <typename Run>
+void with_element(const Tensor& x, Run run) {
+    if (x.scalar_type() == ScalarType::Float) return run(Float32{});
 #ifdef __AVX512BF16__
-DEFINE(bfloat16, Bfloat16)
+    if (x.scalar_type() == ScalarType::BFloat16) return run(Bfloat16{});
 #endif
+    STD_TORCH_CHECK(false, "the kernels know no numbers of this type here");
+}
 
-}  // extern "C"
+template <typename T>
+const T* numbers(const Tensor& x) {
+    return static_cast<const T*>(x.const_data_ptr());
+}
+
+// Images (B, C, H, W) as the kernels read them, pixel by pixel.
+Tensor channels_last(const Tensor& x) {
+    STD_TORCH_CHECK(x.dim() == 4 && x.size(1) % 16 == 0, "images are (B, C, H, W) of a multiple of 16 channels");
+    return torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
+}
+
+Tensor new_images(const Tensor& like, int64_t channels, int zoom) {
+    return torch::stable::empty({like.size(0), channels, zoom * like.size(2), zoom * like.size(3)}, like.scalar_type(),
+                                std::nullopt, std::nullopt, std::nullopt, MemoryFormat::ChannelsLast);
+}
+
+// Refuses others than packed weights of the images' type and a bias in float32, of so many multiplications an output.
+void check_weights(const Tensor& x, const Tensor& weights, const Tensor& bias, int64_t multiplications) {
+    STD_TORCH_CHECK(weights.scalar_type() == x.scalar_type() && weights.is_contiguous() && bias.is_contiguous() &&
+                        bias.scalar_type() == ScalarType::Float && bias.numel() % 16 == 0 &&
+                        weights.numel() == bias.numel() * multiplications,
+                    "these weights are not packed for these images");
+}
+
+// See the schema of `resblock` below: x and skip lie side by side, the block's scales and shifts begin at `place`.
+Tensor resblock_of(Tensor images, MaybeTensor more, Tensor modulation, Tensor weights1, Tensor bias1, Tensor weights2,
+                   Tensor bias2, MaybeTensor weights_proj, MaybeTensor bias_proj, int64_t groups1, int64_t groups2,
+                   int64_t place) {
+    const Tensor x = channels_last(images), skip = more ? channels_last(*more) : x;
+    STD_TORCH_CHECK(skip.scalar_type() == x.scalar_type() && skip.size(0) == x.size(0) && skip.size(2) == x.size(2) &&
+                        skip.size(3) == x.size(3),
+                    "x and its skip are of one type, number and size");
+    const int64_t skipped = more ? skip.size(1) : 0, in = x.size(1) + skipped, out_channels = bias1.numel();
+    check_weights(x, weights1, bias1, POSITIONS * in);
+    check_weights(x, weights2, bias2, POSITIONS * out_channels);
+    STD_TORCH_CHECK(bias2.numel() == out_channels, "both convolutions have as many outputs");
+    STD_TORCH_CHECK(weights_proj.has_value() == bias_proj.has_value(), "a projection has weights and a bias");
+    if (weights_proj) check_weights(x, *weights_proj, *bias_proj, in);
+    STD_TORCH_CHECK(weights_proj ? bias_proj->numel() == out_channels : !more && in == out_channels,
+                    "without a projection x alone is as wide as the output");
+    STD_TORCH_CHECK(groups1 > 0 && groups2 > 0 && in % groups1 == 0 && out_channels % groups2 == 0,
+                    "groups divide the channels");
+    STD_TORCH_CHECK(modulation.scalar_type() == ScalarType::Float && modulation.dim() == 2 &&
+                        modulation.size(0) == x.size(0) && modulation.stride(1) == 1 && place >= 0 &&
+                        place + 2 * (in + out_channels) <= modulation.size(1),
+                    "the modulation is float32 (B, 2 * all channels), each row in one piece");
+    const Tensor out = new_images(x, out_channels, 1), middle = new_images(x, out_channels, 1);
+    const ResBlock block{weights1.const_data_ptr(),
+                         weights2.const_data_ptr(),
+                         weights_proj ? weights_proj->const_data_ptr() : nullptr,
+                         numbers<float>(bias1),
+                         numbers<float>(bias2),
+                         bias_proj ? numbers<float>(*bias_proj) : nullptr,
+                         int(x.size(1)),
+                         int(skipped),
+                         int(out_channels),
+                         int(groups1),
+                         int(groups2),
+                         int(place),
+                         int(place + 2 * in)};
+    with_element(x, [&](auto element) {
+        using E = decltype(element);
+        using T = typename E::Number;
+        resblock<E>(block, numbers<T>(x), more ? numbers<T>(skip) : nullptr, numbers<float>(modulation),
+                    modulation.stride(0), int(x.size(0)), int(x.size(2)), int(x.size(3)),
+                    static_cast<T*>(middle.mutable_data_ptr()), static_cast<T*>(out.mutable_data_ptr()),
+                    int(torch::stable::get_num_threads()));
+    });
+    return out;
+}
+
+// See the schema of `upsample` below.
+Tensor upsample_of(Tensor images, Tensor weights, Tensor bias) {
+    const Tensor x = channels_last(images);
+    check_weights(x, weights, bias, POSITIONS * x.size(1));
+    const Tensor out = new_images(x, bias.numel(), 2);
+    with_element(x, [&](auto element) {
+        using E = decltype(element);
+        using T = typename E::Number;
+        convolution<E>(numbers<T>(x), int(x.size(1)), numbers<T>(weights), numbers<float>(bias), int(bias.numel()),
+                       int(x.size(0)), int(x.size(2)), int(x.size(3)), true, static_cast<T*>(out.mutable_data_ptr()),
+                       int(torch::stable::get_num_threads()));
+    });
+    return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(diamond_gym, m) {
+    // conv2(silu(norm2(conv1(silu(norm1(cat(x, skip))))))) + proj(cat(x, skip)): (B, out_channels, H, W)
+    m.def(
+        "resblock(Tensor x, Tensor? skip, Tensor modulation, Tensor weights1, Tensor bias1, Tensor weights2, "
+        "Tensor bias2, Tensor? weights_proj, Tensor? bias_proj, int groups1, int groups2, int place) -> Tensor");
+    // A 3x3 convolution with padding of x read twice as large: (B, out_channels, 2H, 2W)
+    m.def("upsample(Tensor x, Tensor weights, Tensor bias) -> Tensor");
+    m.def("block_width() -> int");
+    m.def("has_bfloat16() -> bool");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CPU, m) {
+    m.impl("resblock", TORCH_BOX(&resblock_of));
+    m.impl("upsample", TORCH_BOX(&upsample_of));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CompositeImplicitAutograd, m) {
+    m.impl("block_width", TORCH_BOX(&block_width));
+    m.impl("has_bfloat16", TORCH_BOX(&has_bfloat16));
+}

@@ -1,0 +1,152 @@
+"""The state of a dream, and what its steps leave behind: tensors that can be copied, checked and written in place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from diamond_gym.networks.reward_end import LstmState
+
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """No gradient, and tensors that outlive `torch.inference_mode`, under which a caller may have begun the dream."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A record of tensors and plain data that can be copied to a device."""
+
+    def copied(self, device: str | torch.device) -> Self:
+        """A copy on a device, in memory of its own."""
+
+        def copy(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: copy(part) for name, part in value.items()}
+            if isinstance(value, tuple | list):
+                return type(value)(map(copy, value))
+            return value.to(device, copy=True) if isinstance(value, Tensor) else value
+
+        return type(self)(**copy(vars(self)))
+
+
+@dataclass(frozen=True)
+class DreamStep(Copied):
+    """What a step leaves behind, all on the dream's device.
+
+    Attributes:
+        obs: The current frame of every row, float32 (B, C, H, W) in [-1, 1]; of a row that restarted, its
+            start's.
+        rew: Sampled rewards, float32 (B,) in {-1, 0, 1}.
+        end: bool (B,), the model ended the game.
+        trunc: bool (B,), the horizon was reached.
+        rew_prob: Chances of the rewards -1, 0 and 1 that `rew` was sampled from, float32 (B, 3).
+        end_prob: The chance of `end`, float32 (B,).
+        final_obs: The frame the step led to, float32 (B, C, H, W): differs from `obs` in the rows that
+            restarted.
+        start: int64 (B,), index of the start each row now dreams from; -1 for frames given to `reset`.
+        final_start: int64 (B,), the same before any restart.
+        trajectory: The sampler's images from noise to `final_obs`, num_denoising_steps + 1 of (B, C, H, W).
+    """
+
+    obs: Tensor
+    rew: Tensor
+    end: Tensor
+    trunc: Tensor
+    rew_prob: Tensor
+    end_prob: Tensor
+    final_obs: Tensor
+    start: Tensor
+    final_start: Tensor
+    trajectory: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the networks make of a step: next frame, trajectory, chances, what was sampled of them, LSTM state."""
+
+    next_obs: Tensor
+    trajectory: list[Tensor]
+    rew_prob: Tensor
+    end_prob: Tensor
+    rew: Tensor
+    end: Tensor
+    memory: LstmState | None
+
+
+@dataclass(frozen=True)
+class DreamState(Copied):
+    """A dream at one moment, copied; can be pickled (its tensors then travel by way of the CPU)."""
+
+    fingerprint: dict[str, Any]
+    obs: Tensor
+    act: Tensor
+    memory: LstmState | None
+    steps: Tensor
+    start: Tensor
+    rng: dict[str, Tensor] | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self.copied("cpu"))
+
+
+def check_state(state: object, like: DreamState, num_starts: int, highest: int | None) -> None:
+    """Refuses what is no state of a dream.
+
+    Args:
+        state: What it is about.
+        like: A state of the dream.
+        num_starts: The starts there are.
+        highest: The largest number in an action, if it is known.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
+    if not isinstance(state, DreamState) or not isinstance(state.fingerprint, dict):
+        raise ValueError(f"restore_state needs what clone_state returned, got {type(state).__name__}.")
+    for name, mine in like.fingerprint.items():
+        theirs = state.fingerprint.get(name)
+        if type(theirs) is not type(mine) or theirs != mine:
+            raise ValueError(f"this state is of another dream: its {name} is {theirs!r}, here it is {mine!r}.")
+    _check("frames", state.obs, like.obs)
+    _check("actions", state.act, like.act, 0, highest)
+    _check("steps", state.steps, like.steps, 0)
+    _check("start", state.start, like.start, -1, num_starts - 1)
+    if type(state) is not type(like) or (state.memory is None) != (like.memory is None):
+        raise ValueError("this state is damaged: it is of a dream with other networks.")
+    if state.memory is not None and like.memory is not None:
+        if not isinstance(state.memory, tuple) or len(state.memory) != 2:
+            raise ValueError("this state is damaged: its memory is no pair of tensors.")
+        for part, one in zip(state.memory, like.memory, strict=True):
+            _check("memory", part, one)
+    if state.rng is not None:
+        if not isinstance(state.rng, dict) or state.rng.keys() != {"seed", "draw"}:
+            raise ValueError("this state is damaged: its random streams have no seed and draw.")
+        _check("seed", state.rng["seed"], like.steps)
+        _check("draw", state.rng["draw"], like.steps, 0)
+    if hasattr(like, "full"):
+        _check("full-size frames", getattr(state, "full", None), like.full)
+
+
+def _check(name: str, tensor: object, like: Tensor, low: int | None = None, high: int | None = None) -> None:
+    """Refuses what is no finite tensor of the dtype and shape of another, from `low` to `high`."""
+    if not isinstance(tensor, Tensor) or (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
+        what = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"this state is damaged: its {name} is {what}, not {like.dtype} {tuple(like.shape)}.")
+    outside = (low is not None and bool((tensor < low).any())) or (high is not None and bool((tensor > high).any()))
+    if outside or not bool(tensor.isfinite().all()):
+        raise ValueError(f"this state is damaged: its {name} holds numbers that cannot be.")
+
+
+def put(state: Tensor | None, new: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Writes into the rows (B, ...) of a tensor of state, or into all of it, in place; a first one is made."""
+    if state is None:
+        return new.clone()
+    if rows is not None:
+        new = torch.where(rows.view(*rows.shape, *[1] * (state.ndim - rows.ndim)), new, state)
+    return state.copy_(new)
