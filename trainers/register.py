@@ -59,7 +59,7 @@ def make_card(
         spaces={
             "obs_shape": list(about.frame_shape),
             "num_actions": about.num_actions,
-            "action_meanings": list(about.action_meanings),
+            **({"action_meanings": list(about.action_meanings)} if about.action_meanings else {}),
         },
         denoiser=asdict(config.denoiser),
         reward_end=asdict(config.reward_end),
