@@ -1,5 +1,6 @@
 """What the golden data cannot show: options of small presets, padding, and the algebra of preconditioning."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,44 @@ def test_so_many_rows_start_as_are_asked_for() -> None:
     starts = TrainingNoise.on("cpu", SigmaDistribution(), 0.25).starts
     assert starts is not None and starts(20_000).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert SamplerConfig().sigma_max == START_SIGMA
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_noise_on_past_frames_is_added_and_its_level_handed_on(monkeypatch, residual: bool) -> None:
+    model, seen = Denoiser(DenoiserConfig(replace(SMALL, noise_cond=True), residual=residual)), []
+    inner = model.inner_model.forward
+    monkeypatch.setattr(model.inner_model, "forward", lambda *args: seen.append(args) or inner(*args))
+    obs, act = batch()
+    mask, drawn = torch.ones(3, 3, dtype=torch.bool), []
+
+    def normal(shape: tuple[int, ...]) -> torch.Tensor:
+        drawn.append(torch.randn(shape))
+        return drawn[-1]
+
+    levels = torch.tensor([0.0, 0.3, 1.0])
+    noise = TrainingNoise(lambda n: torch.full((n,), 0.7), normal, past=lambda n: levels)
+    loss = model.loss(obs[:, :3], act[:, :3], mask, noise)
+    past = obs[:, :2] + levels.view(3, 1, 1, 1, 1) * drawn[0]
+    _, _, shown, _, told = seen[0]
+    torch.testing.assert_close(shown, past.flatten(1, 2) / 0.5)
+    torch.testing.assert_close(told, torch.tensor([0.0, math.log(0.3) / 4, 0.0]))
+    # the target is the clean next frame; a residual output has to take the last frame's noise back
+    cs = model.precondition(torch.full((3,), 0.7))
+    noisy = obs[:, 2] + 0.3 * drawn[1] + 0.7 * drawn[2]
+    base = past[:, -1] if residual else cs.c_skip * noisy
+    output = model.model_output(noisy, cs, past, act[:, :2], levels)
+    torch.testing.assert_close(loss, ((output - (obs[:, 2] - base) / cs.c_out) ** 2).mean())
+
+
+def test_levels_of_noise_on_past_frames() -> None:
+    torch.manual_seed(0)
+    assert TrainingNoise.on("cpu", SigmaDistribution()).past is None
+    past = TrainingNoise.on("cpu", SigmaDistribution(), past_noise=0.4).past
+    assert past is not None
+    levels = past(20_000)
+    assert (levels == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    noised = levels[levels > 0]
+    assert noised.mean().item() == pytest.approx(0.2, abs=0.01) and 0.39 < noised.max() <= 0.4
 
 
 def test_multi_hot_action_of_one_key_is_that_action() -> None:

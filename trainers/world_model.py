@@ -47,6 +47,10 @@ class WorldModelConfig:
     """k: predictions of a segment beyond the first, each on the model's own frames."""
     autoregressive_from: float = 0.0
     """Part of the steps, at the beginning, that do without those (0: the paper's)."""
+    past_noise: float | None = None
+    """Noise on the past frames in training, of a level drawn for each row: for one half uniform from 0 to this, for the
+    other 0, as in dreams (None: none at all, the paper's). --denoiser.inner-model.noise-cond tells the network the
+    level."""
     reward_end_length: int = 19
     """Steps per segment of the reward/end model (horizon 15 + T)."""
     reward_end_every: int = 1
@@ -88,6 +92,8 @@ class WorldModelConfig:
         for name, least in _COUNTS.items():
             if (value := getattr(self, name)) < least:
                 raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        if self.past_noise is not None and not 0 <= self.past_noise <= 1:
+            raise BadArgument(f"--past-noise is a noise level, from 0 to 1, not {self.past_noise}")
         if not self.motion_weight >= 0:
             raise BadArgument(f"--motion-weight must not be negative, got {self.motion_weight}")
         remembered = self.denoiser.inner_model.num_steps_conditioning
@@ -149,7 +155,7 @@ class WorldModelTrainer:
         losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": self._reward_end_loss}
         trained = [name for name in networks if self._configs[name].lr]
         self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
-        self.noise = TrainingNoise.on(self.device, config.sigma)
+        self.noise = TrainingNoise.on(self.device, config.sigma, past_noise=config.past_noise or 0.0)
         self._frames = FoldedDenoiser(denoiser, PRECISIONS[precision])
         self._begin_chance(store)
 

@@ -72,14 +72,33 @@ class TrainingNoise:
     normal: Callable[[tuple[int, ...]], Tensor]
     starts: Callable[[int], Tensor] | None = None
     """Which of n rows, bool (n,), are given what sampling starts from instead of a noisy frame; none if None."""
+    past: Callable[[int], Tensor] | None = None
+    """Noise levels of the past frames of n rows, float32 (n,), 0 where they stay as they are; all of them if None."""
 
     @classmethod
     def on(
-        cls, device: torch.device | str, distribution: SigmaDistribution, start_focus: float = 0.0
+        cls,
+        device: torch.device | str,
+        distribution: SigmaDistribution,
+        start_focus: float = 0.0,
+        past_noise: float = 0.0,
     ) -> "TrainingNoise":
-        """Fresh noise from torch's global generator of a device, each row a start with the chance `start_focus`."""
+        """Fresh noise from torch's global generator of a device.
+
+        Args:
+            device: Where it is drawn.
+            distribution: Of the noise levels.
+            start_focus: Chance of a row to be a start.
+            past_noise: Highest noise level of past frames. Half of the rows stay as they are, as frames of a dream do;
+                the levels of the others are uniform.
+        """
+
+        def uniform(n: int) -> Tensor:
+            return torch.rand(n, dtype=torch.float32, device=device)
+
         return cls(
             lambda n: distribution.sample(n, device),
             lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
-            (lambda n: torch.rand(n, dtype=torch.float32, device=device) < start_focus) if start_focus else None,
+            (lambda n: uniform(n) < start_focus) if start_focus else None,
+            (lambda n: past_noise * (2 * uniform(n) - 1).clamp(min=0)) if past_noise else None,
         )
