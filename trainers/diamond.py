@@ -5,6 +5,7 @@ Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the def
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,16 @@ class DiamondConfig:
         return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
 
-_CHUNK = 500  # real steps between two looks at the time
+@dataclass(frozen=True)
+class Phase:
+    """A part of an epoch: "playing", "world model", "agent" or "testing", from one count of steps to another."""
+
+    name: str
+    begun: int
+    target: int
+
+
+_CHUNK = 100  # real steps between two looks at the time
 
 
 class DiamondTrainer:
@@ -185,7 +195,7 @@ class DiamondTrainer:
         return Loop(self.save, minutes, rhythm, self.fabric)
 
     def train_epoch(
-        self, loop: Loop | None = None, progress: Callable[[str, int], None] | None = None
+        self, loop: Loop | None = None, progress: Callable[[Phase, int], None] | None = None
     ) -> dict[str, float] | None:
         """Plays, trains the world model, trains the agent, and makes a checkpoint; returns the epoch's figures.
 
@@ -193,33 +203,33 @@ class DiamondTrainer:
 
         Args:
             loop: Runs both trainings.
-            progress: Called after each step of "playing" (by the first process) and each update of "world model" and
-                "agent", with their number in this epoch.
+            progress: Called after each step of a phase with how many are done by then; of playing by the first process.
         """
-        loop = loop or self.loop()
-        before, targets = map(self.config.updates, (self.epoch, self.epoch + 1))
-
-        def phase(name: str, begun: int) -> Callable[[int], None]:
-            return lambda step: progress(name, step - begun) if progress is not None else None
-
+        config, loop, progress = self.config, loop or self.loop(), progress or (lambda phase, done: None)
+        bounds = zip(config.updates(self.epoch), config.updates(self.epoch + 1), strict=True)
+        fitting, dreaming = (Phase(name, *bound) for name, bound in zip(("world model", "agent"), bounds, strict=True))
         with self.fabric.rank_zero_first():
-            self._collect(loop, phase)
+            self._collect(loop, progress)
         if loop.stopped:
             return None
-        if not loop.run(self.world_model, targets[0], self._means, phase("world model", before[0])):
+        if not loop.run(self.world_model, fitting.target, self._means, partial(progress, fitting)):
             return None
         if self._dreams_of != self.epoch:
             self._begin_dreams()
-        if not loop.run(self.agent, targets[1], self._means, phase("agent", before[1])):
+        if not loop.run(self.agent, dreaming.target, self._means, partial(progress, dreaming)):
             return None
+        testing = self.held_out is not None and config.test_every and (self.epoch + 1) % config.test_every == 0
+        if testing:  # it may take minutes: whoever kills it loses nothing of the epoch
+            self.save()
+            progress(Phase("testing", 0, config.test_episodes), 0)
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
         figures |= self._means.take(self.fabric)
         if scores := self._play.get("scores"):
             figures["real/score"] = float(np.mean(scores))
         self.epoch += 1
         self._play = {}
-        if self.held_out is not None and self.config.test_every and self.epoch % self.config.test_every == 0:
-            episodes, steps = self.config.test_episodes, self.config.test_steps_at_most
+        if self.held_out is not None and testing:
+            episodes, steps = config.test_episodes, config.test_steps_at_most
             figures |= self.held_out.measure(self.epoch, self.world_model, self.agent.agent, episodes, steps)
         self.run.log(self.epoch, figures)  # before the checkpoint: what it does not hold yet is logged anew
         self.save()
@@ -233,7 +243,7 @@ class DiamondTrainer:
             self.held_out.close()
         self.store.close()
 
-    def _collect(self, loop: Loop, phase: Callable[[str, int], Callable[[int], None]]) -> None:
+    def _collect(self, loop: Loop, progress: Callable[[Phase, int], None]) -> None:
         """Plays until the epoch has its real steps, or reads what the first process has played."""
         if self.collector is None:
             self.store.refresh()
@@ -251,8 +261,9 @@ class DiamondTrainer:
                 if self.epoch or rare >= config.first_rewards or store.num_steps >= most:
                     return
                 play["target"] = store.num_steps + config.steps_per_epoch
-            steps = min(_CHUNK, play["target"] - store.num_steps)
-            stats = self.collector.collect(steps, phase("playing", play["begun"] - store.num_steps))
+            before, phase = store.num_steps, Phase("playing", play["begun"], play["target"])
+            steps = min(_CHUNK, play["target"] - before)
+            stats = self.collector.collect(steps, lambda new, b=before, p=phase: progress(p, b + new))  # type: ignore[misc]
             play["scores"] += stats.scores
             play["signs"] = [old + new for old, new in zip(play["signs"], stats.reward_signs, strict=True)]
             if self.fabric.world_size == 1:  # else the others wait, and cannot be asked

@@ -102,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _print_anything()
+    # No command opens a window: environments that draw by SDL (pygame) do it in memory, and without words of theirs.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         code = _guarded(words)
         sys.stdout.flush()
