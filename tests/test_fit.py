@@ -17,10 +17,10 @@ from diamond_gym.networks.denoiser import DenoiserConfig
 from diamond_gym.registry import load_world_model, save_model
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.focus import Focus, FocusedSampler, find_events
-from diamond_gym.trainers.loop import Rhythm, check_finite, interruptible, train
+from diamond_gym.trainers.loop import Loop, Rhythm, train
 from diamond_gym.trainers.optim import OptimizerConfig, average, lr_factor
 from diamond_gym.trainers.register import half, make_card
-from diamond_gym.trainers.run import CHECKPOINT, RunFolder
+from diamond_gym.trainers.run import CHECKPOINT, Means, RunFolder
 from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.warm_start import begin_with
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
@@ -124,9 +124,10 @@ def test_sitting_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
 
 
 def test_second_ctrl_c_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible() as interruption:
+    with pytest.raises(KeyboardInterrupt), Loop(lambda: None) as loop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.asked
+        loop.look_up(1, Means())
+        assert loop.stopped == "interrupted"
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -142,8 +143,10 @@ def test_diverged_loss_keeps_the_last_checkpoint(store, tmp_path: Path) -> None:
         state = run.load()
     assert state is not None and state["step"] == 1
     assert all(v.isfinite().all() for v in state["weights"].values())
+    means = Means()
+    means.add({"loss": float("inf")})
     with pytest.raises(DiamondGymError, match="became inf by step 5"):
-        check_finite({"loss": float("inf")}, 5)
+        means.check(5)
 
 
 def test_two_processes_in_one_run_folder(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.schema import AGENT_LOSS, check_config
-from diamond_gym.trainers.fabric import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optim import OptimizerConfig, lr_factor
+from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
+from diamond_gym.trainers.optim import OptimizerConfig, lr_factor, update
 from diamond_gym.world_model import WorldModel
 
 
@@ -172,14 +172,8 @@ class ActorCriticTrainer:
         """
         config = self.config.optimizer
         loss, metrics = self._objective()
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * lr_factor(self.step, config.warmup_steps)
-        self.optimizer.zero_grad()
-        self._fabric.backward(loss)
-        norm = self._fabric.clip_gradients(
-            self._objective, self.optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False
-        )
-        self.optimizer.step()
+        factor = lr_factor(self.step, config.warmup_steps)
+        norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
         self.step += 1
         return {**metrics, "agent/grad_norm": norm}
 

@@ -19,11 +19,10 @@ from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games
-from diamond_gym.trainers.fabric import ALONE, Processes
 from diamond_gym.trainers.held_out import HeldOut
-from diamond_gym.trainers.loop import Loop, Means, Rhythm
+from diamond_gym.trainers.loop import ALONE, Loop, Processes, Rhythm, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
@@ -223,7 +222,7 @@ class DiamondTrainer:
             self.save()
             progress(Phase("testing", 0, config.test_episodes), 0)
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
-        figures |= self._means.take(self.fabric)
+        figures |= mean_of_processes(self.fabric, self._means.take(self.agent.step))
         if scores := self._play.get("scores"):
             figures["real/score"] = float(np.mean(scores))
         self.epoch += 1

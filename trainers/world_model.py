@@ -21,9 +21,9 @@ from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.fabric import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.focus import Focus, FocusedSampler, PrioritizedSteps, find_events, motion_weight, split
-from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor
+from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
+from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor, update
 from diamond_gym.trainers.scheduled_sampling import dreamed
 from diamond_gym.world_model import WorldModel
 
@@ -289,19 +289,9 @@ class WorldModelTrainer:
 
     def _update(self, name: str, loss: Tensor, updates: int) -> Tensor:
         """One step of an optimizer; returns the gradient's norm."""
-        optimizer, config, objective = self.optimizers[name], self._configs[name], self._objectives[name]
-        decay_steps = self.config.decay_fraction * self.total_steps
+        config, decay_steps = self._configs[name], self.config.decay_fraction * self.total_steps
         factor = lr_factor(updates, config.warmup_steps, self.total_steps - self.step, decay_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * factor
-        optimizer.zero_grad()
-        self._fabric.backward(loss)
-        limit = config.max_grad_norm
-        norm = self._fabric.clip_gradients(objective, optimizer, max_norm=limit, error_if_nonfinite=False)
-        optimizer.step()
-        for parameter in objective.parameters():
-            torch.autograd.graph.increment_version(parameter)  # folded networks look there; fused optimizers forget it
+        norm = update(self._fabric, self._objectives[name], self.optimizers[name], loss, config, factor)
         if name in self.ema:
             self.ema[name].update_parameters(self.world_model.parts[name])
-        assert norm is not None
         return norm

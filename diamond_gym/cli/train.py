@@ -19,8 +19,8 @@ from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
 from diamond_gym.trainers.evaluate import Scores, score
-from diamond_gym.trainers.fabric import Processes, any_process, launch
 from diamond_gym.trainers.grounds import AtariGround, Ground, gym_ground
+from diamond_gym.trainers.loop import Processes, any_process, launch
 from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
