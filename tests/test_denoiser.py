@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, quantise
-from diamond_gym.networks.preconditioning import START_SIGMA, SigmaDistribution, TrainingNoise, edm
-from diamond_gym.sampler import SamplerConfig
+from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise, edm
 
 SMALL = InnerModelConfig(
     num_steps_conditioning=2, cond_channels=8, depths=[1, 1], channels=[8, 8], attn_depths=[0, 0], num_actions=3
@@ -91,38 +90,6 @@ def test_pixel_weights_of_one_change_nothing() -> None:
     assert losses[0] == losses[1] and losses[2] == pytest.approx(2 * losses[0])
 
 
-def test_rows_that_start_are_shown_what_a_sampler_starts_from(monkeypatch) -> None:
-    model, seen = Denoiser(DenoiserConfig(SMALL)), []
-    plain = model.model_output
-    monkeypatch.setattr(
-        model, "model_output", lambda noisy, cs, *rest: seen.append((noisy, cs)) or plain(noisy, cs, *rest)
-    )
-    obs, act = batch()
-    mask, drawn = torch.ones(3, 4, dtype=torch.bool), []
-
-    def normal(shape: tuple[int, ...]) -> torch.Tensor:
-        drawn.append(torch.randn(shape))
-        return drawn[-1]
-
-    starts = torch.tensor([True, False, True])
-    model.loss(obs, act, mask, TrainingNoise(lambda n: torch.full((n,), 0.7), normal, lambda n: starts))
-    assert len(seen) == 2, "one prediction, and an autoregressive one"
-    for i, (noisy, cs) in enumerate(seen):
-        offset, noise, start = drawn[3 * i : 3 * i + 3]
-        assert noisy[starts].equal(start[starts]), "nothing of the frame"
-        torch.testing.assert_close(noisy[~starts], (obs[:, 2 + i] + 0.3 * offset + 0.7 * noise)[~starts])
-        told = model.precondition(torch.where(starts, START_SIGMA, 0.7))
-        assert cs.c_noise.equal(told.c_noise) and cs.c_out.equal(told.c_out)
-
-
-def test_so_many_rows_start_as_are_asked_for() -> None:
-    torch.manual_seed(0)
-    assert TrainingNoise.on("cpu", SigmaDistribution()).starts is None
-    starts = TrainingNoise.on("cpu", SigmaDistribution(), 0.25).starts
-    assert starts is not None and starts(20_000).float().mean().item() == pytest.approx(0.25, abs=0.01)
-    assert SamplerConfig().sigma_max == START_SIGMA
-
-
 @pytest.mark.parametrize("residual", [False, True])
 def test_noise_on_past_frames_is_added_and_its_level_handed_on(monkeypatch, residual: bool) -> None:
     model, seen = Denoiser(DenoiserConfig(replace(SMALL, noise_cond=True), residual=residual)), []
@@ -173,7 +140,7 @@ def test_multi_hot_action_of_one_key_is_that_action() -> None:
 
 def test_sigma_distribution() -> None:
     torch.manual_seed(0)
-    sigma = SigmaDistribution().sample(20_000)
+    sigma = SigmaDistribution().levels(torch.randn(20_000))
     assert sigma.min() >= 2e-3 and sigma.max() <= 20
     assert sigma.log().mean().item() == pytest.approx(-0.4, abs=0.03)
     assert sigma.log().std().item() == pytest.approx(1.2, abs=0.03)

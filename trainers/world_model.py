@@ -152,7 +152,7 @@ class WorldModelTrainer:
             reward_end.encoder.compile()
         self._configs = {"denoiser": config.denoiser_optimizer, "reward_end": config.reward_end_optimizer}
         self.optimizers = {name: adamw(part, self._configs[name], self.device) for name, part in networks.items()}
-        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": self._reward_end_loss}
+        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": reward_end.loss}
         trained = [name for name in networks if self._configs[name].lr]
         self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
         self.noise = TrainingNoise.on(self.device, config.sigma, past_noise=config.past_noise or 0.0)
@@ -275,17 +275,10 @@ class WorldModelTrainer:
             obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
         rest = (part[:, :-1] for part in (batch.rew, batch.end, batch.mask_padding))
         with self._autocast():
-            loss_rew, loss_end = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
+            loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
         norm = self._update("reward_end", loss_rew + loss_end, self.step // self.config.reward_end_every)
         names = ("reward_end/loss_rew", "reward_end/loss_end", "reward_end/grad_norm")
         return dict(zip(names, (loss_rew.detach(), loss_end.detach(), norm), strict=True))
-
-    def _reward_end_loss(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.world_model.reward_end is not None
-        loss_rew, loss_end, logits_rew, logits_end = self.world_model.reward_end.loss(*batch)
-        if not batch[-1].any():  # no real step: the mean over none is NaN
-            return 0 * logits_rew.sum(), 0 * logits_end.sum()
-        return loss_rew, loss_end
 
     def _update(self, name: str, loss: Tensor, updates: int) -> Tensor:
         """One step of an optimizer; returns the gradient's norm."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
 from diamond_gym.networks.blocks import FourierFeatures, GroupNorm, UNet, conv3x3, from_patches, to_patches, zero_
-from diamond_gym.networks.preconditioning import START_SIGMA, Scalings, TrainingNoise, c_noise, edm
+from diamond_gym.networks.preconditioning import Scalings, TrainingNoise, c_noise, edm
 from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 
 if TYPE_CHECKING:
@@ -264,10 +264,6 @@ class Denoiser(nn.Module):
                 past = past + sigma_cond.view(b, 1, 1, 1, 1) * noise.normal(tuple(past.shape))
             sigma = noise.sigma(b)
             noisy = self.add_noise(target, sigma, noise)
-            if noise.starts is not None:
-                starts = noise.starts(b)
-                sigma = torch.where(starts, START_SIGMA, sigma)
-                noisy = torch.where(starts[:, None, None, None], noise.normal(tuple(noisy.shape)), noisy)
             cs = self.precondition(sigma)
             output = self.model_output(noisy, cs, past, None if act is None else act[:, i : i + t], sigma_cond)
             base = self.base(noisy, cs, past)
