@@ -310,7 +310,7 @@ def test_parts_and_counts_are_checked() -> None:
         ({"ema_decay": float("nan")}, "--ema-decay is a part"),
         ({"reward_end_every": 0}, "--reward-end-every must be at least 1, not 0"),
         ({"num_autoregressive_steps": -1}, "--num-autoregressive-steps must be at least 0"),
-        ({"motion_weight": -1.0}, "--motion-weight must not be negative"),
+        ({"motion_weight": -1.0}, "--motion-weight must be at least 0, not -1.0"),
         ({"past_noise": 1.5}, "--past-noise is a noise level, from 0 to 1, not 1.5"),
     ):
         with pytest.raises(BadArgument, match=message):

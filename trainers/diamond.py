@@ -16,6 +16,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import check_at_least
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games
@@ -68,14 +69,9 @@ class DiamondConfig:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line."""
-        least = {"epochs": 1, "real_steps": 1, "first_steps": 1, "steps_per_epoch": 1, "num_envs": 1, "num_starts": 1}
-        least |= {"test_episodes": 1, "test_steps_at_most": 1}
-        least |= dict.fromkeys(("first_rewards", "test_every", "final_episodes", "world_model_steps"), 0)
-        least |= dict.fromkeys(("agent_steps", "first_world_model_steps", "first_agent_steps"), 0)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                flag = name.replace("_", "-")
-                raise BadArgument(f"--{flag} must be at least {bound}, not {getattr(self, name)}")
+        check_at_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
+        check_at_least(self, first_rewards=0, test_every=0, test_episodes=1, test_steps_at_most=1, final_episodes=0)
+        check_at_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
         if not 0 <= self.epsilon <= 1:
             raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
         if self.temperature is not None and not self.temperature > 0:
@@ -205,8 +201,8 @@ class DiamondTrainer:
             progress: Called after each step of a phase with how many are done by then; of playing by the first process.
         """
         config, loop, progress = self.config, loop or self.loop(), progress or (lambda phase, done: None)
-        bounds = zip(config.updates(self.epoch), config.updates(self.epoch + 1), strict=True)
-        fitting, dreaming = (Phase(name, *bound) for name, bound in zip(("world model", "agent"), bounds, strict=True))
+        before, after = config.updates(self.epoch), config.updates(self.epoch + 1)
+        fitting, dreaming = Phase("world model", before[0], after[0]), Phase("agent", before[1], after[1])
         with self.fabric.rank_zero_first():
             self._collect(loop, progress)
         if loop.stopped:
@@ -252,7 +248,11 @@ class DiamondTrainer:
             wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
             target = min(store.num_steps + wanted, config.real_steps)
             self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": [0, 0, 0]}
-        play = self._play
+        play, before = self._play, store.num_steps
+
+        def played(new: int) -> None:
+            progress(Phase("playing", play["begun"], play["target"]), before + new)
+
         while not loop.stopped:
             if store.num_steps >= play["target"]:
                 most = min(config.first_steps_at_most, config.real_steps)
@@ -260,9 +260,8 @@ class DiamondTrainer:
                 if self.epoch or rare >= config.first_rewards or store.num_steps >= most:
                     return
                 play["target"] = store.num_steps + config.steps_per_epoch
-            before, phase = store.num_steps, Phase("playing", play["begun"], play["target"])
-            steps = min(_CHUNK, play["target"] - before)
-            stats = self.collector.collect(steps, lambda new, b=before, p=phase: progress(p, b + new))  # type: ignore[misc]
+            before = store.num_steps
+            stats = self.collector.collect(min(_CHUNK, play["target"] - before), played)
             play["scores"] += stats.scores
             play["signs"] = [old + new for old, new in zip(play["signs"], stats.reward_signs, strict=True)]
             if self.fabric.world_size == 1:  # else the others wait, and cannot be asked

@@ -20,6 +20,7 @@ from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.schema import check_at_least
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.focus import Focus, FocusedSampler, PrioritizedSteps, find_events, motion_weight, split
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
@@ -29,8 +30,6 @@ from diamond_gym.world_model import WorldModel
 
 _PARTS: tuple[str, ...] = ("autoregressive_from", "reward_end_dreams_from", "decay_fraction", "ema_decay")
 _PARTS += ("focus", "denoiser_focus", "appearance_focus", "prioritized")
-_COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1}
-_COUNTS |= {"reward_end_dream_length": 1, "prioritized_every": 1}
 LEAD = 10  # how many steps before a reward or an end a focused denoiser segment may stop
 
 
@@ -89,13 +88,10 @@ class WorldModelConfig:
             _ = self.denoiser.inner_model.num_actions_told
         except ValueError as error:
             raise BadArgument(f"--denoiser: {error}") from None
-        for name, least in _COUNTS.items():
-            if (value := getattr(self, name)) < least:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        check_at_least(self, num_autoregressive_steps=0, reward_end_length=2, reward_end_every=1, motion_weight=0)
+        check_at_least(self, reward_end_dream_length=1, prioritized_every=1)
         if self.past_noise is not None and not 0 <= self.past_noise <= 1:
             raise BadArgument(f"--past-noise is a noise level, from 0 to 1, not {self.past_noise}")
-        if not self.motion_weight >= 0:
-            raise BadArgument(f"--motion-weight must not be negative, got {self.motion_weight}")
         remembered = self.denoiser.inner_model.num_steps_conditioning
         if self.reward_end_dreams_from < 1 and self.reward_end_length <= remembered:
             raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")
