@@ -14,7 +14,6 @@ import torch
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import check_at_least
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
@@ -93,14 +92,8 @@ class DiamondConfig:
         h, w, c = about.frame_shape
         if h != w:
             raise BadArgument(f"the networks see square frames, and those of {about.game} have {h}x{w} pixels")
-        image: dict[str, Any] = {"img_channels": c, "num_actions": about.num_actions}
-        inner = replace(self.fit.denoiser.inner_model, **image)
-        fit = replace(
-            self.fit,
-            denoiser=replace(self.fit.denoiser, inner_model=inner),
-            reward_end=replace(self.fit.reward_end, img_size=h, **image),
-        )
-        network: ActorCriticConfig = replace(self.agent.network, img_size=h, **image)
+        network = replace(self.agent.network, img_size=h, img_channels=c, num_actions=about.num_actions)
+        fit = self.fit.for_frames(h, c, about.num_actions)
         temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
         return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
@@ -125,7 +118,7 @@ class DiamondTrainer:
     was not, where the games' state can be had (`Games.state_dict`).
 
     Attributes:
-        config: See there.
+        config: The whole of it, with the game's sizes filled in.
         epoch: Epochs done.
         world_model: The world model's training.
         agent: The agent's training.
@@ -232,11 +225,9 @@ class DiamondTrainer:
 
     def close(self) -> None:
         """Ends the games and lets go of the experience."""
-        if self.collector is not None:
-            self.collector.close()
-        if self.held_out is not None:
-            self.held_out.close()
-        self.store.close()
+        for part in (self.collector, self.held_out, self.store):
+            if part is not None:
+                part.close()
 
     def _collect(self, loop: Loop, progress: Callable[[Phase, int], None]) -> None:
         """Plays until the epoch has its real steps, or reads what the first process has played."""

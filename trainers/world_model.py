@@ -4,9 +4,9 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -97,6 +97,12 @@ class WorldModelConfig:
             raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")
         if not (self.denoiser_optimizer.lr or self.reward_end_optimizer.lr):
             raise BadArgument("both learning rates are 0: there is nothing to train")
+
+    def for_frames(self, img_size: int, img_channels: int, num_actions: int) -> Self:
+        """The same with a world's image size and actions filled in."""
+        image: dict[str, Any] = {"img_channels": img_channels, "num_actions": num_actions}
+        denoiser = replace(self.denoiser, inner_model=replace(self.denoiser.inner_model, **image))
+        return replace(self, denoiser=denoiser, reward_end=replace(self.reward_end, img_size=img_size, **image))
 
 
 class WorldModelTrainer:
