@@ -5,11 +5,13 @@ themselves with it, and cards are checked without loading torch.
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from diamond_gym.errors import BadConfig
+from diamond_gym.errors import BadArgument, BadConfig
 
 LARGEST, LARGEST_IMAGE, MOST_ACTIONS, MOST_LEVELS, DEEPEST = 1 << 13, 1 << 12, 1 << 12, 12, 64
 _DEEPEST_TABLE, _MOST_VALUES, _INT64 = 16, 100_000, 1 << 63
@@ -223,3 +225,25 @@ def _shown(value: object) -> str:
     except (ValueError, RecursionError):
         return "that"
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def check_least(command: Any, **least: int) -> None:
+    """Refuses options that are smaller than they may be, as in `check_least(self, steps=1, seed=0)`.
+
+    Args:
+        command: The command; of a list every number is checked, and what was left out is not.
+        **least: The smallest value of each option, by its attribute.
+
+    Raises:
+        BadArgument: The first that is smaller; so do the other checks here.
+    """
+    for name, smallest in least.items():
+        check_option(command, name, partial(operator.le, smallest), f"at least {smallest}")
+
+
+def check_option(command: Any, name: str, accepts: Callable[[float], bool], wanted: str) -> None:
+    """Refuses an option whose value, or one of whose values, is not accepted; `wanted` says what it must be."""
+    given = getattr(command, name)
+    for value in given if isinstance(given, list | tuple) else (given,):
+        if isinstance(value, int | float) and not accepts(value):
+            raise BadArgument(f"--{name.replace('_', '-')} must be {wanted}, not {value:,}")

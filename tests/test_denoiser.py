@@ -1,5 +1,6 @@
 """What the golden data cannot show: options of small presets, padding, and the algebra of preconditioning."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,44 @@ def test_pixel_weights_of_one_change_nothing() -> None:
     assert losses[0] == losses[1] and losses[2] == pytest.approx(2 * losses[0])
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_noise_on_past_frames_is_added_and_its_level_handed_on(monkeypatch, residual: bool) -> None:
+    model, seen = Denoiser(DenoiserConfig(replace(SMALL, noise_cond=True), residual=residual)), []
+    inner = model.inner_model.forward
+    monkeypatch.setattr(model.inner_model, "forward", lambda *args: seen.append(args) or inner(*args))
+    obs, act = batch()
+    mask, drawn = torch.ones(3, 3, dtype=torch.bool), []
+
+    def normal(shape: tuple[int, ...]) -> torch.Tensor:
+        drawn.append(torch.randn(shape))
+        return drawn[-1]
+
+    levels = torch.tensor([0.0, 0.3, 1.0])
+    noise = TrainingNoise(lambda n: torch.full((n,), 0.7), normal, past=lambda n: levels)
+    loss = model.loss(obs[:, :3], act[:, :3], mask, noise)
+    past = obs[:, :2] + levels.view(3, 1, 1, 1, 1) * drawn[0]
+    _, _, shown, _, told = seen[0]
+    torch.testing.assert_close(shown, past.flatten(1, 2) / 0.5)
+    torch.testing.assert_close(told, torch.tensor([0.0, math.log(0.3) / 4, 0.0]))
+    # the target is the clean next frame; a residual output has to take the last frame's noise back
+    cs = model.precondition(torch.full((3,), 0.7))
+    noisy = obs[:, 2] + 0.3 * drawn[1] + 0.7 * drawn[2]
+    base = past[:, -1] if residual else cs.c_skip * noisy
+    output = model.model_output(noisy, cs, past, act[:, :2], levels)
+    torch.testing.assert_close(loss, ((output - (obs[:, 2] - base) / cs.c_out) ** 2).mean())
+
+
+def test_levels_of_noise_on_past_frames() -> None:
+    torch.manual_seed(0)
+    assert TrainingNoise.on("cpu", SigmaDistribution()).past is None
+    past = TrainingNoise.on("cpu", SigmaDistribution(), past_noise=0.4).past
+    assert past is not None
+    levels = past(20_000)
+    assert (levels == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    noised = levels[levels > 0]
+    assert noised.mean().item() == pytest.approx(0.2, abs=0.01) and 0.39 < noised.max() <= 0.4
+
+
 def test_multi_hot_action_of_one_key_is_that_action() -> None:
     model = Denoiser(DenoiserConfig(SMALL))
     torch.nn.init.normal_(model.inner_model.conv_out.weight)
@@ -101,7 +140,7 @@ def test_multi_hot_action_of_one_key_is_that_action() -> None:
 
 def test_sigma_distribution() -> None:
     torch.manual_seed(0)
-    sigma = SigmaDistribution().sample(20_000)
+    sigma = SigmaDistribution().levels(torch.randn(20_000))
     assert sigma.min() >= 2e-3 and sigma.max() <= 20
     assert sigma.log().mean().item() == pytest.approx(-0.4, abs=0.03)
     assert sigma.log().std().item() == pytest.approx(1.2, abs=0.03)

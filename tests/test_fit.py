@@ -13,10 +13,15 @@ import torch
 import worlds
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
+from diamond_gym.networks.denoiser import DenoiserConfig
+from diamond_gym.registry import load_world_model, save_model
+from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.focus import Focus, FocusedSampler, find_events
-from diamond_gym.trainers.loop import Rhythm, check_finite, interruptible, train
+from diamond_gym.trainers.loop import Loop, Rhythm, train
 from diamond_gym.trainers.optim import OptimizerConfig, average, lr_factor
-from diamond_gym.trainers.run import CHECKPOINT, RunFolder
+from diamond_gym.trainers.register import half, make_card
+from diamond_gym.trainers.run import CHECKPOINT, Means, RunFolder
+from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.warm_start import begin_with
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
@@ -119,9 +124,10 @@ def test_sitting_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
 
 
 def test_second_ctrl_c_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible() as interruption:
+    with pytest.raises(KeyboardInterrupt), Loop(lambda: None) as loop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.asked
+        loop.look_up(1, Means())
+        assert loop.stopped == "interrupted"
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -137,8 +143,10 @@ def test_diverged_loss_keeps_the_last_checkpoint(store, tmp_path: Path) -> None:
         state = run.load()
     assert state is not None and state["step"] == 1
     assert all(v.isfinite().all() for v in state["weights"].values())
+    means = Means()
+    means.add({"loss": float("inf")})
     with pytest.raises(DiamondGymError, match="became inf by step 5"):
-        check_finite({"loss": float("inf")}, 5)
+        means.check(5)
 
 
 def test_two_processes_in_one_run_folder(tmp_path: Path) -> None:
@@ -249,6 +257,43 @@ def test_autoregressive_predictions_may_come_late(store) -> None:
     assert lengths == [(t + 1,) * 3] * 2 + [(t + 2,) * 3] * 2
 
 
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_model_fitted_with_noise_on_past_frames(store, home: Path, told: bool, residual: bool) -> None:
+    inner = replace(worlds.INNER, noise_cond=told)
+    config = replace(worlds.CONFIG, denoiser=DenoiserConfig(inner, residual=residual), past_noise=0.3)
+    fit = WorldModelTrainer(config, store, total_steps=4, seed=1)
+    shown, loss = [], fit.world_model.denoiser.model_output
+
+    def output(noisy, cs, obs, act, sigma_cond=None):
+        shown.append((obs, sigma_cond))
+        return loss(noisy, cs, obs, act, sigma_cond)
+
+    fit.world_model.denoiser.model_output = output
+    for _ in range(4):
+        fit.train_step()
+    levels = torch.cat([level for _, level in shown])
+    assert (levels == 0).any() and (levels > 0).any() and levels.max() <= 0.3
+    # walks have two colours, and padding
+    clean = [obs[row].unique().numel() <= 3 for obs, level in shown[::2] for row in range(len(level))]
+    assert clean == [value == 0 for _, level in shown[::2] for value in level.tolist()]
+
+    model = fit.averaged()
+    weights = half(model)
+    model.load_weights(weights)
+    card = make_card("walk", store, config, {}, {}, "diamond-gym train-wm", SamplerConfig(num_denoising_steps=2))
+    entry = save_model(card, weights, draw_starts(store, 2))
+    loaded = load_world_model(entry.name, "cpu", "float32")
+    assert loaded.denoiser.config == config.denoiser
+    model.starts, model.card = loaded.starts, loaded.card
+    frames = []
+    for each in (model, loaded):
+        dream = each.dream(2, seed=0)
+        dream.reset()
+        frames.append(torch.stack([dream.step(torch.tensor([1, 2])).obs for _ in range(3)]))
+    assert frames[0].equal(frames[1]) and frames[0].isfinite().all()
+
+
 def test_settings_that_differ_are_named_at_any_depth(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         run.settle({"steps": 3, "fit": {"focus": 0.5}})
@@ -265,7 +310,8 @@ def test_parts_and_counts_are_checked() -> None:
         ({"ema_decay": float("nan")}, "--ema-decay is a part"),
         ({"reward_end_every": 0}, "--reward-end-every must be at least 1, not 0"),
         ({"num_autoregressive_steps": -1}, "--num-autoregressive-steps must be at least 0"),
-        ({"motion_weight": -1.0}, "--motion-weight must not be negative"),
+        ({"motion_weight": -1.0}, "--motion-weight must be at least 0, not -1.0"),
+        ({"past_noise": 1.5}, "--past-noise is a noise level, from 0 to 1, not 1.5"),
     ):
         with pytest.raises(BadArgument, match=message):
             WorldModelConfig(**values)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu import run, table
 from benchmarks.gpu.experience import Experience
@@ -96,7 +97,7 @@ def test_no_event_no_focus():
 
 def test_random_numbers_are_new_at_every_call():
     chance = Chance(CPU, 0)
-    draws = Graph(lambda: (chance.normal(4).clone(), chance.uniform(2, 2).clone()), chance=chance)
+    draws = Graph(lambda: (chance.normal((4,)).clone(), chance.uniform((2, 2)).clone()), chance=chance)
     first, second = draws(), draws()
     assert all(not a.equal(b) for a, b in zip(first, second, strict=True))
     assert float(first[1].min()) >= 0
@@ -108,7 +109,7 @@ def test_a_replay_draws_new_numbers():
     graphs = []
     for seed in range(3):  # several graphs on streams of their own, as worlds side by side have them
         chance = Chance(device, seed)
-        graphs.append(Graph(lambda chance=chance: chance.normal(8).clone(), torch.cuda.Stream(), chance=chance))
+        graphs.append(Graph(lambda chance=chance: chance.normal((8,)).clone(), torch.cuda.Stream(), chance=chance))
     seen = []
     for _ in range(4):
         for graph in graphs:
@@ -139,6 +140,53 @@ def test_all_parts_learn():
     world.imagine(1)
     for part, old in zip(parts, before, strict=True):
         assert any(not p.equal(q) for p, q in zip(part.module.parameters(), old, strict=True))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what has the host wait for a GPU: values of tensors, sizes that depend on them, numbers from the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "lift_fresh"), name
+        indices = args[1] if name in ("index", "index_put", "index_put_") else []
+        assert all(index is None or index.dtype != torch.bool for index in indices), "a choice of rows"
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("noise", [{}, {"past_noise": 0.3, "noise_cond": True}])
+def test_nothing_that_a_graph_records_waits_for_the_device(noise, monkeypatch):
+    world = World("Pong", 6, replace(TINY, **noise), CPU)
+    world.experience.add(a_play())
+    world.fit(TINY.reward_every)
+    world.imagine(2)  # the starts are burnt in, as they are beforehand on a GPU
+    world._imagination.dream._bank.prepare()
+    world._imagination.dream._waits = False
+    for part in (world.denoiser, world.reward_end, world.agent):  # optimizers wait on a CPU alone
+        monkeypatch.setattr(part, "update", lambda loss: loss.backward())
+    for name in ("denoiser", "reward_end"):
+        chance = world._chances[name]
+        chance.refill()
+        with NoWaiting():
+            getattr(world, f"_fit_{name}")(chance)
+    world._chances["agent"].refill()
+    with NoWaiting():
+        world._train_agent(world._chances["agent"])
+
+
+def test_the_networks_learn_from_the_noise_that_the_recipe_names():
+    world = World("Pong", 6, replace(TINY, past_noise=0.3, noise_cond=True), CPU)
+    world.experience.add(a_play())
+    seen, loss = [], world.denoiser.module.model_output
+
+    def output(noisy, cs, obs, act, sigma_cond=None):
+        seen.append(sigma_cond)
+        return loss(noisy, cs, obs, act, sigma_cond)
+
+    world.denoiser.module.model_output = output
+    for _ in range(4):
+        world.fit_denoiser()
+    levels = torch.cat(seen)
+    assert (levels == 0).any() and (levels > 0).any() and levels.max() <= 0.3
 
 
 def test_the_ablation(players, tmp_path, capsys):

@@ -1,5 +1,8 @@
 """Imagination traced by hand in a world whose every frame, reward and end is known beforehand."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,28 @@ def test_two_windows_by_hand():
     assert later.val.tolist() == [[306, 407], [508, 306], [508, 306]]
     assert later.trunc.tolist() == [[0, 0], [1, 0], [1, 0]]
     assert later.val_bootstrap.tolist() == [[407, 508], [609, 407], [609, 407]]
+
+
+def test_random_numbers_from_outside_and_nothing_that_waits_give_the_same_windows():
+    def imagination(outside):
+        uniform = partial(torch.rand, generator=torch.Generator().manual_seed(3), dtype=torch.float32)
+        torch.manual_seed(0)
+        fit = ActorCriticTrainer(replace(CONFIG, network=replace(CONFIG.network, img_size=8, num_actions=4)))
+        nn.init.normal_(fit.agent.critic_linear.weight)
+        return Imagination(fit.agent, StubWorldModel().dream(3, horizon=3), 3, uniform if outside else None)
+
+    own, given = imagination(False), imagination(True)
+    places = [part.data_ptr() for part in given._memory]
+    for _ in range(3):
+        one, other = own.window(4), given.window(4)
+        assert other.trunc.any() and one.val.requires_grad and other.val.requires_grad
+        for name, value in vars(one).items():
+            torch.testing.assert_close(getattr(other, name), value)
+    for imagined in (own, given):
+        imagined.begin()
+        assert imagined.dream.steps.eq(0).all()
+    torch.testing.assert_close(given._memory, own._memory)
+    assert [part.data_ptr() for part in given._memory] == places, "a graph reads and writes there"
 
 
 def test_a_window_of_one_step_and_dreams_without_end():

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -16,12 +17,13 @@ import torch
 
 import diamond_gym  # noqa: F401
 from diamond_gym import cli
-from diamond_gym.cli.terminal import EpochTable, Rates
+from diamond_gym.cli.terminal import EpochTable, Rates, clock, progress_line
 from diamond_gym.cli.train import Train
 from diamond_gym.data import About
 from diamond_gym.registry import load_world_model, resolve
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig, Phase
 from diamond_gym.trainers.presets import LOOP, preset_names
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -99,7 +101,7 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
         assert train(*words, "--minutes", "1e-9") == 0
         assert "stopped with epoch 0 of 3 done and the next one begun; repeat" in capsys.readouterr().err
     assert checkpoint(parts)["world_model"]["step"] == 1
-    for what, name in ((WorldModelTrainer, "train_step"), (Collector, "_step")):  # while it learns, and while it plays
+    for what, name in ((WorldModelTrainer, "train_step"), (ActorCriticTrainer, "train_step"), (Collector, "_step")):
         known, asked = getattr(what, name), iter([True])
 
         def interrupting(*args, known=known, asked=asked):
@@ -113,6 +115,45 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
         assert "and the next one begun; repeat" in capsys.readouterr().err
     assert train(*words) == 0
     assert same(checkpoint(whole), checkpoint(parts))
+
+
+class Killed(BaseException):
+    """Ends a training as SIGKILL does: nobody catches it."""
+
+
+PHASES = {"playing": (Collector, "_step", 1, 300), "world model": (WorldModelTrainer, "train_step", 10, 30),
+          "agent": (ActorCriticTrainer, "train_step", 10, 30)}  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_kill_within_an_epoch_loses_two_minutes_at_most(phase, home, tmp_path, monkeypatch, capfd):
+    """Of the first epoch in CartPole, where a step takes a second and an update ten, by a clock of its own."""
+    owner, name, seconds, steps = PHASES[phase]
+    words = shlex.split(f"--run {tmp_path} --render-obs --size 16 --num-envs 1 --epochs 1 --real-steps 300 "
+                        "--first-steps 300 --first-steps-at-most 300 --first-world-model-steps 30 "
+                        "--first-agent-steps 30 --test-every 0 --final-episodes 0")  # fmt: skip
+    known, now, done = getattr(owner, name), [0.0], [0]
+    left = [steps * 9 // 10]
+
+    def slow(*args):
+        if done[0] == left[0]:
+            raise Killed
+        result = known(*args)
+        now[0] += seconds
+        done[0] += result if phase == "playing" else 1
+        return result
+
+    monkeypatch.setattr(owner, name, slow)
+    fake = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr("diamond_gym.trainers.loop.time", fake)
+    with pytest.raises(Killed):
+        train(*words, env="CartPole-v1")
+    assert left[0] * seconds > 120
+    left[0] = -1
+    assert train(*words, env="CartPole-v1") == 0
+    assert 0 <= (done[0] - steps) * seconds <= 120, "what was done again"
+    said = capfd.readouterr()
+    assert "XDG" not in said.err and "pygame" not in said.out + said.err
 
 
 def test_divergence_keeps_the_last_good_epoch(tmp_path, capsys, monkeypatch):
@@ -248,27 +289,49 @@ def test_work_is_counted():
 
 
 def test_time_left_is_what_the_rates_say(monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("diamond_gym.cli.terminal.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    config = DiamondConfig(epochs=3, first_world_model_steps=4, world_model_steps=2, first_agent_steps=3, agent_steps=3)
-    rates = Rates(config, 0)
+    now = [0.0]
+    monkeypatch.setattr("diamond_gym.cli.terminal.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    config = DiamondConfig(
+        epochs=3, real_steps=100, first_steps=10, steps_per_epoch=5, first_world_model_steps=4, world_model_steps=2,
+        first_agent_steps=3, agent_steps=3,
+    )  # fmt: skip
+    rates = Rates(config, 0, (0, 0, 0))
     rates.begin()
     assert rates.left() == "?"
-    clock.now = 10  # games
-    for kind, steps, seconds in (("world model", 4, 2), ("agent", 3, 5)):
-        for step in range(1, steps + 1):
-            clock.now += seconds
-            rates.progress(kind, step)
+    said = []
+    for phase, seconds in ((Phase("playing", 0, 10), 1), (Phase("world model", 0, 4), 2), (Phase("agent", 0, 3), 5)):
+        now[0] += 3  # environments, networks or dreams begin
+        for done in range(1, phase.target + 1):
+            now[0] += seconds
+            said.append(rates.progress(phase, done))
+    assert said[:2] == ["playing 1/10", "playing 2/10, 0:00:08 left"]
+    assert said[9:12] == ["playing 10/10, 0:00:00 left", "world model 1/4", "world model 2/4, 0:00:04 left"]
+    assert rates.progress(Phase("testing", 0, 4), 0) == "testing 0/4"
     figures = rates.end()
-    assert figures["speed/epoch_seconds"] == 10 + 4 * 2 + 3 * 5
+    assert figures["speed/epoch_seconds"] == (3 + 10) + (3 + 4 * 2) + (3 + 3 * 5)
     assert figures["speed/dreamed_frames_per_second"] == 32 * 15 / 5
-    assert rates.left() == "0:00:58"  # two more epochs, each of 10 s of games, 2 * 2 s and 3 * 5 s
+    # two more epochs, each of 5 s of games, 2 * 2 s, 3 * 5 s, and what the first steps took
+    assert rates.left() == clock(2 * (5 + 4 + 15 + (3 + 1) + (3 + 2) + (3 + 5)))
+
+
+def test_progress_of_the_longest_run_fits_80_columns(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("diamond_gym.cli.terminal.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    rates = Rates(DiamondConfig(), 0, (0, 0, 0))
+    for phase in (Phase("playing", 0, 10_000), Phase("world model", 0, 10_000), Phase("agent", 0, 5_000)):
+        for done in (10, 11):
+            now[0] += 3
+            what = rates.progress(phase, done)
+            assert len(progress_line(1000, 1000, what, rates.left())) <= 80
+    assert rates.left().endswith(" h") and what.endswith("left")
+    assert progress_line(1, 1000, "agent 3/5,000", "?") == "epoch 1/1,000: agent 3/5,000"
+    assert [clock(s) for s in (59.6, 90_061, 3 * 86_400, 1e12)] == ["0:01:00", "1 d 1:01:01", "3 d 0 h", "10000 d 0 h"]
 
 
 def test_a_table_repeats_its_header_keeps_the_last_test_and_fits_a_terminal():
     table = EpochTable()
-    first = table.line(1, {"test/score": -20.25, "real/steps": 12345.0, "denoiser/loss": 1.5e-5}, "2 days, 0:10")
-    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("0:10")
+    first = table.line(1, {"test/score": -20.25, "real/steps": 12345.0, "denoiser/loss": 1.5e-5}, clock(1e12))
+    assert len(first.splitlines()) == 2 and "12,345" in first and first.endswith("10000 d 0 h")
     rows = [table.line(i, {}, "?") for i in range(2, 42)]
     assert [i for i, row in enumerate(rows, 2) if "\n" in row] == [21, 41]
     assert all("-20.2" in row for row in rows)

@@ -225,20 +225,17 @@ def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
     assert "mean return" not in err or "in dreams" in err
     assert zipfile.is_zipfile(home / "agents" / "breakout-ppo.zip")
     PPO.load(home / "agents" / "breakout-ppo.zip", device="cpu")
-    monkeypatch.setattr(loop, "interruptible", lambda: _Interrupted())
+    enter = loop.Loop.__enter__
+
+    def interrupted(self):
+        enter(self)
+        os.kill(os.getpid(), signal.SIGINT)
+        return self
+
+    monkeypatch.setattr(loop.Loop, "__enter__", interrupted)
     assert cli.main([*words, "--seed", "1", "--run", str(tmp_path), "--out", str(tmp_path / "mine.zip")]) == 130
     assert zipfile.is_zipfile(tmp_path / "mine.zip")
     assert capsys.readouterr().out == ""
-
-
-class _Interrupted:
-    asked = True
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
 
 def test_a_registered_model_from_its_name_alone(home):

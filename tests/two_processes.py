@@ -14,8 +14,7 @@ from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect_games import GymGames, about_env
 from diamond_gym.trainers.diamond import DiamondTrainer
-from diamond_gym.trainers.fabric import any_process, launch, mean_of_processes
-from diamond_gym.trainers.loop import Rhythm, train
+from diamond_gym.trainers.loop import Rhythm, any_process, launch, mean_of_processes, train
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -84,7 +83,7 @@ def main(folder: Path) -> None:
         "rank": fabric.global_rank,
         "world": fabric.world_size,
         "any": [any_process(fabric, False), any_process(fabric, fabric.global_rank == 1)],
-        "mean": mean_of_processes(fabric, [float(fabric.global_rank)]),
+        "mean": mean_of_processes(fabric, {"rank": float(fabric.global_rank)}),
         "everything": world_model(fabric, folder, EVERYTHING, "everything"),
         "uneven": world_model(fabric, folder, UNEVEN, "uneven"),
         "agent": agent(fabric),

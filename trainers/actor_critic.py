@@ -17,9 +17,9 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.schema import AGENT_LOSS, check_config
-from diamond_gym.trainers.fabric import ALONE, Objective, Processes, own_rows
-from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optim import OptimizerConfig, lr_factor
+from diamond_gym.trainers.imagination import Imagination, Window
+from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
+from diamond_gym.trainers.optim import OptimizerConfig, lr_factor, update
 from diamond_gym.world_model import WorldModel
 
 
@@ -101,6 +101,20 @@ def actor_critic_loss(
     return ActorCriticLoss(actions + values + loss_entropy, actions, values, loss_entropy, entropy.detach())
 
 
+def window_loss(window: Window, config: ActorCriticLossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective on a window, and figures of it, without gradient."""
+    returns = lambda_returns(window.rew, window.end, window.trunc, window.val_bootstrap, config.gamma, config.lambda_)
+    loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config)
+    return loss.loss, {
+        "agent/loss_actions": loss.actions.detach(),
+        "agent/loss_values": loss.values.detach(),
+        "agent/policy_entropy": loss.policy_entropy,
+        "agent/lambda_return": returns.mean(),
+        "agent/reward_per_step": window.rew.mean(),
+        "agent/ends_per_step": window.end.float().mean(),
+    }
+
+
 @dataclass(frozen=True)
 class AgentFitConfig:
     """A training of the agent; the defaults are the paper's."""
@@ -172,34 +186,14 @@ class ActorCriticTrainer:
         """
         config = self.config.optimizer
         loss, metrics = self._objective()
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * lr_factor(self.step, config.warmup_steps)
-        self.optimizer.zero_grad()
-        self._fabric.backward(loss)
-        norm = self._fabric.clip_gradients(
-            self._objective, self.optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False
-        )
-        self.optimizer.step()
+        factor = lr_factor(self.step, config.warmup_steps)
+        norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
         self.step += 1
         return {**metrics, "agent/grad_norm": norm}
 
     def _loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective on a window that is imagined now, and figures of it."""
         assert self.imagination is not None, "the agent needs dreams to be trained in"
-        window = self.imagination.window(self.config.horizon)
-        config = self.config.loss
-        returns = lambda_returns(
-            window.rew, window.end, window.trunc, window.val_bootstrap, config.gamma, config.lambda_
-        )
-        loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config)
-        return loss.loss, {
-            "agent/loss_actions": loss.actions.detach(),
-            "agent/loss_values": loss.values.detach(),
-            "agent/policy_entropy": loss.policy_entropy,
-            "agent/lambda_return": returns.mean(),
-            "agent/reward_per_step": window.rew.mean(),
-            "agent/ends_per_step": window.end.float().mean(),
-        }
+        return window_loss(self.imagination.window(self.config.horizon), self.config.loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on, but for the world model; several processes begin their dreams anew."""

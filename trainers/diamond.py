@@ -5,6 +5,7 @@ Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the def
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,15 @@ import torch
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import check_least
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.collect_games import Games
-from diamond_gym.trainers.fabric import ALONE, Processes
 from diamond_gym.trainers.held_out import HeldOut
-from diamond_gym.trainers.loop import Loop, Means, Rhythm
+from diamond_gym.trainers.loop import ALONE, Loop, Processes, Rhythm, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 
@@ -68,14 +68,9 @@ class DiamondConfig:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line."""
-        least = {"epochs": 1, "real_steps": 1, "first_steps": 1, "steps_per_epoch": 1, "num_envs": 1, "num_starts": 1}
-        least |= {"test_episodes": 1, "test_steps_at_most": 1}
-        least |= dict.fromkeys(("first_rewards", "test_every", "final_episodes", "world_model_steps"), 0)
-        least |= dict.fromkeys(("agent_steps", "first_world_model_steps", "first_agent_steps"), 0)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                flag = name.replace("_", "-")
-                raise BadArgument(f"--{flag} must be at least {bound}, not {getattr(self, name)}")
+        check_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
+        check_least(self, first_rewards=0, test_every=0, test_episodes=1, test_steps_at_most=1, final_episodes=0)
+        check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
         if not 0 <= self.epsilon <= 1:
             raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
         if self.temperature is not None and not self.temperature > 0:
@@ -97,19 +92,22 @@ class DiamondConfig:
         h, w, c = about.frame_shape
         if h != w:
             raise BadArgument(f"the networks see square frames, and those of {about.game} have {h}x{w} pixels")
-        image: dict[str, Any] = {"img_channels": c, "num_actions": about.num_actions}
-        inner = replace(self.fit.denoiser.inner_model, **image)
-        fit = replace(
-            self.fit,
-            denoiser=replace(self.fit.denoiser, inner_model=inner),
-            reward_end=replace(self.fit.reward_end, img_size=h, **image),
-        )
-        network: ActorCriticConfig = replace(self.agent.network, img_size=h, **image)
+        network = replace(self.agent.network, img_size=h, img_channels=c, num_actions=about.num_actions)
+        fit = self.fit.for_frames(h, c, about.num_actions)
         temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
         return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
 
-_CHUNK = 500  # real steps between two looks at the time
+@dataclass(frozen=True)
+class Phase:
+    """A part of an epoch: "playing", "world model", "agent" or "testing", from one count of steps to another."""
+
+    name: str
+    begun: int
+    target: int
+
+
+_CHUNK = 100  # real steps between two looks at the time
 
 
 class DiamondTrainer:
@@ -120,7 +118,7 @@ class DiamondTrainer:
     was not, where the games' state can be had (`Games.state_dict`).
 
     Attributes:
-        config: See there.
+        config: The whole of it, with the game's sizes filled in.
         epoch: Epochs done.
         world_model: The world model's training.
         agent: The agent's training.
@@ -185,7 +183,7 @@ class DiamondTrainer:
         return Loop(self.save, minutes, rhythm, self.fabric)
 
     def train_epoch(
-        self, loop: Loop | None = None, progress: Callable[[str, int], None] | None = None
+        self, loop: Loop | None = None, progress: Callable[[Phase, int], None] | None = None
     ) -> dict[str, float] | None:
         """Plays, trains the world model, trains the agent, and makes a checkpoint; returns the epoch's figures.
 
@@ -193,33 +191,33 @@ class DiamondTrainer:
 
         Args:
             loop: Runs both trainings.
-            progress: Called after each step of "playing" (by the first process) and each update of "world model" and
-                "agent", with their number in this epoch.
+            progress: Called after each step of a phase with how many are done by then; of playing by the first process.
         """
-        loop = loop or self.loop()
-        before, targets = map(self.config.updates, (self.epoch, self.epoch + 1))
-
-        def phase(name: str, begun: int) -> Callable[[int], None]:
-            return lambda step: progress(name, step - begun) if progress is not None else None
-
+        config, loop, progress = self.config, loop or self.loop(), progress or (lambda phase, done: None)
+        before, after = config.updates(self.epoch), config.updates(self.epoch + 1)
+        fitting, dreaming = Phase("world model", before[0], after[0]), Phase("agent", before[1], after[1])
         with self.fabric.rank_zero_first():
-            self._collect(loop, phase)
+            self._collect(loop, progress)
         if loop.stopped:
             return None
-        if not loop.run(self.world_model, targets[0], self._means, phase("world model", before[0])):
+        if not loop.run(self.world_model, fitting.target, self._means, partial(progress, fitting)):
             return None
         if self._dreams_of != self.epoch:
             self._begin_dreams()
-        if not loop.run(self.agent, targets[1], self._means, phase("agent", before[1])):
+        if not loop.run(self.agent, dreaming.target, self._means, partial(progress, dreaming)):
             return None
+        testing = self.held_out is not None and config.test_every and (self.epoch + 1) % config.test_every == 0
+        if testing:  # it may take minutes: whoever kills it loses nothing of the epoch
+            self.save()
+            progress(Phase("testing", 0, config.test_episodes), 0)
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
-        figures |= self._means.take(self.fabric)
+        figures |= mean_of_processes(self.fabric, self._means.take(self.agent.step))
         if scores := self._play.get("scores"):
             figures["real/score"] = float(np.mean(scores))
         self.epoch += 1
         self._play = {}
-        if self.held_out is not None and self.config.test_every and self.epoch % self.config.test_every == 0:
-            episodes, steps = self.config.test_episodes, self.config.test_steps_at_most
+        if self.held_out is not None and testing:
+            episodes, steps = config.test_episodes, config.test_steps_at_most
             figures |= self.held_out.measure(self.epoch, self.world_model, self.agent.agent, episodes, steps)
         self.run.log(self.epoch, figures)  # before the checkpoint: what it does not hold yet is logged anew
         self.save()
@@ -227,13 +225,11 @@ class DiamondTrainer:
 
     def close(self) -> None:
         """Ends the games and lets go of the experience."""
-        if self.collector is not None:
-            self.collector.close()
-        if self.held_out is not None:
-            self.held_out.close()
-        self.store.close()
+        for part in (self.collector, self.held_out, self.store):
+            if part is not None:
+                part.close()
 
-    def _collect(self, loop: Loop, phase: Callable[[str, int], Callable[[int], None]]) -> None:
+    def _collect(self, loop: Loop, progress: Callable[[Phase, int], None]) -> None:
         """Plays until the epoch has its real steps, or reads what the first process has played."""
         if self.collector is None:
             self.store.refresh()
@@ -243,7 +239,11 @@ class DiamondTrainer:
             wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
             target = min(store.num_steps + wanted, config.real_steps)
             self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": [0, 0, 0]}
-        play = self._play
+        play, before = self._play, store.num_steps
+
+        def played(new: int) -> None:
+            progress(Phase("playing", play["begun"], play["target"]), before + new)
+
         while not loop.stopped:
             if store.num_steps >= play["target"]:
                 most = min(config.first_steps_at_most, config.real_steps)
@@ -251,8 +251,8 @@ class DiamondTrainer:
                 if self.epoch or rare >= config.first_rewards or store.num_steps >= most:
                     return
                 play["target"] = store.num_steps + config.steps_per_epoch
-            steps = min(_CHUNK, play["target"] - store.num_steps)
-            stats = self.collector.collect(steps, phase("playing", play["begun"] - store.num_steps))
+            before = store.num_steps
+            stats = self.collector.collect(min(_CHUNK, play["target"] - before), played)
             play["scores"] += stats.scores
             play["signs"] = [old + new for old, new in zip(play["signs"], stats.reward_signs, strict=True)]
             if self.fabric.world_size == 1:  # else the others wait, and cannot be asked

@@ -3,8 +3,9 @@
 Alonso et al. 2024 (arXiv 2405.12399), section on reinforcement learning in imagination.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,56 +47,67 @@ class Imagination:
     the last frame is valued with the memory that led to it; then the memory is zeroed and burnt in on the new
     start's earlier frames, T - 1 of them.
 
-    Everything stays on the device; the host waits once a step, to learn which dreams have ended.
+    Everything stays on the device, and what passes to the next window stays in the same tensors. The host waits once a
+    step to learn which dreams have ended; not so with random numbers from outside, as a CUDA graph needs it: then
+    every row's memory is burnt in at each step, and kept where a dream has ended.
 
     Args:
         agent: Acts; its weights may change between windows.
         dream: Where it acts. Begun anew, unless it has begun already.
         seed: Of the dreams and the actions.
+        uniform: Gives numbers in [0, 1), float32 of a shape, for the actions; its own from the seed if None.
     """
 
-    def __init__(self, agent: ActorCritic, dream: Dream, seed: int = 0) -> None:
-        self.agent, self.dream = agent, dream
+    def __init__(
+        self,
+        agent: ActorCritic,
+        dream: Dream,
+        seed: int = 0,
+        uniform: Callable[[tuple[int, ...]], Tensor] | None = None,
+    ) -> None:
+        self.agent, self.dream, self._waits = agent, dream, uniform is None
         self._chance = torch.Generator(dream.device).manual_seed(seed)
+        own = partial(torch.rand, generator=self._chance, dtype=torch.float32, device=dream.device)
+        self._uniform = uniform or own
         if dream.obs_window is None:
             dream.reset(seed)
-        self._obs = dream.obs
         self._memory = self._burn_in(self._frames)
+
+    def begin(self) -> None:
+        """Begins all dreams anew, in the world model as it is by now."""
+        self.dream.refresh()
+        self.dream.reset()
+        self._remember(self._burn_in(self._frames))
 
     def window(self, length: int) -> Window:
         """Acts for `length` steps, L."""
-        memory = self._memory[0].detach(), self._memory[1].detach()
+        obs, (hx, cx) = self.dream.obs, self._memory
+        memory = hx.clone(), cx.clone()
         logits_of, acts, vals = list[Tensor](), list[Tensor](), list[Tensor]()
         steps, finals = list[DreamStep](), list[tuple[Tensor, Tensor]]()
         for _ in range(length):
-            logits, val, memory = self.agent(self._obs, memory)
-            act = draw_category(logits.detach().float().softmax(-1), self._uniform())
+            logits, val, memory = self.agent(obs, memory)
+            act = draw_category(logits.detach().float().softmax(-1), self._uniform((len(obs),)))
             step = self.dream.step(act)
-            val_final, memory = self._finish(step, memory)
-            finals.append((step.end | step.trunc, val_final))
-            self._obs = step.obs
+            over = step.end | step.trunc
+            val_final, memory = self._finish(over, step.final_obs, memory)
+            finals.append((over, val_final))
+            obs = step.obs
             for values, value in ((logits_of, logits), (acts, act), (vals, val)):
                 values.append(value)
             steps.append(step)
-        self._memory = memory
+        self._remember(memory)
         with torch.no_grad():
-            _, val_after, _ = self.agent(self._obs, memory)
+            _, val_after, _ = self.agent(obs, memory)
         following = [*(val.detach() for val in vals[1:]), val_after]
         bootstrap = [torch.where(over, final, val) for (over, final), val in zip(finals, following, strict=True)]
-        return Window(
-            torch.stack(logits_of, dim=1),
-            torch.stack(acts, dim=1),
-            torch.stack(vals, dim=1),
-            torch.stack([step.rew for step in steps], dim=1),
-            torch.stack([step.end for step in steps], dim=1),
-            torch.stack([step.trunc for step in steps], dim=1),
-            torch.stack(bootstrap, dim=1),
-        )
+        outcomes = ([getattr(step, name) for step in steps] for name in ("rew", "end", "trunc"))
+        return Window(*(torch.stack(part, dim=1) for part in (logits_of, acts, vals, *outcomes, bootstrap)))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next window depends on, but for the agent, as plain data."""
         return {
-            "memory": [part.detach().clone() for part in self._memory],
+            "memory": [part.clone() for part in self._memory],
             "chance": self._chance.get_state(),
             "dream": dict(vars(self.dream.clone_state(include_rng=True))),
         }
@@ -107,9 +119,7 @@ class Imagination:
             ValueError: The state is of other dreams.
         """
         self.dream.restore_state(DreamState(**state["dream"]))
-        self._obs = self.dream.obs
-        hx, cx = (part.to(self.dream.device, copy=True) for part in state["memory"])
-        self._memory = hx, cx
+        self._remember(state["memory"])
         self._chance.set_state(state["chance"].cpu())
 
     @property
@@ -118,8 +128,11 @@ class Imagination:
         assert self.dream.obs_window is not None
         return self.dream.obs_window
 
-    def _uniform(self) -> Tensor:
-        return torch.rand(self.dream.num_envs, generator=self._chance, dtype=torch.float32, device=self.dream.device)
+    @torch.no_grad()
+    def _remember(self, memory: Iterable[Tensor]) -> None:
+        """Keeps a memory for the next window."""
+        for mine, new in zip(self._memory, memory, strict=True):
+            mine.copy_(new)
 
     @torch.no_grad()
     def _burn_in(self, frames: Tensor) -> LstmState:
@@ -129,14 +142,16 @@ class Imagination:
             _, _, memory = self.agent(earlier, memory)
         return memory
 
-    def _finish(self, step: DreamStep, memory: LstmState) -> tuple[Tensor, LstmState]:
-        """Values (B,) of the last frames of dreams that the step ended, and a fresh memory in their rows."""
-        rows = (step.end | step.trunc).nonzero().squeeze(1)
-        val_final = torch.zeros_like(step.rew)
+    def _finish(self, over: Tensor, final_obs: Tensor, memory: LstmState) -> tuple[Tensor, LstmState]:
+        """Values (B,) of the last frames of dreams that are over (B,), and a fresh memory in their rows."""
+        val_final = torch.zeros(len(over), dtype=torch.float32, device=over.device)
+        rows = over.nonzero().squeeze(1) if self._waits else torch.arange(len(over), device=over.device)
         if not len(rows):
             return val_final, memory
         hx, cx = memory
         with torch.no_grad():
-            _, val_final[rows], _ = self.agent(step.final_obs[rows], (hx[rows], cx[rows]))
+            _, val, _ = self.agent(final_obs[rows], (hx[rows], cx[rows]))
         fresh = self._burn_in(self._frames[rows])
-        return val_final, (hx.index_copy(0, rows, fresh[0]), cx.index_copy(0, rows, fresh[1]))
+        hx, cx = (old.index_copy(0, rows, new) for old, new in zip(memory, fresh, strict=True))
+        hx, cx = (torch.where(over[:, None], new, old) for old, new in zip(memory, (hx, cx), strict=True))
+        return val_final.index_copy(0, rows, val), (hx, cx)

@@ -1,72 +1,116 @@
-"""The training loop: steps, metrics, checkpoints, pictures and interruption."""
+"""The training loop: steps, metrics, checkpoints, pictures and interruption, on one process or on several.
 
-import math
+torchrun starts several, and Lightning Fabric joins them and averages their gradients (DistributedDataParallel). Each
+draws rows of its own for every batch: a training on several is one on a single process in distribution, not in bits.
+"""
+
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diamond_gym.errors import DiamondGymError
-from diamond_gym.trainers.fabric import ALONE, Processes, any_process, mean_of_processes
-from diamond_gym.trainers.run import RunFolder
+from diamond_gym.errors import BadArgument
+from diamond_gym.trainers.run import Means, RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
-def check_finite(metrics: dict[str, float], step: int) -> None:
-    """Stops a training that has diverged.
+class _OneProcess:
+    """What is used of Lightning Fabric, for a single process and without importing it."""
+
+    global_rank, world_size, is_global_zero = 0, 1, True
+    device: torch.device | None = None  # the user's choice
+    rank_zero_first = nullcontext
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def clip_gradients(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float, error_if_nonfinite: bool
+    ) -> Tensor:
+        return nn.utils.clip_grad_norm_(module.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
+
+    def all_reduce(self, tensor: Tensor, reduce_op: str) -> Tensor:
+        return tensor
+
+
+Processes: TypeAlias = "Fabric | _OneProcess"
+ALONE = _OneProcess()
+
+
+class Objective(nn.Module):
+    """A network's loss as a call of the module, as DistributedDataParallel has to see it.
+
+    Args:
+        network: Whose parameters the loss depends on.
+        loss: Computes it, and whatever else is wanted.
+    """
+
+    def __init__(self, network: nn.Module, loss: Callable[..., Any]) -> None:
+        super().__init__()
+        self.network, self.forward = network, loss
+
+
+def launch(device: str = "auto") -> Processes:
+    """Joins the processes that torchrun has started; where it has not, there is one.
+
+    Args:
+        device: "auto", "cuda" or "cpu": what each process takes one of.
 
     Raises:
-        DiamondGymError: A value is NaN or infinite.
+        BadArgument: The device cannot be shared out.
     """
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise DiamondGymError(
-                f"{name} became {value} by step {step}; the last good checkpoint is kept: "
-                "lower the learning rate and repeat the command with another --run"
-            )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or not torch.distributed.is_torchelastic_launched():
+        return ALONE
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cuda", "cpu"):
+        raise BadArgument(f"under torchrun --device is auto, cuda or cpu, not {device}: each process takes its own")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if device == "cuda" and torch.cuda.device_count() < local:
+        raise BadArgument(f"{local} processes need as many GPUs, and there are {torch.cuda.device_count()}")
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, strategy="ddp")
+    fabric.launch()
+    return fabric
 
 
-class Means:
-    """Running means of metrics, fetched from the device only when asked for."""
+def own_rows(fabric: Processes, batch_size: int) -> int:
+    """How many rows of a batch are this process's.
 
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-        self._new: dict[str, list[float | Tensor]] = {}
-        self.since = time.perf_counter()
+    Raises:
+        BadArgument: There are fewer rows than processes.
+    """
+    if batch_size < fabric.world_size:
+        raise BadArgument(
+            f"{fabric.world_size} processes cannot share a batch of {batch_size}: use fewer, or a larger batch"
+        )
+    return batch_size // fabric.world_size + (fabric.global_rank < batch_size % fabric.world_size)
 
-    def add(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Takes in one step's metrics."""
-        for name, value in metrics.items():
-            self._new.setdefault(name, []).append(value)
 
-    def peek(self) -> dict[str, float]:
-        """The means since the last time."""
-        return {name: total / count for name, (total, count) in self.state_dict().items()}
+def any_process(fabric: Processes, flag: bool) -> bool:
+    """Whether a flag is set in any of the processes, which all have to ask."""
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum"))
 
-    def take(self, fabric: Processes = ALONE) -> dict[str, float]:
-        """The means since the last time over all processes, which all have to ask, and a fresh start."""
-        means = self.peek()
-        means = dict(zip(means, mean_of_processes(fabric, list(means.values())), strict=True))
-        self._sums, self.since = {}, time.perf_counter()
-        return means
 
-    def state_dict(self) -> dict[str, tuple[float, int]]:
-        """Sum and count of each metric, as plain data."""
-        for name, values in self._new.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            new = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in values])
-            self._sums[name] = total + float(new.cpu().double().sum()), count + len(values)
-        self._new = {}
-        return dict(self._sums)
-
-    def load_state_dict(self, state: Mapping[str, tuple[float, int]]) -> None:
-        """Goes back to a state."""
-        self._sums, self._new = dict(state), {}
+def mean_of_processes(fabric: Processes, values: dict[str, float]) -> dict[str, float]:
+    """The mean of each value over the processes, which all have to ask."""
+    if fabric.world_size == 1 or not values:
+        return values
+    tensor = torch.tensor(list(values.values()), dtype=torch.float32, device=fabric.device)
+    return dict(zip(values, torch.as_tensor(fabric.all_reduce(tensor, reduce_op="mean")).tolist(), strict=True))
 
 
 class Trainer(Protocol):
@@ -96,48 +140,11 @@ class Rhythm:
     picture_seconds: float = 300.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a training went.
-
-    Attributes:
-        reason: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
-        steps: Steps done in it.
-        seconds: How long it took.
-    """
-
-    reason: str
-    steps: int
-    seconds: float
-
-
-class Interruption:
-    """Whether somebody asked to stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-
-@contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Lets the first Ctrl-C (or SIGTERM) ask to stop after the step in hand, and the second stop at once."""
-    interruption = Interruption()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if interruption.asked:
-            raise KeyboardInterrupt
-        interruption.asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interruption
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
-
-
 class Loop:
     """Trains step by step; saves and draws now and then, and stops when time is up or somebody asks to.
+
+    As a context manager it lets the first Ctrl-C (or SIGTERM) ask to stop after the step in hand; the second stops at
+    once.
 
     Args:
         save: Writes a checkpoint.
@@ -160,17 +167,21 @@ class Loop:
     ) -> None:
         self._save, self._minutes, self._fabric, self._on_picture = save, minutes, fabric, on_picture
         self.rhythm, self.stopped = rhythm or Rhythm(), ""
-        self._interruption, self._opened, self._looks = Interruption(), ExitStack(), 0
+        self._asked, self._looks = False, 0
         self._began = self._saved = self._drawn = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._interruption = self._opened.enter_context(interruptible())
+        self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._opened.close()
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *signal: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
 
     def run(
         self,
@@ -197,7 +208,7 @@ class Loop:
             means.add(trainer.train_step())
             step = trainer.step
             if step // every > logged // every or step >= until:
-                check_finite(means.peek(), step)
+                means.check(step)
                 if on_log is not None:
                     on_log(step, step - logged)
                 logged = step
@@ -216,15 +227,28 @@ class Loop:
         if self._fabric.world_size > 1 and self._looks % _AGREE_STEPS:
             return
         late = self._minutes is not None and now - self._began > 60 * self._minutes
-        if any_process(self._fabric, self._interruption.asked):
+        if any_process(self._fabric, self._asked):
             self.stopped = "interrupted"
         elif any_process(self._fabric, late):
             self.stopped = "minutes"
         old = now - self._saved > self.rhythm.checkpoint_seconds
         if any_process(self._fabric, bool(self.stopped) or old):
-            check_finite(means.peek(), step)
+            means.check(step)
             self._save()
             self._saved = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training went.
+
+    Attributes:
+        reason: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
+        steps: Steps done in it.
+    """
+
+    reason: str
+    steps: int
 
 
 def train(
@@ -250,15 +274,16 @@ def train(
     Raises:
         DiamondGymError: A loss is not finite; the last good checkpoint is kept.
     """
-    began, first_step, means = time.monotonic(), trainer.step, Means()
+    first_step, means, logged = trainer.step, Means(), time.perf_counter()
 
     def save() -> None:
         if run is not None:
             run.save(trainer.state_dict())
 
     def log(step: int, steps: int) -> None:
-        seconds = time.perf_counter() - means.since
-        values = means.take(fabric)
+        nonlocal logged
+        values = mean_of_processes(fabric, means.take(step))
+        seconds, logged = time.perf_counter() - logged, time.perf_counter()
         values["speed/steps_per_second"] = steps / seconds
         if run is not None:
             run.log(step, values)
@@ -268,4 +293,4 @@ def train(
     with Loop(save, minutes, rhythm, fabric, on_picture) as loop:
         if loop.run(trainer, trainer.total_steps, means, on_log=log) and trainer.step > first_step:
             save()  # where it was stopped the loop has
-    return Outcome(loop.stopped or "steps", trainer.step - first_step, time.monotonic() - began)
+    return Outcome(loop.stopped or "steps", trainer.step - first_step)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.errors import BadArgument
+from diamond_gym.trainers.loop import Processes
 
 DECAYED_LAYERS = (nn.Conv2d, nn.Linear, nn.LSTM, nn.LSTMCell)
 
@@ -61,6 +62,25 @@ def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> t
     """AdamW over a network's parameter groups, fused where the device can."""
     groups = parameter_groups(module, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))
+
+
+def update(
+    fabric: Processes,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    config: OptimizerConfig,
+    factor: float,
+) -> Tensor:
+    """One step of an optimizer at `factor` times its learning rate; returns the norm that the gradient had."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * factor
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    norm = fabric.clip_gradients(objective, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
+    optimizer.step()
+    assert norm is not None
+    return norm
 
 
 def lr_factor(update: int, warmup_steps: int, left: float = math.inf, decay_steps: float = 0.0) -> float:

@@ -59,7 +59,7 @@ def make_card(
         spaces={
             "obs_shape": list(about.frame_shape),
             "num_actions": about.num_actions,
-            "action_meanings": list(about.action_meanings),
+            **({"action_meanings": list(about.action_meanings)} if about.action_meanings else {}),
         },
         denoiser=asdict(config.denoiser),
         reward_end=asdict(config.reward_end),
@@ -99,10 +99,7 @@ def check_free(name: str, agent: object = None) -> None:
         BadArgument: There is such a model, or no place for one.
     """
     local_folder(name)
-    for entry in entries():
-        if entry.name != name or entry.bundled:
-            continue
-        training = entry.card.training
+    for training in (entry.card.training for entry in entries() if entry.name == name and not entry.bundled):
         if not {"imported", "pulled"} & set(training):
             raise BadArgument(
                 f"there is a model '{name}' of your own already: choose another --name, or `diamond-gym remove {name}`"
@@ -135,9 +132,10 @@ def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 
         return read_spawn(
             folder, model.frame_shape, card.obs_shape, card.num_actions, model.num_steps_conditioning, t_full
         )
-    if card.upsampler is not None or not (folder / "store.json").exists():
-        wanted = "spawns" if card.upsampler is not None else "collected episodes"
-        raise BadArgument(f"{folder} is not a folder of {wanted}")
+    if card.upsampler is not None:
+        raise BadArgument(f"{folder} is not a folder of spawns")
+    if not (folder / "store.json").exists():
+        raise BadArgument(f"{folder} is not a folder of collected episodes")
     store = EpisodeStore(folder)
     if store.about.frame_shape != model.frame_shape or store.about.num_actions != card.num_actions:
         raise BadArgument(
@@ -220,28 +218,22 @@ def register(model: Released, starts: Starts | None, told: Mapping[str, Any]) ->
     return save_model(replace(model.card, **changes), model.weights, starts)
 
 
-def agent_weights(agent: ActorCritic) -> dict[str, torch.Tensor]:
-    """An agent's weights by the keys of a model's file, as float16."""
-    prefix = PREFIXES["actor_critic"]
-    return {prefix + key: value.half().cpu().contiguous() for key, value in agent.state_dict().items()}
-
-
 def register_agent(entry: Entry, agent: ActorCritic, facts: Mapping[str, Any]) -> Entry:
-    """Registers a model together with an agent; from here on the agent is what was stored, rounded to float16.
+    """Registers a model together with an agent, which is rounded to what is stored.
 
     Args:
         entry: The model it was trained in.
         agent: The agent.
         facts: What its card says of the training.
     """
-    entry = with_agent(entry, asdict(agent.config), agent_weights(agent), facts)
-    round_agent(agent)
-    return entry
+    return with_agent(entry, asdict(agent.config), _rounded(agent), facts)
 
 
-def round_agent(agent: ActorCritic) -> None:
-    """Makes an agent what it is once stored, so that what is scored is what was stored."""
-    agent.load_state_dict({key: value.half() for key, value in agent.state_dict().items()})
+def _rounded(agent: ActorCritic) -> dict[str, torch.Tensor]:
+    """Rounds an agent to float16, so that what is scored is what is stored: its weights by the keys of a file."""
+    weights = {key: value.half() for key, value in agent.state_dict().items()}
+    agent.load_state_dict(weights)
+    return {PREFIXES["actor_critic"] + key: value.cpu().contiguous() for key, value in weights.items()}
 
 
 def register_run(
@@ -289,7 +281,5 @@ def register_run(
     )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    weights = {**half(model), **agent_weights(agent.agent)}
-    entry = save_model(card, weights, draw_starts(training.store, model.denoiser.num_steps_conditioning), folder)
-    round_agent(agent.agent)
-    return entry
+    starts = draw_starts(training.store, model.denoiser.num_steps_conditioning)
+    return save_model(card, half(model) | _rounded(agent.agent), starts, folder)

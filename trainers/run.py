@@ -5,13 +5,14 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import atomic_path, atomic_write
@@ -37,38 +38,30 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, tensorboard: bool = True, main: bool = True) -> None:
-        self.path, self.main = path, main
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path / ".lock", timeout=0)
-        try:
-            if main:
-                self._lock.acquire()
-        except Timeout:
-            raise DiamondGymError(f"another process is training in {path}; wait for it or name another --run") from None
-        if main:
-            for litter in path.rglob(".*.tmp-*"):  # of a process that was killed while it wrote
-                if not litter.is_dir():
-                    litter.unlink(missing_ok=True)
-        self._metrics: IO[str] | None = None
+        self.path, self.main, self._wants_board = path, main, tensorboard
         self._logged: set[tuple[int, frozenset[str]]] = set()
         self._from: int | None = None
-        self._board: Any = None
-        self._wants_board = tensorboard
+        self._opened = ExitStack()
+        path.mkdir(parents=True, exist_ok=True)
+        if not main:
+            return
+        try:
+            self._opened.enter_context(FileLock(path / ".lock", timeout=0))
+        except Timeout:
+            raise DiamondGymError(f"another process is training in {path}; wait for it or name another --run") from None
+        for litter in path.rglob(".*.tmp-*"):  # of a process that was killed while it wrote
+            if not litter.is_dir():
+                litter.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Ends the logs and lets go of the folder."""
-        for log in (self._metrics, self._board):
-            if log is not None:
-                log.close()
-        self._lock.release()
+        self._opened.close()
 
     def settle(self, settings: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
         """Writes the run's settings, or holds them against those it was begun with.
@@ -125,16 +118,27 @@ class RunFolder:
         if not self.main or (step, frozenset(values)) in self._logged:
             return
         self._logged.add((step, frozenset(values)))
-        if self._metrics is None:
-            self._metrics = (self.path / METRICS).open("a")
         plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **plain}) + "\n")
         self._metrics.flush()
-        if self._wants_board:
-            if self._board is None:
-                self._board = _board(self.path, self._from)
+        if self._board is not None:
             for key, value in values.items():
                 self._board.add_scalar(key, value, step)
+
+    @cached_property
+    def _metrics(self) -> IO[str]:
+        return self._opened.enter_context((self.path / METRICS).open("a"))
+
+    @cached_property
+    def _board(self) -> Any:
+        """TensorBoard's writer; None where it is not wanted, or not installed."""
+        if not self._wants_board:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError:
+            return None
+        return self._opened.enter_context(SummaryWriter(str(self.path), purge_step=self._from))
 
     def _drop_metrics(self, after: int) -> None:
         """Drops the lines of later steps, and one that was half written; TensorBoard passes over them, too."""
@@ -151,22 +155,6 @@ class RunFolder:
         with atomic_write(path, "w") as file:
             file.writelines(f"{line}\n" for line in kept)
         self._from = after + 1
-
-
-class _NoBoard:
-    """Stands in for TensorBoard where it is not installed."""
-
-    def add_scalar(self, key: str, value: float, step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def _board(path: Path, begins: int | None) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        return _NoBoard()
-    return SummaryWriter(str(path), purge_step=begins)
 
 
 def _differences(name: str, begun: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -190,7 +178,52 @@ def mirror_to_wandb(folder: Path, config: Mapping[str, Any]) -> None:
     """
     import wandb
 
-    name, key = folder.name, hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    wandb.init(
-        project="diamond-gym", name=name, id=key, resume="allow", dir=folder, config=config, sync_tensorboard=True
-    )
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    settled = {"project": "diamond-gym", "resume": "allow", "sync_tensorboard": True}
+    wandb.init(name=folder.name, id=key, dir=folder, config=config, **settled)
+
+
+class Means:
+    """Running means of metrics, fetched from the device only when asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._new: dict[str, list[float | Tensor]] = {}
+
+    def add(self, metrics: Mapping[str, float | Tensor]) -> None:
+        """Takes in one step's metrics."""
+        for name, value in metrics.items():
+            self._new.setdefault(name, []).append(value)
+
+    def check(self, step: int) -> dict[str, float]:
+        """The means since the last time.
+
+        Raises:
+            DiamondGymError: One is NaN or infinite: the training has diverged.
+        """
+        means = {name: total / count for name, (total, count) in self.state_dict().items()}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise DiamondGymError(
+                    f"{name} became {value} by step {step}; the last good checkpoint is kept: "
+                    "lower the learning rate and repeat the command with another --run"
+                )
+        return means
+
+    def take(self, step: int) -> dict[str, float]:
+        """The means since the last time, and a fresh start; errors as `check`'s."""
+        means, self._sums = self.check(step), {}
+        return means
+
+    def state_dict(self) -> dict[str, tuple[float, int]]:
+        """Sum and count of each metric, as plain data."""
+        for name, values in self._new.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            new = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in values])
+            self._sums[name] = total + float(new.cpu().double().sum()), count + len(values)
+        self._new = {}
+        return dict(self._sums)
+
+    def load_state_dict(self, state: Mapping[str, tuple[float, int]]) -> None:
+        """Goes back to a state."""
+        self._sums, self._new = dict(state), {}

@@ -53,7 +53,7 @@ def dreamed(
         begins = [s for s in begins if s + i < count]  # the last dream may be shorter
         window, whole = window[:, : len(begins)], whole[:, : len(begins)]
         act = torch.stack([batch.act[:, s + i : s + i + t] for s in begins], dim=1)
-        start = noise[:, [s + i for s in begins]].flatten(0, 1)
+        start = torch.stack([noise[:, s + i] for s in begins], dim=1).flatten(0, 1)
         frame = predicted(denoiser, window.flatten(0, 1), act.flatten(0, 1), start).unflatten(0, whole.shape)
         for j, s in enumerate(begins):
             kept = whole[:, j, None, None, None]

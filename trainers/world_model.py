@@ -4,9 +4,9 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,17 +20,16 @@ from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.schema import check_least
 from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.fabric import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.focus import Focus, FocusedSampler, PrioritizedSteps, find_events, motion_weight, split
-from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor
+from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
+from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor, update
 from diamond_gym.trainers.scheduled_sampling import dreamed
 from diamond_gym.world_model import WorldModel
 
 _PARTS: tuple[str, ...] = ("autoregressive_from", "reward_end_dreams_from", "decay_fraction", "ema_decay")
 _PARTS += ("focus", "denoiser_focus", "appearance_focus", "prioritized")
-_COUNTS = {"num_autoregressive_steps": 0, "reward_end_length": 2, "reward_end_every": 1}
-_COUNTS |= {"reward_end_dream_length": 1, "prioritized_every": 1}
 LEAD = 10  # how many steps before a reward or an end a focused denoiser segment may stop
 
 
@@ -47,6 +46,10 @@ class WorldModelConfig:
     """k: predictions of a segment beyond the first, each on the model's own frames."""
     autoregressive_from: float = 0.0
     """Part of the steps, at the beginning, that do without those (0: the paper's)."""
+    past_noise: float | None = None
+    """Noise on the past frames in training, of a level drawn for each row: for one half uniform from 0 to this, for the
+    other 0, as in dreams (None: none at all, the paper's). --denoiser.inner-model.noise-cond tells the network the
+    level."""
     reward_end_length: int = 19
     """Steps per segment of the reward/end model (horizon 15 + T)."""
     reward_end_every: int = 1
@@ -85,16 +88,21 @@ class WorldModelConfig:
             _ = self.denoiser.inner_model.num_actions_told
         except ValueError as error:
             raise BadArgument(f"--denoiser: {error}") from None
-        for name, least in _COUNTS.items():
-            if (value := getattr(self, name)) < least:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-        if not self.motion_weight >= 0:
-            raise BadArgument(f"--motion-weight must not be negative, got {self.motion_weight}")
+        check_least(self, num_autoregressive_steps=0, reward_end_length=2, reward_end_every=1, motion_weight=0)
+        check_least(self, reward_end_dream_length=1, prioritized_every=1)
+        if self.past_noise is not None and not 0 <= self.past_noise <= 1:
+            raise BadArgument(f"--past-noise is a noise level, from 0 to 1, not {self.past_noise}")
         remembered = self.denoiser.inner_model.num_steps_conditioning
         if self.reward_end_dreams_from < 1 and self.reward_end_length <= remembered:
             raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")
         if not (self.denoiser_optimizer.lr or self.reward_end_optimizer.lr):
             raise BadArgument("both learning rates are 0: there is nothing to train")
+
+    def for_frames(self, img_size: int, img_channels: int, num_actions: int) -> Self:
+        """The same with a world's image size and actions filled in."""
+        image: dict[str, Any] = {"img_channels": img_channels, "num_actions": num_actions}
+        denoiser = replace(self.denoiser, inner_model=replace(self.denoiser.inner_model, **image))
+        return replace(self, denoiser=denoiser, reward_end=replace(self.reward_end, img_size=img_size, **image))
 
 
 class WorldModelTrainer:
@@ -146,10 +154,10 @@ class WorldModelTrainer:
             reward_end.encoder.compile()
         self._configs = {"denoiser": config.denoiser_optimizer, "reward_end": config.reward_end_optimizer}
         self.optimizers = {name: adamw(part, self._configs[name], self.device) for name, part in networks.items()}
-        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": self._reward_end_loss}
+        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": reward_end.loss}
         trained = [name for name in networks if self._configs[name].lr]
         self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
-        self.noise = TrainingNoise.on(self.device, config.sigma)
+        self.noise = TrainingNoise.on(self.device, config.sigma, past_noise=config.past_noise or 0.0)
         self._frames = FoldedDenoiser(denoiser, PRECISIONS[precision])
         self._begin_chance(store)
 
@@ -269,33 +277,16 @@ class WorldModelTrainer:
             obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
         rest = (part[:, :-1] for part in (batch.rew, batch.end, batch.mask_padding))
         with self._autocast():
-            loss_rew, loss_end = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
+            loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
         norm = self._update("reward_end", loss_rew + loss_end, self.step // self.config.reward_end_every)
         names = ("reward_end/loss_rew", "reward_end/loss_end", "reward_end/grad_norm")
         return dict(zip(names, (loss_rew.detach(), loss_end.detach(), norm), strict=True))
 
-    def _reward_end_loss(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.world_model.reward_end is not None
-        loss_rew, loss_end, logits_rew, logits_end = self.world_model.reward_end.loss(*batch)
-        if not batch[-1].any():  # no real step: the mean over none is NaN
-            return 0 * logits_rew.sum(), 0 * logits_end.sum()
-        return loss_rew, loss_end
-
     def _update(self, name: str, loss: Tensor, updates: int) -> Tensor:
         """One step of an optimizer; returns the gradient's norm."""
-        optimizer, config, objective = self.optimizers[name], self._configs[name], self._objectives[name]
-        decay_steps = self.config.decay_fraction * self.total_steps
+        config, decay_steps = self._configs[name], self.config.decay_fraction * self.total_steps
         factor = lr_factor(updates, config.warmup_steps, self.total_steps - self.step, decay_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * factor
-        optimizer.zero_grad()
-        self._fabric.backward(loss)
-        limit = config.max_grad_norm
-        norm = self._fabric.clip_gradients(objective, optimizer, max_norm=limit, error_if_nonfinite=False)
-        optimizer.step()
-        for parameter in objective.parameters():
-            torch.autograd.graph.increment_version(parameter)  # folded networks look there; fused optimizers forget it
+        norm = update(self._fabric, self._objectives[name], self.optimizers[name], loss, config, factor)
         if name in self.ema:
             self.ema[name].update_parameters(self.world_model.parts[name])
-        assert norm is not None
         return norm

@@ -43,7 +43,7 @@ def drift(
     chance = Chance(device, seed)
 
     def step() -> Tensor:
-        frame = world.predict(window, acts, chance.normal(*window[:, 0].shape))
+        frame = world.predict(window, acts, chance.normal(window[:, 0].shape))
         window.copy_(torch.cat((window[:, 1:], frame[:, None]), dim=1))
         return frame
 

@@ -102,6 +102,11 @@ class Experience:
         for places in self.places:
             places.find(self.goes_on, self.event)
 
+    def segment(self, first: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of steps first + offsets: the frames, as `images` gives them, actions, rewards and ends, int64 (B, L)."""
+        act, rew, end = (part[first[:, None] + offsets] for part in (self.act, self.rew, self.end))
+        return self.images(first, offsets), act, rew, end
+
     def images(self, first: Tensor, offsets: Tensor) -> Tensor:
         """Frames first + offsets as float32 (B, L, C, H, W) in [-1, 1]."""
         return self.frames[first[:, None] + offsets].float().div_(127.5).sub_(1)

@@ -82,11 +82,11 @@ class Chance:
             tensor.normal_(generator=self._generator) if normal else tensor.uniform_(generator=self._generator)
         self._place = 0
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, float32."""
         return self._next(shape, True)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Numbers in [0, 1), float32."""
         return self._next(shape, False)
 

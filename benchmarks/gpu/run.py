@@ -22,21 +22,21 @@ from safetensors.torch import save_file
 from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.play import Play, Players, Task
-from benchmarks.gpu.worlds import Recipe, World, cosine
+from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.games import game as find_game
-from diamond_gym.starts import Starts, save_starts
+from diamond_gym.starts import save_starts
 from diamond_gym.trainers.fidelity import SeenColours
+from diamond_gym.trainers.optim import lr_factor
 from diamond_gym.trainers.scripted import PLAYERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "residual": {},
     "paper output": {"residual": False},
     "residual, 3 autoregressive steps": {"autoregressive": 3},
-    "residual, noise": {"past_noise": "gauss"},
-    "residual, noise and blocks": {"past_noise": "blobs"},
-    "residual, noise told": {"past_noise": "told"},
-    "paper output, noise": {"residual": False, "past_noise": "gauss"},
+    "residual, noise": {"past_noise": 0.3},
+    "residual, noise told": {"past_noise": 0.3, "noise_cond": True},
+    "paper output, noise": {"residual": False, "past_noise": 0.3},
 }
 
 
@@ -83,7 +83,7 @@ def ablation(args: argparse.Namespace, out: Path, device: torch.device, recipe: 
         chunk = min(50, args.updates)
         for done in range(0, args.updates, chunk):
             for world in worlds.values():
-                world.set_lr(cosine(done / args.updates))
+                world.set_lr(lr_factor(done, 0, args.updates - done, args.updates))
                 for _ in range(chunk):
                     world.fit_denoiser()
             if device.type == "cuda" and done % 500 == 0:
@@ -149,7 +149,7 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
         world = World(game, actions, recipe, device, args.seed, begin=begin, compiled=args.compile)
         courses[game] = Course(world, futures[game], acts)
         if game in args.control:
-            plain = replace(recipe, past_noise="none")
+            plain = replace(recipe, past_noise=0.0)
             other = World(game, actions, plain, device, args.seed, (3, 64, 64), world.experience, begin, args.compile)
             courses[f"{game}-control"] = Course(other, [], acts=False)
     seen: dict[str, tuple[Experience, SeenColours]] = {}
@@ -174,7 +174,7 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
         fit = clock() < fit_until
         if fit:
             for course in everyone:
-                course.world.set_lr(cosine((clock() - begun) / (fit_until - begun)))
+                course.world.set_lr(lr_factor(1, 0, fit_until - clock(), fit_until - begun))
             clock.turn(args.fit_seconds, everyone, lambda course: course.world.fit(1), device)
         if clock() > args.agent_from * args.seconds:
             clock.turn(args.agent_seconds, agents, lambda course: course.world.imagine(1), device)
@@ -253,30 +253,13 @@ def save(
         weights = {key: value.half() for key, value in world.state().items()}
         save_file(weights, out / f"{game}.safetensors")
         if starts:
-            save_starts(out / f"{game}.starts.npz", starts_of(world))
+            save_starts(out / f"{game}.starts.npz", world.starts())
         facts = {"about": about(), "game": game, "seconds": round(seconds), "recipe": asdict(recipe),
                  "args": {k: v for k, v in vars(args).items() if k != "out"}, "curve": course.curve,
                  "frames": len(world.experience), "scores": course.scores, "drift": course.drift,
                  "denoiser": asdict(world.denoiser.module.config), "reward_end": asdict(world.reward_end.module.config),
                  "agent": asdict(world.agent.module.config)}  # fmt: skip
         (out / f"{game}.json").write_text(json.dumps(facts))
-
-
-def starts_of(world: World, n: int = 512, seed: int = 0) -> Starts:
-    """Starts from anywhere in the play, a quarter of them from beginnings of games."""
-    rng, t, experience = np.random.default_rng(seed), world.t, world.experience
-    goes_on = experience.goes_on
-    begins = np.flatnonzero(goes_on & np.concatenate(([True], ~goes_on[:-1])))
-    whole = np.convolve(goes_on.astype(np.int64), np.ones(t - 1, np.int64), "valid") == t - 1  # row i: steps i..i+t-2
-    begins = begins[(begins < len(whole))]
-    begins = begins[whole[begins]]
-    begins = np.sort(rng.permutation(begins)[: n // 4])
-    anywhere = np.sort(rng.choice(np.flatnonzero(whole), n - len(begins)))
-    first = torch.from_numpy(np.concatenate((begins, anywhere))).to(experience.frames.device)
-    where = first[:, None] + torch.arange(t, device=first.device)
-    obs = experience.frames[where].permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
-    act = experience.act[where[:, :-1]].cpu().numpy()
-    return Starts(obs, act, np.arange(len(obs)) < len(begins))
 
 
 def main(argv: list[str] | None = None) -> None:

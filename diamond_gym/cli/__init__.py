@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
     """
     codecs.register_error("diamond_gym.plain", _in_plain_letters)
+    # No command opens a window: environments that draw by SDL (pygame) do it in memory, and without words of theirs.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="diamond_gym.plain")

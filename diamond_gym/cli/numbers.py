@@ -3,7 +3,6 @@
 import math
 import operator
 import re
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from types import NoneType, UnionType
@@ -12,6 +11,8 @@ from typing import Any, NoReturn, Union, get_args, get_origin
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from diamond_gym.errors import BadArgument
+from diamond_gym.schema import check_least as check_least
+from diamond_gym.schema import check_option
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _REAL = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?|\+?inf", re.IGNORECASE)
@@ -89,29 +90,15 @@ def strict_numbers() -> ConstructorRegistry:
     return registry
 
 
-def check_least(command: Any, **least: int) -> None:
-    """Refuses options that are smaller than they may be, as in `check_least(self, steps=1, seed=0)`.
-
-    Args:
-        command: The command; of a list every number is checked, and what was left out is not.
-        **least: The smallest value of each option, by its attribute.
-
-    Raises:
-        BadArgument: The first that is smaller; so do the other checks here.
-    """
-    for name, smallest in least.items():
-        _check(command, name, partial(operator.le, smallest), f"at least {smallest}")
-
-
 def check_positive(command: Any, *names: str) -> None:
     """Refuses options that are not above zero."""
     for name in names:
-        _check(command, name, lambda value: value > 0, "more than 0")
+        check_option(command, name, lambda value: value > 0, "more than 0")
 
 
 def check_steps_of_dreams(command: Any) -> None:
     """Refuses a horizon of dreams that is neither at least 1 nor -1, which dreams on."""
-    _check(command, "max_episode_steps", lambda value: value >= 1 or value == -1, "at least 1, or -1")
+    check_option(command, "max_episode_steps", lambda value: value >= 1 or value == -1, "at least 1, or -1")
 
 
 def check_largest(command: Any) -> None:
@@ -121,16 +108,9 @@ def check_largest(command: Any) -> None:
             check_largest(value)
         else:
             most = math.inf if field.name in _ENDLESS else _MOST.get(field.name, _MOST_ELSEWHERE)
-            _check(command, field.name, partial(operator.ge, most), f"at most {most:,}")
+            check_option(command, field.name, partial(operator.ge, most), f"at most {most:,}")
 
 
 def missing(what: str) -> NoReturn:
     """Refuses a command line that leaves out what it is about."""
     raise BadArgument(f"say {what}")
-
-
-def _check(command: Any, name: str, accepts: Callable[[float], bool], wanted: str) -> None:
-    given = getattr(command, name)
-    for value in given if isinstance(given, list | tuple) else (given,):
-        if isinstance(value, int | float) and not accepts(value):
-            raise BadArgument(f"--{name.replace('_', '-')} must be {wanted}, not {value:,}")

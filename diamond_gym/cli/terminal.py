@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.diamond import DiamondConfig
+    from diamond_gym.trainers.diamond import DiamondConfig, Phase
     from diamond_gym.trainers.loop import Trainer
 
 
@@ -65,11 +65,11 @@ def counting(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
         def advance(done: int, more: bool = False) -> None:
             nonlocal done_so_far
             done_so_far = done_so_far + done if more else done
-            left = _clock((total - done_so_far) / rate()) if done_so_far else "?"
+            left = clock((total - done_so_far) / rate()) if done_so_far else "?"
             show(done_so_far, f"{_per_second(rate(), unit)}, {left} left")
 
         yield advance
-    took = _clock(time.monotonic() - began)
+    took = clock(time.monotonic() - began)
     console.print(f"{what}: {done_so_far:,} {unit} in {took} ({_per_second(rate(), unit)})")
 
 
@@ -89,9 +89,9 @@ def fitting(trainer: "Trainer", minutes: float | None) -> Iterator[Callable[[int
             recent.append((now, step))
             rate = (step - recent[0][1]) / max(1e-6, now - recent[0][0])
             left = (trainer.total_steps - step) / max(rate, 1e-9)
-            speed = f"{rate:.3g} steps/s, {_clock(left)} left"
+            speed = f"{rate:.3g} steps/s, {clock(left)} left"
             if minutes is not None and left > (until := 60 * minutes - (now - began)):
-                speed += f", stops in {_clock(max(0, until))}"
+                speed += f", stops in {clock(max(0, until))}"
             shown = {name.split("/")[1]: v for name, v in values.items() if "loss" in name or name in _SHOWN}
             losses = " ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in shown.items())
             show(step, f"{speed}\n{losses}", f"step {step:,}/{trainer.total_steps:,}  {losses}  {speed}")
@@ -103,11 +103,14 @@ def _per_second(rate: float, unit: str) -> str:
     return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
 
 
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(min(seconds, 8.64e6))))
+def clock(seconds: float) -> str:
+    """A time in at most 11 characters: "1:02:03", or "12 d 3 h" from two days on."""
+    if seconds < 2 * 86_400:
+        return str(timedelta(seconds=round(seconds))).replace("1 day, ", "1 d ")
+    days, rest = divmod(min(seconds, 8.64e8), 86_400)
+    return f"{days:.0f} d {rest // 3600:.0f} h"
 
 
-_UPDATES = "world model", "agent"
 _AGAIN = 20  # rows after which the header is repeated
 # heading, width, and the metric of a column; the others stand in the run's metrics.jsonl and TensorBoard
 _COLUMNS = (
@@ -145,62 +148,71 @@ class EpochTable:
         return f"{header}\n{row}" if self._rows % _AGAIN == 1 else row
 
 
+def progress_line(epoch: int, epochs: int, what: str, left: str) -> str:
+    """What is going on in an epoch, and how long the training will take yet, in 80 columns."""
+    return f"epoch {epoch:,}/{epochs:,}: {what}" + ("" if left == "?" else f"; {left} to the end")
+
+
+_PHASES = "playing", "world model", "agent"
+
+
 class Rates:
-    """What an update takes here, measured since the command began, and what is left to do.
+    """How long each part of the epochs takes here, measured since the command began, and what is left to do.
 
     Args:
         config: The training.
         epoch: Epochs done before.
+        done: Real steps, updates of the world model and windows of the agent, done before.
     """
 
-    def __init__(self, config: "DiamondConfig", epoch: int) -> None:
-        self._config, self._first, self._epoch = config, epoch, epoch
-        self._seconds = dict.fromkeys(_UPDATES, 0.0)  # of the updates that were timed
-        self._timed, self._done = dict.fromkeys(_UPDATES, 0), dict.fromkeys(_UPDATES, 0)  # in all, in this epoch
-        self._other = 0.0  # seconds of past epochs in which games were played and dreams begun
-        self._began = self._last = time.perf_counter()
+    def __init__(self, config: "DiamondConfig", epoch: int, done: tuple[int, int, int]) -> None:
+        played = min(config.real_steps, config.first_steps + (config.epochs - 1) * config.steps_per_epoch)
+        self._totals = dict(zip(_PHASES, (played, *config.updates(config.epochs)), strict=True))
+        self._done = dict(zip(_PHASES, done, strict=True))
+        self._seconds, self._timed = dict.fromkeys(_PHASES, 0.0), dict.fromkeys(_PHASES, 0)
+        self._config, self._other, self._epochs, self._epochs_left = config, 0.0, 0, config.epochs - epoch
+        self.begin()
 
     def begin(self) -> None:
         """An epoch begins."""
-        self._began = self._last = time.perf_counter()
-        self._done = dict.fromkeys(_UPDATES, 0)
+        self._began, self._before = time.perf_counter(), (dict(self._seconds), dict(self._timed))
+        self._last: tuple[str, float] = ("", 0.0)
 
-    def progress(self, kind: str, step: int) -> None:
-        """An update is done, the `step`-th of its kind in this epoch; anything else is none."""
-        now = time.perf_counter()
-        if kind not in self._done:
-            return
-        if step > 1:  # before the first, games were played, or dreams begun
-            self._seconds[kind] += now - self._last
-            self._timed[kind] += 1
-        self._last, self._done[kind] = now, step
+    def progress(self, phase: "Phase", done: int) -> str:
+        """So much of a phase is done by now; returns what is going on, and how long the phase will take yet."""
+        name, now = phase.name, time.perf_counter()
+        what = f"{name} {done - phase.begun:,}/{phase.target - phase.begun:,}"
+        if name not in _PHASES:
+            return what
+        if name == self._last[0]:  # else networks have been compiled, or dreams begun
+            self._seconds[name] += now - self._last[1]
+            self._timed[name] += done - self._done[name]
+        self._last, self._done[name] = (name, now), done
+        return f"{what}, {clock((phase.target - done) * self._each(name))} left" if self._timed[name] else what
 
     def end(self) -> dict[str, float]:
-        """An epoch is over: its seconds, and the dreamed frames a second so far, as metrics."""
-        took = time.perf_counter() - self._began
-        self._other += max(0.0, took - sum(self._done[kind] * self._per_update(kind) for kind in _UPDATES))
-        self._epoch += 1
-        self._done = dict.fromkeys(_UPDATES, 0)
-        figures = {"speed/epoch_seconds": took}
-        if self._seconds["agent"]:
+        """An epoch is over: its speeds, as metrics."""
+        took, (seconds, timed) = time.perf_counter() - self._began, self._before
+        spent = {name: self._seconds[name] - seconds[name] for name in _PHASES}
+        self._other += max(0.0, took - sum(spent.values()))
+        self._epochs, self._epochs_left = self._epochs + 1, self._epochs_left - 1
+        figures, windows = {"speed/epoch_seconds": took}, self._timed["agent"] - timed["agent"]
+        if windows and spent["agent"]:
             agent = self._config.agent
-            frames = agent.optimizer.batch_size * agent.horizon
-            figures["speed/dreamed_frames_per_second"] = frames / self._per_update("agent")
+            frames = windows * agent.optimizer.batch_size * agent.horizon
+            figures["speed/dreamed_frames_per_second"] = frames / spent["agent"]
         return figures
 
     def left(self) -> str:
-        """The time to the end of the training, as far as it has been measured."""
-        done, total = self._config.updates(self._epoch), self._config.updates(self._config.epochs)
-        seconds = (self._config.epochs - self._epoch) * self._other / max(1, self._epoch - self._first)
-        for i, kind in enumerate(_UPDATES):
-            remaining = total[i] - done[i] - self._done[kind]
-            if remaining and not self._timed[kind]:
-                return "?"
-            seconds += remaining * self._per_update(kind)
-        return _clock(seconds)
+        """The time to the end of the training; "?" until a bit of all that it takes has been measured."""
+        left = {name: max(0, self._totals[name] - self._done[name]) for name in _PHASES}
+        if any(left[name] and not self._timed[name] for name in _PHASES):
+            return "?"
+        seconds = self._epochs_left * self._other / max(1, self._epochs)
+        return clock(seconds + sum(left[name] * self._each(name) for name in _PHASES))
 
-    def _per_update(self, kind: str) -> float:
-        return self._seconds[kind] / max(1, self._timed[kind])
+    def _each(self, name: str) -> float:
+        return self._seconds[name] / max(1, self._timed[name])
 
 
 def _number(value: float) -> str:

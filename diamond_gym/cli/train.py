@@ -10,17 +10,17 @@ import torch
 import tyro
 
 from diamond_gym.cli.numbers import check_least, check_positive, missing
-from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, showing
+from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, progress_line, showing
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.collect_games import game_name
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
 from diamond_gym.trainers.evaluate import Scores, score
-from diamond_gym.trainers.fabric import Processes, any_process, launch
 from diamond_gym.trainers.grounds import AtariGround, Ground, gym_ground
+from diamond_gym.trainers.loop import Processes, any_process, launch
 from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
@@ -193,12 +193,14 @@ class Run:
 
     def _epochs(self) -> str:
         training, args, fabric = self._training, self._args, self._fabric
-        rates, table = Rates(training.config, training.epoch), EpochTable()
+        done = training.store.num_steps, training.world_model.step, training.agent.step
+        rates, table = Rates(training.config, training.epoch, done), EpochTable()
         with training.loop(args.minutes) as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
 
-            def progress(kind: str, step: int) -> None:
-                rates.progress(kind, step)
-                bar(training.epoch, f"epoch {training.epoch + 1}: {kind} {step:,}, {rates.left()} left")
+            def progress(phase: Phase, done: int) -> None:
+                what, epochs = rates.progress(phase, done), training.config.epochs
+                line = progress_line(training.epoch + 1, epochs, what, rates.left())
+                bar(training.epoch, line.replace(": ", "\n").replace("; ", "\n"), line)
 
             while training.epoch < training.config.epochs and not loop.stopped:
                 rates.begin()

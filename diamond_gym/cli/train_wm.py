@@ -19,9 +19,8 @@ from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.fabric import any_process, launch
 from diamond_gym.trainers.fidelity import figures
-from diamond_gym.trainers.loop import train
+from diamond_gym.trainers.loop import any_process, launch, train
 from diamond_gym.trainers.plots import strip, write_png
 from diamond_gym.trainers.presets import preset_flags, settled_preset
 from diamond_gym.trainers.register import half, make_card

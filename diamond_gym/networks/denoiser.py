@@ -164,7 +164,7 @@ class Denoiser(nn.Module):
         self, noisy: Tensor, cs: Scalings, obs: Tensor, act: Tensor | None, sigma_cond: Tensor | None = None
     ) -> Tensor:
         """The raw network output F for noisy (B, C, H, W) given obs (B, T, C, H, W)."""
-        c_noise_cond = None if sigma_cond is None else c_noise(sigma_cond)
+        c_noise_cond = None if sigma_cond is None else torch.where(sigma_cond > 0, c_noise(sigma_cond), 0.0)
         scaled_obs = obs.flatten(1, 2) / self.config.sigma_data
         return self.inner_model(noisy * cs.c_in, cs.c_noise, scaled_obs, act, c_noise_cond)  # type: ignore[no-any-return]
 
@@ -188,7 +188,7 @@ class Denoiser(nn.Module):
             obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first; an upsampler's obs holds the
                 past full-resolution frame, then the enlarged low-resolution one.
             act: Past actions int64 (B, T), multi-hot (B, T, A), or None for networks without actions.
-            sigma_cond: Noise level of obs where it was noised, a number or float32 (B,).
+            sigma_cond: Noise level of obs where it was noised, a number or float32 (B,), 0 where it was not.
             sigmas: The levels that are to come, if they are known: folded networks prepare for all of them at once.
         """
 
@@ -226,7 +226,7 @@ class Denoiser(nn.Module):
             obs: Segment in [-1, 1], float32 (B, T + 1 + k, C, H, W): k + 1 predictions.
             act: Actions (B, T + 1 + k) or (B, T + 1 + k, A); None for networks without actions.
             mask_padding: bool (B, T + 1 + k), True where the frame is real. Rows whose target is padding do not count.
-            noise: Source of noise levels and of noise.
+            noise: Source of noise levels and of noise, also of that on the past frames, if any.
             low_res: For an upsampler, enlarged low-resolution frames aligned with obs, (B, T + 1 + k, C, H, W).
             pixel_weight: Weights (B, 1, H, W) of the squared error as a function of the window (B, T, C, H, W).
 
@@ -246,6 +246,9 @@ class Denoiser(nn.Module):
             if self.config.noise_previous_obs:
                 sigma_cond = noise.sigma(b)
                 past = self.add_noise(past.reshape(b, n * c, h, w), sigma_cond, noise).reshape(past.shape)
+            elif noise.past is not None:
+                sigma_cond = noise.past(b)
+                past = past + sigma_cond.view(b, 1, 1, 1, 1) * noise.normal(tuple(past.shape))
             sigma = noise.sigma(b)
             noisy = self.add_noise(target, sigma, noise)
             cs = self.precondition(sigma)

@@ -6,6 +6,7 @@ holds the one in use.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -54,10 +55,9 @@ class SigmaDistribution:
         if self.sigma_min > self.sigma_max:
             raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
-    def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        """Draws n noise levels, float32 (n,)."""
-        sigma = (torch.randn(n, dtype=torch.float32, device=device) * self.scale + self.loc).exp()
-        return sigma.clip(self.sigma_min, self.sigma_max)
+    def levels(self, normal: Tensor) -> Tensor:
+        """Noise levels, float32 (n,), of standard normal numbers (n,)."""
+        return (normal * self.scale + self.loc).exp().clip(self.sigma_min, self.sigma_max)
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,36 @@ class TrainingNoise:
 
     sigma: Callable[[int], Tensor]
     normal: Callable[[tuple[int, ...]], Tensor]
+    past: Callable[[int], Tensor] | None = None
+    """Noise levels of the past frames of n rows, float32 (n,), 0 where they stay as they are; all of them if None."""
 
     @classmethod
-    def on(cls, device: torch.device | str, distribution: SigmaDistribution) -> "TrainingNoise":
-        """Fresh noise from torch's global generator of a device."""
+    def of(
+        cls,
+        distribution: SigmaDistribution,
+        normal: Callable[[tuple[int, ...]], Tensor],
+        uniform: Callable[[tuple[int, ...]], Tensor],
+        past_noise: float = 0.0,
+    ) -> "TrainingNoise":
+        """Noise made of random numbers from outside.
+
+        Args:
+            distribution: Of the noise levels.
+            normal: Gives standard normal numbers of a shape.
+            uniform: Gives numbers in [0, 1).
+            past_noise: Highest noise level of past frames. Half of the rows stay as they are, as frames of a dream do;
+                the levels of the others are uniform.
+        """
         return cls(
-            lambda n: distribution.sample(n, device),
-            lambda shape: torch.randn(shape, dtype=torch.float32, device=device),
+            lambda n: distribution.levels(normal((n,))),
+            normal,
+            (lambda n: past_noise * (2 * uniform((n,)) - 1).clamp(min=0)) if past_noise else None,
         )
+
+    @classmethod
+    def on(
+        cls, device: torch.device | str, distribution: SigmaDistribution, past_noise: float = 0.0
+    ) -> "TrainingNoise":
+        """The same of fresh numbers from torch's global generator of a device."""
+        normal, uniform = (partial(draw, dtype=torch.float32, device=device) for draw in (torch.randn, torch.rand))
+        return cls.of(distribution, normal, uniform, past_noise)

@@ -128,21 +128,25 @@ class RewardEnd(nn.Module):
     def loss(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, rew: Tensor, end: Tensor, mask_padding: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cross-entropies of sign(reward) and of end over the real steps.
+        """Cross-entropies of sign(reward) and of end over the real steps, 0 where there is none.
 
         Args:
             obs, act, next_obs: As in forward.
             rew: Rewards of any size, float32 (B, T).
             end: Whether the step ended the episode, (B, T) bool or int64.
-            mask_padding: bool (B, T), True where the step is real.
+            mask_padding: bool (B, T), True where the step is real; or the steps' weights, float32.
 
         Returns:
             The reward loss and the end loss (scalars), and both logits.
         """
         logits_rew, logits_end, _ = self(obs, act, next_obs)
-        real = mask_padding
-        loss_rew = F.cross_entropy(logits_rew[real], rew[real].sign().long() + 1)
-        loss_end = F.cross_entropy(logits_end[real], end[real].long())
+        weight = mask_padding.float().flatten()
+        weight = weight / weight.sum().clamp(min=1e-6)  # a sum, as a choice of rows would wait for the device
+        classes = rew.sign().long() + 1, end.long()
+        loss_rew, loss_end = (
+            (F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none") * weight).sum()
+            for logits, wanted in zip((logits_rew, logits_end), classes, strict=True)
+        )
         return loss_rew, loss_end, logits_rew, logits_end
 
 
