@@ -237,7 +237,7 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
         methods: Runs by game, of each method by its name.
         aggregates: Of each method.
     """
-    games = sorted({game for result in aggregates.values() for game in result.games})
+    games = sorted({game for result in aggregates.values() for game in result.normalised})
     colours = {name: f"C{i}" for i, name in enumerate(methods)}
 
     def page(figure: Any) -> None:
@@ -257,8 +257,8 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
         width = 0.8 / len(methods)
         for i, (name, result) in enumerate(aggregates.items()):
             left.plot(*profile(human_normalised(methods[name])), color=colours[name], label=name)
-            places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.games]
-            right.bar(places, [result.normalised[game] for game in result.games], width, color=colours[name])
+            places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.normalised]
+            right.bar(places, list(result.normalised.values()), width, color=colours[name])
         left.set(xlabel="human-normalised score τ", ylabel="share of runs above τ", xlim=(0, _PROFILE_TO), ylim=(0, 1))
         left.legend(fontsize="small")
         right.set_yscale("symlog", linthresh=1)
