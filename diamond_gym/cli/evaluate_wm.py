@@ -29,7 +29,7 @@ from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, w
 from diamond_gym.trainers.rollouts import can_play, policies_of
 
 _VIDEOS = (".mp4", ".gif")
-_NO_LONGER_MEASURED = ("reward_ece", "end_ece", "ball")  # what cards of earlier versions hold
+_NO_LONGER_MEASURED = ("reward_ece", "end_ece", "ball", "diversity")  # what cards of earlier versions hold
 
 
 @dataclass(frozen=True)
