@@ -9,6 +9,7 @@ real play, and hold for nearly all of it: the share is printed beside the dreams
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.grounds import AtariGround
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, real_rollouts
 
@@ -192,7 +194,9 @@ class BallStudy:
         policies_of(entry.card.has_agent, game, (self.policy,))
         model = load_world_model(entry)
         make = policy_maker(model, game, self.policy, own_file(entry, "auto"))
-        real = real_rollouts(model, game, make, self.rollouts, self.steps, self.seed)
+        with closing(AtariGround(game).games(self.rollouts)) as games:
+            t = model.denoiser.num_steps_conditioning
+            real = real_rollouts(games, make, self.rollouts, t, self.steps, self.seed)
         sampler = SamplerConfig(**entry.card.sampler)
         with counting("dreaming", self.rollouts * self.steps, "frames") as advance:
             dreamed = dream_rollouts(model, real, sampler, make, self.seed, lambda frames: advance(frames, more=True))

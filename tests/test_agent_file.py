@@ -26,12 +26,11 @@ from diamond_gym.registry import (
     with_agent,
     with_agent_file,
 )
-from diamond_gym.trainers import evaluate, sb3
+from diamond_gym.trainers import evaluate
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.rollouts import policy_maker
-from diamond_gym.trainers.sb3 import register_file
-from diamond_gym.trainers.sb3_agents import AgentConfig
-from diamond_gym.trainers.sb3_files import open_agent, packed
+from diamond_gym.trainers.sb3 import AgentConfig
+from diamond_gym.trainers.sb3_files import open_agent, packed, register_file
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 
@@ -130,8 +129,7 @@ def test_an_agent_of_other_dreams(trained: Path) -> None:
 def test_it_plays_as_typed(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (sb3, evaluate):
-        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
+    monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
     out = tmp_path / "agent.zip"
     words = ["train-agent", "--game", "Breakout", "--algo", "dqn", "--steps", "24", "--n-envs", "2", "--device", "cpu"]
     assert cli.main([*words, "--episodes", "0", "--register", "--out", str(out)]) == 0
@@ -152,8 +150,7 @@ def test_it_plays_as_typed(
 def test_what_is_played_is_hashed_once(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (sb3, evaluate, evaluate):
-        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
+    monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: Games(n, side=SIDE))
     entry, hashed = register_file(resolve("tiny"), trained), list[str]()
     hashing = loading.sha256_file
     monkeypatch.setattr(loading, "sha256_file", lambda path: hashed.append(path.name) or hashing(path))

@@ -104,7 +104,7 @@ def test_in_the_real_game_the_ball_lives(game: str, policy: str) -> None:
     rng = np.random.default_rng(0)
     player = StickyPolicy(find_game(game).num_actions, np.zeros(4), rng)
     games = AleGames(game, 4, (64, 64), 30, True)
-    pieces = record(games, ScriptedPolicy(game, 4, rng) if policy == "scripted" else player, 4, 50, 60, rng)
+    pieces = record(games, ScriptedPolicy(game, 4, rng) if policy == "scripted" else player, 4, 50, rng)
     games.close()
     whole = pieces.going.all(axis=1)
     balls = find_balls(game, pieces.obs[whole])

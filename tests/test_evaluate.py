@@ -21,7 +21,7 @@ from stubs import ACTIONS, StubWorldModel
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.sb3 import make_dream_vec_env
-from diamond_gym.trainers import evaluate, sb3
+from diamond_gym.trainers import evaluate
 from diamond_gym.trainers.evaluate import Scores, play, random_policy
 from diamond_gym.trainers.sb3_files import SavedAgent, open_agent
 
@@ -237,8 +237,7 @@ def test_agents_of_other_games(tmp_path):
 @pytest.fixture
 def stub_games(monkeypatch):
     made = []
-    for module in (sb3, evaluate):
-        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: made.append(Games(n)) or made[-1])
+    monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: made.append(Games(n)) or made[-1])
     return made
 
 
@@ -276,6 +275,6 @@ def test_one_line_for_what_is_wrong(words, code, message, capsys):
 
 def test_the_real_game_scores_at_random():
     pytest.importorskip("ale_py")
-    played = evaluate.score_random("Breakout", 2, num_envs=2, seed=0, max_episode_steps=30)
+    played = evaluate.score_agent(None, "Breakout", 2, num_envs=2, seed=0, max_episode_steps=30)
     assert (played.lengths, played.truncated) == ((30, 30), 2)
-    assert played == evaluate.score_random("Breakout", 2, num_envs=2, seed=0, max_episode_steps=30)
+    assert played == evaluate.score_agent(None, "Breakout", 2, num_envs=2, seed=0, max_episode_steps=30)

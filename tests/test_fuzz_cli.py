@@ -134,15 +134,11 @@ def lines(count: int, seed: int = 0) -> list[tuple[list[str], bool]]:
 @pytest.fixture
 def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
-    from diamond_gym.cli import benchmark, dream, dry_run, evaluate_wm, train_wm
+    from diamond_gym.cli import benchmark, dream, dry_run, evaluate, evaluate_wm, train_agent, train_wm
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry import hub
-    from diamond_gym.trainers import collect
-    from diamond_gym.trainers import evaluate as agent_policy
-    from diamond_gym.trainers import evaluate as scores
+    from diamond_gym.trainers import collect, sb3
     from diamond_gym.trainers import register as importing
-    from diamond_gym.trainers import sb3 as sb3_agent
-    from diamond_gym.trainers import sb3 as sb3_fit
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer
     from diamond_gym.trainers.grounds import AtariGround, GymGround
     from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -184,11 +180,9 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (evaluate_wm, "measure", reached),
         (dream.DreamCommand, "_play", played),
         (WorldModel, "compile_networks", lambda _: None),
-        (scores, "real_games", lambda *_: no_games),
-        (scores, "score_random", reached),
-        (agent_policy, "score_actor_critic", reached),
-        (sb3_agent, "score_agent", reached),
-        (sb3_fit, "training_envs", reached),
+        (train_agent, "real_games", lambda *_: no_games),
+        (evaluate, "score_agent", reached),
+        (sb3, "training_envs", reached),
         (hub, "fetch_published", reached),
         (hub, "fetch_model", reached),
         (hub, "push", reached),

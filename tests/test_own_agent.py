@@ -35,8 +35,7 @@ def tiny() -> str:
 @pytest.fixture
 def games(monkeypatch: pytest.MonkeyPatch) -> None:
     """Games of the tiny model's size in place of the real ones; row i plays i + 1, i + 2, ... steps of reward 1."""
-    for module in (evaluate, evaluate):
-        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=16))
+    monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: Games(n, side=16))
 
 
 class Watching(ActorCritic):
@@ -100,9 +99,9 @@ def test_a_model_without_one() -> None:
 
 def test_scores_of_full_games(games: None) -> None:
     agent = an_agent()
-    played = evaluate.score_actor_critic(agent, "Breakout", 5, num_envs=2)
+    played = evaluate.score_agent(agent, "Breakout", 5, num_envs=2)
     assert played.scores == (1, 2, 3, 2, 3)
-    assert evaluate.score_actor_critic(agent, "Breakout", 5, num_envs=9, deterministic=True).scores == (
+    assert evaluate.score_agent(agent, "Breakout", 5, num_envs=9, deterministic=True).scores == (
         1,
         2,
         3,
@@ -111,7 +110,7 @@ def test_scores_of_full_games(games: None) -> None:
     )
     other = ActorCritic(ActorCriticConfig(8, 3, 16, [8], [1], num_actions=ACTIONS + 1))
     with pytest.raises(BadArgument, match=r"has 5 actions, but Breakout shows \(16, 16, 3\) and has 4"):
-        evaluate.score_actor_critic(other, "Breakout", 5)
+        evaluate.score_agent(other, "Breakout", 5)
 
 
 def test_evaluate_as_typed(tiny: str, games: None, capsys: pytest.CaptureFixture[str]) -> None:

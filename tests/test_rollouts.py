@@ -94,7 +94,7 @@ class Right:
 
 def recorded(steps: int = H, warm_up: int = 9) -> Rollouts:
     rng = np.random.default_rng(3)
-    return record(Walks(), StickyPolicy(3, np.full(N, 0.5), rng), T, steps, warm_up, rng)
+    return record(Walks(), StickyPolicy(3, np.full(N, 0.5), rng), T, steps, rng, warm_up)
 
 
 def oracle() -> WorldModel:

@@ -19,10 +19,10 @@ from test_train_agent import SIDE, config, dream_of_stubs
 
 from diamond_gym import cli
 from diamond_gym.errors import DamagedModel
+from diamond_gym.trainers import sb3
 from diamond_gym.trainers.loop import Rhythm, train
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
-from diamond_gym.trainers.sb3 import SB3Trainer
-from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig
+from diamond_gym.trainers.sb3 import ALGORITHMS, AgentConfig, SB3Trainer
 from diamond_gym.trainers.sb3_files import open_agent
 
 OFTEN = Rhythm(log_steps=8, checkpoint_seconds=0)
@@ -174,11 +174,10 @@ def test_another_process_in_the_folder(tmp_path, capsys):
 
 def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
     from diamond_gym.cli import terminal as progress
-    from diamond_gym.cli import train_sb3
 
     save_tiny_model(size=SIDE)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
-    monkeypatch.setattr(train_sb3, "RHYTHM", OFTEN)
+    monkeypatch.setattr(sb3, "RHYTHM", OFTEN)
     assert command("--algo", "dqn", "--steps", "40") == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
     assert [line.split()[1] for line in lines] == [f"{step}/40" for step in range(8, 41, 8)]
@@ -189,7 +188,7 @@ def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
 def processes():
     """Fresh processes that find torch and Stable-Baselines3 loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_sb3_resume", "diamond_gym.cli.train_sb3"])
+    context.set_forkserver_preload(["test_sb3_resume", "diamond_gym.trainers.sb3"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
         yield context
 
@@ -215,11 +214,10 @@ POINTS = {
 def killed(home, run, out, point):
     """The command in a process of its own, killed at a point."""
     from diamond_gym import world_model
-    from diamond_gym.cli import train_sb3
 
     os.environ["DIAMOND_GYM_HOME"] = str(home)
     torch.set_num_threads(1)
-    train_sb3.RHYTHM = OFTEN
+    sb3.RHYTHM = OFTEN
     world_model.bfloat16_pays = lambda device: False  # measured, it may not be the same each time
     if point is not None:
         owner, name, fatal, count = POINTS[point]

@@ -133,7 +133,7 @@ def test_places_without_runs(tmp_path):
         (["--runs", "{a}", "{a}"], "the same place twice"),
         (["--runs", "{uneven}"], "uneven: the games need equally many runs, but Alien has 1 and Pong has 2"),
         (["--runs", "{unknown}"], "unknown: unknown game 'Catch'"),
-        (["--published", "--seed", "-1"], "--seed must not be negative"),
+        (["--published", "--seed", "-1"], "--seed must be at least 0"),
     ],
 )
 def test_one_line_for_what_is_wrong(words, message, tmp_path, capsys):

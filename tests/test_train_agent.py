@@ -20,8 +20,7 @@ from diamond_gym import cli
 from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.trainers import evaluate, loop, sb3
-from diamond_gym.trainers.sb3 import RHYTHM, SB3Trainer
-from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig, AsDreamed, training_envs
+from diamond_gym.trainers.sb3 import ALGORITHMS, RHYTHM, AgentConfig, AsDreamed, SB3Trainer, training_envs
 from diamond_gym.trainers.sb3_files import open_agent
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
@@ -34,11 +33,9 @@ def dream_of_stubs(monkeypatch):
     monkeypatch.setattr(sb3, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
 
     def make(config):
-        from diamond_gym.trainers import sb3_agents
-
-        dreams = sb3_agents.make_dream_vec_env("DiamondDream-v0", config.n_envs, model=StubWorldModel(size=SIDE),
+        dreams = sb3.make_dream_vec_env("DiamondDream-v0", config.n_envs, model=StubWorldModel(size=SIDE),
                                                max_episode_steps=config.max_episode_steps)  # fmt: skip
-        envs = sb3_agents.VecMonitor(dreams)
+        envs = sb3.VecMonitor(dreams)
         return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), dreams
 
     monkeypatch.setattr(sb3, "training_envs", make)
@@ -112,7 +109,7 @@ def test_precision_and_compiling_reach_the_dreams(monkeypatch):
         asked.update(kwargs)
         raise LookupError
 
-    monkeypatch.setattr("diamond_gym.trainers.sb3_agents.make_dream_vec_env", opened)
+    monkeypatch.setattr("diamond_gym.trainers.sb3.make_dream_vec_env", opened)
     with pytest.raises(LookupError):
         training_envs(config(precision="bfloat16", compile=True))
     assert (asked["precision"], asked["compile"]) == ("bfloat16", True)
@@ -214,7 +211,6 @@ def test_real_games_look_as_dreams_do():
 
 
 def test_command(home, tmp_path, capsys, stub_dreams, monkeypatch):
-    monkeypatch.setattr(sb3, "real_games", lambda game, n, limit=None: Games(n))
     monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: Games(n))
     words = ["train-agent", "--game", "Breakout", "--algo", "ppo", "--steps", "32", "--n-envs", "2", "--device", "cpu"]
     assert cli.main([*words, "--episodes", "2"]) == 0

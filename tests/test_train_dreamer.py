@@ -27,8 +27,7 @@ WINDOW = 6
 def toys(monkeypatch):
     """A model, and stubs in place of the real games."""
     save_tiny_model()
-    for module in (evaluate, evaluate):
-        monkeypatch.setattr(module, "real_games", lambda game, n, limit=None: Games(n, side=16))
+    monkeypatch.setattr(evaluate, "real_games", lambda game, n, limit=None: Games(n, side=16))
 
 
 def train(*words):

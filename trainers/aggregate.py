@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ RANDOM = "random"  # what the policy of uniform actions is called there
 _CHUNK = 1000  # resamples at a time, so that a hundred thousand of them need no gigabytes
 
 
-def interquartile_mean(scores: _Floats) -> _Floats:
+def _interquartile_mean(scores: _Floats) -> _Floats:
     """The mean of the middle half of all runs of all games together, of scores (..., games, runs)."""
     from scipy.stats import trim_mean
 
@@ -38,13 +38,12 @@ def interquartile_mean(scores: _Floats) -> _Floats:
 STATISTICS: dict[str, Callable[[_Floats], _Floats]] = {
     "mean": lambda scores: np.asarray(scores.mean(axis=(-2, -1))),
     "median": lambda scores: np.asarray(np.median(scores.mean(axis=-1), axis=-1)),
-    "iqm": interquartile_mean,
+    "iqm": _interquartile_mean,
     "optimality_gap": lambda scores: np.asarray((1 - np.minimum(scores, 1)).mean(axis=(-2, -1))),
 }
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A statistic with its bootstrap interval."""
 
     value: float
@@ -57,18 +56,22 @@ class Aggregates:
     """Runs on several games, summed up.
 
     Attributes:
-        games: The games' names, sorted.
         runs: Runs per game.
-        normalised: Each game's mean human-normalised score.
+        normalised: Each game's mean human-normalised score, games in alphabetical order.
         estimates: By the names in `STATISTICS`.
         at_least_human: How many games' means are 1 or more.
     """
 
-    games: tuple[str, ...]
     runs: int
     normalised: dict[str, float]
     estimates: dict[str, Estimate]
     at_least_human: int
+
+    def table(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        estimates = {name: estimate._asdict() for name, estimate in self.estimates.items()}
+        counts = {"games": len(self.normalised), "runs": self.runs}
+        return counts | estimates | {"at_least_human": self.at_least_human, "human_normalised": self.normalised}
 
 
 def human_normalised(scores: Mapping[str, Sequence[float]]) -> _Floats:
@@ -108,15 +111,11 @@ def bootstrap(scores: _Floats, resamples: int = 10_000, level: float = 0.95, see
 
 
 def aggregate(scores: Mapping[str, Sequence[float]], resamples: int = 10_000, seed: int = 0) -> Aggregates:
-    """Sums up unclipped scores over games and runs; a run's score is its mean.
-
-    Raises:
-        BadArgument: A game is unknown, or the games differ in their number of runs.
-    """
+    """Sums up unclipped scores over games and runs, a run's score being its mean; errors as `human_normalised`'s."""
     matrix = human_normalised(scores)
     means = dict(zip(sorted(scores), matrix.mean(axis=1).tolist(), strict=True))
     at_least_human = sum(value >= 1 for value in means.values())
-    return Aggregates(tuple(means), matrix.shape[1], means, bootstrap(matrix, resamples, seed=seed), at_least_human)
+    return Aggregates(matrix.shape[1], means, bootstrap(matrix, resamples, seed=seed), at_least_human)
 
 
 def rows_of(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
@@ -171,7 +170,6 @@ def _read(content: Any) -> list[tuple[str, list[float]]]:
     for game, scores in pairs:
         if not isinstance(game, str):
             raise TypeError(f"{game!r} is no game")
-        for score in scores:
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise TypeError(f"{score!r} is no score")
+        if wrong := [score for score in scores if type(score) not in (int, float) or not math.isfinite(score)]:
+            raise TypeError(f"{wrong[0]!r} is no score")
     return [(game, [float(score) for score in scores]) for game, scores in pairs]

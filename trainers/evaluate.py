@@ -1,12 +1,14 @@
 """Agents evaluated in whole real games: scores and their intervals."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diamond_gym.envs.atari import RealVectorEnv
@@ -15,6 +17,9 @@ from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.collect import Policy, StickyPolicy
 from diamond_gym.trainers.policies import _SURE, AgentPolicy
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.sb3_files import SavedAgent
 
 RESAMPLES = 10_000
 
@@ -75,6 +80,9 @@ class Scores:
         }
 
 
+Agent: TypeAlias = "ActorCritic | SavedAgent | None"  # None plays at random
+
+
 def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> RealVectorEnv:
     """Real games for `play`: full ones, which the loss of a life does not end."""
     return RealVectorEnv(
@@ -132,35 +140,8 @@ def play(
     return Scores(game, tuple(chain(*scores)), tuple(chain(*lengths)), truncated)
 
 
-def score_random(
-    game: str,
-    episodes: int,
-    num_envs: int = 10,
-    seed: int = 0,
-    max_episode_steps: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Scores:
-    """Scores uniform random actions over full real games.
-
-    Args:
-        game: One of the 26.
-        episodes: How many games.
-        num_envs: How many of them side by side.
-        seed: Of games and actions.
-        max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
-        progress: Called with the number of finished games.
-    """
-    rows = min(num_envs, episodes)
-    envs = real_games(game, rows, max_episode_steps)
-    try:
-        policy = random_policy(find_game(game).num_actions, rows, seed)
-        return play(policy, envs, game, episodes, seed, progress)
-    finally:
-        envs.close()
-
-
 def score(
-    agent: ActorCritic,
+    agent: Agent,
     envs: VectorEnv[Any, Any, Any],
     game: str,
     episodes: int,
@@ -171,21 +152,40 @@ def score(
     """Scores an agent over full games; by default as the paper does: sampled policy, unclipped rewards.
 
     Args:
-        agent: On its device.
+        agent: On its device; None for uniform random actions.
         envs: The games, in mode SAME_STEP.
         game: Their name.
         episodes: How many games, at least as many as rows.
         seed: Of games and actions.
         deterministic: Whether to take the likeliest action instead of sampling one.
         progress: Called with the number of finished games.
+
+    Raises:
+        BadArgument: The agent sees other frames than the games show, or has other actions.
     """
-    rng = np.random.default_rng([seed, 9])
-    policy = AgentPolicy(agent, envs.num_envs, rng, _SURE if deterministic else 1.0)
-    return play(policy, envs, game, episodes, seed, progress)
+    rows, shown = envs.num_envs, envs.single_observation_space.shape or ()
+    actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
+    if agent is None:
+        policy = random_policy(actions, rows, seed)
+    elif isinstance(agent, ActorCritic):
+        config = agent.config
+        seen = config.img_size, config.img_size, config.img_channels
+        if (seen, config.num_actions) != (shown, actions):
+            raise BadArgument(
+                f"the agent sees frames {seen} and has {config.num_actions} actions, "
+                f"but {game} shows {shown} and has {actions}"
+            )
+        policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 9]), _SURE if deterministic else 1.0)
+    else:
+        agent.check(game, shown, actions)
+        policy = agent.playing(rows, deterministic, seed)
+    with torch.random.fork_rng():  # agents of Stable-Baselines3 draw from torch's own stream
+        torch.manual_seed(seed)
+        return play(policy, envs, game, episodes, seed, progress)
 
 
-def score_actor_critic(
-    agent: ActorCritic,
+def score_agent(
+    agent: Agent,
     game: str,
     episodes: int = 100,
     num_envs: int = 10,
@@ -194,10 +194,10 @@ def score_actor_critic(
     max_episode_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """The same in Atari games, which are opened for it.
+    """Scores an agent as `score` does, in Atari games that are opened for it.
 
     Args:
-        agent: On its device.
+        agent: On its device; None for uniform random actions.
         game: One of the 26.
         episodes: How many games.
         num_envs: How many of them side by side.
@@ -205,19 +205,6 @@ def score_actor_critic(
         deterministic: Whether to take the likeliest action instead of sampling one.
         max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
         progress: Called with the number of finished games.
-
-    Raises:
-        BadArgument: The agent sees other frames than the game shows, or has other actions.
     """
-    envs = real_games(game, min(num_envs, episodes), max_episode_steps)
-    try:
-        side, channels = agent.config.img_size, agent.config.img_channels
-        shown, actions = envs.single_observation_space.shape, find_game(game).num_actions
-        if (shown, actions) != ((side, side, channels), agent.config.num_actions):
-            raise BadArgument(
-                f"the agent sees frames {(side, side, channels)} and has {agent.config.num_actions} actions, "
-                f"but {game} shows {shown} and has {actions}"
-            )
+    with closing(real_games(game, min(num_envs, episodes), max_episode_steps)) as envs:
         return score(agent, envs, game, episodes, seed, deterministic, progress)
-    finally:
-        envs.close()

@@ -1,8 +1,7 @@
 """Figures of a world model: errors, rewards and ends, calibration, returns, drift, artefacts and diversity."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym.device import PRECISIONS
+from diamond_gym.dream import prepared
 from diamond_gym.frames import to_frames
 from diamond_gym.trainers.evaluate import interval
 from diamond_gym.trainers.rollouts import Rollouts
@@ -22,7 +22,7 @@ Table = dict[str, Any]
 HORIZONS = (1, 4, 16)
 ARTEFACTS_AFTER = (10, 50, 200)
 PSNR_LIMIT = 100.0  # dB, of frames that agree to the last bit
-_BATCH = 64
+_BATCH = 16  # windows scored at once: few enough for a CPU's cache
 _SSIM_WINDOW = 11
 _MOVED = 16  # levels by which a pixel has to change to count as moving
 
@@ -53,8 +53,7 @@ def ssim(a: _Frames, b: _Frames) -> float:
     return float(np.mean(each))
 
 
-@dataclass(frozen=True)
-class Detection:
+class Detection(NamedTuple):
     """How well rare events were detected at their exact step."""
 
     precision: float
@@ -117,17 +116,16 @@ def chances_on_real_frames(
     model: WorldModel, real: Rollouts
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Chances of reward signs (N, H, 3) and of an end (N, H) given real frames, which no dreamed one blurs."""
-    assert model.reward_end is not None
-    device, first = model.device, real.num_start_frames - 1
-    rews, ends = [], []
+    dtype, first, parts = PRECISIONS[model.precision], real.num_start_frames - 1, []
+    reward_end = prepared(model.reward_end, dtype)
     for i in range(0, len(real), _BATCH):
-        obs = to_frames(torch.from_numpy(real.obs[i : i + _BATCH]).to(device).movedim(-3, -1))
-        act = torch.from_numpy(real.act[i : i + _BATCH]).to(device)
-        with torch.autocast(device.type, PRECISIONS[model.precision], enabled=model.precision != "float32"):
-            rew, end, _ = model.reward_end(obs[:, :-1], act, obs[:, 1:])
-        rews.append(rew.float().softmax(-1)[:, first:].cpu().numpy())
-        ends.append(end.float().softmax(-1)[:, first:, 1].cpu().numpy())
-    return np.concatenate(rews), np.concatenate(ends)
+        obs = to_frames(torch.from_numpy(real.obs[i : i + _BATCH]).to(model.device).movedim(-3, -1))
+        act = torch.from_numpy(real.act[i : i + _BATCH]).to(model.device)
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            logits = reward_end(obs[:, :-1], act, obs[:, 1:])[:2]
+        parts.append([part.float().softmax(-1)[:, first:].cpu().numpy() for part in logits])
+    rew, end = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return rew, end[..., 1]
 
 
 def brier(chance: npt.NDArray[np.floating], happened: npt.NDArray[np.bool_]) -> tuple[float, float]:

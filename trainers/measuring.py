@@ -1,33 +1,33 @@
 """Measuring a world model from end to end: held-out play, policies in dream and game, free dreams, diversity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.device import compile_network
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.kernels.building import built_kernels
+from diamond_gym.networks.kernels.networks import MULTIPLE
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.fidelity import (
-    HORIZONS,
-    SeenColours,
-    Table,
-    artefacts,
-    calibration,
-    compare_returns,
-    course,
-    diversity,
-    drift,
-    figures,
-    similarity,
-)
+from diamond_gym.trainers import fidelity
+from diamond_gym.trainers.collect_games import Games
+from diamond_gym.trainers.fidelity import HORIZONS, Table
 from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts, policy_maker, real_rollouts
-from diamond_gym.trainers.sb3_files import SavedAgent
 from diamond_gym.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from diamond_gym.trainers.sb3_files import SavedAgent
+
 _FEWER = 5  # the part of everything that --quick measures
+_LEAST = {
+    "windows": 1, "horizon": 1, "rollouts": 0, "rollout_steps": 1, "free_dreams": 0, "free_steps": 1, "starts": 1,
+    "dreams_per_start": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,11 @@ class Sizes:
     """Dreams of each of those starts, at least 2; 0 for none."""
 
     def __post_init__(self) -> None:
-        for name in ("windows", "horizon", "rollout_steps", "free_steps", "starts"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("rollouts", "free_dreams"):
-            if getattr(self, name) < 0:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 0, not {getattr(self, name)}")
-        if self.dreams_per_start < 0 or self.dreams_per_start == 1:
-            raise BadArgument(f"--dreams-per-start must be 0 or at least 2, not {self.dreams_per_start}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        if self.dreams_per_start == 1:
+            raise BadArgument("--dreams-per-start must be 0 or at least 2, not 1")
 
     def quicker(self) -> "Sizes":
         """A fifth of everything but the steps of windows and rollouts."""
@@ -68,11 +65,13 @@ class Sizes:
 
     def frames(self, stores: int, policies: int) -> int:
         """How many frames will be dreamed."""
+        replayed = self.rollout_steps if policies and self.rollouts else self.horizon
         return (
             stores * self.windows * self.horizon
             + policies * self.rollouts * self.rollout_steps
             + (self.free_dreams * self.free_steps if policies else 0)
-            + self.starts * self.dreams_per_start * (self.rollout_steps if policies and self.rollouts else self.horizon)
+            + self.starts * self.dreams_per_start * min(max(HORIZONS), replayed)
+            + (self.starts * replayed if self.dreams_per_start else 0)
         )
 
 
@@ -84,16 +83,12 @@ class Fidelity:
     """All that was measured; a part that was not is missing.
 
     Attributes:
-        name: The model's name.
-        game: Its game.
         table: The figures of a card: those of the first held-out play by their plain names, all others in tables.
         loops: Closed-loop rollouts by the name of the held-out play, the first of them the one that counts.
         replays: Some starts with the actions that were really taken, for strips and videos.
         courses: Statistics of frames by step, of the game and of free dreams.
     """
 
-    name: str
-    game: str
     table: Table = field(default_factory=dict)
     loops: dict[str, Pair] = field(default_factory=dict)
     replays: Pair | None = None
@@ -106,9 +101,21 @@ def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any
     return {"policy": played_by or " and ".join(noted), "steps": store.num_steps, "episodes": len(store)}
 
 
+def use_kernels(model: WorldModel) -> None:
+    """Has this package's kernels compute float32 dreams on a CPU, which is faster at once where they fit."""
+    networks = {"inner_model": model.denoiser.inner_model}
+    widths = [*model.denoiser.config.inner_model.channels]
+    if model.reward_end is not None:
+        networks["encoder"] = model.reward_end.encoder
+        widths += model.reward_end.config.channels
+    fit = all(width % MULTIPLE == 0 for width in widths)
+    if fit and (model.device.type, model.precision) == ("cpu", "float32") and built_kernels() is not None:
+        for network in networks.values():
+            compile_network(network)
+
+
 def measure(
     model: WorldModel,
-    name: str,
     game: str,
     held_out: Mapping[str, tuple[EpisodeStore, dict[str, Any]]],
     sizes: Sizes,
@@ -116,13 +123,13 @@ def measure(
     sampler: SamplerConfig,
     seed: int = 0,
     progress: Progress | None = None,
-    saved: SavedAgent | None = None,
+    saved: "SavedAgent | None" = None,
+    games: Callable[[int], Games] | None = None,
 ) -> Fidelity:
     """Measures everything that `sizes` asks for.
 
     Args:
         model: The world model, of one stage.
-        name: Its name.
         game: Its game.
         held_out: Stores of real play with what they are, by their names; the first is the one that counts.
         sizes: How much of everything.
@@ -131,37 +138,42 @@ def measure(
         seed: Seeds everything.
         progress: Called with the number of frames dreamed since the last call.
         saved: The model's own agent, where it lies in a file beside it.
+        games: Makes so many real games for the policies.
     """
-    result = Fidelity(name, game)
+    use_kernels(model)
+    result = Fidelity()
     table, t = result.table, model.denoiser.num_steps_conditioning
     horizons = [h for h in HORIZONS if h <= sizes.horizon]
     for i, (label, (store, about)) in enumerate(held_out.items()):
         real = Rollouts.held_out(store, sizes.windows, t, sizes.horizon, seed)
         dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
         result.loops[label] = real, dreamed
-        part = figures(real, dreamed, horizons) | similarity(real, dreamed, horizons) | calibration(model, real)
-        part["held_out"] = about
+        part = fidelity.figures(real, dreamed, horizons) | fidelity.similarity(real, dreamed, horizons)
+        part |= fidelity.calibration(model, real) | {"held_out": about}
         table |= part if i == 0 else {label: part}
-    to_replay = [real for real, _ in result.loops.values()]
-    for policy in policies if sizes.rollouts else ():
-        make = policy_maker(model, game, policy, saved)
-        real = real_rollouts(model, game, make, sizes.rollouts, sizes.rollout_steps, seed)
+    to_replay = next(iter(result.loops.values()))[0] if result.loops else None
+    makers = {policy: policy_maker(model, game, policy, saved) for policy in policies}
+    if makers and games is not None and sizes.rollouts:
+        with closing(games(sizes.rollouts)) as playing:
+            how = sizes.rollouts, t, sizes.rollout_steps, seed
+            pieces = {policy: real_rollouts(playing, make, *how) for policy, make in makers.items()}
+        for policy, to_replay in pieces.items():
+            dreamed = dream_rollouts(model, to_replay, sampler, makers[policy], seed, progress)
+            table.setdefault("returns", {})[policy] = fidelity.compare_returns(to_replay, dreamed)
+    if makers and games is not None and sizes.free_dreams:
+        make = makers[policies[0]]
+        with closing(games(sizes.free_dreams)) as playing:
+            real = real_rollouts(playing, make, sizes.free_dreams, t, sizes.free_steps, seed)
         dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
-        table.setdefault("returns", {})[policy] = compare_returns(real, dreamed)
-        to_replay.insert(0, real)
-    if policies and sizes.free_dreams:
-        make = policy_maker(model, game, policies[0], saved)
-        real = real_rollouts(model, game, make, sizes.free_dreams, sizes.free_steps, seed)
-        dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
-        result.courses = course(real), course(dreamed)
-        table["drift"] = drift(*result.courses)
+        result.courses = fidelity.course(real), fidelity.course(dreamed)
+        table["drift"] = fidelity.drift(*result.courses)
         if held_out and real.obs.shape[2] <= 3:
             frames = [torch.from_numpy(episode.obs).movedim(-1, 1) for episode in next(iter(held_out.values()))[0]]
-            table["drift"] |= artefacts(SeenColours(torch.cat(frames)), real, dreamed)
-    if sizes.dreams_per_start and to_replay:
-        real, k = to_replay[0][: sizes.starts], sizes.dreams_per_start
-        dreams = dream_rollouts(model, real[np.repeat(np.arange(len(real)), k)], sampler, None, seed, progress)
-        step = min(max(HORIZONS), real.rew.shape[1])
-        table[f"diversity_{step}"] = diversity(real, dreams, step)
-        result.replays = real, dreams[::k]
+            table["drift"] |= fidelity.artefacts(fidelity.SeenColours(torch.cat(frames)), real, dreamed)
+    if sizes.dreams_per_start and to_replay is not None:
+        real, step = to_replay[: sizes.starts], min(max(HORIZONS), to_replay.rew.shape[1])
+        repeated = real[np.repeat(np.arange(len(real)), sizes.dreams_per_start)]
+        dreams = dream_rollouts(model, repeated, sampler, None, seed, progress, step)
+        table[f"diversity_{step}"] = fidelity.diversity(real, dreams, step)
+        result.replays = real, dream_rollouts(model, real, sampler, None, seed, progress)
     return result

@@ -3,7 +3,8 @@
 Scores are drawn as Agarwal et al. 2021 (arXiv 2108.13264) recommend.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +122,14 @@ def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list
 def real_film(ground: Ground, agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of the agent in real games; a pure function of agent and seed, which touches no training."""
     policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 19]))
-    envs = ground.whole(rows)
-    try:
+    with closing(ground.whole(rows)) as envs:
         obs, _ = envs.reset(seed=seed)
         first, pictures = np.ones(rows, np.bool_), []
         for _ in range(steps):
             pictures.append(_side_by_side(obs))
             obs, _, terminations, truncations, _ = envs.step(policy(obs, first))
             first = terminations | truncations
-        return pictures
-    finally:
-        envs.close()
+    return pictures
 
 
 def _side_by_side(frames: _Frames) -> _Frames:
@@ -140,32 +138,29 @@ def _side_by_side(frames: _Frames) -> _Frames:
     return tile(frames, len(frames), 3, GAP)
 
 
-def _figure(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
-    """Draws a figure and writes it as a PNG."""
+@contextmanager
+def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure to draw on, which is then written as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    draw(figure)
+    yield figure
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, format="png")
 
 
-def draw_page(path: Path, result: Fidelity) -> None:
+def draw_page(path: Path, result: Fidelity, title: str) -> None:
     """Draws and writes a PNG: a row for each part that was measured."""
     rows = [draw for draw, there in (
         (_strips, result.replays), (_errors, result.loops), (_outcomes, "reward_f1" in result.table),
         (_returns, "returns" in result.table), (_drift, result.courses),
     ) if there]  # fmt: skip
-
-    def page(figure: Any) -> None:
-        parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-        figure.suptitle(f"{result.name}: dreams of {result.game} against the real game")
-        for part, draw in zip(parts, rows, strict=True):
+    with _figure(path, (13, 0.4 + 2.8 * len(rows))) as figure:
+        figure.suptitle(title)
+        for part, draw in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
             draw(part, result)
-
-    _figure(path, (13, 0.4 + 2.8 * len(rows)), page)
 
 
 def _strips(part: Any, result: Fidelity) -> None:
@@ -237,16 +232,14 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
         methods: Runs by game, of each method by its name.
         aggregates: Of each method.
     """
-    games = sorted({game for result in aggregates.values() for game in result.games})
-    colours = {name: f"C{i}" for i, name in enumerate(methods)}
-
-    def page(figure: Any) -> None:
+    games = sorted({game for result in aggregates.values() for game in result.normalised})
+    with _figure(path, (12, 5.5 + 0.35 * len(methods))) as figure:
         above, below = figure.subfigures(2, 1, height_ratios=(1 + 0.25 * len(methods), 2.4))
         panels = above.subplots(1, len(STATISTICS), sharey=True)
         for axes, statistic, title in zip(panels, STATISTICS, _STATISTICS, strict=True):
-            for i, (name, result) in enumerate(aggregates.items()):
+            for i, result in enumerate(aggregates.values()):
                 estimate = result.estimates[statistic]
-                axes.barh(i, estimate.high - estimate.low, 0.6, estimate.low, color=colours[name], alpha=0.6)
+                axes.barh(i, estimate.high - estimate.low, 0.6, estimate.low, color=f"C{i}", alpha=0.6)
                 axes.vlines(estimate.value, i - 0.3, i + 0.3, color="black")
             axes.set_title(title, fontsize="small")
             axes.set_yticks(range(len(aggregates)), list(aggregates))
@@ -256,9 +249,9 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
         left, right = below.subplots(1, 2, width_ratios=(1, 1.6))
         width = 0.8 / len(methods)
         for i, (name, result) in enumerate(aggregates.items()):
-            left.plot(*profile(human_normalised(methods[name])), color=colours[name], label=name)
-            places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.games]
-            right.bar(places, [result.normalised[game] for game in result.games], width, color=colours[name])
+            left.plot(*profile(human_normalised(methods[name])), color=f"C{i}", label=name)
+            places = [games.index(game) + (i - (len(methods) - 1) / 2) * width for game in result.normalised]
+            right.bar(places, list(result.normalised.values()), width, color=f"C{i}")
         left.set(xlabel="human-normalised score τ", ylabel="share of runs above τ", xlim=(0, _PROFILE_TO), ylim=(0, 1))
         left.legend(fontsize="small")
         right.set_yscale("symlog", linthresh=1)
@@ -268,8 +261,6 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
         right.set_ylim(low, high)  # the ticks must not widen it
         right.minorticks_off()
         right.set_xticks(range(len(games)), games, rotation=90, fontsize="small")
-
-    _figure(path, (12, 5.5 + 0.35 * len(methods)), page)
 
 
 def profile(scores: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

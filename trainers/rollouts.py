@@ -1,9 +1,9 @@
 """Rollouts of real play, and of dreams that go on from the same frames."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +17,18 @@ from diamond_gym.frames import to_pixels
 from diamond_gym.registry.games import games as known_games
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.collect import Policy, StickyPolicy
-from diamond_gym.trainers.collect_games import AleGames, Games
-from diamond_gym.trainers.policies import AgentPolicy
-from diamond_gym.trainers.sb3_files import SavedAgent
+from diamond_gym.trainers.collect_games import Games
+from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.scripted import ScriptedPolicy
 from diamond_gym.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.sb3_files import SavedAgent
 
 POLICIES = ("random", "scripted", "agent")
 MakePolicy = Callable[[int, np.random.Generator], Policy]  # from the number of rows
 Progress = Callable[[int], None]
 _BATCH = 32
-_WARM_UP = 60  # steps of a game before recording begins, at most, beside what it takes to have T frames
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ class Rollouts:
         """
         steps = t + horizon - 1
         chosen = windows(store, n, steps, seed, past=t - 1)
-        batch = cut(
-            store, chosen.episode, chosen.start, steps + 1, across_lives=True
-        )  # one more, for the frame after the last step
+        # one more, for the frame after the last step
+        batch = cut(store, chosen.episode, chosen.start, steps + 1, across_lives=True)
         ending = batch.final_index == steps - 1
         batch.obs[ending, -1] = batch.final_obs[ending]
         after = slice(t - 1, steps)
@@ -73,8 +72,7 @@ class Rollouts:
         return len(self.obs)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Rollouts":
-        whole = {field.name: getattr(self, field.name) for field in fields(self)}
-        parts: dict[str, Any] = {name: None if part is None else part[rows] for name, part in whole.items()}
+        parts: dict[str, Any] = {name: None if part is None else part[rows] for name, part in vars(self).items()}
         return Rollouts(**parts)
 
     @property
@@ -106,8 +104,9 @@ def dream_rollouts(
     make_policy: MakePolicy | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    steps: int | None = None,
 ) -> Rollouts:
-    """Dreams on from the first T frames of each real rollout, for as many steps as really followed.
+    """Dreams on from the first T frames of each real rollout.
 
     A policy with a memory is shown the earlier frames of each start first. Dreams go on after an end, as the game
     does after the loss of a life.
@@ -119,6 +118,7 @@ def dream_rollouts(
         make_policy: Makes a policy for a number of rows; default: the actions that were really taken (closed loop).
         seed: Seeds the policy, and row i of the dreams with seed + i.
         progress: Called with the number of frames dreamed since the last call.
+        steps: How many; default: as many as really followed.
 
     Raises:
         DiamondGymError: The model has two stages.
@@ -128,24 +128,23 @@ def dream_rollouts(
     n, t = len(real), real.num_start_frames
     frames = np.ascontiguousarray(real.obs[:, :t].transpose(0, 1, 3, 4, 2))  # (N, T, H, W, C)
     starts = Starts(frames, real.act[:, : t - 1], np.zeros(n, np.bool_))
-    batches = -(-n // _BATCH)
-    batch = -(-n // batches)
+    batch = -(-n // -(-n // _BATCH))
     dream = Dream(model.denoiser, model.reward_end, starts, batch, sampler, None, model.device, model.precision)
     parts = []
     for first_row in range(0, n, batch):
         # the last batch may repeat the last row, which is then left out
         rows = np.arange(first_row, first_row + batch).clip(max=n - 1)
         kept = slice(0, n - first_row)
-        acts = iter(real.act[rows].T)
-        rng = np.random.default_rng([seed, first_row])
-        policy = make_policy(batch, rng) if make_policy is not None else lambda obs, first, acts=acts: next(acts)
+        policy = _replay(real.act[rows])
+        if make_policy is not None:
+            policy = make_policy(batch, np.random.default_rng([seed, first_row]))
         dream.reset(seed + first_row, start=torch.from_numpy(rows).to(model.device))
-        first = np.ones(batch, np.bool_)
+        first, columns = np.ones(batch, np.bool_), []
         for earlier in range(t - 1):
             policy(frames[rows, earlier], first)
             first = np.zeros(batch, np.bool_)
-        seen, columns = frames[rows, -1], []
-        for _ in range(real.rew.shape[1]):
+        seen = frames[rows, -1]
+        for _ in range(real.rew.shape[1] if steps is None else steps):
             act = policy(seen, first)
             first = np.zeros(batch, np.bool_)
             step = dream.step(torch.from_numpy(act).to(model.device), restart=False)
@@ -155,25 +154,24 @@ def dream_rollouts(
             if progress is not None:
                 progress(len(seen[kept]))
         parts.append([np.stack(column, axis=1)[kept] for column in zip(*columns, strict=True)])
-    obs, act, rew, end, rew_prob, end_prob = (np.concatenate(part) for part in zip(*parts, strict=True))
+    obs, act, rew, end, *chances = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Rollouts(
         np.concatenate((real.obs[:, :t], obs.transpose(0, 1, 4, 2, 3)), axis=1),
         np.concatenate((real.act[:, : t - 1], act), axis=1),
         rew,
         end,
         None,
-        *((rew_prob, end_prob) if model.reward_end is not None else (None, None)),
+        *(chances if model.reward_end is not None else ()),
     )
 
 
-def record(
-    games: Games,
-    policy: Policy,
-    t: int,
-    steps: int,
-    warm_up: int,
-    rng: np.random.Generator,
-) -> Rollouts:
+def _replay(act: npt.NDArray[np.int64]) -> Policy:
+    """Takes the given actions (B, T - 1 + H), whatever it sees; the first call is for the first frame of T."""
+    columns = iter(act.T)
+    return lambda obs, first: next(columns)
+
+
+def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Generator, warm_up: int = 60) -> Rollouts:
     """Plays each game for a random while, then on until T frames lie within one game, and records from there.
 
     They may be of several lives, as a dream's own past may be that goes on.
@@ -183,8 +181,8 @@ def record(
         policy: Who plays all of it.
         t: Frames to begin from, T.
         steps: Steps to record after them, H.
-        warm_up: Steps to play before, 0 to so many.
         rng: The source of chance.
+        warm_up: Steps to play before, 0 to so many.
     """
     obs = games.reset(int(rng.integers(2**31 - 1024)))
     n = len(obs)
@@ -215,15 +213,10 @@ def record(
     return Rollouts(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going, going)
 
 
-def real_rollouts(model: WorldModel, game: str, make_policy: MakePolicy, rows: int, steps: int, seed: int) -> Rollouts:
-    """Plays the real game for pieces to dream on from; a lost life ends an episode, as in training."""
-    playing = AleGames(game, rows, model.obs_shape[:2], noop_max=30, life_loss_ends=True)
+def real_rollouts(games: Games, make_policy: MakePolicy, rows: int, t: int, steps: int, seed: int) -> Rollouts:
+    """Plays so many real games for pieces to dream on from; arguments as those of `record`."""
     rng = np.random.default_rng([seed, steps])
-    try:
-        t = model.denoiser.num_steps_conditioning
-        return record(playing, make_policy(rows, rng), t, steps, _WARM_UP, rng)
-    finally:
-        playing.close()
+    return record(games, make_policy(rows, rng), t, steps, rng)
 
 
 def can_play(game: str) -> bool:
@@ -247,7 +240,7 @@ def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[
     return list(wanted) or (["random", "agent"] if has_agent else ["random"])
 
 
-def policy_maker(model: WorldModel, game: str, name: str, saved: SavedAgent | None = None) -> MakePolicy:
+def policy_maker(model: WorldModel, game: str, name: str, saved: "SavedAgent | None" = None) -> MakePolicy:
     """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
 
     def make(rows: int, rng: np.random.Generator) -> Policy:

@@ -1,34 +1,140 @@
-"""Trainings of Stable-Baselines3's agents: trained, saved, registered and scored."""
+"""Trainings of Stable-Baselines3's agents in dreams or in real games."""
 
 import io
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from stable_baselines3 import DQN
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
 from torch import Tensor
 
+from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.errors import BadArgument, DamagedModel
-from diamond_gym.registry import Entry, resolve, with_agent_file
-from diamond_gym.registry import game as find_game
-from diamond_gym.trainers.evaluate import Scores, play, real_games
+from diamond_gym.registry import Entry, resolve
+from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3_agents import ALGORITHMS, AgentConfig, training_envs
-from diamond_gym.trainers.sb3_files import AgentCard, SavedAgent, open_agent, packed, save_agent
+from diamond_gym.trainers.sb3_files import AgentCard, save_agent
 from diamond_gym.world_model import WorldModel
 
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 RHYTHM = Rhythm(log_steps=500, checkpoint_seconds=600.0)  # a DQN's checkpoint holds its replay buffer, up to 2 GB
+_REPLAY = 80_000  # frames in that buffer, before and after a step: 2 GB of 64x64
 _FREE = frozenset({"steps", "device", "precision", "compile", "model"})  # what a resumed run may change
 _LEAST_SIDE = 36  # of the frames that the Nature CNN, SB3's default for images, can take
+Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What an agent learns, and where.
+
+    Attributes:
+        game: The game's name.
+        algo: The algorithm.
+        model: A world model's name or folder; None for the one that the game's id means.
+        steps: Steps of training, over all rows.
+        n_envs: Dreams or games side by side.
+        seed: Of networks, dreams and actions.
+        frame_stack: How many frames the agent sees at once.
+        real: Whether to learn in the real game instead of dreams.
+        max_episode_steps: The dreams' horizon, -1 to dream on.
+        quality: How carefully frames are sampled; None for the model's own way.
+        device: Of the world model and the agent.
+        precision: Of the world model: "auto" (measured), "float32" or "bfloat16".
+        compile: Whether to compile the world model.
+    """
+
+    game: str
+    algo: Literal["ppo", "a2c", "dqn"] = "ppo"
+    model: str | None = None
+    steps: int = 100_000
+    n_envs: int = 16
+    seed: int = 0
+    frame_stack: int = 4
+    real: bool = False
+    max_episode_steps: int = 50
+    quality: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """The algorithm's hyperparameters, meant for budgets of ten thousand to a million steps."""
+        if self.algo == "ppo":
+            # a small budget gets shorter rollouts, so that it has some ten of them all the same
+            rollout = min(128, max(8, self.steps // (10 * self.n_envs) // 8 * 8))
+            return {
+                "n_steps": rollout, "batch_size": max(2, rollout * self.n_envs // 8), "n_epochs": 4,
+                "learning_rate": 4e-4, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2, "ent_coef": 0.01,
+            }  # fmt: skip
+        if self.algo == "a2c":
+            return {"n_steps": 8, "learning_rate": 7e-4, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.01}
+        return {
+            # an update every two steps and returns of ten, for few steps (as in van Hasselt et al. 2019, 1906.05243)
+            "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "n_steps": 10, "gamma": 0.98,
+            "buffer_size": max(self.n_envs, min(self.steps, _REPLAY // self.frame_stack)),
+            "learning_starts": min(3_000, self.steps // 10), "target_update_interval": 2_000,
+            "exploration_fraction": 0.25, "exploration_final_eps": 0.02, "learning_rate": 2e-4,
+        }  # fmt: skip
+
+
+class AsDreamed(VecEnvWrapper):
+    """A game as world models learn it: rewards are signs, and the loss of a life is an end.
+
+    The game itself goes on after the loss of a life; the next episode begins with the frame in which it happened.
+    """
+
+    def reset(self) -> npt.NDArray[Any]:
+        """Begins new games."""
+        obs = self.venv.reset()
+        self._lives = np.array([info["lives"] for info in self.venv.reset_infos])
+        assert isinstance(obs, np.ndarray)
+        return obs
+
+    def step_wait(self) -> Step:
+        """Plays the step."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        lives = np.array([info["lives"] for info in infos])
+        lost = (lives < self._lives) & ~dones
+        for row in np.flatnonzero(lost):
+            infos[row]["terminal_observation"] = obs[row].copy()
+        # where a game has ended, info is of its end, and the new game's is in reset_infos
+        self._lives = np.where(dones, [info.get("lives", 0) for info in self.venv.reset_infos], lives)
+        return obs, np.sign(rewards).astype(np.float32), dones | lost, infos
+
+
+def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
+    """The dreams or games to learn in, frames stacked (H, W, C × frame_stack), and the bridge to SB3 beneath.
+
+    Raises:
+        DiamondGymError: There is no such game or model.
+    """
+    if config.real:
+        games = RealVectorEnv(game=config.game, num_envs=config.n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        bridge = DreamVecEnv(games)  # type: ignore[arg-type]  # both are vector environments with the same keys
+        envs: VecEnv = AsDreamed(bridge)
+    else:
+        which: dict[str, Any] = {"id": f"DiamondDream-{config.game}-v0"}
+        if config.model is not None:
+            which = {"id": "DiamondDream-v0", "model": config.model}
+        same = ("n_envs", "device", "precision", "compile", "quality", "max_episode_steps")
+        bridge = envs = make_dream_vec_env(**which, **{name: getattr(config, name) for name in same})
+    envs = VecMonitor(envs)
+    return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), bridge
 
 
 def world_of(config: AgentConfig) -> Entry | None:
@@ -65,12 +171,9 @@ class SB3Trainer:
     def __init__(
         self, config: AgentConfig, run: RunFolder | None = None, progress: Callable[[int], None] | None = None
     ) -> None:
-        """Begins a training, or resumes the one in the folder.
+        """Begins a training, or resumes the one in the folder `run`.
 
-        Args:
-            config: What to learn, and where.
-            run: The folder with its settings and checkpoint, if it is kept in one.
-            progress: Called after each step of the batch with the steps so far.
+        `progress` is called after each step of the batch with the steps so far.
 
         Raises:
             DiamondGymError: There is no such game or model, or the run was begun with other options.
@@ -113,9 +216,7 @@ class SB3Trainer:
             if isinstance(agent, DQN):
                 agent.load_replay_buffer(_file(state["replay"]))
         except KeyError as error:
-            raise DamagedModel(
-                f"the checkpoint of this run has no {error}; begin the run anew in another --run"
-            ) from None
+            raise DamagedModel(f"this run's checkpoint has no {error}; begin the run anew in another --run") from None
         agent.set_random_seed(config.seed + agent.num_timesteps)
         return agent
 
@@ -128,8 +229,8 @@ class SB3Trainer:
             self.agent.learn(left, callback=once, log_interval=sys.maxsize, reset_num_timesteps=False)
         self.seconds += time.monotonic() - began
         self.step = self.agent.num_timesteps
-        losses = {name: value for name, value in self.agent.logger.name_to_value.items() if name.endswith("loss")}
-        figures = {f"agent/{name.rpartition('/')[2]}": float(value) for name, value in losses.items()}
+        logged = self.agent.logger.name_to_value
+        figures = {f"agent/{k.rpartition('/')[2]}": float(v) for k, v in logged.items() if k.endswith("loss")}
         if isinstance(self.agent, DQN):
             figures["agent/exploration_rate"] = float(self.agent.exploration_rate)
         mean = self.recent_return
@@ -143,33 +244,32 @@ class SB3Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The agent and the replay buffer as SB3 saves them. They hold pickles: resume none but your own runs."""
-        state = {
-            "step": self.step,
-            "settings": self.settings,
-            "seconds": self.seconds,
-            "agent": _bytes(self.agent.save),
-        }
+        state = {"step": self.step, "settings": self.settings, "seconds": self.seconds}
+        state |= {"agent": _bytes(self.agent.save)}
         if isinstance(self.agent, DQN):
             state["replay"] = _bytes(self.agent.save_replay_buffer)
         return state
 
     def save(self, out: Path) -> AgentCard:
         """Writes the agent as it is by now to a .zip, with the card that is returned."""
-        config, space, entry = self.config, self.bridge.observation_space, self.entry
+        config, entry = self.config, self.entry
+        dreamed: dict[str, Any] = {
+            "trained_in": "real",
+            "model": "",
+            "model_sha256": "",
+            "quality": None,
+            "max_episode_steps": None,
+        }
+        if entry is not None:
+            dreamed |= {"trained_in": "dream", "model": entry.name, "model_sha256": entry.card.files["weights"].sha256}
+            dreamed |= {"quality": config.quality, "max_episode_steps": config.max_episode_steps}
         card = AgentCard(
-            game=config.game,
-            algo=config.algo,
-            trained_in="real" if config.real else "dream",
-            model="" if entry is None else entry.name,
-            model_sha256="" if entry is None else entry.card.files["weights"].sha256,
-            obs_shape=tuple(space.shape or ()),  # type: ignore[arg-type]
+            **{name: getattr(config, name) for name in ("game", "algo", "frame_stack", "seed")},
+            **dreamed,
+            obs_shape=self.bridge.observation_space.shape,  # type: ignore[arg-type]
             num_actions=int(self.bridge.action_space.n),  # type: ignore[attr-defined]
-            frame_stack=config.frame_stack,
             steps=self.step,
             seconds=round(self.seconds, 1),
-            seed=config.seed,
-            quality=None if config.real else config.quality,
-            max_episode_steps=None if config.real else config.max_episode_steps,
             settings=self.settings,
         )
         save_agent(self.agent, out, card)
@@ -216,57 +316,3 @@ class _OneRollout(BaseCallback):
         if self._progress is not None:
             self._progress(self.num_timesteps)
         return True
-
-
-_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
-
-
-def register_file(entry: Entry, path: Path) -> Entry:
-    """Registers a model together with a saved agent as its own, made as small as it can be; `path` stays as it is.
-
-    Raises:
-        DiamondGymError: The agent cannot be opened, cannot play the model's game, or did not learn in this model's
-            dreams.
-    """
-    saved, card = open_agent(path, "cpu"), entry.card
-    saved.check(card.game, card.obs_shape, card.num_actions)
-    if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
-        raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
-    facts = asdict(saved.card)
-    return with_agent_file(entry, packed(path), {key: facts[key] for key in _FACTS if facts[key] is not None})
-
-
-def score_agent(
-    agent: SavedAgent,
-    game: str,
-    episodes: int,
-    num_envs: int = 10,
-    seed: int = 0,
-    deterministic: bool = False,
-    max_episode_steps: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Scores:
-    """Scores an agent over full real games.
-
-    Args:
-        agent: Opened by `open_agent`.
-        game: One of the 26.
-        episodes: How many games.
-        num_envs: How many of them side by side.
-        seed: Of games and actions.
-        deterministic: Whether to take the likeliest action; sampling, as the paper tests, is the default.
-        max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
-        progress: Called with the number of finished games.
-
-    Raises:
-        BadArgument: The agent is of another game, sees other frames or has other actions.
-    """
-    rows = min(num_envs, episodes)
-    envs = real_games(game, rows, max_episode_steps)
-    try:
-        agent.check(game, envs.single_observation_space.shape or (), find_game(game).num_actions)
-        with torch.random.fork_rng():  # seeded, without touching the caller's stream
-            torch.manual_seed(seed)
-            return play(agent.playing(rows, deterministic, seed), envs, game, episodes, seed, progress)
-    finally:
-        envs.close()

@@ -24,18 +24,21 @@ from stable_baselines3.common.utils import get_device
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
+from diamond_gym.registry import Entry, with_agent_file
 from diamond_gym.schema import Number
 
 CARD = "diamond_gym.json"  # the name within the .zip
 _WEIGHTS, _OPTIMIZER = "policy.pth", "policy.optimizer.pth"
 FORMAT = 1
-# Policies that can be built without opening a pickle, by the module and the class that a file names.
+# The policies from images that are built without opening a pickle, by the module that a file names.
 _KNOWN = {
-    "stable_baselines3.common.policies": ("ActorCriticCnnPolicy", "ActorCriticPolicy"),
-    "stable_baselines3.dqn.policies": ("CnnPolicy", "DQNPolicy"),
-    "sb3_contrib.common.recurrent.policies": ("RecurrentActorCriticCnnPolicy", "RecurrentActorCriticPolicy"),
+    "stable_baselines3.common.policies": "ActorCriticCnnPolicy",  # of PPO and A2C
+    "stable_baselines3.dqn.policies": "CnnPolicy",
+    "sb3_contrib.common.recurrent.policies": "RecurrentActorCriticCnnPolicy",
 }
 _SIDE, _ACTIONS, _WIDEST, _LARGEST = Number(1, 512), Number(1, 4096), 4096, 1 << 30
+# What of an agent's card goes into that of its world model.
+_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
 _TRAINING_ONLY = {"optimizer_class", "optimizer_kwargs"}
 # What a .zip need not remember: where the last training stood, an eighth of a megabyte a row.
 _LEFT_OUT = ["_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"]
@@ -113,27 +116,38 @@ def packed(path: Path) -> bytes:
             if name == "system_info.txt":  # of the machine it was trained on
                 continue
             content = source.read(name)
-            if name == _WEIGHTS:
-                state = _tensors(content)
-                half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-                # torch writes a tensor that has two names once
-                state = {key: half[key.replace("q_net_target.", "q_net.")] for key in state}
-                content = _torch_bytes(state)
-            elif name == _OPTIMIZER:
-                content = _torch_bytes({**_tensors(content), "state": {}})
+            if name in (_WEIGHTS, _OPTIMIZER):
+                state, buffer = _tensors(content), io.BytesIO()
+                if name == _WEIGHTS:
+                    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+                    # torch writes a tensor that has two names once
+                    state = {key: half[key.replace("q_net_target.", "q_net.")] for key in state}
+                else:
+                    state["state"] = {}
+                torch.save(state, buffer)
+                content = buffer.getvalue()
             target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated alike: same agent, same bytes
     return packed.getvalue()
+
+
+def register_file(entry: Entry, path: Path) -> Entry:
+    """Registers a model together with a saved agent as its own, made as small as it can be; `path` stays as it is.
+
+    Raises:
+        DiamondGymError: The agent cannot be opened, cannot play the model's game, or did not learn in this model's
+            dreams.
+    """
+    saved, card = open_agent(path, "cpu"), entry.card
+    saved.check(card.game, card.obs_shape, card.num_actions)
+    if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
+        raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
+    facts = asdict(saved.card)
+    return with_agent_file(entry, packed(path), {key: facts[key] for key in _FACTS if facts[key] is not None})
 
 
 def _tensors(content: bytes) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-def _torch_bytes(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -181,15 +195,10 @@ class SavedAgent:
 
 
 class PlayingAgent:
-    """A saved agent that chooses actions for a batch of games, remembering the frames it has to see at once.
+    """A saved agent that chooses actions for a batch of games, with their frames stacked as in training.
 
-    The frames are stacked as `VecFrameStack` does it in training: black ones before an episode's first.
-
-    Args:
-        agent: The agent.
-        num_envs: Rows of the batch, B.
-        deterministic: Whether to take the likeliest action instead of sampling one.
-        seed: Of DQN's random actions; actions sampled by the networks come from torch's own stream.
+    As `VecFrameStack` does it, there are black ones before an episode's first. The seed is that of DQN's random
+    actions; actions sampled by the networks come from torch's own stream.
     """
 
     def __init__(self, agent: SavedAgent, num_envs: int, deterministic: bool = False, seed: int = 0) -> None:
@@ -229,9 +238,9 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
             text, weights = _member(archive, "data").decode(), _member(archive, _WEIGHTS)
             card = AgentCard.from_json(_member(archive, CARD).decode()) if CARD in archive.namelist() else None
         table, state = json.loads(text), _tensors(weights)
-        seen, chosen = table["observation_space"], table["action_space"]
-        shape, epsilon = seen.get("_shape") or [], float(table.get("exploration_rate", 0.0))
-        num_actions = None if chosen.get("n") is None else int(chosen["n"])
+        shape, num_actions = table["observation_space"].get("_shape"), table["action_space"].get("n")
+        num_actions = None if num_actions is None else int(num_actions)
+        epsilon = float(table.get("exploration_rate", 0.0))
         _check_sizes({**(table.get("policy_kwargs") or {})})
         settings = json_to_data(text) if trust_pickles else table
     except Exception as error:  # each of zipfile, json, pickle and torch meets damage with exceptions of many kinds
@@ -282,19 +291,16 @@ def _policy_class(path: Path, table: dict[str, Any], trusted: bool) -> tuple[typ
         if not (isinstance(named, type) and issubclass(named, BasePolicy)):
             raise DiamondGymError(f"{path} holds no policy of Stable-Baselines3")
         return named, keywords
-    module = named.get("__module__") if isinstance(named, dict) else None
-    # a class is described by its attributes, of which __init__ tells its name
-    made = named.get("__init__", "") if isinstance(named, dict) else ""
-    name = str(made).removeprefix("<function ").partition(".__init__")[0]
+    module = str(named.get("__module__")) if isinstance(named, dict) else ""
     plain = {key: value for key, value in keywords.items() if key not in (":type:", ":serialized:")}
     pickled = ":serialized:" in keywords and not set(plain) <= _TRAINING_ONLY
-    if name not in _KNOWN.get(str(module), ()) or pickled:
+    if module not in _KNOWN or pickled:
         raise DiamondGymError(
             f"{path} needs its pickles to be opened, which runs any code in them: "
             "if you trust the file, say so (--trust-pickles)"
         )
     try:
-        result: type[BasePolicy] = getattr(importlib.import_module(str(module)), name)
+        result: type[BasePolicy] = getattr(importlib.import_module(module), _KNOWN[module])
     except ModuleNotFoundError:
         raise DiamondGymError(f"{path} is an agent of sb3-contrib: pip install sb3-contrib") from None
     return result, {key: value for key, value in plain.items() if key not in _TRAINING_ONLY}

@@ -1,24 +1,27 @@
 """`diamond-gym evaluate`: what a saved agent scores in the real game, and what many runs come to."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from rich.console import Console
+from rich.table import Table
 
+from diamond_gym.cli.numbers import check_least, missing
+from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import game
-
-if TYPE_CHECKING:
-    from diamond_gym.trainers.aggregate import Aggregates, Runs
-    from diamond_gym.trainers.evaluate import Scores
-
-    _Player = Callable[[Callable[[int], None]], Scores]
-
+from diamond_gym.files import atomic_write
+from diamond_gym.registry import game, load_world_model, resolve
+from diamond_gym.registry.published import published
+from diamond_gym.trainers.aggregate import RANDOM, Aggregates, Runs, aggregate, read_runs, rows_of, write_scores
+from diamond_gym.trainers.evaluate import Agent, Scores, score_agent
 
 OWN = "own"
+PUBLISHED = "DIAMOND (published)"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,7 @@ class Evaluate:
     def __post_init__(self) -> None:
         if self.game is not None:
             game(self.game)
-        if self.seed < 0:
-            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+        check_least(self, seed=0, episodes=1, n_envs=1, max_episode_steps=1)
         if self._sums_up:
             if self.agent or self.random or self.game or self.model:
                 raise BadArgument(
@@ -84,14 +86,10 @@ class Evaluate:
             raise BadArgument("--plot draws what --runs or --published sum up")
         if self._saved is None and self.game is None and self.model is None:
             if self.random or self.agent is not None:
-                raise BadArgument("say which game: --game Pong")
-            raise BadArgument("say what to score: --game Pong (its world model's agent), --agent FILE, or --random")
+                missing("which game: --game Pong")
+            missing("what to score: --game Pong (its world model's agent), --agent FILE, or --random")
         if self._saved is not None and self.model is not None:
             raise BadArgument("--model is for the world model's own agent: leave it out, or --agent")
-        for name in ("episodes", "n_envs", "max_episode_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.stochastic and self.deterministic:
             raise BadArgument("--stochastic and --deterministic exclude each other")
 
@@ -112,24 +110,15 @@ class Evaluate:
     def run(self) -> int:
         """Plays and prints, or sums up what was played."""
         if self._sums_up:
-            aggregate_runs(self.runs, self.published, self.seed, self.as_json, self.out, self.plot)
+            sum_up(self)
             return 0
-        from diamond_gym.cli.terminal import counting
-        from diamond_gym.trainers.aggregate import RANDOM, rows_of, write_scores
-
-        policy, name, player = self._player()
-        with_random = self.random or self._own
-        scores: dict[str, Scores] = {}
-        runs = (player is not None) + with_random
-        with counting(f"playing {name}", runs * self.episodes, "games") as advance:
-            if player is not None:
-                scores[policy] = player(advance)
-            if with_random:
-                from diamond_gym.trainers.evaluate import score_random
-
-                before = (runs - 1) * self.episodes
-                how = name, self.episodes, self.n_envs, self.seed, self.max_episode_steps
-                scores[RANDOM] = score_random(*how, lambda games: advance(before + games))
+        name, agents = self._agents()
+        if self.random or self._own:
+            agents[RANDOM] = None
+        scores = score_agents(
+            agents, name, self.episodes, num_envs=self.n_envs, seed=self.seed, deterministic=self.deterministic,
+            max_episode_steps=self.max_episode_steps,
+        )  # fmt: skip
         if self.as_json:
             print(json.dumps(rows_of(scores), indent=2))
         else:
@@ -138,44 +127,50 @@ class Evaluate:
             write_scores(self.out, scores)
         return 0
 
-    def _player(self) -> "tuple[str, str, _Player | None]":
-        """What plays is called, the game, and what scores it; None if only chance plays."""
-        how = self.episodes, self.n_envs, self.seed, self.deterministic, self.max_episode_steps
+    def _agents(self) -> tuple[str, dict[str, Agent]]:
+        """The game, and the agent that plays it by what it is called; none if only chance plays."""
         if self._saved is not None:
-            from diamond_gym.trainers.sb3 import score_agent
             from diamond_gym.trainers.sb3_files import open_agent
 
             saved = open_agent(self._saved, self.device, self.trust_pickles)
             name = self.game or (saved.card.game if saved.card is not None else None)
             if name is None:
                 raise BadArgument(f"{self._saved} does not say which game it was trained for: --game Pong")
-            return self._saved.name, name, lambda advance: score_agent(saved, name, *how, advance)
+            return name, {self._saved.name: saved}
         if not self._own:
             assert self.game is not None
-            return "", self.game, None
-        from diamond_gym.registry import load_world_model, resolve
-        from diamond_gym.trainers.evaluate import score_actor_critic
+            return self.game, {}
         from diamond_gym.trainers.own_agent import own_agent, own_file
 
         entry = resolve(self.model or self.game or "")
-        name, called = entry.card.game, f"the agent of {entry.name}"
+        name = entry.card.game
         if self.game not in (None, name):
             raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
-        game(name)
-        beside = own_file(entry, self.device)
-        if beside is not None:
-            from diamond_gym.trainers.sb3 import score_agent
-
-            return called, name, lambda advance: score_agent(beside, name, *how, advance)
-        agent = own_agent(load_world_model(entry, self.device))
-        return called, name, lambda advance: score_actor_critic(agent, name, *how, advance)
+        game(name)  # a world of no Atari game has no whole games to play
+        agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))
+        return name, {f"the agent of {entry.name}": agent}
 
 
-def print_scores(scores: "dict[str, Scores]") -> None:
+def score_agents(agents: Mapping[str, Agent], game: str, episodes: int, **how: Any) -> dict[str, Scores]:
+    """Scores agents by what they are called, one after the other; None is random play.
+
+    Args:
+        agents: Whom.
+        game: One of the 26.
+        episodes: Full games of each.
+        **how: More of `score_agent`'s arguments.
+    """
+    scores: dict[str, Scores] = {}
+    with counting(f"playing {game}", len(agents) * episodes, "games") as advance:
+        for name, agent in agents.items():
+            scores[name] = score_agent(
+                agent, game, episodes, progress=lambda games: advance(len(scores) * episodes + games), **how
+            )
+    return scores
+
+
+def print_scores(scores: dict[str, Scores]) -> None:
     """Prints scores as a table, a row for each policy."""
-    from rich.console import Console
-    from rich.table import Table
-
     name = next(iter(scores.values())).game
     table = Table(title=f"{name}, full games")
     table.add_column("policy", overflow="fold")
@@ -192,14 +187,8 @@ def print_scores(scores: "dict[str, Scores]") -> None:
             console.print(f"{policy}: {row.truncated} games did not end, but were cut at a limit of steps")
 
 
-PUBLISHED = "DIAMOND (published)"
-
-
-def gather(paths: tuple[Path, ...], with_published: bool) -> "dict[str, Runs]":
+def gather(paths: tuple[Path, ...], with_published: bool) -> dict[str, Runs]:
     """The runs in each folder or file, by a name for it; beside them the published ones on the same games."""
-    from diamond_gym.registry.published import published
-    from diamond_gym.trainers.aggregate import read_runs
-
     names = {path: path.resolve().stem if path.is_file() else path.resolve().name for path in paths}
     if len(set(names.values())) < len(names):
         names = {path: str(path) for path in paths}
@@ -213,14 +202,8 @@ def gather(paths: tuple[Path, ...], with_published: bool) -> "dict[str, Runs]":
     return methods
 
 
-def print_aggregates(methods: "Mapping[str, Runs]", aggregates: "Mapping[str, Aggregates]") -> None:
+def print_aggregates(methods: Mapping[str, Runs], aggregates: Mapping[str, Aggregates]) -> None:
     """Prints a table of the games and one of the statistics with their intervals."""
-    import numpy as np
-    from rich.console import Console
-    from rich.table import Table
-
-    from diamond_gym.registry.games import game
-
     console = Console()
     each = Table(title="mean scores and, in brackets, human-normalised ones")
     each.add_column("game", no_wrap=True)
@@ -238,11 +221,11 @@ def print_aggregates(methods: "Mapping[str, Runs]", aggregates: "Mapping[str, Ag
     table.add_column("", no_wrap=True)
     for name in methods:
         table.add_column(name, justify="right", overflow="fold")
-    table.add_row("games × runs", *(f"{len(result.games)} × {result.runs}" for result in aggregates.values()))
+    table.add_row("games × runs", *(f"{len(result.normalised)} × {result.runs}" for result in aggregates.values()))
     for statistic in next(iter(aggregates.values())).estimates:
         estimates = [result.estimates[statistic] for result in aggregates.values()]
         table.add_row(statistic.replace("_", " "), *(f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in estimates))
-    counts = (f"{result.at_least_human} of {len(result.games)}" for result in aggregates.values())
+    counts = (f"{result.at_least_human} of {len(result.normalised)}" for result in aggregates.values())
     table.add_row("games at or above human", *counts)
     console.print(table)
     alone = [name for name, result in aggregates.items() if result.runs == 1]
@@ -250,41 +233,26 @@ def print_aggregates(methods: "Mapping[str, Runs]", aggregates: "Mapping[str, Ag
         console.print(f"one run of each game leaves the intervals nothing to resample: {', '.join(alone)}")
 
 
-def aggregate_runs(
-    paths: tuple[Path, ...], with_published: bool, seed: int, as_json: bool, out: Path | None, plot: Path | None
-) -> None:
+def sum_up(args: Evaluate) -> None:
     """Sums up runs: prints, and writes the numbers and the picture if asked."""
-    from diamond_gym.files import atomic_write
-    from diamond_gym.trainers.aggregate import aggregate
-
-    if plot is not None:
-        import matplotlib  # noqa: F401  # told now, before the work
-    methods = gather(paths, with_published)
+    if args.plot is not None:
+        import matplotlib  # noqa: F401  # said now if it is missing, before the work
+    methods = gather(args.runs, args.published)
     aggregates = {}
     for name, runs in methods.items():
         try:
-            aggregates[name] = aggregate(runs, seed=seed)
+            aggregates[name] = aggregate(runs, seed=args.seed)
         except BadArgument as error:
             raise BadArgument(f"{name}: {error}") from None
-    table = {
-        name: {
-            "games": len(result.games),
-            "runs": result.runs,
-            **{statistic: asdict(estimate) for statistic, estimate in result.estimates.items()},
-            "at_least_human": result.at_least_human,
-            "human_normalised": result.normalised,
-        }
-        for name, result in aggregates.items()
-    }
-    text = json.dumps(table, indent=2)
-    if as_json:
+    text = json.dumps({name: result.table() for name, result in aggregates.items()}, indent=2)
+    if args.as_json:
         print(text)
     else:
         print_aggregates(methods, aggregates)
-    if out is not None:
-        with atomic_write(out, "w") as file:
+    if args.out is not None:
+        with atomic_write(args.out, "w") as file:
             file.write(text)
-    if plot is not None:
+    if args.plot is not None:
         from diamond_gym.trainers.plots import draw_scores
 
-        draw_scores(plot, methods, aggregates)
+        draw_scores(args.plot, methods, aggregates)

@@ -14,20 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, experience
+from diamond_gym.cli.numbers import check_least
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.envs.checks import SamplerFields, choose_sampler
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
+from diamond_gym.registry.saving import AGENT
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.grounds import AtariGround
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
-from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, write_png
 from diamond_gym.trainers.rollouts import can_play, policies_of
 
 _VIDEOS = (".mp4", ".gif")
+_NO_LONGER_MEASURED = ("reward_ece", "end_ece", "ball", "diversity")  # what cards of earlier versions hold
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,7 @@ class EvaluateWm:
     """auto (measured), float32 or bfloat16."""
 
     def __post_init__(self) -> None:
-        for name in ("num_denoising_steps", "test_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.seed < 0:
-            raise BadArgument(f"--seed must not be negative, got {self.seed}")
+        check_least(self, num_denoising_steps=1, test_steps=1, seed=0)
         for option in ("picture", "page"):
             path = getattr(self, option)
             if path is not None and path.suffix != ".png":
@@ -103,32 +100,33 @@ class EvaluateWm:
         if self.page is not None:
             import matplotlib  # noqa: F401
         entry = resolve(self.name)
-        game = entry.card.game
+        card, game = entry.card, entry.card.game
         model = load_world_model(entry, self.device, self.precision)
         if model.upsampler is not None:
             raise DiamondGymError("models of two stages cannot be held against real play yet")
-        saved = own_file(entry, self.device)
-        policies = policies_of(entry.card.has_agent, game, self.policies) if can_play(game) else []
+        saved = None
+        if AGENT in card.files:  # only then Stable-Baselines3 has to be there
+            from diamond_gym.trainers.own_agent import own_file
+
+            saved = own_file(entry, self.device)
+        policies = policies_of(card.has_agent, game, self.policies) if can_play(game) else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
         sizes = self.sizes.quicker() if self.quick else self.sizes
-        held_out = self._held_out(entry.card)
-        fields: SamplerFields = {}
+        held_out = self._held_out(card)
+        sampler = SamplerConfig(**card.sampler)
         if self.num_denoising_steps is not None:
-            fields["num_denoising_steps"] = self.num_denoising_steps
-        sampler = choose_sampler(model, None, fields)
-        assert isinstance(sampler, SamplerConfig)
+            sampler = replace(sampler, num_denoising_steps=self.num_denoising_steps)
         with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
             result = measure(
-                model, entry.name, game, held_out, sizes, policies, sampler, self.seed,
-                lambda frames: advance(frames, more=True), saved,
+                model, game, held_out, sizes, policies, sampler, self.seed,
+                lambda frames: advance(frames, more=True), saved, AtariGround(game).games,
             )  # fmt: skip
-        table = _rounded(result.table)
-        table |= {"num_denoising_steps": sampler.num_denoising_steps}
-        self._write(result, entry.card.action_meanings)
+        table = _rounded(result.table) | {"num_denoising_steps": sampler.num_denoising_steps}
+        self._write(result, card)
         if self.save:
-            figures = {**entry.card.figures, **table}
-            update_card(entry, replace(entry.card, figures=figures), {PREVIEW: png(_strip(result))})
+            kept = {name: value for name, value in card.figures.items() if name not in _NO_LONGER_MEASURED}
+            update_card(entry, replace(card, figures={**kept, **table}), {PREVIEW: png(_strip(result))})
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:
@@ -150,20 +148,19 @@ class EvaluateWm:
             result[label if label not in result else folder.name] = (store, about)
         return result
 
-    def _write(self, result: Fidelity, action_meanings: tuple[str, ...]) -> None:
+    def _write(self, result: Fidelity, card: Card) -> None:
         if self.picture is not None:
             write_png(self.picture, _strip(result))
         if self.page is not None:
-            draw_page(self.page, result)
+            draw_page(self.page, result, f"{card.name}: dreams of {card.game} against the real game")
         if self.video is not None:
             from diamond_gym.cli.dream import write_video
 
             if result.replays is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
-            write_video(self.video, comparison(*result.replays, action_meanings), FPS)
-        for path in (self.picture, self.page, self.video):
-            if path is not None:
-                console.print(f"wrote {path}", soft_wrap=True)
+            write_video(self.video, comparison(*result.replays, card.action_meanings), FPS)
+        for path in filter(None, (self.picture, self.page, self.video)):
+            console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
@@ -187,19 +184,14 @@ def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print(title: str, figures: Mapping[str, Any]) -> None:
+    """Prints the figures as a table: the plain ones, then each group of them."""
     table = Table(title=title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    groups = [{key: value} if isinstance(value, dict) else {} for key, value in figures.items()]
     plain = {key: value for key, value in figures.items() if not isinstance(value, dict)}
-    for group in [plain, *(group for group in groups if group)]:
+    for group in [plain, *({key: value} for key, value in figures.items() if isinstance(value, dict))]:
         for key, value in flat_rows(group):
-            table.add_row(key, _shown(value))
+            many = isinstance(value, list)
+            table.add_row(key, " to ".join(f"{item:g}" for item in value) if many else str(value))
         table.add_section()
     Console().print(table)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " to ".join(f"{item:g}" for item in value)
-    return value if isinstance(value, str) else f"{value:g}"

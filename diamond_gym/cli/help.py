@@ -20,7 +20,7 @@ _GROUPS = {
     "how much": (
         "steps", "minutes", "seconds", "collect_steps", "test_steps", "episodes", "windows", "num_envs", "n_envs",
         "batches", "precisions", "max_episode_steps", "quality", "num_denoising_steps", "noop_max", "repeat",
-        "score_minutes", "quick", "ball", "seed", "dry_run",
+        "score_minutes", "quick", "seed", "dry_run",
     ),
     _OTHERS: (),
     "files": (

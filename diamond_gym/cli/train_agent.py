@@ -7,26 +7,26 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diamond_gym.cli.evaluate import print_scores, score_agents
 from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_dreams, missing
-from diamond_gym.cli.terminal import console, counting, fitting
+from diamond_gym.cli.terminal import console, fitting
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.trainers.actor_critic import (
-    ActorCriticTrainer,
-    AgentFitConfig,
-    agent_for,
-    world_to_dream_in,
-)
-from diamond_gym.trainers.evaluate import Scores, score_actor_critic, score_random
-from diamond_gym.trainers.loop import Rhythm, train
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, agent_for, world_to_dream_in
+from diamond_gym.trainers.aggregate import RANDOM
+from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent
+from diamond_gym.trainers.loop import Rhythm, Trainer, train
 from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
 
+# what a resumed run may be told differently
+_FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
+_GAMES = 10  # that score the agent on the way, if none do at the end
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
 _DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "fit")
@@ -127,122 +127,126 @@ class TrainAgent:
 
     def run(self) -> int:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
-        from diamond_gym.trainers.evaluate import real_games
-
         if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
             real_games(self.game, 1).close()
-        if self.algo == "diamond":
-            return train_dreamer(self)
-        from diamond_gym.cli.train_sb3 import train_sb3
+        keep_memory()
+        return self._train_diamond() if self.algo == "diamond" else self._train_sb3()
 
-        return train_sb3(self)
+    def _train(
+        self, trainer: Trainer, run: RunFolder, unit: str, rhythm: Rhythm, check: Callable[[int], None] | None = None
+    ) -> str:
+        """Trains to the end or until it is stopped; returns why it ended."""
+        with fitting(trainer, self.minutes) as report:
+            reason = train(trainer, run, self.minutes, rhythm, report, check).reason
+        if reason != "steps":
+            console.print(f"stopped at {unit} {trainer.step:,} of {trainer.total_steps:,}; repeat the command to go on")
+        return reason
 
+    def _entry(self) -> Entry:
+        """The world model to learn in."""
+        entry = resolve(self.model or self.game)
+        if entry.card.game != self.game:
+            raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {self.game}")
+        return entry
 
-# what a resumed run may be told differently
-_FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
-_GAMES = 10  # that score the agent on the way, if none do at the end
+    def _score(self, name: str, agent: Agent) -> dict[str, Scores]:
+        """Scores the agent and a random policy in the real game."""
+        scores = score_agents({name: agent, RANDOM: None}, self.game, self.episodes, seed=self.seed)
+        print_scores(scores)
+        return scores
 
+    def _train_diamond(self) -> int:
+        """Trains DIAMOND's actor-critic, registers it with its model, and scores it; returns the exit code."""
+        entry = self._entry()
+        config, sampler = agent_for(self.fit, entry), self._sampler(entry)
+        if self.n_envs is not None:
+            config = replace(config, optimizer=replace(config.optimizer, batch_size=self.n_envs))
+        folder = self.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{Path(self.preset).stem}"
+        device = pick_device(self.device)
+        precision = pick_precision(self.precision, device)
+        per_step = config.horizon * config.optimizer.batch_size
+        assert self.steps is not None, "every preset says how many"
+        with RunFolder(folder) as run:
+            model = world_to_dream_in(entry, device, precision, self.compile)
+            run.settle(self._settings(config, sampler) | {"world_model": model.fingerprint}, _FREE)
+            fit = ActorCriticTrainer(config, -(-self.steps // per_step), self.seed, device)
+            state = run.load()
+            if state is None and self.init is not None:
+                begin_with_agent(fit, read_model(resolve(self.init))[1], self.init)
+            fit.dream_in(model.dream(config.optimizer.batch_size, sampler=sampler, horizon=config.horizon), self.seed)
+            if state is not None:
+                fit.load_state_dict(state)
+            size = sum(p.numel() for p in fit.agent.parameters()) / 1e6
+            console.print(
+                f"{folder}: window {fit.step:,} of {fit.total_steps:,}, each of {per_step} dreamed steps of "
+                f"{entry.name}, {sampler.num_denoising_steps} denoising steps, on {device} in {precision} "
+                f"(agent {size:.2f} M)",
+                soft_wrap=True,
+            )
 
-def train_dreamer(args: "TrainAgent") -> int:
-    """Trains the agent, registers it with its model, and scores it; returns the exit code."""
-    entry = _entry(args)
-    config = _config(args, entry)
-    sampler = _sampler(args, entry)
-    folder = args.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{Path(args.preset).stem}"
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    per_step = config.horizon * config.optimizer.batch_size
-    assert args.steps is not None, "every preset says how many"
-    keep_memory()
-    with RunFolder(folder) as run:
-        model = world_to_dream_in(entry, device, precision, args.compile)
-        run.settle(_settings(args, config, sampler) | {"world_model": model.fingerprint}, _FREE)
-        fit = ActorCriticTrainer(config, -(-args.steps // per_step), args.seed, device)
-        state = run.load()
-        if state is None and args.init is not None:
-            begin_with_agent(fit, read_model(resolve(args.init))[1], args.init)
-        dream = model.dream(config.optimizer.batch_size, sampler=sampler, horizon=config.horizon)
-        fit.dream_in(dream, args.seed)
-        if state is not None:
-            fit.load_state_dict(state)
-        size = sum(p.numel() for p in fit.agent.parameters()) / 1e6
-        console.print(
-            f"{folder}: window {fit.step:,} of {fit.total_steps:,}, each of {per_step} dreamed steps of {entry.name}, "
-            f"{sampler.num_denoising_steps} denoising steps, on {device} in {precision} (agent {size:.2f} M)",
-            soft_wrap=True,
-        )
+            def check(step: int) -> None:
+                scores = score_agent(fit.agent, self.game, self.episodes or _GAMES, seed=self.seed)
+                run.log(step, {"real/score": scores.mean})
+                console.print(f"window {step:,}: {scores.mean:.2f} in {len(scores.scores)} real games")
 
-        def check(step: int) -> None:
-            scores = _play(fit, args)
-            run.log(step, {"real/score": scores.mean})
-            console.print(f"window {step:,}: {scores.mean:.2f} in {len(scores.scores)} real games")
-
-        rhythm = Rhythm(log_steps=10, picture_seconds=60 * args.score_minutes)
-        with fitting(fit, args.minutes) as report:
-            outcome = train(fit, run, args.minutes, rhythm, report, check if args.score_minutes else None)
-        if outcome.reason != "steps":
-            console.print(f"stopped at window {fit.step:,} of {fit.total_steps:,}; repeat the command to go on")
-            if outcome.reason == "interrupted":
+            rhythm = Rhythm(log_steps=10, picture_seconds=60 * self.score_minutes)
+            if self._train(fit, run, "window", rhythm, check if self.score_minutes else None) == "interrupted":
                 return 130
         facts = {
-            "algo": "diamond",
-            "preset": args.preset,
-            "steps": fit.step * per_step,
-            "windows": fit.step,
-            "sampler": asdict(sampler),
-            "seed": args.seed,
-            **{name: asdict(getattr(config, name)) for name in ("loss", "optimizer")},
-            "horizon": config.horizon,
-        }
+            "algo": "diamond", "preset": self.preset, "steps": fit.step * per_step, "windows": fit.step,
+            "sampler": asdict(sampler), "seed": self.seed, "loss": asdict(config.loss),
+            "optimizer": asdict(config.optimizer), "horizon": config.horizon,
+        }  # fmt: skip
         entry = register_agent(entry, fit.agent, facts)
         console.print(f"registered the agent with {entry.name} in {entry.folder}", soft_wrap=True)
-        if args.episodes:
-            _score(fit, args, entry, facts)
-    return 0
+        if self.episodes:
+            mine, random = self._score(entry.name, fit.agent).values()
+            message = {"score": mine.mean, "score_std": mine.std, "episodes": self.episodes}
+            message |= {"random_score": random.mean}
+            facts |= {key: float(f"{value:.4g}") for key, value in message.items()}
+            update_card(entry, replace(entry.card, training={**entry.card.training, "agent": facts}))
+        return 0
 
+    def _sampler(self, entry: Entry) -> SamplerConfig:
+        if self.quality is not None and self.quality not in QUALITIES:
+            raise BadArgument(f"{entry.name} dreams in qualities {', '.join(QUALITIES)}, not {self.quality}")
+        sampler = SamplerConfig(**entry.card.sampler) if self.quality is None else QUALITIES[self.quality]
+        if self.num_denoising_steps is not None:
+            sampler = replace(sampler, num_denoising_steps=self.num_denoising_steps)
+        return sampler
 
-def _entry(args: "TrainAgent") -> Entry:
-    entry = resolve(args.model or args.game)
-    if entry.card.game != args.game:
-        raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {args.game}")
-    return entry
+    def _settings(self, config: AgentFitConfig, sampler: SamplerConfig) -> dict[str, Any]:
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("run_folder", "out")}
+        return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
 
+    def _train_sb3(self) -> int:
+        """Trains an agent of Stable-Baselines3, saves and scores it, and registers it if asked; returns the code."""
+        from diamond_gym.trainers import sb3
+        from diamond_gym.trainers.sb3_files import open_agent, register_file
 
-def _config(args: "TrainAgent", entry: Entry) -> AgentFitConfig:
-    config = agent_for(args.fit, entry)
-    if args.n_envs is not None:
-        config = replace(config, optimizer=replace(config.optimizer, batch_size=args.n_envs))
-    return config
-
-
-def _sampler(args: "TrainAgent", entry: Entry) -> SamplerConfig:
-    if args.quality is not None and args.quality not in QUALITIES:
-        raise BadArgument(f"{entry.name} dreams in qualities {', '.join(QUALITIES)}, not {args.quality}")
-    sampler = SamplerConfig(**entry.card.sampler) if args.quality is None else QUALITIES[args.quality]
-    if args.num_denoising_steps is not None:
-        sampler = replace(sampler, num_denoising_steps=args.num_denoising_steps)
-    return sampler
-
-
-def _settings(args: "TrainAgent", config: AgentFitConfig, sampler: SamplerConfig) -> dict[str, Any]:
-    settings = {f.name: getattr(args, f.name) for f in fields(args)}
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k not in ("run_folder", "out")}
-    return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
-
-
-def _play(fit: ActorCriticTrainer, args: "TrainAgent", progress: Callable[[int], None] | None = None) -> Scores:
-    return score_actor_critic(fit.agent, args.game, args.episodes or _GAMES, seed=args.seed, progress=progress)
-
-
-def _score(fit: ActorCriticTrainer, args: "TrainAgent", entry: Entry, facts: dict[str, Any]) -> None:
-    from diamond_gym.cli.evaluate import print_scores
-
-    games = args.episodes
-    with counting(f"playing {args.game}", 2 * games, "games") as advance:
-        scores = {entry.name: _play(fit, args, advance)}
-        scores["random"] = score_random(args.game, games, seed=args.seed, progress=lambda n: advance(games + n))
-    mine, random = scores[entry.name], scores["random"]
-    message = {"score": mine.mean, "score_std": mine.std, "episodes": games, "random_score": random.mean}
-    message = {key: float(f"{value:.4g}") for key, value in message.items()}
-    update_card(entry, replace(entry.card, training={**entry.card.training, "agent": {**facts, **message}}))
-    print_scores(scores)
+        same = {f.name: getattr(self, f.name) for f in fields(sb3.AgentConfig)}
+        config = sb3.AgentConfig(**{name: value for name, value in same.items() if value is not None})
+        world = f"{self.game.lower()}-real" if self.real else self._entry().name
+        where = "the real game" if self.real else f"dreams of {world}"
+        folder = self.run_folder or home_folder() / "runs" / f"{world}-agent-{self.algo}"
+        out = self.out or home_folder() / "agents" / f"{self.game.lower()}-{self.algo}{'-real' * self.real}.zip"
+        out.parent.mkdir(parents=True, exist_ok=True)  # better now than after hours
+        with RunFolder(folder) as run, sb3.SB3Trainer(config, run) as trainer:
+            console.print(
+                f"{folder}: step {trainer.step:,} of {trainer.total_steps:,} of {self.algo.upper()} in {where}, "
+                f"{config.n_envs} at a time, on {trainer.agent.device}",
+                soft_wrap=True,
+            )
+            reason = self._train(trainer, run, "step", sb3.RHYTHM)
+            trainer.save(out)
+        console.print(f"saved {out} after {trainer.step:,} steps", soft_wrap=True)
+        if trainer.recent_return is not None:
+            console.print(f"mean return of its last episodes in {where}: {trainer.recent_return:.2f}")
+        if reason == "interrupted":
+            return 130
+        if self.register:
+            registered = register_file(self._entry(), out)
+            console.print(f"registered the agent with {registered.name} in {registered.folder}", soft_wrap=True)
+        if self.episodes:
+            self._score(out.name, open_agent(out, self.device))
+        return 0
