@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
 from torch import Tensor
 
-from diamond_gym.envs.atari_vector import RealVectorEnv
+from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import Entry, resolve
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
