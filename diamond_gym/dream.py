@@ -3,6 +3,7 @@
 Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
 """
 
+import copy
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -238,6 +239,15 @@ class Dream:
         self._memory: LstmState | None = None
         self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.start = torch.full_like(self.steps, -1)
+
+    def twin(self) -> Self:
+        """Another dream of the same prepared networks and starts, which has not begun and has a state of its own."""
+        twin = copy.copy(self)
+        twin._rng, twin._seeded = RowRandom(self.num_envs, self.device), False
+        twin._graphs = None if self._graphs is None else {}
+        twin.obs_window = twin.act_window = twin._memory = None
+        twin.steps, twin.start = torch.zeros_like(self.steps), torch.full_like(self.start, -1)
+        return twin
 
     @without_gradient()
     def refresh(self) -> None:

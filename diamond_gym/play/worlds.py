@@ -1,0 +1,191 @@
+"""The worlds that can be played, and their models: loaded once, however many play in them."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from diamond_gym import csgo
+from diamond_gym.dream import Dream
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.play.controls import key_names, key_table
+from diamond_gym.registry.loading import Precision
+from diamond_gym.registry.models import Entry, survey
+
+_IDLE = 2  # models that nobody plays in and that stay loaded
+
+
+@dataclass
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+        entry: Where it came from.
+        dream: A dream of one row that nobody plays; a session gets a `twin` of it.
+        lock: To be held by whoever begins a dream: starts are burnt in on first use.
+        players: Sessions that use it.
+    """
+
+    entry: Entry
+    model: Any
+    dream: Dream
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    players: int = 0
+
+
+class Worlds:
+    """What can be played here, and what is loaded of it.
+
+    Args:
+        device: Of all models: "auto" or one of torch's.
+        precision: Of their networks: "auto" (measured), "float32" or "bfloat16".
+        compile: Whether to compile the networks.
+        first: The model to offer first, also one from outside the registry.
+    """
+
+    def __init__(
+        self, device: str = "auto", precision: Precision = "auto", compile: bool = False, first: Entry | None = None
+    ) -> None:
+        self._device, self._precision, self._compile = device, precision, compile
+        self._first = first
+        self._loaded: dict[str, Loaded] = {}
+        self._lock = threading.Lock()
+
+    def entries(self) -> dict[str, list[Entry]]:
+        """The models that can be played, by world; the first world and its first model are the ones to offer first."""
+        found = sorted(survey()[0], key=lambda entry: entry.rank, reverse=True)
+        if self._first is not None:
+            found = [self._first, *(entry for entry in found if entry.path != self._first.path)]
+        worlds: dict[str, list[Entry]] = {}
+        for entry in found:
+            if "starts" in entry.card.files:
+                worlds.setdefault(entry.card.game, []).append(entry)
+        names = list(worlds)
+        order = names[:1] + sorted(names[1:]) if self._first is not None else sorted(names)
+        return {name: worlds[name] for name in order}
+
+    def entry(self, world: str, model: str | None = None) -> Entry:
+        """The model that is meant, among those of `entries`; a client's words lead nowhere else.
+
+        Raises:
+            BadArgument: There is no such world or model.
+        """
+        for entry in self.entries().get(world, []):
+            if model in (None, entry.name):
+                return entry
+        raise BadArgument("there is no such world" if model is None else "there is no such model of this world")
+
+    def listing(self, real: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """The worlds as clients are told of them, without loading any model; see docs/play-protocol.md.
+
+        Args:
+            real: Whether a game can be played here itself.
+        """
+        return [
+            {
+                "name": name,
+                "models": [
+                    {
+                        "name": entry.name,
+                        "summary": entry.card.summary,
+                        "stages": 1 if entry.card.upsampler is None else 2,
+                        "agent": entry.card.has_agent,
+                    }
+                    for entry in entries
+                ],
+                "preview": None if self.preview(name) is None else f"/api/preview/{name}.png",
+                "real": real(name),
+                **controls_of(space_of(entries[0]), list(entries[0].card.action_meanings)),
+                "size": list(entries[0].card.obs_shape[:2]),
+                "qualities": ["fast", "quality"] if entries[0].card.upsampler else ["fast", "paper", "fine"],
+            }
+            for name, entries in self.entries().items()
+        ]
+
+    def preview(self, world: str) -> Path | None:
+        """The picture of a world."""
+        paths = (entry.file("preview") for entry in self.entries().get(world, []))
+        return next((path for path in paths if path is not None and path.suffix == ".png" and path.is_file()), None)
+
+    def take(self, entry: Entry) -> Loaded:
+        """A model in memory, for one more player; loads it if need be, which takes seconds."""
+        with self._lock:
+            key = str(entry.path)
+            loaded = self._loaded.get(key)
+            if loaded is None:
+                from diamond_gym.envs.checks import open_model
+
+                model, _ = open_model(None, entry, self._device, self._precision, self._compile)
+                loaded = self._loaded[key] = Loaded(entry, model, model.dream(1))
+            loaded.players += 1
+            return loaded
+
+    def give_back(self, loaded: Loaded) -> None:
+        """One player less; of models without players only a few stay in memory."""
+        with self._lock:
+            loaded.players -= 1
+            idle = [key for key, other in self._loaded.items() if not other.players and other is not loaded]
+            for key in idle[: max(0, len(idle) + (loaded.players == 0) - _IDLE)]:
+                del self._loaded[key]
+
+
+def space_of(entry: Entry) -> gym.Space[Any]:
+    """The action space that a card tells of; that of a loaded model is the authority."""
+    card = entry.card
+    if card.upsampler is not None and card.num_actions == csgo.NUM_INPUTS:
+        return gym.spaces.MultiDiscrete(list(csgo.SIZES))
+    return gym.spaces.Discrete(card.num_actions)
+
+
+def controls_of(space: gym.Space[Any], meanings: list[str]) -> dict[str, Any]:
+    """How a world is controlled, as clients are told."""
+    buttons = isinstance(space, gym.spaces.MultiDiscrete)
+    kind = "discrete" if isinstance(space, gym.spaces.Discrete) else "buttons" if buttons else "multi"
+    numbered = space.n if isinstance(space, gym.spaces.Discrete) else space.shape[0] if space.shape else 0
+    return {
+        "kind": kind,
+        "actions": list(csgo.NAMES) if buttons else meanings or [str(i) for i in range(int(numbered))],
+        "keys": [[list(keys), action] for keys, action in key_table(space, meanings)],
+        "key_names": key_names(space, meanings),
+        "mouse": buttons,
+    }
+
+
+def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
+    """An agent for one session.
+
+    Args:
+        loaded: The model it looks at.
+        path: The .zip of one of Stable-Baselines3's; None for the model's own.
+
+    Returns:
+        The agent, or None, and then why there is none; an empty text where the model simply has none.
+
+    Raises:
+        DiamondGymError: The file is no agent, or one of another game.
+    """
+    card = loaded.entry.card
+    if path is None and not card.has_agent:
+        return None, ""
+    if path is None and loaded.model.actor_critic is not None:
+        from diamond_gym.play.agent import OwnAgent
+
+        return OwnAgent(loaded.model.actor_critic), ""
+    try:
+        from diamond_gym.play.agent import SavedAgentLooksOn
+        from diamond_gym.trainers.own_agent import own_file
+        from diamond_gym.trainers.sb3_files import open_agent as opened
+    except ModuleNotFoundError:
+        why = "its agent needs stable_baselines3: pip install 'diamond-gym[sb3]'"
+        if path is not None:
+            raise DiamondGymError(why) from None
+        return None, why
+    device = str(loaded.model.device)
+    agent = opened(path, device) if path is not None else own_file(loaded.entry, device)
+    if agent is None:
+        return None, ""
+    agent.check(card.game, card.obs_shape, card.num_actions)
+    return SavedAgentLooksOn(agent), ""
