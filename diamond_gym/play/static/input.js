@@ -138,6 +138,12 @@ export class Input {
     canvas.addEventListener("mouseup", buttons);
     canvas.addEventListener("contextmenu", (event) => this.wantsMouse && event.preventDefault());
     canvas.addEventListener("mousemove", (event) => locked() && this.turn(event.movementX, event.movementY));
+    canvas.addEventListener("touchmove", ({ changedTouches: [touch] }) => {
+      if (!this.wantsMouse) return;
+      if (this.finger?.identifier === touch.identifier) this.turn(touch.clientX - this.finger.clientX, touch.clientY - this.finger.clientY);
+      this.finger = touch;
+    }, { passive: true });
+    canvas.addEventListener("touchend", () => (this.finger = null));
     document.addEventListener("pointerlockchange", () => {
       if (locked() || !this.motion.buttons) return;
       this.motion.buttons = 0;

@@ -37,6 +37,7 @@ export function showState(state, started) {
 
 export function buildBars(actions, shown) {
   $("agent").hidden = !shown;
+  $("probabilities").classList.toggle("many", actions.length > 9);
   $("probabilities").replaceChildren(
     ...actions.map((name) => make("li", "", make("span", "", words(name)), make("span", "bar-track", make("span", "bar-fill")), make("span", "bar-number", "–"))),
   );
@@ -139,6 +140,7 @@ export class Branches {
     const { count } = message;
     $("branch-grid").style.setProperty("--columns", count < 5 ? count : count < 7 ? 3 : count < 9 ? 4 : 6);
     $("branches").showModal();
+    this.cards[0].focus({ preventScroll: true });
     let at = 0;
     const turn = () => {
       if (!$("branches").open) return;

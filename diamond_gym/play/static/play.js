@@ -74,7 +74,6 @@ const answers = {
     write("model-name", message.model);
     $("world-image").hidden = !message.preview;
     if (message.preview) $("world-image").src = withToken(message.preview);
-    screens.begin(message.size);
     returns.clear();
     drift.clear();
     if (anew) input.use(message.key_names);
@@ -89,12 +88,16 @@ const answers = {
     $("real-switch").disabled = !message.real;
     write("real-text", message.real ? "The real game, put into the same state, with the same actions." : "Not here: it needs a game of ale-py (pip install \"diamond-gym[atari]\").");
     $("branch-actions").disabled = message.kind !== "discrete";
+    document.body.classList.toggle("looks", message.mouse);
     $("mouse-hint").hidden = !message.mouse;
+    const touched = document.body.classList.contains("touch");
+    write("mouse-hint", touched ? "Drag over the picture to look around." : "Click the picture to look around with the mouse; Esc lets go of it.");
     $("slow").hidden = !message.slow;
     write("slow", message.stages > 1 ? "This model has two stages: on a CPU it takes seconds for a frame." : "This model is slow on this machine.");
     write("help-move", "");
     $("help-move").append(...message.key_names.map((key) => make("kbd", "", keyLabel(key))));
     $("denoising-steps").replaceChildren();
+    screens.begin(message.size); // once all else has its height
     veil("loading", "Falling asleep …", message.slow ? "The first frame may take a while." : "");
   },
 

@@ -58,10 +58,12 @@ export class Screens {
     const gaps = compared && !stacked ? 14 : 0;
     const room = $("screens").clientWidth - gaps;
     if (room <= 0) return;
-    // What has to be seen below the picture without scrolling: timeline, transport, keys or pad.
-    const [below, least] = stacked ? [420, 224] : innerWidth < 1100 ? [420, 384] : [318, 384];
-    const strips = ($("denoising").hidden ? 0 : 190) + ($("curve-box").hidden ? 0 : 120);
-    const tall = Math.max(innerHeight - below - (stacked ? 0 : strips), least);
+    // What is above and below the picture is to be seen without scrolling, too.
+    const above = $("screens").getBoundingClientRect().top + scrollY;
+    const others = [...$("screens").parentElement.children].filter((each) => each !== $("screens") && each.offsetHeight);
+    const below = others.reduce((sum, each) => sum + each.offsetHeight + (stacked ? 8 : 14), compared ? 28 : 0);
+    const least = stacked ? 192 : 384;
+    const tall = Math.max(innerHeight - above - below - 12, least);
     const scale = Math.min(room / beside / width, tall / height);
     let whole = Math.max(Math.floor(scale * ratio), 1);
     if (beside > 1 && whole > 1) whole -= whole % 2; // half of it is whole, too
