@@ -183,7 +183,7 @@ def test_a_chosen_branch_is_what_was_shown(kind: str, quality: str | None) -> No
             frames[i := branches.advance()].append(branches.branches[i].obs.tobytes())
         assert len({tuple(shown) for shown in frames}) > 1, "the futures should differ"
         assert played.now.step == 6 and not played.now.ended, "the session stands still"
-        chosen = branches.choose(index)
+        chosen = branches.choose(index, played.apply)
         assert [played.at(7 + i).obs.tobytes() for i in range(len(frames[index]))] == frames[index]
         assert chosen.total == pytest.approx(played.at(6).total + branches.branches[index].reward)
         assert chosen.ended == branches.branches[index].ended

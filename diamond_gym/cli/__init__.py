@@ -40,6 +40,7 @@ _COMMANDS = {
     "collect": ("diamond_gym.cli.collect:Collect", "real experience, played and stored"),
     "data": ("diamond_gym.cli.data:Data", "folders of experience of earlier versions, converted"),
     "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
+    "play": ("diamond_gym.cli.play:Play", "a dream in the browser or the terminal, to be played"),
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
     "train": ("diamond_gym.cli.train:Train", "a world model and an agent together: DIAMOND's whole loop"),
@@ -56,8 +57,11 @@ _COMMANDS = {
 
 # Those that have networks compute.
 _COMPUTING = frozenset(
-    ("collect", "train-wm", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond", "benchmark")
-)
+    (
+        "collect", "train-wm", "play", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond",
+        "benchmark",
+    )
+)  # fmt: skip
 _PLAIN = {
     "×": "x",
     "λ": "lambda",
@@ -80,8 +84,11 @@ _EXTRAS = {
     "scipy": "eval",
     "skimage": "eval",
     "stable_baselines3": "sb3",
+    "starlette": "play",
     "tensorboard": "train",
+    "uvicorn": "play",
     "wandb": "wandb",
+    "websockets": "play",
 }
 
 

@@ -1,6 +1,8 @@
 """Futures of a session that have not been chosen yet, and how much the present frame is left to chance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +112,12 @@ class Branches:
         branch.ended = bool(step.end | step.trunc)
         return index
 
-    def choose(self, index: int) -> PlayStep:
+    def choose(self, index: int, apply: Callable[[str, Any], PlayStep]) -> PlayStep:
         """Has the session go on in a branch, to the last of its frames; the session must not have moved since.
+
+        Args:
+            index: The branch's.
+            apply: The session's, or what calls that.
 
         Raises:
             BadArgument: There is no such branch.
@@ -120,9 +126,9 @@ class Branches:
             raise BadArgument(f"there are {len(self.branches)} branches, counted from 0, and no {index}")
         branch = self.branches[index]
         if branch.dice is not None and branch.steps:
-            self._session.apply("dice", branch.dice)
+            apply("dice", branch.dice)
         for _ in range(branch.steps):
-            self._session.apply("act", branch.action)
+            apply("act", branch.action)
         return self._session.now
 
 

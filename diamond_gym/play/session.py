@@ -194,7 +194,8 @@ class PlaySession:
         if self._real_runs and self.reality is not None:
             real = self.reality
             first = RealStep(real.frame, 0.0, False, 0.0)
-            step = replace(step, real=first if step.action is None else real.step(int(step.action), step.obs))
+            now = first if step.action is None else real.step(int(step.action), step.obs)
+            step = replace(step, real=now, real_total=step.real_total + now.reward)
         if self.agent is not None:
             window = self.dream.obs_window
             fitting = window[0] if window is not None and window.shape[2:] == self.dream.obs.shape[1:] else None

@@ -45,6 +45,7 @@ class PlayStep:
         probabilities: The agent's chances of each action now; empty without one.
         value: The agent's value of the frame.
         real: What the real game did, if it runs beside the dream.
+        real_total: Its rewards since then.
     """
 
     step: int
@@ -64,6 +65,7 @@ class PlayStep:
     probabilities: tuple[float, ...] = ()
     value: float | None = None
     real: RealStep | None = None
+    real_total: float = 0.0
 
     @property
     def ended(self) -> bool:

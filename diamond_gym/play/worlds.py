@@ -1,6 +1,7 @@
 """The worlds that can be played, and their models: loaded once, however many play in them."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,9 @@ import gymnasium as gym
 
 from diamond_gym import csgo
 from diamond_gym.dream import Dream
+from diamond_gym.envs.checks import action_space, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.play.controls import key_names, key_table
+from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry, survey
 
@@ -26,7 +28,8 @@ class Loaded:
         entry: Where it came from.
         dream: A dream of one row that nobody plays; a session gets a `twin` of it.
         lock: To be held by whoever begins a dream: starts are burnt in on first use.
-        players: Sessions that use it.
+        players: Games that use it.
+        seconds: How long a step took when it was loaded.
     """
 
     entry: Entry
@@ -34,6 +37,23 @@ class Loaded:
     dream: Dream
     lock: threading.Lock = field(default_factory=threading.Lock)
     players: int = 0
+    seconds: float = 0.0
+
+    def warm_up(self) -> None:
+        """Dreams two steps, so that no player waits for what the first one does, and times the second."""
+        noop = Controls(action_space(self.model, self.dream.multi_hot), []).noop
+        act = as_inputs(noop, action_space(self.model, self.dream.multi_hot), self.dream.device)
+        self.dream.reset(0, start=0)
+        for _ in range(2):
+            began = time.perf_counter()
+            self.dream.step(act, restart=False).rew.item()
+            self.seconds = time.perf_counter() - began
+
+
+class UnknownWorld(BadArgument):
+    """There is no such world, or no such model of it."""
+
+    code = "unknown_world"
 
 
 class Worlds:
@@ -50,33 +70,33 @@ class Worlds:
         self, device: str = "auto", precision: Precision = "auto", compile: bool = False, first: Entry | None = None
     ) -> None:
         self._device, self._precision, self._compile = device, precision, compile
-        self._first = first
+        self.first = first
         self._loaded: dict[str, Loaded] = {}
         self._lock = threading.Lock()
 
     def entries(self) -> dict[str, list[Entry]]:
         """The models that can be played, by world; the first world and its first model are the ones to offer first."""
         found = sorted(survey()[0], key=lambda entry: entry.rank, reverse=True)
-        if self._first is not None:
-            found = [self._first, *(entry for entry in found if entry.path != self._first.path)]
+        if self.first is not None:
+            found = [self.first, *(entry for entry in found if entry.path != self.first.path)]
         worlds: dict[str, list[Entry]] = {}
         for entry in found:
             if "starts" in entry.card.files:
                 worlds.setdefault(entry.card.game, []).append(entry)
         names = list(worlds)
-        order = names[:1] + sorted(names[1:]) if self._first is not None else sorted(names)
+        order = names[:1] + sorted(names[1:]) if self.first is not None else sorted(names)
         return {name: worlds[name] for name in order}
 
     def entry(self, world: str, model: str | None = None) -> Entry:
         """The model that is meant, among those of `entries`; a client's words lead nowhere else.
 
         Raises:
-            BadArgument: There is no such world or model.
+            UnknownWorld: There is no such world or model.
         """
         for entry in self.entries().get(world, []):
             if model in (None, entry.name):
                 return entry
-        raise BadArgument("there is no such world" if model is None else "there is no such model of this world")
+        raise UnknownWorld("there is no such world" if model is None else "there is no such model of this world")
 
     def listing(self, real: Callable[[str], bool]) -> list[dict[str, Any]]:
         """The worlds as clients are told of them, without loading any model; see docs/play-protocol.md.
@@ -116,10 +136,9 @@ class Worlds:
             key = str(entry.path)
             loaded = self._loaded.get(key)
             if loaded is None:
-                from diamond_gym.envs.checks import open_model
-
                 model, _ = open_model(None, entry, self._device, self._precision, self._compile)
                 loaded = self._loaded[key] = Loaded(entry, model, model.dream(1))
+                loaded.warm_up()
             loaded.players += 1
             return loaded
 

@@ -1,0 +1,428 @@
+"""The server of `diamond-gym play`: a page, a WebSocket for each player, and who may use them."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as Event
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from diamond_gym.errors import BadArgument
+from diamond_gym.play.game import Begin, Game
+from diamond_gym.play.player import Busy, Player
+from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse
+from diamond_gym.play.reality import real_game_available
+from diamond_gym.play.worlds import Worlds, controls_of
+
+T = TypeVar("T")
+
+LINGER = 30.0  # seconds that a session waits for a lost connection
+_BURST = 4 * MESSAGES_PER_SECOND  # messages that may come at once
+_PORT = 8000
+_RECORDINGS = 32  # that can be fetched; older ones are deleted
+STATIC = Path(__file__).with_name("static")
+_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; connect-src 'self' ws: wss:; "
+     b"object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]  # fmt: skip
+
+log = logging.getLogger("diamond_gym.play")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command was asked for.
+
+    Attributes:
+        begin: How games begin where clients say nothing else; its seed is not used.
+        seed: Of the dreams that clients do not seed; None for another one each time.
+        world: The world that quality, agent, recording and replay are meant for; None for all.
+        fps: Steps a second, at first.
+        host: The address that the server is bound to.
+        max_sessions: Games that may be played at the same time.
+    """
+
+    begin: Begin = Begin()  # noqa: RUF009  (frozen itself)
+    seed: int | None = None
+    world: str | None = None
+    fps: int = 15
+    host: str = "127.0.0.1"
+    max_sessions: int = 4
+
+
+class Guard:
+    """Lets those in who know the token and come from here; everything else is refused before it is looked at.
+
+    Args:
+        app: What is behind it.
+        token: The token in the address.
+        host: The address that the server is bound to.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, host: str) -> None:
+        self._app, self._token = app, token.encode()
+        self._names = {"localhost"} if is_loopback(host) else {"localhost", socket.gethostname().lower(), host.lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        problem = self._problem(HTTPConnection(scope))
+
+        async def send_with_headers(event: Event) -> None:
+            if event["type"] == "http.response.start":
+                event = {**event, "headers": [*event["headers"], *_HEADERS]}
+            await send(event)
+
+        if problem is None:
+            await self._app(scope, receive, send_with_headers)
+        elif scope["type"] == "http":
+            await PlainTextResponse(problem, 403)(scope, receive, send_with_headers)
+        else:
+            await WebSocket(scope, receive, send).close(1008)  # before it is accepted: status 403
+
+    def _problem(self, request: HTTPConnection) -> str | None:
+        hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
+        if len(hosts) != 1 or not self._is_here(hosts[0]):
+            return "this host is not served here"
+        if origins and (len(origins) > 1 or not _same(origins[0], hosts[0])):
+            return "requests of other sites are refused"
+        if request.url.path.startswith("/static/"):
+            return None
+        given = request.query_params.get("token", "")
+        if not secrets.compare_digest(given.encode("utf-8", "surrogatepass"), self._token):
+            return "the token is missing or wrong: use the address that diamond-gym play printed"
+        return None
+
+    def _is_here(self, host: str) -> bool:
+        """Whether a Host names this machine. A number always does: only names can be made to lead here."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        with contextlib.suppress(ValueError):
+            return not name.endswith(".") and ipaddress.ip_address(name) is not None
+        return False
+
+
+def _same(origin: str, host: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Server:
+    """Everything that is served, and all who play.
+
+    Args:
+        worlds: What can be played.
+        settings: How.
+        token: What the address has to carry; a new one by default.
+    """
+
+    def __init__(self, worlds: Worlds, settings: Settings, token: str | None = None) -> None:
+        self.worlds, self.settings = worlds, settings
+        self.token = token or secrets.token_urlsafe(16)
+        self.players: dict[str, Player] = {}
+        self._connections = 0
+        # Networks compute with several threads of their own: one worker keeps two cores busy, and computes in turn.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="dream")
+        self._places = set[Player]()  # those who play, or are about to
+        self._folder = tempfile.TemporaryDirectory(prefix="diamond-gym-play-", ignore_cleanup_errors=True)
+        self._recordings: dict[str, Path] = {}
+        routes = [
+            Route("/", self._page),
+            Route("/api/worlds", self._worlds),
+            Route("/api/preview/{world}.png", self._preview),
+            Route("/api/recordings/{name}", self._recording),
+            WebSocketRoute("/ws", self._play),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        self.app = Starlette(routes=routes, middleware=[Middleware(Guard, token=self.token, host=settings.host)])
+
+    def start(self) -> None:
+        """Begins what runs besides requests; to be called once, where they are answered."""
+        self._tasks = [asyncio.create_task(self._reap()), asyncio.create_task(self._preload())]
+
+    async def _preload(self) -> None:
+        """Loads the first model while nobody waits for it yet; whoever plays is told what may be wrong with it."""
+        if self.worlds.first is not None:
+            with contextlib.suppress(Exception):
+                self.worlds.give_back(await asyncio.to_thread(self.worlds.take, self.worlds.first))
+
+    async def close(self) -> None:
+        """Ends all sessions, and says so."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(player.close(1001, "the server has ended") for player in list(self.players.values())))
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._folder.cleanup()
+
+    async def _reap(self) -> None:
+        """Ends the sessions whose connection has been lost for too long."""
+        while True:
+            await asyncio.sleep(1)
+            for player in list(self.players.values()):
+                left = player.channel.left_at
+                if left is not None and time.monotonic() - left > LINGER:
+                    await player.close()
+
+    # What is asked for by HTTP
+
+    async def _page(self, request: Request) -> Response:
+        return FileResponse(STATIC / "index.html")
+
+    async def _worlds(self, request: Request) -> Response:
+        worlds = await asyncio.to_thread(self.worlds.listing, real_game_available)
+        limits = {
+            "sessions": self.settings.max_sessions,
+            "message_bytes": MESSAGE_BYTES,
+            "messages_per_second": MESSAGES_PER_SECOND,
+        }
+        return JSONResponse({"version": VERSION, "worlds": worlds, "limits": limits})
+
+    async def _preview(self, request: Request) -> Response:
+        path = await asyncio.to_thread(self.worlds.preview, request.path_params["world"])
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, media_type="image/png")
+
+    async def _recording(self, request: Request) -> Response:
+        path = self._recordings.get(request.path_params["name"])
+        if path is None or not path.is_file():
+            raise HTTPException(404)
+        return FileResponse(path)
+
+    # Who plays
+
+    async def _play(self, connection: WebSocket) -> None:
+        await connection.accept()
+        if self._connections >= 2 * self.settings.max_sessions + 8:
+            await connection.close(1013, "too many connections")
+            return
+        self._connections += 1
+        known = self.players.get(connection.query_params.get("resume", ""))
+        player = known or Player(self)
+        self.players[player.id] = player
+        try:
+            await player.attach(connection, known is not None)
+            await self._listen(player, connection)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            pass  # it was lost while something was sent
+        finally:
+            self._connections -= 1
+            player.detach(connection)
+            if player.game is None and not player.channel.attached:
+                await player.close()
+
+    async def _listen(self, player: Player, connection: WebSocket) -> None:
+        """Reads messages until the connection ends; of too many no more."""
+        left, last = float(_BURST), time.monotonic()
+        while player.channel.is_at(connection):
+            event = await connection.receive()
+            if event["type"] == "websocket.disconnect":
+                return
+            now = time.monotonic()
+            left, last = min(_BURST, left + (now - last) * MESSAGES_PER_SECOND) - 1, now
+            if left < 0:
+                await connection.close(1008, "too many messages")
+                return
+            try:
+                message = parse(event.get("text") or event.get("bytes") or "")
+            except BadMessage as error:
+                await player.channel.send({"type": "error", "code": "bad_message", "text": str(error)})
+                continue
+            if player.channel.is_at(connection):
+                await player.obey(message)
+
+    async def work(self, function: Callable[..., T], *args: Any) -> T:
+        """Computes in the worker, in turn with what other players want."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    async def open_game(self, player: Player, message: Message) -> tuple[Game, int, dict[str, Any]]:
+        """The game that a `start` asks for, its steps a second, and the fields of `started`.
+
+        Raises:
+            Busy: There are as many games as there may be; its text is their number.
+            DiamondGymError: What was asked for cannot be had.
+        """
+        entry = await asyncio.to_thread(self.worlds.entry, message["world"], message.get("model"))
+        await self._admit(player)
+        try:
+            loaded = await asyncio.to_thread(self.worlds.take, entry)
+            try:
+                begin = self._begin(message)
+                game = await self.work(Game, loaded, begin)
+            except BaseException:
+                self.worlds.give_back(loaded)
+                raise
+        except BaseException:
+            if player.game is None:
+                self._places.discard(player)
+            raise
+        listing = await asyncio.to_thread(self.worlds.listing, real_game_available)
+        model, now = loaded.model, game.session.now
+        started = {
+            **next((world for world in listing if world["name"] == entry.card.game), {}),
+            **controls_of(game.session.space, game.session.meanings),
+            "model": entry.name,
+            "size": list(now.obs.shape[:2]),
+            "seed": now.seed,
+            "agent": game.agent_kind,
+            "stages": 1 if model.upsampler is None else 2,
+            "horizon": game.dream.horizon or -1,
+            "device": str(model.device),
+            "precision": model.precision,
+            "slow": loaded.seconds > 0.2,
+        }
+        return game, message.get("fps", self.settings.fps), started
+
+    def _begin(self, message: Message) -> Begin:
+        mine = self.settings.world in (None, message["world"])
+        begin, horizon = self.settings.begin if mine else Begin(), message.get("horizon")
+        seed = message.get("seed", self.settings.seed)
+        return replace(
+            begin,
+            seed=secrets.randbits(31) if seed is None else seed,
+            quality=message.get("quality", begin.quality),
+            agent=message.get("agent", True),
+            horizon=begin.horizon if horizon is None else None if horizon < 0 else horizon,
+            real=message.get("real", begin.real),
+            replay=None if "seed" in message else begin.replay,
+        )
+
+    async def _admit(self, player: Player) -> None:
+        """Gives a player a place, if need be that of one whose connection was lost."""
+        while player not in self._places and len(self._places) >= self.settings.max_sessions:
+            lost = [other for other in self._places if other.channel.left_at is not None]
+            if not lost:
+                raise Busy(str(self.settings.max_sessions))
+            await min(lost, key=lambda other: other.channel.left_at or 0).close()
+        self._places.add(player)
+
+    def close_game(self, game: Game) -> None:
+        """Lets go of a game's model."""
+        game.close()
+        self.worlds.give_back(game.loaded)
+
+    def leave(self, player: Player) -> None:
+        """Forgets a player who has gone."""
+        self.players.pop(player.id, None)
+        self._places.discard(player)
+
+    async def export(self, game: Game, kind: str, fps: int) -> dict[str, Any]:
+        """Writes a game's last recording to be fetched, and gives the fields of `exported`.
+
+        Raises:
+            DiamondGymError: Nothing has been recorded, or it could not be written.
+        """
+        if game.recorded is None and kind != "log":
+            raise BadArgument("nothing has been recorded yet")
+        name = f"{secrets.token_urlsafe(12)}.{'json' if kind == 'log' else kind}"
+        path = Path(self._folder.name) / name
+        from diamond_gym.play import recording
+
+        await asyncio.to_thread(recording.export, game.recorded, game.log, kind, path, fps)
+        self._recordings[name] = path
+        while len(self._recordings) > _RECORDINGS:
+            self._recordings.pop(next(iter(self._recordings))).unlink(missing_ok=True)
+        return {"url": f"/api/recordings/{name}", "bytes": path.stat().st_size}
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn, which says good-bye to players before it closes their connections."""
+
+    def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._server, self._ready = server, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._server.start()
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._server.close()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket to listen on; without a port 8000, or any other if that is taken.
+
+    Raises:
+        BadArgument: The address or the port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for wanted in (_PORT, 0) if port is None else (port,):
+        try:
+            listening.bind((host, wanted))
+            return listening
+        except OSError as error:
+            problem = error
+    listening.close()
+    raise BadArgument(f"cannot serve at {host}:{port or _PORT} ({problem.strerror}); choose another --port or --host")
+
+
+def serve(server: Server, listening: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+    """Serves until it is interrupted.
+
+    Args:
+        server: What to serve.
+        listening: Where.
+        ready: Called once it can be reached.
+    """
+    config = uvicorn.Config(
+        server.app,
+        log_level="warning",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        ws_max_size=MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        limit_concurrency=64,
+        timeout_graceful_shutdown=3,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        _Uvicorn(config, server, ready).run(sockets=[listening])
