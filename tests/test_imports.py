@@ -38,6 +38,7 @@ RANKS = [
     {"envs"},
     {"sb3"},
     {"trainers"},
+    {"play"},
     {"cli"},
     {"__main__"},
 ]
@@ -56,6 +57,7 @@ ONLY = {
     # its environments, its algorithms, its files, its trainings
     "stable_baselines3": ("sb3", "trainers.sb3"),
     "ale_py": ("envs.atari",),
+    **dict.fromkeys(("starlette", "uvicorn", "websockets"), ("play",)),
 }
 
 
@@ -197,6 +199,9 @@ HEAVY = {
     "imageio",
     "tensorboard",
     "safetensors",
+    "starlette",
+    "uvicorn",
+    "websockets",
 }
 
 

@@ -57,11 +57,8 @@ _COMMANDS = {
 
 # Those that have networks compute.
 _COMPUTING = frozenset(
-    (
-        "collect", "train-wm", "play", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond",
-        "benchmark",
-    )
-)  # fmt: skip
+    ("collect", "train-wm", "dream", "evaluate-wm", "train", "train-agent", "evaluate", "import-diamond", "benchmark")
+)
 _PLAIN = {
     "×": "x",
     "λ": "lambda",

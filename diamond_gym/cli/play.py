@@ -81,8 +81,9 @@ class Play:
         word = self.model or self.game or (log.model if log is not None else None)
         entry = None if word is None else resolve(word)
         from diamond_gym.play.game import Begin
-        from diamond_gym.play.worlds import Worlds
+        from diamond_gym.play.worlds import Worlds, leave_a_core
 
+        leave_a_core()
         begin = Begin(
             seed=self.seed or 0,
             quality=self.quality,
@@ -121,7 +122,8 @@ class Play:
         return 0
 
     def _in_browser(self, worlds: "Worlds", entry: "Entry | None", begin: "Begin") -> int:
-        from diamond_gym.play.server import Server, Settings, listen, serve
+        from diamond_gym.play.server import Server, Settings
+        from diamond_gym.play.serving import listen, serve
 
         world = None if entry is None else entry.card.game
         server = Server(worlds, Settings(begin, self.seed, world, self.fps, self.host, self.max_sessions))
@@ -148,7 +150,7 @@ def address_of(host: str, port: int, token: str, world: str | None) -> str:
 
 def hints(host: str, port: int, environ: Any) -> list[str]:
     """What else to say: how to reach the page from the other end of an SSH connection, and who else can."""
-    from diamond_gym.play.server import is_loopback
+    from diamond_gym.play.guard import is_loopback
 
     lines = []
     if "SSH_CONNECTION" in environ and is_loopback(host):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
 from contextlib import suppress
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.play.protocol import Kind, encode, pack
+
+log = logging.getLogger("diamond_gym.play")
 
 Picture = tuple[Kind, int, npt.NDArray[np.uint8]]
 
@@ -101,8 +104,8 @@ class Channel:
                     if self._socket is not None:
                         frame = pack(kind, picture, (pixels.shape[0], pixels.shape[1]), step, self._sequence, index)
                         await self._socket.send_bytes(frame)
-            except (RuntimeError, OSError, asyncio.IncompleteReadError):
-                pass  # the connection is lost; whoever reads from it will notice
+            except Exception:  # a connection is lost in many ways, and whoever reads from it will notice
+                log.debug("a connection was lost", exc_info=True)
 
     async def wait_until_seen(self) -> None:
         """Waits until the client can take another frame of the dream, or has not said so for too long."""

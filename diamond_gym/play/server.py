@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import ipaddress
-import logging
+import os
 import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,22 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.types import Message as Event
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from diamond_gym.errors import BadArgument
+from diamond_gym.play.commands import obey
 from diamond_gym.play.game import Begin, Game
+from diamond_gym.play.guard import Guard
 from diamond_gym.play.player import Busy, Player
 from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse
 from diamond_gym.play.reality import real_game_available
@@ -38,19 +34,8 @@ T = TypeVar("T")
 
 LINGER = 30.0  # seconds that a session waits for a lost connection
 _BURST = 4 * MESSAGES_PER_SECOND  # messages that may come at once
-_PORT = 8000
 _RECORDINGS = 32  # that can be fetched; older ones are deleted
 STATIC = Path(__file__).with_name("static")
-_HEADERS = [
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; connect-src 'self' ws: wss:; "
-     b"object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]  # fmt: skip
-
-log = logging.getLogger("diamond_gym.play")
 
 
 @dataclass(frozen=True)
@@ -74,82 +59,6 @@ class Settings:
     max_sessions: int = 4
 
 
-class Guard:
-    """Lets those in who know the token and come from here; everything else is refused before it is looked at.
-
-    Args:
-        app: What is behind it.
-        token: The token in the address.
-        host: The address that the server is bound to.
-    """
-
-    def __init__(self, app: ASGIApp, token: str, host: str) -> None:
-        self._app, self._token = app, token.encode()
-        self._names = {"localhost"} if is_loopback(host) else {"localhost", socket.gethostname().lower(), host.lower()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        problem = self._problem(HTTPConnection(scope))
-
-        async def send_with_headers(event: Event) -> None:
-            if event["type"] == "http.response.start":
-                event = {**event, "headers": [*event["headers"], *_HEADERS]}
-            await send(event)
-
-        if problem is None:
-            await self._app(scope, receive, send_with_headers)
-        elif scope["type"] == "http":
-            await PlainTextResponse(problem, 403)(scope, receive, send_with_headers)
-        else:
-            await WebSocket(scope, receive, send).close(1008)  # before it is accepted: status 403
-
-    def _problem(self, request: HTTPConnection) -> str | None:
-        hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
-        if len(hosts) != 1 or not self._is_here(hosts[0]):
-            return "this host is not served here"
-        if origins and (len(origins) > 1 or not _same(origins[0], hosts[0])):
-            return "requests of other sites are refused"
-        if request.url.path.startswith("/static/"):
-            return None
-        given = request.query_params.get("token", "")
-        if not secrets.compare_digest(given.encode("utf-8", "surrogatepass"), self._token):
-            return "the token is missing or wrong: use the address that diamond-gym play printed"
-        return None
-
-    def _is_here(self, host: str) -> bool:
-        """Whether a Host names this machine. A number always does: only names can be made to lead here."""
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
-            return False
-        if name in self._names:
-            return True
-        with contextlib.suppress(ValueError):
-            return not name.endswith(".") and ipaddress.ip_address(name) is not None
-        return False
-
-
-def _same(origin: str, host: str) -> bool:
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Server:
     """Everything that is served, and all who play.
 
@@ -164,8 +73,8 @@ class Server:
         self.token = token or secrets.token_urlsafe(16)
         self.players: dict[str, Player] = {}
         self._connections = 0
-        # Networks compute with several threads of their own: one worker keeps two cores busy, and computes in turn.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="dream")
+        workers = max(1, (os.cpu_count() or 1) // 4) if worlds.on_cpu else 1
+        self._pool = ThreadPoolExecutor(min(workers, settings.max_sessions), thread_name_prefix="dream")
         self._places = set[Player]()  # those who play, or are about to
         self._folder = tempfile.TemporaryDirectory(prefix="diamond-gym-play-", ignore_cleanup_errors=True)
         self._recordings: dict[str, Path] = {}
@@ -273,7 +182,7 @@ class Server:
                 await player.channel.send({"type": "error", "code": "bad_message", "text": str(error)})
                 continue
             if player.channel.is_at(connection):
-                await player.obey(message)
+                await obey(player, message)
 
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Computes in the worker, in turn with what other players want."""
@@ -283,7 +192,7 @@ class Server:
         """The game that a `start` asks for, its steps a second, and the fields of `started`.
 
         Raises:
-            Busy: There are as many games as there may be; its text is their number.
+            Busy: There are as many games as there may be.
             DiamondGymError: What was asked for cannot be had.
         """
         entry = await asyncio.to_thread(self.worlds.entry, message["world"], message.get("model"))
@@ -336,7 +245,7 @@ class Server:
         while player not in self._places and len(self._places) >= self.settings.max_sessions:
             lost = [other for other in self._places if other.channel.left_at is not None]
             if not lost:
-                raise Busy(str(self.settings.max_sessions))
+                raise Busy(self.settings.max_sessions)
             await min(lost, key=lambda other: other.channel.left_at or 0).close()
         self._places.add(player)
 
@@ -367,62 +276,3 @@ class Server:
         while len(self._recordings) > _RECORDINGS:
             self._recordings.pop(next(iter(self._recordings))).unlink(missing_ok=True)
         return {"url": f"/api/recordings/{name}", "bytes": path.stat().st_size}
-
-
-class _Uvicorn(uvicorn.Server):
-    """Uvicorn, which says good-bye to players before it closes their connections."""
-
-    def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._server, self._ready = server, ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._server.start()
-        self._ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._server.close()
-        await super().shutdown(sockets)
-
-
-def listen(host: str, port: int | None) -> socket.socket:
-    """A socket to listen on; without a port 8000, or any other if that is taken.
-
-    Raises:
-        BadArgument: The address or the port cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for wanted in (_PORT, 0) if port is None else (port,):
-        try:
-            listening.bind((host, wanted))
-            return listening
-        except OSError as error:
-            problem = error
-    listening.close()
-    raise BadArgument(f"cannot serve at {host}:{port or _PORT} ({problem.strerror}); choose another --port or --host")
-
-
-def serve(server: Server, listening: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
-    """Serves until it is interrupted.
-
-    Args:
-        server: What to serve.
-        listening: Where.
-        ready: Called once it can be reached.
-    """
-    config = uvicorn.Config(
-        server.app,
-        log_level="warning",
-        lifespan="off",
-        access_log=False,
-        server_header=False,
-        ws_max_size=MESSAGE_BYTES,
-        ws_per_message_deflate=False,
-        limit_concurrency=64,
-        timeout_graceful_shutdown=3,
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-        _Uvicorn(config, server, ready).run(sockets=[listening])

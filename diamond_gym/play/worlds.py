@@ -1,5 +1,6 @@
 """The worlds that can be played, and their models: loaded once, however many play in them."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
 from diamond_gym import csgo
+from diamond_gym.device import pick_device
 from diamond_gym.dream import Dream
 from diamond_gym.envs.checks import action_space, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -71,6 +74,7 @@ class Worlds:
     ) -> None:
         self._device, self._precision, self._compile = device, precision, compile
         self.first = first
+        self.on_cpu = pick_device(device).type == "cpu"
         self._loaded: dict[str, Loaded] = {}
         self._lock = threading.Lock()
 
@@ -149,6 +153,16 @@ class Worlds:
             idle = [key for key, other in self._loaded.items() if not other.players and other is not loaded]
             for key in idle[: max(0, len(idle) + (loaded.players == 0) - _IDLE)]:
                 del self._loaded[key]
+
+
+def leave_a_core() -> None:
+    """Has torch compute with few threads, and leaves a core to the browser and to encoding, for the process as a whole.
+
+    At batch 1 more than four hardly help, and threads that wait for a core make a step many times slower than a single
+    thread. The user's own OMP_NUM_THREADS stands.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(4, torch.get_num_threads(), (os.cpu_count() or 1) - 1)))
 
 
 def space_of(entry: Entry) -> gym.Space[Any]:
