@@ -77,7 +77,7 @@ export class Connection {
   }
 
   closed(code, reason) {
-    const final = { 1001: "ended", 1008: "refused", 1009: "refused", 1013: "busy", 4001: "elsewhere" }[code];
+    const final = { 1001: "ended", 1012: "ended", 1008: "refused", 1009: "refused", 1013: "busy", 4001: "elsewhere" }[code];
     this.lostAt ??= Date.now();
     const left = PATIENCE - (Date.now() - this.lostAt);
     if (final || left <= 0) return this.on.ended(final ?? "gone", reason);

@@ -31,7 +31,7 @@ export function showState(state, started) {
   write("fps", `${state.fps.toFixed(1)} of ${state.target_fps}`);
   write("seed", String(state.seed));
   write("start", state.start < 0 ? "the real game" : `no. ${state.start}`);
-  write("horizon", started.horizon ? `${started.horizon} steps` : "none");
+  write("horizon", started.horizon > 0 ? `${started.horizon} steps` : "none");
   write("value", state.value === null ? "–" : signed(state.value));
 }
 
@@ -138,7 +138,7 @@ export class Branches {
     });
     $("branch-grid").replaceChildren(...this.cards);
     const { count } = message;
-    $("branch-grid").style.setProperty("--columns", count < 5 ? count : count < 7 ? 3 : count < 9 ? 4 : 6);
+    $("branch-grid").style.setProperty("--columns", Math.ceil(count / Math.ceil(count / 6)));
     $("branches").showModal();
     this.cards[0].focus({ preventScroll: true });
     let at = 0;

@@ -9,7 +9,9 @@ export class Picker {
   constructor(start) {
     this.worlds = [];
     this.chosen = null;
-    $("picker-form").onsubmit = () => {
+    $("picker-form").onsubmit = (event) => {
+      event.preventDefault();
+      $("picker").close();
       const seed = $("picker-seed").value.trim();
       start({
         world: this.chosen.name,
