@@ -26,7 +26,7 @@ from diamond_gym.play.commands import obey
 from diamond_gym.play.game import Begin, Game
 from diamond_gym.play.guard import Guard
 from diamond_gym.play.player import Busy, Player
-from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse
+from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse, png
 from diamond_gym.play.reality import real_game_available
 from diamond_gym.play.worlds import Worlds, controls_of
 
@@ -131,10 +131,10 @@ class Server:
         return JSONResponse({"version": VERSION, "worlds": worlds, "limits": limits})
 
     async def _preview(self, request: Request) -> Response:
-        path = await asyncio.to_thread(self.worlds.preview, request.path_params["world"])
-        if path is None:
+        pixels = await asyncio.to_thread(self.worlds.preview, request.path_params["world"])
+        if pixels is None:
             raise HTTPException(404)
-        return FileResponse(path, media_type="image/png")
+        return Response(png(pixels), media_type="image/png")
 
     async def _recording(self, request: Request) -> Response:
         path = self._recordings.get(request.path_params["name"])

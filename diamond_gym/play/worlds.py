@@ -1,14 +1,20 @@
 """The worlds that can be played, and their models: loaded once, however many play in them."""
 
+import math
 import os
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from diamond_gym import csgo
@@ -19,6 +25,8 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry, survey
+
+Pixels = npt.NDArray[np.uint8]
 
 _IDLE = 2  # models that nobody plays in and that stay loaded
 
@@ -120,7 +128,7 @@ class Worlds:
                     }
                     for entry in entries
                 ],
-                "preview": None if self.preview(name) is None else f"/api/preview/{name}.png",
+                "preview": f"/api/preview/{name}.png",
                 "real": real(name),
                 **controls_of(space_of(entries[0]), list(entries[0].card.action_meanings)),
                 "size": list(entries[0].card.obs_shape[:2]),
@@ -129,10 +137,10 @@ class Worlds:
             for name, entries in self.entries().items()
         ]
 
-    def preview(self, world: str) -> Path | None:
-        """The picture of a world."""
-        paths = (entry.file("preview") for entry in self.entries().get(world, []))
-        return next((path for path in paths if path is not None and path.suffix == ".png" and path.is_file()), None)
+    def preview(self, world: str) -> Pixels | None:
+        """A picture of a world: the frame that its first start ends with, uint8 (H, W, C)."""
+        entries = self.entries().get(world)
+        return None if entries is None else first_frame(entries[0].file("starts"))
 
     def take(self, entry: Entry) -> Loaded:
         """A model in memory, for one more player; loads it if need be, which takes seconds."""
@@ -153,6 +161,21 @@ class Worlds:
             idle = [key for key, other in self._loaded.items() if not other.players and other is not loaded]
             for key in idle[: max(0, len(idle) + (loaded.players == 0) - _IDLE)]:
                 del self._loaded[key]
+
+
+def first_frame(path: Path | None) -> Pixels | None:
+    """The last frame of the first of the stored starts, read without unpacking the others; None if it cannot be."""
+    if path is None:
+        return None
+    unreadable = suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+    with unreadable, zipfile.ZipFile(path) as archive, archive.open("obs.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        size = math.prod(shape[1:])
+        if dtype == np.uint8 and not in_fortran_order and len(shape) == 5 and size < 2**28:
+            last: Pixels = np.frombuffer(file.read(size), np.uint8).reshape(shape[1:])[-1]
+            return last
+    return None
 
 
 def leave_a_core() -> None:

@@ -107,6 +107,9 @@ export function showDenoising(frame) {
     tiles.insertBefore(tile, next ?? null);
   }
   draw(tile.firstChild, frame);
+  // The heat map takes longer than a step: one of an earlier frame stays, dimmed, until the next comes.
+  const spread = tiles.querySelector("[data-tile=spread]");
+  spread?.classList.toggle("stale", spread.firstChild.dataset.step !== String(frame.step));
 }
 
 /** The grid of futures. */

@@ -35,7 +35,7 @@ export class Picker {
     if (world.real) badges.push("real game");
     if (world.models.some((model) => model.stages > 1)) badges.push("slow on a CPU");
     const image = world.preview ? make("img", "") : make("span", "no-image");
-    if (world.preview) Object.assign(image, { src: withToken(world.preview), alt: "", loading: "lazy" });
+    if (world.preview) Object.assign(image, { src: withToken(world.preview), alt: "", onerror: () => image.replaceWith(make("span", "no-image")) });
     const about = make("span", "about", make("b", "", world.name), make("small", "", world.models.map((model) => model.name).join(", ")));
     if (badges.length) about.append(make("span", "badges", ...badges.map((text) => make("span", "", text))));
     const card = make("button", "world", image, about);

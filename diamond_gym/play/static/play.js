@@ -345,11 +345,13 @@ const actions = {
   help: () => $("help-dialog").showModal(),
 };
 for (const [id, action] of Object.entries(actions))
-  $(id).addEventListener("click", (event) => {
+  $(id).addEventListener("click", () => {
     if (state || id === "worlds" || id === "help") action();
-    // After a click the keys are for the world again; who came by the keyboard stays where they are.
-    if (event.detail && !document.querySelector("dialog[open]")) $("dream").focus({ preventScroll: true });
   });
+// After a click the keys are for the world again; who came by the keyboard stays where they are.
+document.querySelector("main").addEventListener("click", (event) => {
+  if (event.detail && event.target.closest("button, .screen") && !document.querySelector("dialog[open]")) $("dream").focus({ preventScroll: true });
+});
 
 const shortcuts = { p: "pause", ".": "step-once", n: "new-start", backspace: "reset", r: "record", b: "branch-dice", escape: "resume-last", "?": "help" };
 const own = { ",": () => state && seek((state.seek ?? state.step) - 1), t: toggleControl };
