@@ -147,10 +147,11 @@ def _guarded(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        module = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(module)
         if extra is None:
             raise
-        return _fail(f"this needs {error.name}; install it with: pip install 'diamond-gym[{extra}]'", 1)
+        return _fail(f"this needs {module}; install it with: pip install 'diamond-gym[{extra}]'", 1)
     except OSError as error:
         return _fail(_os_error(error), 1)
     except Exception as error:

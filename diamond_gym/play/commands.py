@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from diamond_gym.errors import BadArgument
 from diamond_gym.play.branches import DICE, STEPS
 from diamond_gym.play.game import Game
 from diamond_gym.play.player import Busy, Player
@@ -176,7 +177,9 @@ async def _export(player: Player, game: Game, message: Message) -> None:
         exported = await player.house.export(game, kind, player.fps)
         await player.channel.send({"type": "exported", "format": kind, **exported})
 
-    player.spawn(written())
+    if player.exporting is not None and not player.exporting.done():
+        raise BadArgument("one file at a time: the last one is still being written")
+    player.exporting = player.spawn(written())
 
 
 _COMMANDS: dict[str, Command] = {

@@ -57,6 +57,18 @@ class Player:
 
     Args:
         house: The server.
+
+    Attributes:
+        id: The secret with which a lost session is resumed.
+        channel: The way to the client.
+        game: What is played; None before the first `start`.
+        fps: Steps a second that are wanted.
+        paused: Whether the player has paused.
+        hidden: Whether the page is out of sight, which pauses as well.
+        started: The fields of the message `started`.
+        branching: Dreams branches, which pauses as well.
+        exporting: Writes a recording.
+        closed: Whether the session has ended.
     """
 
     def __init__(self, house: House) -> None:
@@ -67,6 +79,7 @@ class Player:
         self._busy = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
         self.branching: asyncio.Task[None] | None = None
+        self.exporting: asyncio.Task[None] | None = None
         self._runs, self._news = asyncio.Event(), asyncio.Event()
         self.paused = self.hidden = self._frame_due = self.closed = False
         self.fps, self._times = 15, deque[float](maxlen=30)
@@ -121,7 +134,7 @@ class Player:
 
     async def end_game(self) -> None:
         """Ends the present game, if there is one, and lets go of its memory."""
-        tasks, self._tasks, self.branching = self._tasks, set(), None
+        tasks, self._tasks, self.branching, self.exporting = self._tasks, set(), None, None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

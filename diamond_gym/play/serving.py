@@ -26,7 +26,7 @@ class Running(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 server.app,
-                log_level="warning",
+                log_level="error",
                 lifespan="off",
                 access_log=False,
                 server_header=False,
