@@ -13,13 +13,15 @@ from stubs import ACTIONS, save_tiny_model
 
 from diamond_gym.cli import main
 from diamond_gym.cli.play import address_of, hints
+from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import game as game_module
 from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
-from diamond_gym.play.game import Begin, Game
+from diamond_gym.play.game import Game
 from diamond_gym.play.recording import ActionLog
+from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Worlds
 from diamond_gym.registry import resolve
 from diamond_gym.trainers.own_agent import own_file
@@ -112,6 +114,25 @@ def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> 
     assert game.record(False) is None
 
 
+def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: Path) -> None:
+    game = begin(worlds, record=tmp_path / "play", recording=True)
+    frames(game, 3)
+    game.close()
+    with EpisodeStore(tmp_path / "play", "r") as store:
+        assert store.num_steps == sum(name == "act" for name, _ in game.session.operations)
+
+
+def test_a_store_of_something_else_is_told(worlds: Worlds, tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path / "pong", "a", About("Pong", (64, 64, 3), 6)):
+        pass
+    game = begin(worlds, record=tmp_path / "pong", recording=True)
+    frames(game, 3)
+    recorded = game.record(False)
+    assert recorded is not None
+    assert recorded["store"] is None
+    assert "use another folder" in game.notices[0]
+
+
 def test_a_log_is_played_again_bit_for_bit(worlds: Worlds, tmp_path: Path) -> None:
     game = begin(worlds, horizon=7)
     for keys in (["w"], [], ["space"], ["w", "space"]):
@@ -139,6 +160,21 @@ def test_a_log_is_played_again_bit_for_bit(worlds: Worlds, tmp_path: Path) -> No
     assert {step for name, step in other.session.operations if name == "act"} == {2}
 
 
+@pytest.mark.parametrize(
+    ("operations", "horizon"),
+    [
+        ([["fly", 1]], None), ([["reset", -1]], None), ([["reset", 4], ["act", {"a": 1}]], None),
+        ([["quality", {}], ["reset", 1]], None), ([["reset", 4]], "often"), ([["reset", 4]], 0), ([["act", 1]], None),
+        ([["reset", 4], ["act", [[1] * 600] * 9]], None), ([["start", 10**9]], None), ([["dice", None]], None),
+    ],
+)  # fmt: skip
+def test_a_log_that_is_none_is_refused(worlds: Worlds, operations: list, horizon: object) -> None:
+    log = ActionLog("Breakout", "tiny", "", {"horizon": horizon}, operations)
+    with pytest.raises(BadArgument) as error:
+        begin(worlds, replay=log).advance()
+    assert len(str(error.value)) < 200
+
+
 def test_another_model_s_frames_are_noticed(worlds: Worlds, tmp_path: Path) -> None:
     game = begin(worlds)
     frames(game, 4)
@@ -160,7 +196,7 @@ def test_looking_back_loses_nothing(worlds: Worlds) -> None:
     assert game.advance().step == 4, "a step follows the frame that is shown"
     with pytest.raises(BadArgument):
         game.look_back(9)
-    assert [step for step, _ in game.thumbnails(32)] == [0, 1, 2, 3, 4]
+    assert [step for step, _ in game.session.thumbnails(32)] == [0, 1, 2, 3, 4]
 
 
 def test_the_quality_stays_when_going_back(worlds: Worlds) -> None:

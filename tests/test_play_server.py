@@ -30,10 +30,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from diamond_gym.play import channel, server
-from diamond_gym.play.game import Begin
 from diamond_gym.play.protocol import Kind, unpack
-from diamond_gym.play.server import Server, Settings
+from diamond_gym.play.server import Server
 from diamond_gym.play.serving import Running, listen
+from diamond_gym.play.settings import Begin, Settings
 from diamond_gym.play.worlds import Worlds
 from diamond_gym.registry import resolve
 

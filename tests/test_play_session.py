@@ -4,9 +4,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from engines import LARGE, SMALL, golden_engine
 from stubs import ACTIONS, StubWorldModel, save_tiny_model
 
 import diamond_gym  # noqa: F401
+from diamond_gym import csgo
+from diamond_gym.envs import DreamEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import timeline
@@ -220,7 +223,7 @@ def test_the_trajectory_ends_in_the_frame() -> None:
     [
         ("act", ACTIONS), ("act", -1), ("act", None), ("act", "1"), ("act", [1]), ("act", 1.5), ("reset", -1),
         ("reset", "x"), ("reset", True), ("start", None), ("start", 6), ("real", 1), ("dice", None),
-        ("quality", "best"), ("fly", 1),
+        ("quality", "best"), ("quality", {}), ("act", {"a": 1}), ("act", [[1] * 600]), ("fly", 1),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_changes_nothing(name: str, value: object) -> None:
@@ -256,3 +259,35 @@ def test_keys_are_actions() -> None:
         controls.give(ACTIONS)
     controls.hold([])
     assert controls.idle
+
+
+def test_two_stages_are_played_as_one() -> None:
+    model = golden_engine()
+    env = DreamEnv(model=model, quality="quality", max_episode_steps=-1)
+    played = PlaySession(model, seed=3, quality="quality")
+    obs, _ = env.reset(seed=3)
+    controls = Controls(played.space, played.meanings)
+    controls.hold(["w", "ctrl", "nonsense"])
+    frames = []
+    for dx, buttons in ((-30, 1), (0, 3), (500, 0), (4, 1), (0, 0)):
+        controls.move(dx, -2, buttons)
+        action = controls.take()
+        pressed = [name for name, bit in (("left", 1), ("right", 2)) if buttons & bit]
+        assert csgo.describe(action) == (("w", "ctrl", *pressed), dx, -2)
+        obs, *_ = env.step(action)
+        frames.append(played.apply("act", action).obs)
+        assert (frames[-1] == obs).all()
+        assert played.small is not None
+        assert played.small.shape == (*SMALL, 3)
+    assert trajectory(played)[-1].shape == (*LARGE, 3)
+    actions = [value for name, value in played.operations if name == "act"]
+    played.rewind(2)
+    for action, frame in zip(actions[2:], frames[2:], strict=True):
+        assert (played.apply("act", action).obs == frame).all()
+    branches = Branches(played, played.dream.twin(), "dice", actions[0], steps=2, count=2)
+    while not branches.done:
+        branches.advance()
+    assert (branches.choose(1, played.apply).obs == branches.branches[1].obs).all()
+    with pytest.raises(BadArgument, match="too many"):
+        Branches(played, played.dream.twin(), "actions", actions[0])
+    assert Controls(played.space, played.meanings).noop.tolist() == csgo.action().tolist()

@@ -13,8 +13,8 @@ from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
-    from diamond_gym.play.game import Begin
     from diamond_gym.play.recording import ActionLog
+    from diamond_gym.play.settings import Begin
     from diamond_gym.play.worlds import Worlds
     from diamond_gym.registry.models import Entry
 
@@ -78,9 +78,9 @@ class Play:
     def run(self) -> int:
         """Serves until it is interrupted, or plays in the terminal."""
         log = self._log()
-        word = self.model or self.game or (log.model if log is not None else None)
+        word = self.model or (log.model if log is not None else self.game)
         entry = None if word is None else resolve(word)
-        from diamond_gym.play.game import Begin
+        from diamond_gym.play.settings import Begin
         from diamond_gym.play.worlds import Worlds, leave_a_core
 
         leave_a_core()
@@ -122,8 +122,9 @@ class Play:
         return 0
 
     def _in_browser(self, worlds: "Worlds", entry: "Entry | None", begin: "Begin") -> int:
-        from diamond_gym.play.server import Server, Settings
+        from diamond_gym.play.server import Server
         from diamond_gym.play.serving import listen, serve
+        from diamond_gym.play.settings import Settings
 
         world = None if entry is None else entry.card.game
         server = Server(worlds, Settings(begin, self.seed, world, self.fps, self.host, self.max_sessions))

@@ -115,7 +115,7 @@ async def _resume_from(player: Player, game: Game, message: Message) -> None:
 
 
 async def _thumbnails(player: Player, game: Game, message: Message) -> None:
-    for step, pixels in await player.do(game.thumbnails, message["count"]):
+    for step, pixels in await player.do(game.session.thumbnails, message["count"]):
         await player.channel.send({}, [(Kind.THUMBNAIL, 0, pixels)], step)
 
 

@@ -2,7 +2,6 @@
 
 import secrets
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.data.about import About
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.branches import Branches, Spread, trajectory
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.reality import Reality, real_game_available
 from diamond_gym.play.recording import ActionLog, Recorder
 from diamond_gym.play.session import PlaySession
+from diamond_gym.play.settings import Begin
 from diamond_gym.play.timeline import PlayStep
 from diamond_gym.play.view import View
 from diamond_gym.play.worlds import Loaded, open_agent
 from diamond_gym.registry.models import home_folder
 
 Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Begin:
-    """How a game begins.
-
-    Attributes:
-        seed: Of everything random.
-        quality: How frames are sampled; None for the model's own way.
-        agent: Whether an agent looks on.
-        agent_file: Its .zip; None for the model's own.
-        agent_plays: Whether it plays until somebody else does.
-        horizon: Steps after which a dream ends, None for never.
-        real: Whether the real game runs beside it.
-        record: The store that recordings go into; None for one in the user's folder.
-        recording: Whether it is recorded from the first step on.
-        replay: A recording to be played again.
-    """
-
-    seed: int = 0
-    quality: str | None = None
-    agent: bool = True
-    agent_file: str | None = None
-    agent_plays: bool = False
-    horizon: int | None = None
-    real: bool = False
-    record: Path | None = None
-    recording: bool = False
-    replay: ActionLog | None = None
 
 
 class Game:
@@ -82,13 +53,14 @@ class Game:
             self.notices.append(why)
         self.agent_kind: str | None = None if agent is None else agent.kind
         self.control = "agent" if begin.agent_plays and agent is not None else "human"
-        self.dream, horizon = loaded.dream.twin(), begin.horizon
-        self._spare = loaded.dream.twin()
+        horizon, self._spare = begin.horizon, loaded.dream.twin()
         self._replay: deque[list[Any]] = deque()
         if begin.replay is not None:
             self._replay.extend(begin.replay.operations)
             horizon = begin.replay.settings.get("horizon")
-        self.session = PlaySession(loaded.model, seed=None, horizon=horizon, agent=agent, dream=self.dream)
+            if horizon is not None and not (type(horizon) is int and horizon > 0):
+                raise BadArgument(f"the recording's horizon is {horizon!r:.40}, which is none")
+        self.session = PlaySession(loaded.model, seed=None, horizon=horizon, agent=agent, dream=loaded.dream.twin())
         self.controls = Controls(self.session.space, self.session.meanings)
         self.seek: int | None = None
         self.denoise = False
@@ -224,12 +196,6 @@ class Game:
             self.session.at(step)
         self.seek = None if step == self.session.now.step else step
 
-    def thumbnails(self, count: int) -> list[tuple[int, Pixels]]:
-        """Steps and frames, spread over the timeline."""
-        first, last = self.session.first, self.session.now.step
-        steps = sorted({first + (last - first) * i // max(1, count - 1) for i in range(count)})
-        return [(step, self.session.at(step).obs) for step in steps]
-
     def take_over(self, by: str) -> None:
         """Has "human" or "agent" play while no key is held.
 
@@ -280,9 +246,13 @@ class Game:
         recorder, self.recorder = self.recorder, None
         assert recorder is not None
         self.recorded = recorder
-        written = recorder.save(self.store, self._about(), "person" if self.control == "human" else "agent")
+        store = None
+        try:
+            if recorder.save(self.store, self._about(), "person" if self.control == "human" else "agent"):
+                store = str(self.store)
+        except DiamondGymError as error:  # it can still be fetched
+            self.notices.append(str(error))
         formats = ["mp4", "gif", "log"] if recorder.num_steps else ["log"]
-        store = str(self.store) if written else None
         return {"id": secrets.token_urlsafe(9), "steps": recorder.num_steps, "formats": formats, "store": store}
 
     @property
@@ -308,6 +278,7 @@ class Game:
         return View(step, seek, session.first, session.now.step, small, denoising)
 
     def close(self) -> None:
-        """Ends the real game."""
+        """Ends the recording under way, and the real game."""
+        self.record(False)
         if self.session.reality is not None:
             self.session.reality.close()

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +23,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.play.commands import obey
-from diamond_gym.play.game import Begin, Game
+from diamond_gym.play.game import Game
 from diamond_gym.play.guard import Guard
 from diamond_gym.play.player import Busy, Player
 from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse, png
 from diamond_gym.play.reality import real_game_available
+from diamond_gym.play.settings import Begin, Settings
 from diamond_gym.play.worlds import Worlds, controls_of
+from diamond_gym.registry.models import Entry
 
 T = TypeVar("T")
 
@@ -36,27 +38,6 @@ LINGER = 30.0  # seconds that a session waits for a lost connection
 _BURST = 4 * MESSAGES_PER_SECOND  # messages that may come at once
 _RECORDINGS = 32  # that can be fetched; older ones are deleted
 STATIC = Path(__file__).with_name("static")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command was asked for.
-
-    Attributes:
-        begin: How games begin where clients say nothing else; its seed is not used.
-        seed: Of the dreams that clients do not seed; None for another one each time.
-        world: The world that quality, agent, recording and replay are meant for; None for all.
-        fps: Steps a second, at first.
-        host: The address that the server is bound to.
-        max_sessions: Games that may be played at the same time.
-    """
-
-    begin: Begin = Begin()  # noqa: RUF009  (frozen itself)
-    seed: int | None = None
-    world: str | None = None
-    fps: int = 15
-    host: str = "127.0.0.1"
-    max_sessions: int = 4
 
 
 class Server:
@@ -200,7 +181,7 @@ class Server:
         try:
             loaded = await asyncio.to_thread(self.worlds.take, entry)
             try:
-                begin = self._begin(message)
+                begin = self._begin(message, entry)
                 game = await self.work(Game, loaded, begin)
             except BaseException:
                 self.worlds.give_back(loaded)
@@ -219,14 +200,14 @@ class Server:
             "seed": now.seed,
             "agent": game.agent_kind,
             "stages": 1 if model.upsampler is None else 2,
-            "horizon": game.dream.horizon or -1,
+            "horizon": game.session.dream.horizon or -1,
             "device": str(model.device),
             "precision": model.precision,
             "slow": loaded.seconds > 0.2,
         }
         return game, message.get("fps", self.settings.fps), started
 
-    def _begin(self, message: Message) -> Begin:
+    def _begin(self, message: Message, entry: Entry) -> Begin:
         mine = self.settings.world in (None, message["world"])
         begin, horizon = self.settings.begin if mine else Begin(), message.get("horizon")
         seed = message.get("seed", self.settings.seed)
@@ -237,7 +218,7 @@ class Server:
             agent=message.get("agent", True),
             horizon=begin.horizon if horizon is None else None if horizon < 0 else horizon,
             real=message.get("real", begin.real),
-            replay=None if "seed" in message else begin.replay,
+            replay=begin.replay if "seed" not in message and entry is self.worlds.first else None,
         )
 
     async def _admit(self, player: Player) -> None:

@@ -118,6 +118,8 @@ class PlaySession:
     def _do(self, name: str, value: Any, by: str) -> PlayStep | None:
         """Does an operation, and notes nothing."""
         if name == "quality":
+            if type(value) not in (str, type(None)):
+                raise BadArgument(f"a quality is a word, not {value!r:.40}")
             sampler = choose_sampler(self.model, value, {})
             if isinstance(self.dream, TwoStageDream):
                 assert isinstance(sampler, TwoStageSampler)
@@ -233,6 +235,12 @@ class PlaySession:
         moment = self._timeline.moment(step)
         pixels = np.frombuffer(bytearray(zlib.decompress(moment.pixels)), np.uint8)
         return replace(moment.step, obs=pixels.reshape(self.now.obs.shape))
+
+    def thumbnails(self, count: int) -> list[tuple[int, Pixels]]:
+        """Steps and frames, spread over the timeline."""
+        first, last = self.first, self.now.step
+        steps = sorted({first + (last - first) * i // max(1, count - 1) for i in range(count)})
+        return [(step, self.at(step).obs) for step in steps]
 
     def rewind(self, step: int) -> PlayStep:
         """Goes back to a step, as if nothing had come after it.
