@@ -51,6 +51,7 @@ BASES: dict[str, list[list[str]]] = {
     "collect": [["--game", "Pong", "--steps", "3"]],
     "data": [["convert", "taken"]],
     "train-wm": [["--game", "Pong"], ["--game", "Pong", "--dry-run"]],
+    "play": [["tiny", "--no-open"], ["--no-open"], ["tiny", "--terminal"]],
     "dream": [["--model", "tiny", "--steps", "2"], ["--model", "tiny", "--steps", "2", "--out", "x.gif"]],
     "evaluate-wm": [["tiny"]],
     "train": [["--game", "Pong"], ["--game", "Pong", "--dry-run"], ["--env", "DiamondGym/Catch-v0"]],
@@ -135,6 +136,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
     from diamond_gym.cli import benchmark, dream, dry_run, evaluate_wm, train_wm
     from diamond_gym.networks.actor_critic import ActorCritic
+    from diamond_gym.play import serving
     from diamond_gym.registry import hub
     from diamond_gym.trainers import collect
     from diamond_gym.trainers import evaluate as agent_policy
@@ -183,6 +185,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (evaluate_wm, "measure", reached),
         (dream.DreamCommand, "_play", played),
         (WorldModel, "compile_networks", lambda _: None),
+        (serving.Running, "run", reached),
         (scores, "real_games", lambda *_: no_games),
         (scores, "score_random", reached),
         (agent_policy, "score_actor_critic", reached),

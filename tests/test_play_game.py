@@ -270,6 +270,14 @@ def test_the_real_game_beside(where: str, tmp_path: Path) -> None:
     game.close()
 
 
+def test_only_models_of_the_game_s_own_frames_are_played_beside_it(worlds: Worlds) -> None:
+    pytest.importorskip("ale_py")
+    game = begin(worlds)
+    with pytest.raises(BadArgument, match="not the real game's"):
+        game.set_real(True)
+    assert game.advance().step == 1
+
+
 # The command
 
 

@@ -77,6 +77,8 @@ class Play:
 
     def run(self) -> int:
         """Serves until it is interrupted, or plays in the terminal."""
+        if self.agent not in (None, "own") and not Path(str(self.agent)).is_file():
+            raise BadArgument(f"there is no agent at {self.agent}")
         log = self._log()
         word = self.model or (log.model if log is not None else self.game)
         entry = None if word is None else resolve(word)
@@ -105,6 +107,8 @@ class Play:
         """The recording to be played again."""
         if self.replay is None:
             return None
+        if self.replay.exists() and not self.replay.is_file():
+            raise BadArgument(f"{self.replay} is no file")
         from diamond_gym.play.recording import ActionLog
 
         return ActionLog.read(self.replay)
@@ -139,7 +143,8 @@ class Play:
             if not self.no_open and "SSH_CONNECTION" not in os.environ:
                 webbrowser.open(address)
 
-        serve(server, listening, ready)
+        with listening:
+            serve(server, listening, ready)
         return 0
 
 

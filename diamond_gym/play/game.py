@@ -18,7 +18,7 @@ from diamond_gym.play.session import PlaySession
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.timeline import PlayStep
 from diamond_gym.play.view import View
-from diamond_gym.play.worlds import Loaded, open_agent
+from diamond_gym.play.worlds import Loaded, is_like_the_game, open_agent
 from diamond_gym.registry.models import home_folder
 
 Pixels = npt.NDArray[np.uint8]
@@ -166,8 +166,10 @@ class Game:
         return self._apply("real", self.session.now.seed if seed is None else seed)
 
     def _open_reality(self) -> None:
-        if not real_game_available(self.world) or self.loaded.model.upsampler is not None:
+        if not real_game_available(self.world):
             raise BadArgument("the real game cannot be played here: pip install 'diamond-gym[atari]'")
+        if not is_like_the_game(self.loaded.entry.card):
+            raise BadArgument("this model's frames or actions are not the real game's")
         assert self.loaded.model.starts is not None
         self.session.reality = Reality(self.world, self.loaded.model.starts.obs.shape[1])
 

@@ -56,17 +56,17 @@ def listen(host: str, port: int | None) -> socket.socket:
     Raises:
         BadArgument: The address or the port cannot be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for wanted in (_PORT, 0) if port is None else (port,):
+    reason = "no host is named"
+    for wanted in () if not host else (_PORT, 0) if port is None else (port,):
         try:
             listening.bind((host, wanted))
             return listening
-        except OSError as error:
-            problem = error
+        except (OSError, UnicodeError, ValueError, TypeError) as error:  # the latter of hosts that are no words
+            reason = getattr(error, "strerror", None) or "no such host"
     listening.close()
-    raise BadArgument(f"cannot serve at {host}:{port or _PORT} ({problem.strerror}); choose another --port or --host")
+    raise BadArgument(f"cannot serve at {host[:100]}:{port or _PORT} ({reason}); choose another --port or --host")
 
 
 def serve(server: Server, listening: socket.socket, ready: Callable[[], None]) -> None:

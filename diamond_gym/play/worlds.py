@@ -23,6 +23,8 @@ from diamond_gym.dream import Dream
 from diamond_gym.envs.checks import action_space, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
+from diamond_gym.registry.card import Card
+from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry, survey
 
@@ -129,7 +131,7 @@ class Worlds:
                     for entry in entries
                 ],
                 "preview": f"/api/preview/{name}.png",
-                "real": real(name),
+                "real": real(name) and is_like_the_game(entries[0].card),
                 **controls_of(space_of(entries[0]), list(entries[0].card.action_meanings)),
                 "size": list(entries[0].card.obs_shape[:2]),
                 "qualities": ["fast", "quality"] if entries[0].card.upsampler else ["fast", "paper", "fine"],
@@ -186,6 +188,12 @@ def leave_a_core() -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(4, torch.get_num_threads(), (os.cpu_count() or 1) - 1)))
+
+
+def is_like_the_game(card: Card) -> bool:
+    """Whether a model has the frames and the actions that its game of Atari has, as the environments show it."""
+    game = games().get(card.game)
+    return game is not None and card.obs_shape == (64, 64, 3) and card.num_actions == game.num_actions
 
 
 def space_of(entry: Entry) -> gym.Space[Any]:
