@@ -38,8 +38,7 @@ RANKS = [
     {"envs"},
     {"sb3"},
     {"trainers"},
-    {"play"},
-    {"cli"},
+    {"cli", "play"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

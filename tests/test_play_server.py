@@ -14,6 +14,7 @@ import urllib.request
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -31,6 +32,7 @@ from websockets.sync.client import connect
 
 from diamond_gym.play import channel, server
 from diamond_gym.play.protocol import Kind, unpack
+from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.server import Server
 from diamond_gym.play.serving import Running, listen
 from diamond_gym.play.settings import Begin, Settings
@@ -335,6 +337,36 @@ def test_what_cannot_be_done_is_said(house: House) -> None:
             client.send(**message)
             assert client.until("error")["code"] == "unavailable"
         client.step(1)
+
+
+def test_a_recording_is_fetched(house: House, tmp_path: Path) -> None:
+    with Client(house).paused() as client:
+        client.send("export", format="gif")
+        assert client.until("error")["code"] == "unavailable"
+        client.send("record", on=True)
+        frames = [client.step(action) for action in (1, 2, 3)]
+        steps = client.state["recording"]
+        assert 1 <= steps <= 3, "a dream that has ended begins anew instead"
+        client.send("record", on=False)
+        recorded = client.until("recorded")
+        assert (recorded["formats"], recorded["steps"]) == (["mp4", "gif", "log"], steps)
+        for kind in ("gif", "log", "mp4"):
+            client.send("export", format=kind)
+            exported = client.until("exported")
+            status, content = house.get(exported["url"] + f"?token={house.token}")
+            assert (status, len(content)) == (200, exported["bytes"])
+            (tmp_path / kind).write_bytes(content)
+        assert house.get(exported["url"])[0] == 403
+    assert b"ftyp" in content[:16]
+    with Image.open(tmp_path / "gif") as film:
+        assert film.n_frames == 4
+        film.seek(3)
+        error = np.abs(np.asarray(film.convert("RGB"))[::20, ::20].astype(int) - frames[-1])
+        assert error.mean() < 20, "the last frame, in a GIF's 256 colours"
+    log = ActionLog.read(tmp_path / "log")
+    assert sum(name == "act" for name, _ in log.operations[-3:]) == steps
+    for operation, action in zip(log.operations[-3:], (1, 2, 3), strict=True):
+        assert operation in (["act", action], ["reset", None])
 
 
 # Who may come in

@@ -210,3 +210,27 @@ class ActionLog:
 def frame_hash(frame: Frame) -> str:
     """A short hash of a frame's pixels."""
     return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:16]
+
+
+def export(recorder: Recorder | None, log: ActionLog, kind: str, path: Path, fps: int) -> None:
+    """Writes a recording as a file to be kept, whole or not at all.
+
+    Args:
+        recorder: What was recorded; not needed for a log.
+        log: What was done since the session began.
+        kind: "mp4", "gif" or "log".
+        path: The file, with the suffix of its kind.
+        fps: Frames per second of a video.
+
+    Raises:
+        DiamondGymError: There is nothing to write, or it cannot be written.
+    """
+    if kind == "log":
+        log.write(path)
+        return
+    if recorder is None or not recorder.num_steps:
+        raise DiamondGymError("nothing has been recorded yet")
+    from diamond_gym.cli.dream import write_video
+
+    scale = max(1, 320 // recorder.frames[0].shape[1])  # pixels stay sharp, also where a player of videos enlarges them
+    write_video(path, [frame.repeat(scale, 0).repeat(scale, 1) for frame in recorder.frames], fps)

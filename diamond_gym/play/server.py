@@ -28,6 +28,7 @@ from diamond_gym.play.guard import Guard
 from diamond_gym.play.player import Busy, Player
 from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse, png
 from diamond_gym.play.reality import real_game_available
+from diamond_gym.play.recording import export
 from diamond_gym.play.settings import Begin, Settings
 from diamond_gym.play.worlds import Worlds, controls_of
 from diamond_gym.registry.models import Entry
@@ -250,9 +251,7 @@ class Server:
             raise BadArgument("nothing has been recorded yet")
         name = f"{secrets.token_urlsafe(12)}.{'json' if kind == 'log' else kind}"
         path = Path(self._folder.name) / name
-        from diamond_gym.play import recording
-
-        await asyncio.to_thread(recording.export, game.recorded, game.log, kind, path, fps)
+        await asyncio.to_thread(export, game.recorded, game.log, kind, path, fps)
         self._recordings[name] = path
         while len(self._recordings) > _RECORDINGS:
             self._recordings.pop(next(iter(self._recordings))).unlink(missing_ok=True)
