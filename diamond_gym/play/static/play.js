@@ -50,6 +50,7 @@ const send = (type, fields) => connection.send(type, fields);
 
 const answers = {
   hello({ resumed }) {
+    forget();
     if (resumed) return send("visible", { on: isVisible() });
     started = state = null;
     document.body.dataset.world = "none";
@@ -112,6 +113,7 @@ const answers = {
     if (message.seek === null && (!before || message.step !== before.step)) returns.add(message.step, message.return);
     if (before && before.quality !== message.quality) $("denoising-steps").replaceChildren();
     showTransport(message);
+    found(message.seek ?? message.step);
     showTimeline(message);
     const real = message.real !== null;
     if (real !== $("screens").classList.contains("compared")) screens.compare(real);
@@ -165,6 +167,7 @@ const answers = {
 
   error({ code, text }) {
     notify(text);
+    forget();
     for (const button of $("download-links").children) button.disabled = false;
     if (!started && wanted) {
       wanted = null;
@@ -247,7 +250,7 @@ function showTimeline({ timeline: { first, last }, seek, step, target_fps }) {
   range.min = first;
   range.max = last;
   range.disabled = last <= first;
-  if (!dragging) range.value = seek ?? step;
+  if (sought.last === null) range.value = seek ?? step; // else it is ahead of what the server shows
   const ago = (last - (seek ?? step)) / target_fps;
   const text = seek !== null ? `Step ${seek}, ${ago < 10 ? ago.toFixed(1) : Math.round(ago)} s ago` : last > first ? "Drag to rewind" : "Nothing to rewind yet";
   write("timeline-text", text);
@@ -309,17 +312,33 @@ function togglePause() {
   else send("pause", { on: !state.paused });
 }
 
-let dragging = false;
-let asked = null; // the step to seek, until the server has shown the one before
+const sought = { last: null, asked: null }; // the step to look back at, and the one that the server was asked for
 
+/** Looks back: one step is asked for at a time, and the newest wins. */
 function seek(step) {
   if (!state) return;
-  const { first, last } = state.timeline;
-  send("seek", { step: Math.max(first, Math.min(last, step)) });
+  sought.last = Math.max(state.timeline.first, Math.min(state.timeline.last, step));
+  if (sought.asked === null) askForSought();
 }
+
+function askForSought() {
+  sought.asked = sought.last;
+  send("seek", { step: sought.asked });
+}
+
+/** Takes note that the server shows a step. */
+function found(step) {
+  if (step !== sought.asked) return;
+  sought.asked = null;
+  if (sought.last !== step) askForSought();
+  else sought.last = null;
+}
+
+const forget = () => Object.assign(sought, { last: null, asked: null });
 
 function resumeFrom() {
   const step = state.seek;
+  forget();
   returns.add(step, state.return);
   screens.clearFilm(step);
   send("resume_from", { step });
@@ -354,7 +373,7 @@ document.querySelector("main").addEventListener("click", (event) => {
 });
 
 const shortcuts = { p: "pause", ".": "step-once", n: "new-start", backspace: "reset", r: "record", b: "branch-dice", escape: "resume-last", "?": "help" };
-const own = { ",": () => state && seek((state.seek ?? state.step) - 1), t: toggleControl };
+const own = { ",": () => state && seek((sought.last ?? state.seek ?? state.step) - 1), t: toggleControl };
 
 addEventListener("keydown", (event) => {
   const dialog = document.querySelector("dialog[open]");
@@ -374,16 +393,7 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("keyup", (event) => input.key(event));
 
-$("timeline").addEventListener("input", (event) => {
-  dragging = true;
-  const first = asked === null;
-  asked = Number(event.target.value);
-  if (first) requestAnimationFrame(() => (seek(asked), (asked = null))); // one a picture is enough
-});
-$("timeline").addEventListener("change", (event) => {
-  dragging = false;
-  seek(Number(event.target.value));
-});
+$("timeline").addEventListener("input", ({ target }) => seek(Number(target.value)));
 $("speed").addEventListener("input", (event) => {
   setRange(event.target, event.target.value);
   write("speed-text", `${event.target.value}/s`);
