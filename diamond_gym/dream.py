@@ -3,9 +3,10 @@
 Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
 """
 
+import copy
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -105,6 +106,14 @@ class Dream:
         self._memory: LstmState | None = None
         self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.start = torch.full_like(self.steps, -1)
+
+    def twin(self) -> Self:
+        """Another dream of the same prepared networks and starts, which has not begun and has a state of its own."""
+        twin = copy.copy(self)
+        twin._rng, twin._graphs = RowRandom(self.num_envs, self.device, secrets.randbits(63)), {}
+        twin.obs_window = twin.act_window = twin._memory = None
+        twin.steps, twin.start = torch.zeros_like(self.steps), torch.full_like(self.start, -1)
+        return twin
 
     @without_gradient()
     def refresh(self) -> None:

@@ -6,6 +6,7 @@ The CS:GO engine of Alonso et al. 2024 (arXiv 2405.12399): a denoiser with all t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +126,12 @@ class TwoStageDream(Dream):
         self.full_window: Tensor | None = None
         self._next_full: Tensor | None = None
         self._given_full: Tensor | None = None
+
+    def twin(self) -> Self:
+        """Another dream of the same prepared networks and starts; see `Dream.twin`."""
+        twin = super().twin()
+        twin.full_window = twin._next_full = twin._given_full = None
+        return twin
 
     @without_gradient()
     def reset(

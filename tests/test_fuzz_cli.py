@@ -52,6 +52,7 @@ BASES: dict[str, list[list[str]]] = {
     "collect": [["--game", "Pong", "--steps", "3"]],
     "data": [["convert", "taken"]],
     "train-wm": [["--game", "Pong"], ["--game", "Pong", "--dry-run"]],
+    "play": [["tiny", "--no-open"], ["--no-open"], ["tiny", "--terminal"]],
     "dream": [["--model", "tiny", "--steps", "2"], ["--model", "tiny", "--steps", "2", "--out", "x.gif"]],
     "evaluate-wm": [["tiny"]],
     "train": [["--game", "Pong"], ["--game", "Pong", "--dry-run"], ["--env", "DiamondGym/Catch-v0"]],
@@ -136,6 +137,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
     from diamond_gym.cli import benchmark, dream, dry_run, evaluate, evaluate_wm, train_agent, train_wm
     from diamond_gym.networks.actor_critic import ActorCritic
+    from diamond_gym.play import serving
     from diamond_gym.registry import hub
     from diamond_gym.trainers import collect, sb3
     from diamond_gym.trainers import register as importing
@@ -180,6 +182,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (evaluate_wm, "measure", reached),
         (dream.DreamCommand, "_play", played),
         (WorldModel, "compile_networks", lambda _: None),
+        (serving.Running, "run", reached),
         (train_agent, "real_games", lambda *_: no_games),
         (evaluate, "score_agent", reached),
         (sb3, "training_envs", reached),

@@ -38,7 +38,7 @@ RANKS = [
     {"envs"},
     {"sb3"},
     {"trainers"},
-    {"cli"},
+    {"cli", "play"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -56,6 +56,7 @@ ONLY = {
     # its environments, its algorithms, its files, its trainings
     "stable_baselines3": ("sb3", "trainers.sb3"),
     "ale_py": ("envs.atari",),
+    **dict.fromkeys(("starlette", "uvicorn", "websockets"), ("play",)),
 }
 
 
@@ -197,6 +198,9 @@ HEAVY = {
     "imageio",
     "tensorboard",
     "safetensors",
+    "starlette",
+    "uvicorn",
+    "websockets",
 }
 
 

@@ -30,6 +30,7 @@ _COMMANDS = {
     "collect": ("collect:Collect", "real experience, played and stored"),
     "data": ("data:Data", "folders of experience of earlier versions, converted"),
     "train-wm": ("train_wm:TrainWm", "a world model, from a game's name alone"),
+    "play": ("play:Play", "a dream in the browser or the terminal, to be played"),
     "dream": ("dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
     "train": ("train:Train", "a world model and an agent together: DIAMOND's whole loop"),
@@ -57,8 +58,11 @@ _EXTRAS = {
     "scipy": "eval",
     "skimage": "eval",
     "stable_baselines3": "sb3",
+    "starlette": "play",
     "tensorboard": "train",
+    "uvicorn": "play",
     "wandb": "wandb",
+    "websockets": "play",
 }
 
 # What stands for a character that a terminal's encoding lacks.

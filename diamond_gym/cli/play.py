@@ -1,0 +1,168 @@
+"""`diamond-gym play`: a dream to be played, in the browser or in the terminal."""
+
+import os
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_gym.cli.numbers import check_least
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry import resolve
+from diamond_gym.registry.loading import Precision
+from diamond_gym.sampler import QUALITIES
+
+if TYPE_CHECKING:
+    from diamond_gym.play.recording import ActionLog
+    from diamond_gym.play.settings import Begin
+    from diamond_gym.play.worlds import Worlds
+    from diamond_gym.registry.models import Entry
+
+
+@dataclass(frozen=True)
+class Play:
+    """Opens a page on which a world model is played; any number of tabs, each with a dream of its own."""
+
+    game: str | None = None
+    """The game to begin with; the page offers the others."""
+    model: str | None = None
+    """A model's name or folder, instead of the one its game's id means."""
+    agent: str | None = None
+    """Who plays until a key is held: own (the model's own agent), or the .zip of one of Stable-Baselines3's."""
+    quality: str | None = None
+    """fast, paper or fine, of CSGO fast or quality (default: what the model's card says)."""
+    seed: int | None = None
+    """Seeds every dream that the page does not seed (default: another one each time)."""
+    horizon: int = -1
+    """Steps after which a dream begins anew; -1 dreams on."""
+    fps: int = 15
+    """Steps per second (the game itself shows 15 of these a second)."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    precision: Precision = "auto"
+    """auto (measured), float32 or bfloat16."""
+    compile: bool = False
+    """Compile the networks, for faster frames: seconds at first on x86 CPUs, else a minute or two."""
+    real: bool = False
+    """Play the real game beside the dream, with the same actions; needs ale-py."""
+    record: Path | None = None
+    """Record from the first step on, into this folder, which train-wm --data takes."""
+    replay: Path | None = None
+    """Play a recorded action log again."""
+    host: str = "127.0.0.1"
+    """The address to serve at; others than this machine's own let others in who know the token."""
+    port: int | None = None
+    """The port (default: 8000, or a free one if that is taken)."""
+    no_open: bool = False
+    """Do not open a browser."""
+    max_sessions: int = 4
+    """Dreams that may be played at the same time."""
+    terminal: bool = False
+    """Play in this terminal instead, in coloured half blocks."""
+
+    def __post_init__(self) -> None:
+        check_least(self, seed=0, fps=1, port=1, max_sessions=1)
+        if self.horizon < 1 and self.horizon != -1:
+            raise BadArgument(f"--horizon must be at least 1, or -1, not {self.horizon}")
+        if self.fps > 60:
+            raise BadArgument(f"--fps must be at most 60, not {self.fps}")
+        if self.port is not None and self.port > 65535:
+            raise BadArgument(f"--port must be at most 65535, not {self.port}")
+        if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
+            raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of CSGO) quality, not {self.quality}")
+        if self.agent is not None and self.agent != "own" and not self.agent.endswith(".zip"):
+            raise BadArgument(f"--agent must be own or an agent's .zip, not {self.agent}")
+        if self.terminal and self.game is None and self.model is None and self.replay is None:
+            raise BadArgument("say what to play: diamond-gym play Breakout --terminal, or the name of a model")
+
+    def run(self) -> int:
+        """Serves until it is interrupted, or plays in the terminal."""
+        if self.agent not in (None, "own") and not Path(str(self.agent)).is_file():
+            raise BadArgument(f"there is no agent at {self.agent}")
+        log = self._log()
+        word = self.model or (log.model if log is not None else self.game)
+        entry = None if word is None else resolve(word)
+        from diamond_gym.play.settings import Begin
+        from diamond_gym.play.worlds import Worlds, leave_a_core
+
+        leave_a_core()
+        begin = Begin(
+            seed=self.seed or 0,
+            quality=self.quality,
+            agent_file=None if self.agent in (None, "own") else self.agent,
+            agent_plays=self.agent is not None,
+            horizon=None if self.horizon == -1 else self.horizon,
+            real=self.real,
+            record=self.record,
+            recording=self.record is not None,
+            replay=log,
+        )
+        worlds = Worlds(self.device, self.precision, self.compile, entry)
+        if self.terminal:
+            assert entry is not None
+            return self._in_terminal(worlds, entry, begin)
+        return self._in_browser(worlds, entry, begin)
+
+    def _log(self) -> "ActionLog | None":
+        """The recording to be played again."""
+        if self.replay is None:
+            return None
+        if self.replay.exists() and not self.replay.is_file():
+            raise BadArgument(f"{self.replay} is no file")
+        from diamond_gym.play.recording import ActionLog
+
+        return ActionLog.read(self.replay)
+
+    def _in_terminal(self, worlds: "Worlds", entry: "Entry", begin: "Begin") -> int:
+        from diamond_gym.play.game import Game
+        from diamond_gym.play.terminal import play_in_terminal
+
+        loaded = worlds.take(entry)
+        game = Game(loaded, begin)
+        try:
+            play_in_terminal(game, self.fps)
+        finally:
+            game.close()
+        return 0
+
+    def _in_browser(self, worlds: "Worlds", entry: "Entry | None", begin: "Begin") -> int:
+        from diamond_gym.play.server import Server
+        from diamond_gym.play.serving import listen, serve
+        from diamond_gym.play.settings import Settings
+
+        world = None if entry is None else entry.card.game
+        server = Server(worlds, Settings(begin, self.seed, world, self.fps, self.host, self.max_sessions))
+        listening = listen(self.host, self.port)
+        port = listening.getsockname()[1]
+        address = address_of(self.host, port, server.token, world)
+
+        def ready() -> None:
+            print(f"play at  {address}", flush=True)
+            for line in hints(self.host, port, os.environ):
+                print(line, flush=True)
+            if not self.no_open and "SSH_CONNECTION" not in os.environ:
+                webbrowser.open(address)
+
+        with listening:
+            serve(server, listening, ready)
+        return 0
+
+
+def address_of(host: str, port: int, token: str, world: str | None) -> str:
+    """The page's address, as a browser on this machine reaches it."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}/?token={token}" + ("" if world is None else f"&world={world}")
+
+
+def hints(host: str, port: int, environ: Any) -> list[str]:
+    """What else to say: how to reach the page from the other end of an SSH connection, and who else can."""
+    from diamond_gym.play.guard import is_loopback
+
+    lines = []
+    if "SSH_CONNECTION" in environ and is_loopback(host):
+        server = environ["SSH_CONNECTION"].split()[2:3] or ["HOST"]
+        user = environ.get("USER", "USER")
+        lines.append(f"over SSH, on your own machine:  ssh -N -L {port}:localhost:{port} {user}@{server[0]}")
+    if not is_loopback(host):
+        lines.append("everybody who knows this address and its token can play")
+    return [*lines, "Ctrl-C ends it"]

@@ -1,0 +1,1 @@
+"""A dream in the browser or the terminal: `diamond-gym play`. Only this package imports starlette."""

@@ -1,0 +1,286 @@
+"""A session as somebody plays it: by hand or by the agent, recorded, replayed, branched; without network or clock."""
+
+import secrets
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.data.about import About
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.play.branches import Branches, Spread, trajectory
+from diamond_gym.play.controls import Controls
+from diamond_gym.play.reality import Reality, real_game_available
+from diamond_gym.play.recording import ActionLog, Recorder
+from diamond_gym.play.session import PlaySession
+from diamond_gym.play.settings import Begin
+from diamond_gym.play.timeline import PlayStep
+from diamond_gym.play.view import View
+from diamond_gym.play.worlds import Loaded, is_like_the_game, open_agent
+from diamond_gym.registry.models import home_folder
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Game:
+    """A session, who plays it, and what becomes of it.
+
+    Attributes:
+        session: The dream.
+        controls: What the player holds.
+        control: "human" or "agent", who plays while nothing is held.
+        denoise: Whether the denoising is shown.
+        branches: The futures that are shown; None without.
+        notices: What the player is to be told.
+        noises: Over how many other noises the spread is.
+        recorder: Of the recording under way.
+        recorded: Of the last one that has ended.
+    """
+
+    def __init__(self, loaded: Loaded, begin: Begin) -> None:
+        """Begins a game.
+
+        Raises:
+            DiamondGymError: The model, agent or real game cannot be used; there is no such quality.
+        """
+        card = loaded.entry.card
+        self.world, self.loaded, self.begin = card.game, loaded, begin
+        self.notices: list[str] = []
+        agent, why = open_agent(loaded, begin.agent_file) if begin.agent else (None, "")
+        if why:
+            self.notices.append(why)
+        self.agent_kind: str | None = None if agent is None else agent.kind
+        self.control = "agent" if begin.agent_plays and agent is not None else "human"
+        horizon, self._spare = begin.horizon, loaded.dream.twin()
+        self._replay: deque[list[Any]] = deque()
+        if begin.replay is not None:
+            self._replay.extend(begin.replay.operations)
+            horizon = begin.replay.settings.get("horizon")
+            if horizon is not None and not (type(horizon) is int and horizon > 0):
+                raise BadArgument(f"the recording's horizon is {horizon!r:.40}, which is none")
+        self.session = PlaySession(loaded.model, seed=None, horizon=horizon, agent=agent, dream=loaded.dream.twin())
+        self.controls = Controls(self.session.space, self.session.meanings)
+        self.seek: int | None = None
+        self.denoise = False
+        self.branches: Branches | None = None
+        self._spread: Spread | None = None
+        self.noises = 6
+        self.recorder: Recorder | None = None
+        self.recorded: Recorder | None = None
+        settings = {"horizon": horizon, "device": str(loaded.model.device), "precision": loaded.model.precision}
+        self.log = ActionLog(self.world, card.name, loaded.model.fingerprint, settings)
+        if begin.quality is not None and not self._replay:
+            self._apply("quality", begin.quality)
+        with loaded.lock:  # a first dream from a start burns it in, for all
+            if self._replay:
+                self._replay_step()
+            elif begin.real:
+                self.set_real(True, begin.seed)
+            else:
+                self._apply("reset", begin.seed)
+        if begin.recording:
+            self.record(True)
+
+    def _apply(self, name: str, value: Any = None, by: str = "human") -> PlayStep:
+        """Does an operation, and notes it in the log and in the recording."""
+        if name == "real" and self.session.reality is None:
+            self._open_reality()
+        before = self.session.now.step
+        step = self.session.apply(name, value, by)
+        plain = value.tolist() if isinstance(value, np.ndarray) else value
+        self.log.add(name, plain, step.obs)
+        if self.recorder is not None and step.step != before:
+            frame = step.obs if step.real is None else step.real.frame
+            if name != "act":
+                self.recorder.begin(frame, self._is_first(step))
+            elif step.real is None:
+                self.recorder.add(step.action, step.reward, step.terminated, step.truncated, frame)
+            else:
+                self.recorder.add(step.action, step.real.reward, step.real.ended, step.truncated, frame)
+        return step
+
+    def _is_first(self, step: PlayStep) -> bool:
+        starts = self.loaded.model.starts
+        return step.episode_step == 0 and step.start >= 0 and starts is not None and bool(starts.first[step.start])
+
+    def advance(self) -> PlayStep:
+        """The next step: of a recording, of whoever plays, or a new dream's beginning where the last has ended.
+
+        It follows the step that is shown, be it an earlier one.
+        """
+        if self.seek is not None:
+            self.rewind(self.seek)
+        if self._replay and self.controls.idle:
+            return self._replay_step()
+        self._replay.clear()
+        now = self.session.now
+        if now.ended or (now.real is not None and now.real.ended):
+            return self.new_start()
+        chosen = self.session.agent_action if self.control == "agent" and self.controls.idle else None
+        if chosen is not None:
+            return self._apply("act", chosen, "agent")
+        return self._apply("act", self.controls.take())
+
+    def _replay_step(self) -> PlayStep:
+        assert self.begin.replay is not None
+        while self._replay:
+            name, value = self._replay.popleft()
+            step = self._apply(name, value)
+            if not self.begin.replay.agrees(len(self.log.operations), step.obs) and not self.notices:
+                self.notices.append("these frames are not the recorded ones: another device, precision or version?")
+            if name not in ("quality", "dice"):
+                break
+        if not self._replay:
+            self.notices.append("the recording has ended")
+        return self.session.now
+
+    def reset(self, seed: int | None = None) -> PlayStep:
+        """Begins anew from a seed, by default the present one."""
+        self._replay.clear()
+        self.seek = None
+        seed = self.session.now.seed if seed is None else seed
+        return self._apply("reset" if self.session.now.real is None else "real", seed)
+
+    def new_start(self) -> PlayStep:
+        """Begins another dream."""
+        self.seek = None
+        if self.session.now.real is not None:
+            return self._apply("real", (self.session.now.seed + 1) % 2**63)
+        with self.loaded.lock:
+            return self._apply("reset")
+
+    def set_real(self, on: bool, seed: int | None = None) -> PlayStep:
+        """Has the real game run beside a new dream, or no longer.
+
+        Raises:
+            DiamondGymError: It cannot be played here.
+        """
+        if self.recorder is not None:
+            raise BadArgument("stop the recording first: it holds either the dream or the real game")
+        self.seek = None
+        if not on:
+            with self.loaded.lock:
+                return self._apply("reset")
+        return self._apply("real", self.session.now.seed if seed is None else seed)
+
+    def _open_reality(self) -> None:
+        if not real_game_available(self.world):
+            raise BadArgument("the real game cannot be played here: pip install 'diamond-gym[atari]'")
+        if not is_like_the_game(self.loaded.entry.card):
+            raise BadArgument("this model's frames or actions are not the real game's")
+        assert self.loaded.model.starts is not None
+        self.session.reality = Reality(self.world, self.loaded.model.starts.obs.shape[1])
+
+    def set_quality(self, name: str) -> None:
+        """Samples frames otherwise from here on."""
+        self._apply("quality", name)
+
+    def rewind(self, step: int) -> PlayStep:
+        """Goes back to a step exactly; the quality stays as it is now."""
+        self._replay.clear()
+        self.seek = None
+        session, quality, before = self.session, self.session.now.quality, list(self.session.operations)
+        shown = session.rewind(step)
+        kept = len(session.operations)
+        self.log.cut(kept)
+        if self.recorder is not None:
+            frame = shown.obs if shown.real is None else shown.real.frame
+            self.recorder.rewind(sum(name == "act" for name, _ in before[kept:]), frame)
+        if session.now.quality != quality:
+            self._apply("quality", quality)
+        return session.now
+
+    def look_back(self, step: int | None) -> None:
+        """Shows an earlier step, or the present one again; nothing is lost."""
+        if step is not None:
+            self.session.at(step)
+        self.seek = None if step == self.session.now.step else step
+
+    def take_over(self, by: str) -> None:
+        """Has "human" or "agent" play while no key is held.
+
+        Raises:
+            BadArgument: There is no agent.
+        """
+        if by == "agent" and self.agent_kind is None:
+            raise BadArgument("this model has no agent; train one with `diamond-gym train-agent`")
+        self.control = by
+
+    def branch(self, kind: str, steps: int, count: int) -> Branches:
+        """Futures from here; the action is the one that is held, or the last one."""
+        now = self.session.now
+        action = self.controls.take() if not self.controls.idle or now.action is None else now.action
+        self.branches = Branches(self.session, self._spare, kind, action, steps, count)
+        return self.branches
+
+    def choose(self, index: int) -> PlayStep:
+        """Goes on in one of the branches."""
+        if self.branches is None:
+            raise BadArgument("there are no branches to choose from")
+        self.branches.choose(index, self._apply)
+        self.branches = None
+        return self.session.now
+
+    def spread(self, step: int) -> Pixels | None:
+        """A part of the work on the spread over other noises: the heat map once it is done, for the frame it is of.
+
+        Args:
+            step: The frame's; work on an earlier one is given up.
+        """
+        if self.session.before is None or self.session.now.step != step:
+            return None
+        if self._spread is None or self._spread.step != step:
+            self._spread = Spread(self.session, self._spare, self.noises)
+        if not self._spread.done:
+            self._spread.advance()
+        return self._spread.heat_map() if self._spread.done else None
+
+    def record(self, on: bool) -> dict[str, Any] | None:
+        """Begins a recording, or ends it and writes it to its store; what clients are told of one that has ended."""
+        if on == (self.recorder is not None):
+            return None
+        if on:
+            self.recorder, now = Recorder(), self.session.now
+            self.recorder.begin(now.obs if now.real is None else now.real.frame, self._is_first(now))
+            return None
+        recorder, self.recorder = self.recorder, None
+        assert recorder is not None
+        self.recorded = recorder
+        store = None
+        try:
+            if recorder.save(self.store, self._about(), "person" if self.control == "human" else "agent"):
+                store = str(self.store)
+        except DiamondGymError as error:  # it can still be fetched
+            self.notices.append(str(error))
+        formats = ["mp4", "gif", "log"] if recorder.num_steps else ["log"]
+        return {"id": secrets.token_urlsafe(9), "steps": recorder.num_steps, "formats": formats, "store": store}
+
+    @property
+    def store(self) -> Path:
+        """Where recordings go."""
+        if self.begin.record is not None:
+            return self.begin.record
+        kind = "dream" if self.session.now.real is None else "real"
+        return home_folder() / "recordings" / f"{self.world}-{kind}"
+
+    def _about(self) -> About:
+        model, shape = self.loaded.model, self.session.space.shape or ()
+        number = 0 if shape else model.num_actions
+        meanings = () if shape else tuple(self.session.meanings)
+        return About(self.world, model.obs_shape, number, meanings, action_shape=tuple(shape))
+
+    def view(self) -> View:
+        """What is to be seen now."""
+        session, seek = self.session, self.seek
+        step = session.now if seek is None else session.at(seek)
+        denoising = trajectory(session) if self.denoise and seek is None else []
+        small = session.small if seek is None else None
+        return View(step, seek, session.first, session.now.step, small, denoising)
+
+    def close(self) -> None:
+        """Ends the recording under way, and the real game."""
+        self.record(False)
+        if self.session.reality is not None:
+            self.session.reality.close()

@@ -1,0 +1,128 @@
+"""The real game beside a dream: both go on from the same frames and get the same actions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.envs.atari import RealEnv
+from diamond_gym.envs.atari_game import RealState
+
+Frame = npt.NDArray[np.uint8]
+
+_LONGEST_WARM_UP = 120  # steps of random play before a dream may begin
+_HELD = 4  # steps for which random play holds an action
+
+
+def real_game_available(game: str) -> bool:
+    """Whether the real game of that name can be played here: it is one of Atari 100k, and ale-py is installed."""
+    from importlib.util import find_spec
+
+    from diamond_gym.registry.games import games
+
+    return game in games() and find_spec("ale_py") is not None and find_spec("cv2") is not None
+
+
+@dataclass(frozen=True)
+class RealStep:
+    """What the real game did with an action.
+
+    Attributes:
+        frame: The frame after it, uint8 (H, W, C).
+        reward: The game's own reward, not clipped; 0 once the game has ended.
+        ended: Whether the game has ended; its last frame then stays.
+        divergence: Mean absolute difference between the dreamed and the real frame, in levels from 0 to 255.
+    """
+
+    frame: Frame
+    reward: float
+    ended: bool
+    divergence: float
+
+
+class Reality:
+    """A real game that follows a dream.
+
+    A dream's state holds frames and no console, so a game cannot be put into the state of a dream. It is done the
+    other way round: `begin` plays the game to some moment, and the dream goes on from its last frames.
+
+    Args:
+        game: One of the 26 games of Atari 100k.
+        num_frames: Frames that a dream begins from, T.
+
+    Raises:
+        DiamondGymError: There is no such game, or ale-py is not installed.
+    """
+
+    def __init__(self, game: str, num_frames: int) -> None:
+        self._env, self._num_frames = RealEnv(game=game), num_frames
+        self._frame: Frame | None = None
+        self._ended = False
+        self.divergence: list[float] = []
+
+    def begin(self, seed: int | None = None) -> tuple[Frame, npt.NDArray[np.int64]]:
+        """Plays a new game at random to some moment.
+
+        Args:
+            seed: Fixes the game and the moment.
+
+        Returns:
+            The last T frames, uint8 (T, H, W, C), and the T - 1 actions between them, int64.
+        """
+        rng = np.random.default_rng(seed)
+        wanted = self._num_frames + int(rng.integers(_LONGEST_WARM_UP))
+        frames, actions = [self._env.reset(seed=int(rng.integers(2**31)))[0]], list[int]()
+        while len(frames) < wanted:
+            if len(actions) % _HELD == 0:
+                action = int(rng.integers(self._env.action_space.n))  # type: ignore[attr-defined]
+            frame, _, ended, cut, _ = self._env.step(action)
+            frames.append(frame)
+            actions.append(action)
+            if ended or cut:
+                frames, actions = [self._env.reset()[0]], []
+        self._frame, self._ended, self.divergence = frames[-1], False, []
+        n = self._num_frames
+        return np.stack(frames[-n:]), np.array(actions[len(actions) - n + 1 :], np.int64)
+
+    def step(self, action: int, dreamed: Frame) -> RealStep:
+        """Plays the action that led to a dreamed frame.
+
+        Args:
+            action: The dream's action.
+            dreamed: The frame that the dream came to, uint8 (H, W, C).
+        """
+        assert self._frame is not None, "begin() comes first"
+        reward = 0.0
+        if not self._ended:
+            self._frame, reward, ended, cut, _ = self._env.step(action)
+            self._ended = ended or cut
+        assert self._frame is not None
+        error = float(np.abs(self._frame.astype(np.int16) - dreamed.astype(np.int16)).mean())
+        self.divergence.append(error)
+        return RealStep(self._frame, reward, self._ended, error)
+
+    @property
+    def frame(self) -> Frame:
+        """The game's frame now, uint8 (H, W, C)."""
+        assert self._frame is not None, "begin() comes first"
+        return self._frame
+
+    def clone_state(self) -> tuple[RealState, Frame, bool, int]:
+        """The game at this moment; small, as it holds the game's actions and not its memory."""
+        return self._env.clone_state(), self.frame, self._ended, len(self.divergence)
+
+    def restore_state(self, state: tuple[RealState, Frame, bool, int]) -> None:
+        """Goes back to a moment of the same game by playing it again, at a millisecond a step."""
+        self._env.restore_state(state[0])
+        _, self._frame, self._ended, steps = state
+        del self.divergence[steps:]
+
+    def close(self) -> None:
+        """Ends the game."""
+        self._env.close()
+
+
+def difference(real: Frame, dreamed: Frame, gain: float = 3.0) -> Frame:
+    """Where a dreamed frame differs from the real one: absolute differences times `gain`, uint8 (H, W, C)."""
+    apart = np.abs(real.astype(np.float32) - dreamed.astype(np.float32)) * gain
+    return apart.clip(0, 255).astype(np.uint8)

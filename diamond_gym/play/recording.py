@@ -1,0 +1,236 @@
+"""Recordings of play: episodes that a world model can be trained on, videos, and action logs to be played again."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.data.about import About
+from diamond_gym.data.episode_files import Episode
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.files import atomic_write
+
+Frame = npt.NDArray[np.uint8]
+
+LOG_VERSION = 1
+_LARGEST_LOG = 64 << 20  # bytes
+_CHECK_EVERY = 50  # operations between two frames whose hashes the log keeps
+
+
+@dataclass
+class _Part:
+    """One episode of a recording, or the part of it that was played while recording."""
+
+    obs: list[Frame]
+    first: bool
+    act: list[npt.NDArray[Any]] = field(default_factory=list)
+    rew: list[float] = field(default_factory=list)
+    end: bool = False
+    trunc: bool = False
+
+    def episode(self, played_by: str) -> Episode:
+        last = np.arange(len(self.act)) == len(self.act) - 1
+        info = {"first": self.first, "policy": played_by}
+        rew = np.array(self.rew, np.float32)
+        return Episode(np.stack(self.obs), np.stack(self.act), rew, last & self.end, last & self.trunc, info)
+
+
+class Recorder:
+    """Keeps what is played, in memory, until it is saved.
+
+    Example:
+        >>> recorder = Recorder()  # doctest: +SKIP
+        >>> recorder.begin(obs, first=True)  # doctest: +SKIP
+        >>> recorder.add(action, reward, end, trunc, next_obs)  # doctest: +SKIP
+        >>> recorder.save("my-play", About("Breakout", (64, 64, 3), 4))  # doctest: +SKIP
+
+    Args:
+        max_steps: Steps after which nothing more is kept; 12 kB each at 64x64.
+    """
+
+    def __init__(self, max_steps: int = 20_000) -> None:
+        self._parts: list[_Part] = []
+        self.max_steps, self.num_steps = max_steps, 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is kept."""
+        return self.num_steps >= self.max_steps
+
+    def begin(self, obs: Frame, first: bool = False) -> None:
+        """Begins an episode, or a piece of one.
+
+        Args:
+            obs: The frame before its first step, uint8 (H, W, C).
+            first: Whether it is the first frame of a game.
+        """
+        self._parts.append(_Part([obs.copy()], first))
+
+    def add(self, action: Any, reward: float, end: bool, trunc: bool, obs: Frame) -> None:
+        """Adds a step; after one that ended the episode, `begin` comes first.
+
+        Args:
+            action: As the environment takes it: a number, or an array.
+            reward: Its reward.
+            end: Whether the game ended.
+            trunc: Whether a time limit ended the episode.
+            obs: The frame after it, uint8 (H, W, C).
+        """
+        if self.full:
+            return
+        part = self._parts[-1]
+        part.obs.append(obs.copy())
+        act = np.asarray(action)
+        part.act.append(act.astype(np.int64) if act.dtype.kind in "iu" else act)
+        part.rew.append(float(reward))
+        part.end, part.trunc = bool(end), bool(trunc)
+        self.num_steps += 1
+
+    def rewind(self, steps: int, obs: Frame) -> None:
+        """Forgets the last steps: the player went back and plays them otherwise.
+
+        Args:
+            steps: How many.
+            obs: The frame gone back to, from which the recording goes on if it began later than that.
+        """
+        while steps > 0 and self._parts:
+            part = self._parts[-1]
+            gone = min(steps, len(part.act))
+            if gone:
+                kept = len(part.act) - gone
+                del part.obs[kept + 1 :], part.act[kept:], part.rew[kept:]
+                part.end = part.trunc = False
+            self.num_steps, steps = self.num_steps - gone, steps - gone
+            if steps > 0:
+                self._parts.pop()
+        if not self._parts:
+            self.begin(obs)
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All frames in order, uint8 (H, W, C)."""
+        return [frame for part in self._parts for frame in part.obs]
+
+    def save(self, folder: str | Path, about: About, played_by: str = "person") -> int:
+        """Adds what was recorded to a store of episodes, which `train-wm --data` reads.
+
+        Args:
+            folder: The store; made if it is not there.
+            about: What it holds.
+            played_by: Who chose the actions, for the episodes' info.
+
+        Returns:
+            The number of episodes written; pieces without a step are left out.
+
+        Raises:
+            DiamondGymError: The store holds something else, or the disk is full.
+        """
+        episodes = [part.episode(played_by) for part in self._parts if part.act]
+        if episodes:
+            with EpisodeStore(folder, "a", about) as store:
+                store.write([(None, episode) for episode in episodes])
+        return len(episodes)
+
+
+@dataclass
+class ActionLog:
+    """Everything that decided what a dream showed, to be played again: model, settings and each operation.
+
+    The operations are those of `PlaySession.apply`: resets with their seeds and starts, actions, changes of quality,
+    and new random streams. Rewound steps are not in it.
+
+    Attributes:
+        world: The world's name.
+        model: The model's name.
+        weights: A hash of the model's weights, by which another model under the same name is noticed.
+        settings: What the session was made with, as plain data: device, precision, quality, horizon.
+        operations: `[name, value]` in order.
+        frames: Hashes of frames, by the number of operations before them.
+    """
+
+    world: str
+    model: str
+    weights: str
+    settings: dict[str, Any]
+    operations: list[list[Any]] = field(default_factory=list)
+    frames: dict[int, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: Any, frame: Frame) -> None:
+        """Notes an operation, and now and then the frame that it led to."""
+        self.operations.append([name, value])
+        if len(self.operations) % _CHECK_EVERY == 1 or name != "act":
+            self.frames[len(self.operations)] = frame_hash(frame)
+
+    def cut(self, operations: int) -> None:
+        """Forgets all operations after the first so many."""
+        del self.operations[operations:]
+        self.frames = {number: digest for number, digest in self.frames.items() if number <= operations}
+
+    def agrees(self, operations: int, frame: Frame) -> bool:
+        """Whether a frame after so many operations is the one that was shown; True where none was noted."""
+        return self.frames.get(operations, frame_hash(frame)) == frame_hash(frame)
+
+    def write(self, path: Path) -> None:
+        """Writes the log as JSON, whole or not at all."""
+        with atomic_write(path, "w") as file:
+            json.dump({"diamond_gym_play": LOG_VERSION, **asdict(self)}, file)
+
+    @classmethod
+    def read(cls, path: Path) -> "ActionLog":
+        """Reads a log.
+
+        Raises:
+            DiamondGymError: There is none, it is damaged, or of another version.
+        """
+        try:
+            if path.stat().st_size > _LARGEST_LOG:
+                raise ValueError("it is too large")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content.pop("diamond_gym_play")
+            if version != LOG_VERSION:
+                raise ValueError(f"it is of version {version}, this diamond-gym reads {LOG_VERSION}")
+            content["frames"] = {int(number): str(digest) for number, digest in content["frames"].items()}
+            log = cls(**{name: content.pop(name) for name in asdict(cls("", "", "", {}))}, **content)
+            words = all(isinstance(word, str) for word in (log.world, log.model, log.weights))
+            pairs = all(isinstance(op, list) and len(op) == 2 and isinstance(op[0], str) for op in log.operations)
+            if not words or not pairs or not isinstance(log.settings, dict):
+                raise ValueError("its fields are of other types")
+            return log
+        except FileNotFoundError:
+            raise DiamondGymError(f"there is no recording at {path}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DiamondGymError(f"{path} is no recording of diamond-gym play ({str(error)[:120]})") from None
+
+
+def frame_hash(frame: Frame) -> str:
+    """A short hash of a frame's pixels."""
+    return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:16]
+
+
+def export(recorder: Recorder | None, log: ActionLog, kind: str, path: Path, fps: int) -> None:
+    """Writes a recording as a file to be kept, whole or not at all.
+
+    Args:
+        recorder: What was recorded; not needed for a log.
+        log: What was done since the session began.
+        kind: "mp4", "gif" or "log".
+        path: The file, with the suffix of its kind.
+        fps: Frames per second of a video.
+
+    Raises:
+        DiamondGymError: There is nothing to write, or it cannot be written.
+    """
+    if kind == "log":
+        log.write(path)
+        return
+    if recorder is None or not recorder.num_steps:
+        raise DiamondGymError("nothing has been recorded yet")
+    from diamond_gym.cli.dream import write_video
+
+    scale = max(1, 320 // recorder.frames[0].shape[1])  # pixels stay sharp, also where a player of videos enlarges them
+    write_video(path, [frame.repeat(scale, 0).repeat(scale, 1) for frame in recorder.frames], fps)

@@ -1,0 +1,333 @@
+"""A game as somebody plays it: who plays, what is recorded and replayed, and what is loaded for it."""
+
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stubs import ACTIONS, save_tiny_model
+
+from diamond_gym.cli import main
+from diamond_gym.cli.play import address_of, hints
+from diamond_gym.data.about import About
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.errors import BadArgument
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.play import game as game_module
+from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
+from diamond_gym.play.game import Game
+from diamond_gym.play.recording import ActionLog
+from diamond_gym.play.settings import Begin
+from diamond_gym.play.worlds import Worlds
+from diamond_gym.registry import resolve
+from diamond_gym.trainers.own_agent import own_file
+
+
+@pytest.fixture
+def worlds() -> Worlds:
+    save_tiny_model()
+    return Worlds("cpu", "float32", first=resolve("tiny"))
+
+
+def begin(worlds: Worlds, **how: object) -> Game:
+    return Game(worlds.take(worlds.entry("Breakout")), Begin(**{"seed": 4, **how}))
+
+
+def frames(game: Game, steps: int) -> list[bytes]:
+    return [game.advance().obs.tobytes() for _ in range(steps)]
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> OwnAgent:
+    torch.manual_seed(3)
+    config = ActorCriticConfig(lstm_dim=8, img_size=16, channels=[8, 8], down=[1, 1], num_actions=ACTIONS)
+    network = ActorCritic(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    monkeypatch.setattr(game_module, "open_agent", lambda loaded, path: (OwnAgent(network.eval()), ""))
+    return OwnAgent(network)
+
+
+def test_a_held_key_takes_over_from_the_agent(worlds: Worlds, agent: OwnAgent) -> None:
+    game = begin(worlds, agent_plays=True)
+    assert (game.control, game.agent_kind) == ("agent", "actor-critic")
+    steps = [game.advance() for _ in range(8)]
+    assert {step.by for step in steps if step.action is not None} == {"agent"}
+    game.controls.hold(["w"])
+    held = [step for step in (game.advance() for _ in range(6)) if step.action is not None]
+    assert {(step.by, step.action) for step in held} == {("human", 2)}
+    assert all(len(step.probabilities) == ACTIONS and step.value is not None for step in held)
+    game.controls.hold([])
+    assert {step.by for step in (game.advance() for _ in range(6)) if step.action is not None} == {"agent"}
+    game.take_over("human")
+    assert {step.action for step in (game.advance() for _ in range(6))} <= {0, None}
+
+
+def test_without_an_agent_nobody_takes_over(worlds: Worlds) -> None:
+    game = begin(worlds, agent_plays=True)
+    assert game.control == "human"
+    with pytest.raises(BadArgument, match="train-agent"):
+        game.take_over("agent")
+
+
+def test_the_agent_plays_alike_for_one_seed(worlds: Worlds, agent: OwnAgent) -> None:
+    one, other, third = (begin(worlds, agent_plays=True, seed=seed) for seed in (4, 4, 5))
+    played = frames(one, 12)
+    assert frames(other, 12) == played
+    assert frames(third, 12) != played
+
+
+def test_bundled_agents_see_as_they_play() -> None:
+    saved = own_file(resolve("breakout-nano"), "cpu")
+    assert saved is not None
+    looks_on, plays = SavedAgentLooksOn(saved), saved.playing(1, deterministic=True)
+    assert looks_on.kind == "dqn"
+    for first in (True, False, False, True, False):
+        frame = np.random.default_rng(first).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        chances, value = looks_on.see(frame, None, first)
+        assert int(np.argmax(chances)) == plays(frame[None], np.array([first]))[0]
+        assert sum(chances) == pytest.approx(1)
+        assert value is not None
+
+
+def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> None:
+    game = begin(worlds, record=tmp_path / "play", recording=True, horizon=6)
+    game.controls.hold(["w", "space"])
+    played = [game.session.now, *(game.advance() for _ in range(10))]
+    back = played[-3].step
+    game.rewind(back)
+    assert game.recorder is not None
+    played = [step for step in played if step.step <= back]
+    recorded = game.record(False)
+    assert recorded is not None
+    assert recorded["steps"] == sum(step.action is not None for step in played)
+    with EpisodeStore(tmp_path / "play", "r") as store:
+        episodes = [store[i] for i in range(len(store))]
+    assert sum(len(episode.act) for episode in episodes) == recorded["steps"]
+    first = np.stack([step.obs for step in played if step.episode == 0])
+    assert (episodes[0].obs == first).all()
+    assert set(np.concatenate([episode.act for episode in episodes]).tolist()) == {3}
+    assert game.record(False) is None
+
+
+def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: Path) -> None:
+    game = begin(worlds, record=tmp_path / "play", recording=True)
+    frames(game, 3)
+    game.close()
+    with EpisodeStore(tmp_path / "play", "r") as store:
+        assert store.num_steps == sum(name == "act" for name, _ in game.session.operations)
+
+
+def test_a_store_of_something_else_is_told(worlds: Worlds, tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path / "pong", "a", About("Pong", (64, 64, 3), 6)):
+        pass
+    game = begin(worlds, record=tmp_path / "pong", recording=True)
+    frames(game, 3)
+    recorded = game.record(False)
+    assert recorded is not None
+    assert recorded["store"] is None
+    assert "use another folder" in game.notices[0]
+
+
+def test_a_log_is_played_again_bit_for_bit(worlds: Worlds, tmp_path: Path) -> None:
+    game = begin(worlds, horizon=7)
+    for keys in (["w"], [], ["space"], ["w", "space"]):
+        game.controls.hold(keys)
+        frames(game, 4)
+    game.rewind(9)
+    game.set_quality("fast")
+    branches = game.branch("dice", 3, 2)
+    while not branches.done:
+        branches.advance()
+    game.choose(1)
+    frames(game, 5)
+    game.log.write(tmp_path / "log.json")
+    shown = [game.session.at(step).obs.tobytes() for step in range(game.session.now.step + 1)]
+    again = begin(worlds, replay=ActionLog.read(tmp_path / "log.json"), seed=99, quality="fine")
+    assert again.session.now.obs.tobytes() == shown[0]
+    assert frames(again, len(shown) - 1) == shown[1:]
+    assert again.notices == ["the recording has ended"]
+    again.controls.hold(["w"])
+    assert again.advance().step == len(shown)
+    other = begin(worlds, replay=ActionLog.read(tmp_path / "log.json"))
+    other.controls.hold(["w"])
+    frames(other, 3)
+    assert other.notices == [], "a held key ends the replay"
+    assert {step for name, step in other.session.operations if name == "act"} == {2}
+
+
+@pytest.mark.parametrize(
+    ("operations", "horizon"),
+    [
+        ([["fly", 1]], None), ([["reset", -1]], None), ([["reset", 4], ["act", {"a": 1}]], None),
+        ([["quality", {}], ["reset", 1]], None), ([["reset", 4]], "often"), ([["reset", 4]], 0), ([["act", 1]], None),
+        ([["reset", 4], ["act", [[1] * 600] * 9]], None), ([["start", 10**9]], None), ([["dice", None]], None),
+    ],
+)  # fmt: skip
+def test_a_log_that_is_none_is_refused(worlds: Worlds, operations: list, horizon: object) -> None:
+    log = ActionLog("Breakout", "tiny", "", {"horizon": horizon}, operations)
+    with pytest.raises(BadArgument) as error:
+        begin(worlds, replay=log).advance()
+    assert len(str(error.value)) < 200
+
+
+def test_another_model_s_frames_are_noticed(worlds: Worlds, tmp_path: Path) -> None:
+    game = begin(worlds)
+    frames(game, 4)
+    game.log.frames = dict.fromkeys(game.log.frames, "0" * 16)
+    again = begin(worlds, replay=game.log)
+    assert "not the recorded ones" in again.notices[0]
+
+
+def test_looking_back_loses_nothing(worlds: Worlds) -> None:
+    game = begin(worlds)
+    frames(game, 9)
+    game.look_back(3)
+    view = game.view()
+    assert (view.step.step, view.seek, view.last) == (3, 3, 9)
+    assert view.step.obs.tobytes() == game.session.at(3).obs.tobytes()
+    game.look_back(None)
+    assert game.view().step.step == 9
+    game.look_back(3)
+    assert game.advance().step == 4, "a step follows the frame that is shown"
+    with pytest.raises(BadArgument):
+        game.look_back(9)
+    assert [step for step, _ in game.session.thumbnails(32)] == [0, 1, 2, 3, 4]
+
+
+def test_the_quality_stays_when_going_back(worlds: Worlds) -> None:
+    game = begin(worlds)
+    frames(game, 4)
+    game.set_quality("fast")
+    frames(game, 2)
+    game.rewind(2)
+    assert game.session.now.quality == "fast"
+    assert game.session.dream.sampler.num_denoising_steps == 1
+
+
+def test_one_model_however_many_play(worlds: Worlds) -> None:
+    one, other = begin(worlds), begin(worlds)
+    assert one.loaded is other.loaded
+    assert one.loaded.players == 2
+    frames(one, 3)
+    assert one.session.now.step == 3
+    assert other.session.now.step == 0
+    assert frames(other, 3) == [one.session.at(step).obs.tobytes() for step in (1, 2, 3)]
+
+
+def test_models_that_nobody_plays_are_let_go(worlds: Worlds) -> None:
+    entries = [worlds.entry("Breakout", "tiny")]
+    for name in ("b", "c", "d"):
+        save_tiny_model(name)
+        entries.append(worlds.entry("Breakout", name))
+    loaded = [worlds.take(entry) for entry in entries]
+    references = [weakref.ref(each.model) for each in loaded]
+    for each in loaded:
+        worlds.give_back(each)
+    del loaded, each
+    assert [reference() is None for reference in references] == [True, True, False, False]
+
+
+def test_worlds_are_listed_without_loading_them(worlds: Worlds) -> None:
+    listing = worlds.listing(lambda game: game == "Pong")
+    assert [world["name"] for world in listing] == ["Breakout", "Boxing", "Freeway", "MsPacman", "Pong"]
+    breakout, pong = listing[0], listing[-1]
+    assert [model["name"] for model in breakout["models"]] == ["tiny", "breakout-nano"]
+    assert (breakout["real"], pong["real"]) == (False, True)
+    assert breakout["keys"] == [[["space"], 1], [["w"], 2], [["w", "space"], 3]]
+    assert pong["size"] == [64, 64]
+    assert not worlds._loaded
+    for world, model in (("Tetris", None), ("Breakout", "pong-nano"), ("Breakout", "../tiny"), ("", "")):
+        with pytest.raises(BadArgument, match="no such"):
+            worlds.entry(world, model)
+
+
+@pytest.mark.parametrize("where", ["rewind", "replay"])
+def test_the_real_game_beside(where: str, tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    save_tiny_model("tall", size=64)
+    worlds = Worlds("cpu", "float32", first=resolve("tall"))
+    game = begin(worlds, real=True)
+    assert game.session.now.start == -1
+    steps = [game.advance() for _ in range(9)]
+    assert all(step.real is not None for step in steps)
+    seen = [(step.obs.tobytes(), step.real.frame.tobytes(), step.real.divergence) for step in steps]
+    if where == "rewind":
+        game.rewind(3)
+        steps = steps[3:]
+        seen = seen[3:]
+    else:
+        game.close()
+        game = begin(worlds, replay=game.log)
+    again = [game.advance() for _ in steps]
+    assert [(step.obs.tobytes(), step.real.frame.tobytes(), step.real.divergence) for step in again] == seen
+    game.set_real(False)
+    assert game.session.now.real is None
+    game.close()
+
+
+def test_only_models_of_the_game_s_own_frames_are_played_beside_it(worlds: Worlds) -> None:
+    pytest.importorskip("ale_py")
+    game = begin(worlds)
+    with pytest.raises(BadArgument, match="not the real game's"):
+        game.set_real(True)
+    assert game.advance().step == 1
+
+
+# The command
+
+
+def test_addresses_are_those_of_a_browser() -> None:
+    assert address_of("127.0.0.1", 80, "T", None) == "http://127.0.0.1:80/?token=T"
+    assert address_of("0.0.0.0", 8000, "T", "Pong") == "http://127.0.0.1:8000/?token=T&world=Pong"
+    assert address_of("::1", 8000, "T", None) == "http://[::1]:8000/?token=T"
+
+
+def test_over_ssh_the_tunnel_is_told() -> None:
+    pytest.importorskip("starlette")
+    environ = {"SSH_CONNECTION": "10.0.0.9 51234 10.0.0.5 22", "USER": "ada"}
+    (line, _) = hints("127.0.0.1", 8000, environ)
+    assert line.endswith("ssh -N -L 8000:localhost:8000 ada@10.0.0.5")
+    assert hints("127.0.0.1", 8000, {}) == ["Ctrl-C ends it"]
+    assert "everybody" in hints("0.0.0.0", 8000, environ)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--horizon", "0"], "--horizon must be at least 1, or -1, not 0"),
+        (["--fps", "61"], "--fps must be at most 60, not 61"), (["--port", "70000"], "--port must be at most 65535"),
+        (["--quality", "best"], "--quality must be"), (["--agent", "x"], "--agent must be own"),
+        (["--terminal"], "say what to play"), (["--max-sessions", "0"], "--max-sessions must be at least 1"),
+        (["Brakout"], "did you mean Breakout?"), (["--replay", "nowhere.json"], "there is no recording at nowhere"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_played_is_said_in_one_line(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["play", *words, "--no-open"]) != 0
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_without_the_extra_one_line_says_what_to_install(root: Path) -> None:
+    code = "import sys; sys.modules['starlette'] = None; from diamond_gym.cli import main; sys.exit(main(['play']))"
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environ)
+    assert done.returncode == 1
+    assert done.stderr == "this needs starlette; install it with: pip install 'diamond-gym[play]'\n"
+
+
+def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("starlette")
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["play", "--port", port, "--no-open"]) == 2
+    assert f"cannot serve at 127.0.0.1:{port}" in capsys.readouterr().err

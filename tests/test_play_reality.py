@@ -1,0 +1,73 @@
+"""The real game beside a dream: the same actions, and back to a moment."""
+
+import numpy as np
+import pytest
+
+from diamond_gym.play.reality import Reality, difference, real_game_available
+
+pytest.importorskip("ale_py")
+
+
+def test_it_is_known_where_the_real_game_can_be_played():
+    assert real_game_available("Pong")
+    assert not real_game_available("CSGO")
+
+
+def test_a_seed_fixes_where_a_dream_begins():
+    reality = Reality("Pong", 5)
+    frames, actions = reality.begin(seed=4)
+    again, actions_again = reality.begin(seed=4)
+    other, _ = reality.begin(seed=5)
+    assert frames.shape == (5, 64, 64, 3)
+    assert actions.shape == (4,)
+    assert (frames == again).all()
+    assert (actions == actions_again).all()
+    assert (frames != other).any()
+    assert (reality.frame == other[-1]).all()
+    reality.close()
+
+
+def test_the_game_goes_on_from_those_frames_with_the_dreams_actions():
+    """A dream that shows the game itself does not differ from it."""
+    reality, twin = Reality("Pong", 5), Reality("Pong", 5)
+    frames, _ = reality.begin(seed=2)
+    twin.begin(seed=2)
+    black = np.zeros_like(frames[-1])
+    for action in (2, 2, 3, 0):
+        frame = twin.step(action, black).frame
+        step = reality.step(action, frame)
+        assert step.divergence == 0
+        assert (step.frame == frame).all()
+    assert reality.divergence == [0.0] * 4
+    assert twin.divergence == pytest.approx([float(frame.mean())] * 4, rel=0.05)
+
+
+def test_back_to_a_moment():
+    reality = Reality("Breakout", 4)
+    frames, _ = reality.begin(seed=1)
+    black = np.zeros_like(frames[-1])
+    reality.step(1, black)
+    before = reality.clone_state()
+    first = [reality.step(action, black).frame.copy() for action in (2, 2, 3)]
+    reality.restore_state(before)
+    assert len(reality.divergence) == 1
+    assert (reality.frame == before[1]).all()
+    second = [reality.step(action, black).frame for action in (2, 2, 3)]
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+def test_a_game_that_ended_stays_at_its_last_frame():
+    reality = Reality("Pong", 3)
+    reality.begin(seed=0)
+    reality._ended = True  # Pong's own end is thousands of steps away
+    last = reality.frame.copy()
+    step = reality.step(2, last)
+    assert (step.ended, step.reward, step.divergence) == (True, 0.0, 0.0)
+    assert (step.frame == last).all()
+
+
+def test_a_difference_is_shown_in_both_directions():
+    real, dreamed = np.full((2, 2, 3), 100, np.uint8), np.full((2, 2, 3), 100, np.uint8)
+    dreamed[0, 0], dreamed[1, 1] = 110, 90
+    shown = difference(real, dreamed, gain=2)
+    assert shown[..., 0].tolist() == [[20, 0], [0, 20]]
