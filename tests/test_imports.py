@@ -21,7 +21,7 @@ RANKS = [
     {"networks.blocks", "networks.preconditioning", "networks.cuda_graphs", "data.about", "data.episode_files", "csgo"},
     {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes", "data.convert"},
     {"data"},
-    {"networks.folding", "data.segments"},
+    {"networks.folding", "data.segments", "data.checks"},
     {"networks.kernels"},
     {"networks.inference"},
     {"networks"},

@@ -1,0 +1,52 @@
+"""Episodes that hold the same play twice, as a recording imported two times or cut into overlapping pieces does."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.data.checks.motion import grey
+from diamond_gym.data.episode_files import Episode
+
+_STEPS, _CHANGES = 24, 4  # steps of the same actions, with so many changes, that are no accident
+_ALIKE = 4.0  # levels by which re-encoded frames may differ in the mean
+
+
+def copied_episodes(known: Sequence[Episode] | Any, others: Iterable[Episode]) -> list[int]:
+    """The episodes that hold 24 steps of play which are also in known ones.
+
+    Actions must be the same, frames nearly so: the same recording in another encoding counts.
+
+    Args:
+        known: Episodes, by index: a list or a store.
+        others: Episodes to look for them in.
+
+    Returns:
+        The places in `others` of those that do.
+    """
+    places = {digest: (i, t) for i in range(len(known)) for t, digest in _stretches(known[i].act)}
+    copied = []
+    for number, episode in enumerate(others):
+        for t, digest in _stretches(episode.act):
+            if digest in places:
+                i, there = places[digest]
+                theirs = known[i].obs[there : there + _STEPS + 1]
+                if _alike(episode.obs[t : t + _STEPS + 1], theirs):
+                    copied.append(number)
+                    break
+    return copied
+
+
+def _alike(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> bool:
+    return bool(np.abs(grey(one, side=16) - grey(other, side=16)).mean() < _ALIKE)
+
+
+def _stretches(act: npt.NDArray[Any]) -> Iterator[tuple[int, bytes]]:
+    """Where each eventful stretch of actions begins, and its hash."""
+    flat = np.ascontiguousarray(act.reshape(len(act), -1))
+    changes = np.concatenate(([0], np.cumsum((flat[1:] != flat[:-1]).any(1))))
+    for t in range(len(flat) - _STEPS + 1):
+        if changes[t + _STEPS - 1] - changes[t] >= _CHANGES:
+            yield t, hashlib.blake2b(flat[t : t + _STEPS].tobytes(), digest_size=8).digest()
