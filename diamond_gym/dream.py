@@ -116,15 +116,6 @@ class Dream:
         return twin
 
     @without_gradient()
-    def refresh(self) -> None:
-        """Dreams on in the networks' weights as they are now; to be called after training them further."""
-        for part in (self._frames, self._outcome):
-            if hasattr(part, "refresh"):
-                part.refresh()
-        self._bank.forget()
-        self._graphs.clear()
-
-    @without_gradient()
     def reset(
         self,
         seed: int | Sequence[int | None] | None = None,
@@ -162,13 +153,6 @@ class Dream:
             self._restart(rows, start)
         return self.obs
 
-    @property
-    def obs(self) -> Tensor:
-        """The current frame of every row, float32 (B, C, H, W) in [-1, 1], a copy."""
-        if self.obs_window is None:
-            raise RuntimeError("the dream has not begun: call reset first.")
-        return self.obs_window[:, -1].clone()
-
     def _restart(self, rows: Tensor, start: int | Tensor | None = None) -> None:
         """Puts the rows onto a start: the given one, or one that each draws."""
         pool = self._bank.pool
@@ -185,15 +169,6 @@ class Dream:
         self._write(obs, act, memory, torch.where(rows, 0, self.steps), rows)
         put(self.start, index, rows)
         self._rng.advance(rows)
-
-    def _write(self, obs: Tensor, act: Tensor, memory: LstmState | None, steps: Tensor, rows: Tensor | None) -> None:
-        """Writes into the rows (B,) of the state, in place."""
-        self.obs_window, self.act_window = put(self.obs_window, obs, rows), put(self.act_window, act, rows)
-        put(self.steps, steps, rows)
-        if memory is not None:
-            hx, cx = (None, None) if self._memory is None else self._memory
-            rows = None if rows is None else rows[None, :, None]
-            self._memory = put(hx, memory[0], rows), put(cx, memory[1], rows)
 
     @without_gradient()
     def step(self, act: Tensor, restart: bool = True, mask: Tensor | None = None) -> DreamStep:
@@ -245,13 +220,6 @@ class Dream:
             outcome.trajectory,
         )  # fmt: skip
 
-    def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
-        """Moves the rows' windows on by a step; its actions (B, T[, A]) are complete."""
-        assert self.obs_window is not None
-        window = torch.cat((self.obs_window[:, 1:], outcome.next_obs[:, None]), dim=1)
-        act = torch.cat((act[:, 1:], torch.zeros_like(act[:, :1])), dim=1)
-        self._write(window, act, outcome.memory, steps, rows)
-
     def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
         """The next frame of all rows, their rewards, ends and LSTM states."""
         noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
@@ -269,6 +237,29 @@ class Dream:
         rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
         end = draw_category(end_prob, uniform[:, 1]).bool()
         return Outcome(next_obs, trajectory, rew_prob, end_prob[:, 1], rew, end, (hx.float(), cx.float()))
+
+    def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
+        """Moves the rows' windows on by a step; its actions (B, T[, A]) are complete."""
+        assert self.obs_window is not None
+        window = torch.cat((self.obs_window[:, 1:], outcome.next_obs[:, None]), dim=1)
+        act = torch.cat((act[:, 1:], torch.zeros_like(act[:, :1])), dim=1)
+        self._write(window, act, outcome.memory, steps, rows)
+
+    def _write(self, obs: Tensor, act: Tensor, memory: LstmState | None, steps: Tensor, rows: Tensor | None) -> None:
+        """Writes into the rows (B,) of the state, in place."""
+        self.obs_window, self.act_window = put(self.obs_window, obs, rows), put(self.act_window, act, rows)
+        put(self.steps, steps, rows)
+        if memory is not None:
+            hx, cx = (None, None) if self._memory is None else self._memory
+            rows = None if rows is None else rows[None, :, None]
+            self._memory = put(hx, memory[0], rows), put(cx, memory[1], rows)
+
+    @property
+    def obs(self) -> Tensor:
+        """The current frame of every row, float32 (B, C, H, W) in [-1, 1], a copy."""
+        if self.obs_window is None:
+            raise RuntimeError("the dream has not begun: call reset first.")
+        return self.obs_window[:, -1].clone()
 
     @without_gradient()
     def clone_state(self, include_rng: bool = False) -> DreamState:
@@ -306,3 +297,12 @@ class Dream:
         self.start.copy_(state.start)
         if state.rng is not None:
             self._rng.load_state_dict(state.rng)
+
+    @without_gradient()
+    def refresh(self) -> None:
+        """Dreams on in the networks' weights as they are now; to be called after training them further."""
+        for part in (self._frames, self._outcome):
+            if hasattr(part, "refresh"):
+                part.refresh()
+        self._bank.forget()
+        self._graphs.clear()
