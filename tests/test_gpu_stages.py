@@ -4,6 +4,7 @@ import json
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ TINY = replace(
     reward_horizon=4,
     reward_dream=2,
     capacity=400,
+    num_starts=20,
+    dreams_every=2,
 )
 
 
@@ -131,13 +134,18 @@ def test_colours_that_real_play_never_shows():
     assert (seen.artefacts(dreamed) * 64 * 64).tolist() == pytest.approx([0, 0, 1, 1])
 
 
-def test_all_parts_learn():
-    world = World("Pong", 6, TINY, CPU)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_all_parts_learn(device):
+    world = World("Pong", 6, TINY, torch.device(device))
     world.experience.add(a_play())
     parts = (world.denoiser, world.reward_end, world.agent)
     before = [[p.clone() for p in part.module.parameters()] for part in parts]
     world.fit(TINY.reward_every)
     world.imagine(1)
+    world.experience.add(a_play(seed=1))
+    world.imagine(TINY.dreams_every)  # those of the longer play begin on the way
+    assert world._dreamed_from == len(world.experience) == 240
+    world.read()
     for part, old in zip(parts, before, strict=True):
         assert any(not p.equal(q) for p, q in zip(part.module.parameters(), old, strict=True))
 
@@ -196,8 +204,10 @@ def test_the_ablation(players, tmp_path, capsys):
     assert all("artefacts_5" in line and "over_copy_1" in line for line in lines)
 
 
-def test_the_loop(players, tmp_path, capsys):
-    turns = "--seconds 6 --fit-seconds 0.2 --agent-seconds 0.2 --agent-from 0 --play-after 1 --log-every 0.5"
+def test_the_loop(players, tmp_path, capsys, monkeypatch):
+    ticks = count()
+    monkeypatch.setattr(run.Clock, "__call__", lambda clock: next(ticks) / 10)  # however busy the machine is
+    turns = "--seconds 4 --fit-seconds 0.2 --agent-seconds 0.2 --agent-from 0 --play-after 1 --log-every 0.5"
     run.main(f"worlds --out {tmp_path} --device cpu --games Pong --drift-steps 5 --dreams 2 {turns}".split())
     facts = json.loads((tmp_path / "Pong.json").read_text())
     assert facts["curve"][-1]["updates"] > 1
@@ -205,7 +215,7 @@ def test_the_loop(players, tmp_path, capsys):
     assert {"before", "after", "real"} <= facts["drift"].keys()
     weights = load_file(tmp_path / "Pong.safetensors")
     assert {key.split(".")[0] for key in weights} == {"denoiser", "rew_end_model", "actor_critic"}
-    assert len(load_starts(tmp_path / "Pong.starts.npz")) == 512
+    assert len(load_starts(tmp_path / "Pong.starts.npz")) == TINY.num_starts
 
 
 def test_the_table(tmp_path, capsys):

@@ -178,7 +178,7 @@ class Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, *signal: object) -> None:
+    def _ask(self, *_: object) -> None:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
