@@ -11,8 +11,7 @@ import torch
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import compile_network
 from diamond_gym.errors import BadArgument
-from diamond_gym.networks.kernels.building import built_kernels
-from diamond_gym.networks.kernels.networks import MULTIPLE
+from diamond_gym.networks.kernels import MULTIPLE, built_kernels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.collect_games import Games
