@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diamond_gym.device import PRECISIONS
-from diamond_gym.dream import prepared
 from diamond_gym.frames import to_frames
+from diamond_gym.networks.inference import prepared
 from diamond_gym.trainers.evaluate import interval
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.world_model import WorldModel
