@@ -15,7 +15,7 @@ from test_rollouts import H, N, Right, T, Walks, oracle, recorded
 from diamond_gym.device import is_compiled
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.networks.kernels.building import built_kernels
+from diamond_gym.networks.kernels import built_kernels
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.registry.human_card import flat_rows
 from diamond_gym.sampler import SamplerConfig

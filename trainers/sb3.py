@@ -4,13 +4,12 @@ import io
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import A2C, DQN, PPO
@@ -18,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
 from diamond_gym.envs.atari import RealVectorEnv
@@ -34,7 +34,6 @@ RHYTHM = Rhythm(log_steps=500, checkpoint_seconds=600.0)  # a DQN's checkpoint h
 _REPLAY = 80_000  # frames in that buffer, before and after a step: 2 GB of 64x64
 _FREE = frozenset({"steps", "device", "precision", "compile", "model"})  # what a resumed run may change
 _LEAST_SIDE = 36  # of the frames that the Nature CNN, SB3's default for images, can take
-Step = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -97,14 +96,13 @@ class AsDreamed(VecEnvWrapper):
     The game itself goes on after the loss of a life; the next episode begins with the frame in which it happened.
     """
 
-    def reset(self) -> npt.NDArray[Any]:
+    def reset(self) -> VecEnvObs:
         """Begins new games."""
         obs = self.venv.reset()
         self._lives = np.array([info["lives"] for info in self.venv.reset_infos])
-        assert isinstance(obs, np.ndarray)
         return obs
 
-    def step_wait(self) -> Step:
+    def step_wait(self) -> VecEnvStepReturn:
         """Plays the step."""
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
@@ -137,20 +135,6 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
     return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), bridge
 
 
-def world_of(config: AgentConfig) -> Entry | None:
-    """The model whose dreams are meant; None for the real game.
-
-    Raises:
-        DiamondGymError: There is no such model, or it is of another game.
-    """
-    if config.real:
-        return None
-    entry = resolve(config.model or config.game)
-    if entry.card.game != config.game:
-        raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {config.game}")
-    return entry
-
-
 class SB3Trainer:
     """The training of an agent, a rollout a step; a context manager, which closes its environments.
 
@@ -179,22 +163,22 @@ class SB3Trainer:
             DiamondGymError: There is no such game or model, or the run was begun with other options.
         """
         self.config, self.total_steps, self._progress = config, config.steps, progress
-        self.entry, self.seconds = world_of(config), 0.0
+        self.entry: Entry | None = None if config.real else resolve(config.model or config.game)
+        if self.entry is not None and self.entry.card.game != config.game:
+            raise BadArgument(f"the model {self.entry.name} dreams {self.entry.card.game}, not {config.game}")
+        self.seconds = 0.0
         self._envs, self.bridge = training_envs(config)
-        with ExitStack() as opened:
-            opened.callback(self.close)
-            height, width, _ = self._envs.observation_space.shape or ()
-            if min(height, width) < _LEAST_SIDE:
-                raise BadArgument(
-                    f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
-                    f"not {height}x{width}: train with --algo diamond"
-                )
-            if run is not None:
-                run.settle(asdict(config) | self._world(), _FREE)
-            self.agent = self._agent(None if run is None else run.load())
-            self.agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
-            self.step = self.agent.num_timesteps
-            opened.pop_all()
+        height, width, _ = self._envs.observation_space.shape or ()
+        if min(height, width) < _LEAST_SIDE:
+            raise BadArgument(
+                f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
+                f"not {height}x{width}: train with --algo diamond"
+            )
+        if run is not None:
+            run.settle(asdict(config) | self._world(), _FREE)
+        self.agent = self._agent(None if run is None else run.load())
+        self.agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
+        self.step = self.agent.num_timesteps
 
     def _world(self) -> dict[str, Any]:
         """What the dreams depend on, as plain data: the model's networks, but not the agent it may have by now."""
@@ -244,32 +228,29 @@ class SB3Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The agent and the replay buffer as SB3 saves them. They hold pickles: resume none but your own runs."""
-        state = {"step": self.step, "settings": self.settings, "seconds": self.seconds}
-        state |= {"agent": _bytes(self.agent.save)}
+        agent = _bytes(self.agent.save)
+        state = {"step": self.step, "settings": self.settings, "seconds": self.seconds, "agent": agent}
         if isinstance(self.agent, DQN):
             state["replay"] = _bytes(self.agent.save_replay_buffer)
         return state
 
     def save(self, out: Path) -> AgentCard:
         """Writes the agent as it is by now to a .zip, with the card that is returned."""
-        config, entry = self.config, self.entry
-        dreamed: dict[str, Any] = {
-            "trained_in": "real",
-            "model": "",
-            "model_sha256": "",
-            "quality": None,
-            "max_episode_steps": None,
-        }
-        if entry is not None:
-            dreamed |= {"trained_in": "dream", "model": entry.name, "model_sha256": entry.card.files["weights"].sha256}
-            dreamed |= {"quality": config.quality, "max_episode_steps": config.max_episode_steps}
+        config, entry, real = self.config, self.entry, self.config.real
         card = AgentCard(
-            **{name: getattr(config, name) for name in ("game", "algo", "frame_stack", "seed")},
-            **dreamed,
+            game=config.game,
+            algo=config.algo,
+            trained_in="real" if real else "dream",
+            model="" if entry is None else entry.name,
+            model_sha256="" if entry is None else entry.card.files["weights"].sha256,
             obs_shape=self.bridge.observation_space.shape,  # type: ignore[arg-type]
             num_actions=int(self.bridge.action_space.n),  # type: ignore[attr-defined]
+            frame_stack=config.frame_stack,
             steps=self.step,
             seconds=round(self.seconds, 1),
+            seed=config.seed,
+            quality=None if real else config.quality,
+            max_episode_steps=None if real else config.max_episode_steps,
             settings=self.settings,
         )
         save_agent(self.agent, out, card)
@@ -287,8 +268,7 @@ class SB3Trainer:
 
 
 def _bytes(save: Callable[[io.BytesIO], None]) -> Tensor:
-    file = io.BytesIO()
-    save(file)
+    save(file := io.BytesIO())
     return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
 
 

@@ -49,20 +49,16 @@ class AgentCard:
     """What an agent was trained on, and how.
 
     Attributes:
-        game: The game's name.
-        algo: "ppo", "a2c" or "dqn".
+        game, algo, model, frame_stack, seed: As those of `diamond_gym.trainers.sb3.AgentConfig`; for the real game
+            there is no model ("").
         trained_in: "dream" or "real".
-        model: The world model's name; empty for the real game.
         model_sha256: Of the world model's weights, where they are known.
         obs_shape: A single frame, (H, W, C).
         num_actions: Actions are 0..num_actions-1.
-        frame_stack: How many frames the agent sees at once, the newest last.
         steps: Steps of training, over all rows.
         seconds: How long they took.
-        seed: Of the training.
-        quality: How carefully frames were sampled; None for the model's own way.
-        max_episode_steps: The dreams' horizon.
-        settings: What the algorithm was told.
+        quality, max_episode_steps: Of the dreams; None for the model's own way, and for the real game.
+        settings: The algorithm's hyperparameters.
         format: Of this card.
     """
 
@@ -110,8 +106,8 @@ def packed(path: Path) -> bytes:
         DiamondGymError: It is no agent of SB3's.
     """
     open_agent(path, "cpu")  # which says what is wrong with it
-    packed = io.BytesIO()
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+    result = io.BytesIO()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             if name == "system_info.txt":  # of the machine it was trained on
                 continue
@@ -127,7 +123,7 @@ def packed(path: Path) -> bytes:
                 torch.save(state, buffer)
                 content = buffer.getvalue()
             target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated alike: same agent, same bytes
-    return packed.getvalue()
+    return result.getvalue()
 
 
 def register_file(entry: Entry, path: Path) -> Entry:
@@ -145,9 +141,8 @@ def register_file(entry: Entry, path: Path) -> Entry:
     return with_agent_file(entry, packed(path), {key: facts[key] for key in _FACTS if facts[key] is not None})
 
 
-def _tensors(content: bytes) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
+def _tensors(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 @dataclass(frozen=True)
@@ -182,10 +177,8 @@ class SavedAgent:
         if self.card is not None and self.card.game != game:
             raise BadArgument(f"{self.path} was trained for {self.card.game}, not for {game}")
         if self.size != (height, width) or self.channels % channels:
-            seen = f"{self.size[0]}×{self.size[1]} with {self.channels} channels"
-            raise BadArgument(
-                f"{self.path} sees frames of {seen}, but {game} shows {height}×{width}×{channels}, or several of them"
-            )
+            seen, shown = "{}×{} with {} channels".format(*self.size, self.channels), f"{height}×{width}×{channels}"
+            raise BadArgument(f"{self.path} sees frames of {seen}, but {game} shows {shown}, or several of them")
         if self.num_actions != num_actions:
             raise BadArgument(f"{self.path} knows {self.num_actions} actions, but {game} has {num_actions}")
 
@@ -224,8 +217,7 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
     Args:
         path: The .zip.
         device: "auto" or one of torch's.
-        trust_pickles: Whether to open the file's pickles, which a policy of one's own needs, and which runs
-            any code that is in them. Only for files whose origin is known.
+        trust_pickles: Whether to open the file's pickles, as a policy of one's own needs it: any code in them runs.
 
     Raises:
         DiamondGymError: There is no such file, it is none of SB3's, or it needs its pickles.
@@ -250,7 +242,6 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
         raise DiamondGymError(f"{path} does not play from images with numbered actions, as these games need it")
     if not (all(map(_SIDE.accepts, shape)) and _ACTIONS.accepts(num_actions) and 0 <= epsilon <= 1):
         raise DiamondGymError(f"{path} says of itself what no agent is: frames, actions or chances out of bounds")
-    channels, height, width = shape  # SB3 stores images with their channels first
     policy_class, keywords = _policy_class(path, settings, trust_pickles)
     try:
         with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
@@ -263,7 +254,8 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
         raise DiamondGymError(f"{path} holds weights of another policy than it says ({message})") from None
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
-    return SavedAgent(path, policy, channels, (height, width), num_actions, epsilon, card)
+    channels, *size = shape  # SB3 stores images with their channels first
+    return SavedAgent(path, policy, channels, tuple(size), num_actions, epsilon, card)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -303,4 +295,5 @@ def _policy_class(path: Path, table: dict[str, Any], trusted: bool) -> tuple[typ
         result: type[BasePolicy] = getattr(importlib.import_module(module), _KNOWN[module])
     except ModuleNotFoundError:
         raise DiamondGymError(f"{path} is an agent of sb3-contrib: pip install sb3-contrib") from None
-    return result, {key: value for key, value in plain.items() if key not in _TRAINING_ONLY}
+    playing = {key: value for key, value in plain.items() if key not in _TRAINING_ONLY}
+    return result, {**playing, "optimizer_class": lambda *_, **__: None}  # torch's own take seconds to import
