@@ -12,7 +12,7 @@ import torch
 from stubs import ACTIONS, save_tiny_model
 
 from diamond_gym.cli import main
-from diamond_gym.cli.play import address_of, hints
+from diamond_gym.cli.play import address_of, has_a_screen, hints
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
@@ -294,6 +294,8 @@ def test_over_ssh_the_tunnel_is_told() -> None:
     assert line.endswith("ssh -N -L 8000:localhost:8000 ada@10.0.0.5")
     assert hints("127.0.0.1", 8000, {}) == ["Ctrl-C ends it"]
     assert "everybody" in hints("0.0.0.0", 8000, environ)[0]
+    assert not has_a_screen({**environ, "DISPLAY": ":0"})
+    assert has_a_screen({"DISPLAY": ":0"})
 
 
 @pytest.mark.parametrize(
