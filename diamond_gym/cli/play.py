@@ -100,7 +100,11 @@ class Play:
             recording=self.record is not None,
             replay=log,
         )
-        worlds = Worlds(self.device, self.precision, self.compile, entry)
+        recorded = {} if log is None else log.settings  # what the same bits need
+        precision: Precision = self.precision
+        if precision == "auto" and recorded.get("precision") in ("float32", "bfloat16"):
+            precision = recorded["precision"]
+        worlds = Worlds(self.device, precision, self.compile or recorded.get("compile") is True, entry)
         if self.terminal:
             assert entry is not None
             return self._in_terminal(worlds, entry, begin)

@@ -41,16 +41,20 @@ class Loaded:
         entry: Where it came from.
         dream: A dream of one row that nobody plays; a session gets a `twin` of it.
         lock: To be held by whoever begins a dream: starts are burnt in on first use.
+        compiled: Whether its networks are compiled, which rounds a little otherwise.
         players: Games that use it.
         seconds: How long a step took when it was loaded.
+        saved: Agents of Stable-Baselines3 that look on, by the path of their file; None for the model's own.
     """
 
     entry: Entry
     model: Any
     dream: Dream
     lock: threading.Lock = field(default_factory=threading.Lock)
+    compiled: bool = False
     players: int = 0
     seconds: float = 0.0
+    saved: dict[str | None, Any] = field(default_factory=dict)
 
     def warm_up(self) -> None:
         """Dreams two steps, so that no player waits for what the first one does, and times the second."""
@@ -151,7 +155,7 @@ class Worlds:
             loaded = self._loaded.get(key)
             if loaded is None:
                 model, _ = open_model(None, entry, self._device, self._precision, self._compile)
-                loaded = self._loaded[key] = Loaded(entry, model, model.dream(1))
+                loaded = self._loaded[key] = Loaded(entry, model, model.dream(1), compiled=self._compile)
                 loaded.warm_up()
             loaded.players += 1
             return loaded
@@ -247,9 +251,11 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
         if path is not None:
             raise DiamondGymError(why) from None
         return None, why
-    device = str(loaded.model.device)
-    agent = opened(path, device) if path is not None else own_file(loaded.entry, device)
-    if agent is None:
-        return None, ""
-    agent.check(card.game, card.obs_shape, card.num_actions)
-    return SavedAgentLooksOn(agent), ""
+    if path not in loaded.saved:
+        device = str(loaded.model.device)
+        agent = opened(path, device) if path is not None else own_file(loaded.entry, device)
+        if agent is not None:
+            agent.check(card.game, card.obs_shape, card.num_actions)
+        loaded.saved[path] = agent
+    agent = loaded.saved[path]
+    return (None if agent is None else SavedAgentLooksOn(agent)), ""
