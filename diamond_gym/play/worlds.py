@@ -20,7 +20,7 @@ import torch
 from diamond_gym import csgo
 from diamond_gym.device import pick_device
 from diamond_gym.dream import Dream
-from diamond_gym.envs.checks import action_space, open_model
+from diamond_gym.envs.checks import Quality, action_space, choose_sampler, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.card import Card
@@ -167,6 +167,12 @@ class Worlds:
             idle = [key for key, other in self._loaded.items() if not other.players and other is not loaded]
             for key in idle[: max(0, len(idle) + (loaded.players == 0) - _IDLE)]:
                 del self._loaded[key]
+
+
+def own_quality(model: Any) -> str | None:
+    """The name of the quality that is a model's own setting, if it has one."""
+    names: tuple[Quality, ...] = ("fast", "paper", "fine") if model.upsampler is None else ("fast", "quality")
+    return next((name for name in names if choose_sampler(model, name, {}) == choose_sampler(model, None, {})), None)
 
 
 def first_frame(path: Path | None) -> Pixels | None:
