@@ -64,6 +64,7 @@ class Shots:
 
     def take(self, page: Any, name: str, **options: Any) -> None:
         """Writes a picture, and closes the page."""
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=self._out / f"{name}.png", **options)
         page.context.close()
 
@@ -85,7 +86,7 @@ def picker(shots: Shots) -> None:
 def playing(shots: Shots) -> None:
     page = shots.open("Breakout", **SCREEN)
     page.click("#control [data-value=agent]")
-    until(page, 90)
+    until(page, 36)
     page.keyboard.down("ArrowRight")
     until(page, 4)
     shots.take(page, "playing")
@@ -135,7 +136,6 @@ def tablet(shots: Shots) -> None:
 def phone(shots: Shots) -> None:
     page = shots.open("Breakout", **PHONE)
     page.click("#control [data-value=agent]")
-    page.evaluate("scrollTo(0, 0)")
     until(page, 40)
     shots.take(page, "phone")
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,17 +13,17 @@ import torch
 from stubs import ACTIONS, save_tiny_model
 
 from diamond_gym.cli import main
-from diamond_gym.cli.play import address_of, hints
+from diamond_gym.cli.play import Play, address_of, has_a_screen, hints
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import game as game_module
 from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.game import Game
 from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
-from diamond_gym.play.worlds import Worlds
+from diamond_gym.play.worlds import Loaded, Worlds, open_agent
 from diamond_gym.registry import resolve
 from diamond_gym.trainers.own_agent import own_file
 
@@ -92,6 +93,14 @@ def test_bundled_agents_see_as_they_play() -> None:
         assert int(np.argmax(chances)) == plays(frame[None], np.array([first]))[0]
         assert sum(chances) == pytest.approx(1)
         assert value is not None
+
+
+def test_without_sb3_a_line_says_what_the_agent_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = Loaded(resolve("breakout-nano"), SimpleNamespace(actor_critic=None), None)
+    monkeypatch.setitem(sys.modules, "diamond_gym.trainers.own_agent", None)
+    assert open_agent(loaded) == (None, "its agent needs stable_baselines3: pip install 'diamond-gym[sb3]'")
+    with pytest.raises(DiamondGymError, match="pip install"):
+        open_agent(loaded, "x.zip")
 
 
 def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> None:
@@ -294,6 +303,8 @@ def test_over_ssh_the_tunnel_is_told() -> None:
     assert line.endswith("ssh -N -L 8000:localhost:8000 ada@10.0.0.5")
     assert hints("127.0.0.1", 8000, {}) == ["Ctrl-C ends it"]
     assert "everybody" in hints("0.0.0.0", 8000, environ)[0]
+    assert not has_a_screen({**environ, "DISPLAY": ":0"})
+    assert has_a_screen({"DISPLAY": ":0"})
 
 
 @pytest.mark.parametrize(
@@ -321,6 +332,21 @@ def test_without_the_extra_one_line_says_what_to_install(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environ)
     assert done.returncode == 1
     assert done.stderr == "this needs starlette; install it with: pip install 'diamond-gym[play]'\n"
+
+
+def test_a_recording_is_replayed_as_it_was_made(
+    worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game = begin(worlds)
+    assert game.log.settings == {"horizon": None, "device": "cpu", "precision": "float32", "compile": False}
+    game.log.settings |= {"precision": "bfloat16", "compile": True}
+    game.log.write(tmp_path / "log.json")
+    made = []
+    monkeypatch.setattr("diamond_gym.play.worlds.Worlds", lambda *args: made.append(args))
+    monkeypatch.setattr(Play, "_in_browser", lambda *_: 0)
+    assert main(["play", "Pong", "--replay", str(tmp_path / "log.json")]) == 0
+    assert made[0][1:3] == ("bfloat16", True)
+    assert made[0][3].name == "tiny"
 
 
 def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> None:

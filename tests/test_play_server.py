@@ -1,12 +1,16 @@
 """The play server over real sockets: its frames, its limits, and whom it refuses."""
 
+import asyncio
 import gc
 import io
 import json
 import logging
 import os
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -15,6 +19,8 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import gymnasium as gym
 import numpy as np
@@ -31,6 +37,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from diamond_gym.play import channel, server
+from diamond_gym.play.player import Player
 from diamond_gym.play.protocol import Kind, unpack
 from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.server import Server
@@ -369,6 +376,63 @@ def test_a_recording_is_fetched(house: House, tmp_path: Path) -> None:
         assert operation in (["act", action], ["reset", None])
 
 
+class VirtualTime(asyncio.SelectorEventLoop):
+    """A loop on which waiting takes no time, and the clock tells what it would have taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._selector.select = self.skip
+
+    def skip(self, timeout: float | None) -> list:
+        self.now += timeout or 0
+        return []
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("compute", "seconds", "steps"),
+    [
+        (lambda step: 0.001, 20, 400), (lambda step: 0.01 + step * 7 % 35 / 1000, 20, 400),  # 45 of 50 ms at most
+        (lambda step: 0.1, 20, 200),  # too slow: as fast as it can
+        (lambda step: 0.2 if step == 10 else 0.01, 20, 400),  # a short delay is caught up with
+        (lambda step: 5.01 if step == 10 else 0.01, 20, 300),  # a long one is not: no burst of steps after it
+    ],
+)  # fmt: skip
+def test_the_pace_follows_the_clock(compute, seconds: int, steps: int) -> None:
+    played = []
+
+    class Paced:
+        notices = ()
+        view = staticmethod(lambda: None)
+
+        def advance(self) -> SimpleNamespace:
+            played.append(loop.time())
+            return SimpleNamespace(ended=False)
+
+    class Works:
+        async def work(self, function, *args):
+            await asyncio.sleep(compute(len(played)))
+            return function(*args)
+
+    async def run() -> None:
+        player, game = Player(Works()), Paced()
+        player.game, player.fps, player.channel._socket = game, 20, object()
+        player.changed()
+        task = asyncio.create_task(player._pace(game))
+        await asyncio.sleep(seconds)
+        task.cancel()
+        await asyncio.wait([task])
+
+    loop = VirtualTime()
+    loop.run_until_complete(run())
+    loop.close()
+    assert abs(len(played) - steps) <= 2
+    assert min(np.diff(played)) > 0.005, "two steps in one frame"
+
+
 # Who may come in
 
 
@@ -653,3 +717,20 @@ def test_what_the_command_was_asked_for_is_what_begins(worlds: Worlds) -> None:
         assert (started["seed"], started["horizon"]) == (8, 3)
         assert client.until("state")["quality"] == "fast"
         assert client.state["target_fps"] == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_the_command_prints_its_address_and_ends_quietly(root: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(root), "SSH_CONNECTION": "10.0.0.9 1 10.0.0.5 22", "USER": "ada"}
+    words = [sys.executable, "-m", "diamond_gym", "play", "--no-open"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as command:
+        assert command.stdout is not None
+        printed = [command.stdout.readline().strip() for _ in range(3)]
+        address = printed[0].removeprefix("play at").strip()
+        port = urlsplit(address).port
+        with urllib.request.urlopen(address, timeout=WAIT) as answer:
+            assert b"<title" in answer.read()
+        assert printed[1].endswith(f"ssh -N -L {port}:localhost:{port} ada@10.0.0.5")
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=WAIT)
+    assert (command.returncode, out, err) == (0, "", "")

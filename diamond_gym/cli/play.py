@@ -1,10 +1,13 @@
 """`diamond-gym play`: a dream to be played, in the browser or in the terminal."""
 
 import os
+import sys
+import threading
 import webbrowser
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diamond_gym.cli.numbers import check_least
 from diamond_gym.errors import BadArgument
@@ -97,7 +100,11 @@ class Play:
             recording=self.record is not None,
             replay=log,
         )
-        worlds = Worlds(self.device, self.precision, self.compile, entry)
+        recorded = {} if log is None else log.settings  # what the same bits need
+        precision: Precision = self.precision
+        if precision == "auto" and recorded.get("precision") in ("float32", "bfloat16"):
+            precision = recorded["precision"]
+        worlds = Worlds(self.device, precision, self.compile or recorded.get("compile") is True, entry)
         if self.terminal:
             assert entry is not None
             return self._in_terminal(worlds, entry, begin)
@@ -140,8 +147,9 @@ class Play:
             print(f"play at  {address}", flush=True)
             for line in hints(self.host, port, os.environ):
                 print(line, flush=True)
-            if not self.no_open and "SSH_CONNECTION" not in os.environ:
-                webbrowser.open(address)
+            if not self.no_open and has_a_screen(os.environ):
+                # aside, as some wait for the browser to end
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
         with listening:
             serve(server, listening, ready)
@@ -154,7 +162,14 @@ def address_of(host: str, port: int, token: str, world: str | None) -> str:
     return f"http://{name}:{port}/?token={token}" + ("" if world is None else f"&world={world}")
 
 
-def hints(host: str, port: int, environ: Any) -> list[str]:
+def has_a_screen(environ: Mapping[str, str]) -> bool:
+    """Whether a browser can open a window here; where it cannot, one of text would take the terminal."""
+    if "SSH_CONNECTION" in environ:
+        return False
+    return sys.platform in ("darwin", "win32") or "DISPLAY" in environ or "WAYLAND_DISPLAY" in environ
+
+
+def hints(host: str, port: int, environ: Mapping[str, str]) -> list[str]:
     """What else to say: how to reach the page from the other end of an SSH connection, and who else can."""
     from diamond_gym.play.guard import is_loopback
 

@@ -69,7 +69,12 @@ class Game:
         self.noises = 6
         self.recorder: Recorder | None = None
         self.recorded: Recorder | None = None
-        settings = {"horizon": horizon, "device": str(loaded.model.device), "precision": loaded.model.precision}
+        settings = {
+            "horizon": horizon,
+            "device": loaded.model.device.type,
+            "precision": loaded.model.precision,
+            "compile": loaded.compiled,
+        }
         self.log = ActionLog(self.world, card.name, loaded.model.fingerprint, settings)
         if begin.quality is not None and not self._replay:
             self._apply("quality", begin.quality)

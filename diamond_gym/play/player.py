@@ -138,9 +138,10 @@ class Player:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        game, self.game, self._view = self.game, None, None
-        if game is not None:
-            self.house.close_game(game)
+        async with self._busy:  # a message may still be at work on it
+            game, self.game, self._view = self.game, None, None
+            if game is not None:
+                self.house.close_game(game)
 
     # The game
 

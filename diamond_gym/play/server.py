@@ -30,7 +30,7 @@ from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSIO
 from diamond_gym.play.reality import real_game_available
 from diamond_gym.play.recording import export
 from diamond_gym.play.settings import Begin, Settings
-from diamond_gym.play.worlds import Worlds, controls_of
+from diamond_gym.play.worlds import Worlds, controls_of, own_quality
 from diamond_gym.registry.models import Entry
 
 T = TypeVar("T")
@@ -201,6 +201,7 @@ class Server:
             "seed": now.seed,
             "agent": game.agent_kind,
             "stages": 1 if model.upsampler is None else 2,
+            "own_quality": own_quality(model),
             "horizon": game.session.dream.horizon or -1,
             "device": str(model.device),
             "precision": model.precision,

@@ -1,5 +1,6 @@
 """What is to be seen of a game: as JSON and as pictures, the way docs/play-protocol.md has them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,17 +38,17 @@ class View:
 
     def fields(self) -> dict[str, Any]:
         """The fields of the message `state` that belong to the step."""
-        step, real = self.step, self.step.real
+        step, real, finite = self.step, self.step.real, math.isfinite
         action = step.action.tolist() if isinstance(step.action, np.ndarray) else step.action
         return {
             "step": step.step,
             "reward": step.reward,
             "return": step.total,
-            "end": round(step.end_prob, 5),
+            "end": round(step.end_prob, 5) if finite(step.end_prob) else None,  # a broken model's may be anything
             "terminated": step.terminated,
             "truncated": step.truncated,
-            "value": None if step.value is None else round(step.value, 4),
-            "probabilities": [round(chance, 4) for chance in step.probabilities],
+            "value": None if step.value is None or not finite(step.value) else round(step.value, 4),
+            "probabilities": [round(chance, 4) if finite(chance) else 0.0 for chance in step.probabilities],
             "action": action,
             "acting": step.by,
             "seed": step.seed,

@@ -20,7 +20,7 @@ import torch
 from diamond_gym import csgo
 from diamond_gym.device import pick_device
 from diamond_gym.dream import Dream
-from diamond_gym.envs.checks import ActionFormat, open_model
+from diamond_gym.envs.checks import ActionFormat, Quality, choose_sampler, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.card import Card
@@ -41,16 +41,20 @@ class Loaded:
         entry: Where it came from.
         dream: A dream of one row that nobody plays; a session gets a `twin` of it.
         lock: To be held by whoever begins a dream: starts are burnt in on first use.
+        compiled: Whether its networks are compiled, which rounds a little otherwise.
         players: Games that use it.
         seconds: How long a step took when it was loaded.
+        saved: Agents of Stable-Baselines3 that look on, by the path of their file; None for the model's own.
     """
 
     entry: Entry
     model: Any
     dream: Dream
     lock: threading.Lock = field(default_factory=threading.Lock)
+    compiled: bool = False
     players: int = 0
     seconds: float = 0.0
+    saved: dict[str | None, Any] = field(default_factory=dict)
 
     def warm_up(self) -> None:
         """Dreams two steps, so that no player waits for what the first one does, and times the second."""
@@ -151,7 +155,7 @@ class Worlds:
             loaded = self._loaded.get(key)
             if loaded is None:
                 model, _ = open_model(None, entry, self._device, self._precision, self._compile)
-                loaded = self._loaded[key] = Loaded(entry, model, model.dream(1))
+                loaded = self._loaded[key] = Loaded(entry, model, model.dream(1), compiled=self._compile)
                 loaded.warm_up()
             loaded.players += 1
             return loaded
@@ -163,6 +167,12 @@ class Worlds:
             idle = [key for key, other in self._loaded.items() if not other.players and other is not loaded]
             for key in idle[: max(0, len(idle) + (loaded.players == 0) - _IDLE)]:
                 del self._loaded[key]
+
+
+def own_quality(model: Any) -> str | None:
+    """The name of the quality that is a model's own setting, if it has one."""
+    names: tuple[Quality, ...] = ("fast", "paper", "fine") if model.upsampler is None else ("fast", "quality")
+    return next((name for name in names if choose_sampler(model, name, {}) == choose_sampler(model, None, {})), None)
 
 
 def first_frame(path: Path | None) -> Pixels | None:
@@ -247,9 +257,11 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
         if path is not None:
             raise DiamondGymError(why) from None
         return None, why
-    device = str(loaded.model.device)
-    agent = opened(path, device) if path is not None else own_file(loaded.entry, device)
-    if agent is None:
-        return None, ""
-    agent.check(card.game, card.obs_shape, card.num_actions)
-    return SavedAgentLooksOn(agent), ""
+    if path not in loaded.saved:
+        device = str(loaded.model.device)
+        agent = opened(path, device) if path is not None else own_file(loaded.entry, device)
+        if agent is not None:
+            agent.check(card.game, card.obs_shape, card.num_actions)
+        loaded.saved[path] = agent
+    agent = loaded.saved[path]
+    return (None if agent is None else SavedAgentLooksOn(agent)), ""

@@ -28,7 +28,7 @@ export function showState(state, started) {
   write("end", percent(state.end));
   $("end-meter").value = state.end;
   write("step", state.step.toLocaleString("en"));
-  write("fps", `${state.fps.toFixed(1)} of ${state.target_fps}`);
+  write("fps", `${state.fps ? state.fps.toFixed(1) : "–"} of ${state.target_fps}`);
   write("seed", String(state.seed));
   write("start", state.start < 0 ? "the real game" : `no. ${state.start}`);
   write("horizon", started.horizon > 0 ? `${started.horizon} steps` : "none");

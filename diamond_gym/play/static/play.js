@@ -132,7 +132,7 @@ const answers = {
     if (!message.branching) branches.close();
     if (before && message.step > before.step && (message.terminated || message.truncated))
       flash(message.terminated ? "The model says: game over. A new dream begins." : "The horizon is reached. A new dream begins.");
-    else if (!["loading", "flash"].includes($("veil").dataset.about) && !$("branches").open)
+    else if (!$("branches").open && (message.seek !== null || !["loading", "flash"].includes($("veil").dataset.about)))
       message.hidden && !message.paused ? pill("Paused while you look elsewhere") : message.paused ? pill(message.seek === null ? "Paused" : `Step ${message.seek}`) : veil();
   },
 
@@ -235,7 +235,7 @@ function showTransport(message) {
   write("pause-text", message.seek !== null ? "Play on from here" : paused ? "Go on" : "Pause");
   if (document.activeElement !== $("speed")) setRange($("speed"), message.target_fps);
   write("speed-text", `${message.target_fps}/s`);
-  for (const button of $("quality").children) button.setAttribute("aria-pressed", String(button.dataset.value === message.quality));
+  for (const button of $("quality").children) button.setAttribute("aria-pressed", String(button.dataset.value === (message.quality ?? started.own_quality)));
   for (const button of $("control").children) button.setAttribute("aria-pressed", String(button.dataset.value === message.control));
 }
 
