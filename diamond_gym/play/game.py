@@ -2,6 +2,7 @@
 
 import secrets
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,10 @@ class Game:
         self.log = ActionLog(self.world, card.name, loaded.model.fingerprint, settings)
         if begin.quality is not None and not self._replay:
             self._apply("quality", begin.quality)
-        with loaded.lock:  # a first dream from a start burns it in, for all
-            if self._replay:
-                self._replay_step()
-            elif begin.real:
-                self.set_real(True, begin.seed)
-            else:
-                self._apply("reset", begin.seed)
+        if self._replay:
+            self._replay_step()
+        else:
+            self._apply("real" if begin.real else "reset", begin.seed)
         if begin.recording:
             self.record(True)
 
@@ -93,7 +91,8 @@ class Game:
         if name == "real" and self.session.reality is None:
             self._open_reality()
         before = self.session.now.step
-        step = self.session.apply(name, value, by)
+        with self.loaded.lock if name in ("reset", "start", "real") else nullcontext():
+            step = self.session.apply(name, value, by)
         plain = value.tolist() if isinstance(value, np.ndarray) else value
         self.log.add(name, plain, step.obs)
         if self.recorder is not None and step.step != before:
@@ -153,10 +152,9 @@ class Game:
         self.seek = None
         if self.session.now.real is not None:
             return self._apply("real", (self.session.now.seed + 1) % 2**63)
-        with self.loaded.lock:
-            return self._apply("reset")
+        return self._apply("reset")
 
-    def set_real(self, on: bool, seed: int | None = None) -> PlayStep:
+    def set_real(self, on: bool) -> PlayStep:
         """Has the real game run beside a new dream, or no longer.
 
         Raises:
@@ -165,10 +163,7 @@ class Game:
         if self.recorder is not None:
             raise BadArgument("stop the recording first: it holds either the dream or the real game")
         self.seek = None
-        if not on:
-            with self.loaded.lock:
-                return self._apply("reset")
-        return self._apply("real", self.session.now.seed if seed is None else seed)
+        return self._apply("real", self.session.now.seed) if on else self._apply("reset")
 
     def _open_reality(self) -> None:
         if not real_game_available(self.world):
