@@ -37,7 +37,8 @@ def test_every_library_has_its_snippet() -> None:
 def test_the_snippet_runs(name: str, home: Path, tmp_path: Path) -> None:
     code = SNIPPETS[name]
     real = {"ale_py", "cv2"} if "DiamondReal" in code or "AtariStack" in code else set()
-    for module in sorted(imported(code) | real):
+    brought = {"jax"} if "minari" in imported(code) else set()  # by its extra `create`, without which it makes none
+    for module in sorted(imported(code) | real | brought):
         pytest.importorskip(module)
     save_tiny_model(size=64)
     variables = {
