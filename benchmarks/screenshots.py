@@ -34,7 +34,7 @@ def main() -> None:
             with sync_playwright() as playwright:
                 chromium = shutil.which("chromium") or shutil.which("google-chrome")
                 browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-                for picture in (picker, playing, closer, branches, rewinding, tablet, phone):
+                for picture in (picker, playing, closer, branches, rewinding, phone):
                     picture(Shots(browser, address, out))
                 browser.close()
         finally:
@@ -124,13 +124,6 @@ def rewinding(shots: Shots) -> None:
     page.wait_for_selector("#resume-last", state="visible")
     page.mouse.move(2, 2)
     shots.take(page, "rewinding")
-
-
-def tablet(shots: Shots) -> None:
-    page = shots.open("MsPacman", **TABLET)
-    page.click("#control [data-value=agent]")
-    until(page, 40)
-    shots.take(page, "tablet")
 
 
 def phone(shots: Shots) -> None:

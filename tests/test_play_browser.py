@@ -20,12 +20,14 @@ pytest.importorskip("starlette", reason="the extra play is not installed")
 pytest.importorskip("uvicorn", reason="the extra play is not installed")
 pytest.importorskip("websockets", reason="the extra play is not installed")
 
+from engines import LARGE, SMALL, golden_engine
 from playwright import sync_api
 
 import diamond_gym  # noqa: F401
 from diamond_gym.play.server import STATIC, Server, Settings
 from diamond_gym.play.serving import Running, listen
 from diamond_gym.play.worlds import Worlds
+from diamond_gym.registry import save_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browsers = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -400,6 +402,26 @@ def test_everything_has_a_name_and_nothing_comes_from_elsewhere(page):
 
 
 @browsers
+def test_the_mouse_and_the_small_picture_of_two_stages(new_page, address):
+    model = golden_engine()
+    save_model(model.card, model.weights(), model.starts)
+    page, sent = new_page(), []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(json.loads(text))))
+    page.goto(f"{address}&world=CSGO")
+    page.wait_for_selector("#inset[data-step]")
+    assert pixels(page).shape == (*LARGE, 3) and pixels(page, "inset").shape == (*SMALL, 3)
+    page.keyboard.down("c")
+    page.wait_for_selector('.cap.down[data-key="ctrl"]')
+    page.click("#dream")
+    wait(page, lambda: page.evaluate("document.pointerLockElement?.id") == "dream")
+    page.mouse.down(button="left")
+    page.mouse.move(700, 300)
+    page.mouse.move(760, 310)
+    wait(page, lambda: any(each["type"] == "mouse" and each["dx"] and each["buttons"] == 1 for each in sent))
+    assert any(each["type"] == "keys" and each["down"] == ["ctrl"] for each in sent)
+
+
+@browsers
 def test_a_lost_connection_is_taken_up_again(new_page, address):
     page, connections = new_page(), []
 
@@ -419,7 +441,10 @@ def test_a_lost_connection_is_taken_up_again(new_page, address):
     assert len(connections) > 1
     wait(page, lambda: step_of(page) == shown)
     assert np.array_equal(pixels(page), frame)
-    step(page)
+    frame = step(page)
+    page.reload()  # goes on in its own dream, too
+    page.wait_for_selector(f'#dream[data-step="{shown + 1}"]')
+    assert np.array_equal(pixels(page), frame)
 
 
 @browsers

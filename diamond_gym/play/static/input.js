@@ -1,10 +1,15 @@
 // Keyboard, touch, gamepad and mouse, all of them turned into the protocol's names of keys.
 
-const NAMES = { ArrowUp: "w", ArrowDown: "s", ArrowLeft: "a", ArrowRight: "d", " ": "space", Control: "ctrl", Shift: "shift" };
-const SHOWN = { space: "Space", ctrl: "Ctrl", shift: "Shift", left: "Click", right: "Right click" };
+const NAMES = { ArrowUp: "w", ArrowDown: "s", ArrowLeft: "a", ArrowRight: "d", " ": "space", Control: "ctrl", c: "ctrl", Shift: "shift" };
+const SHOWN = { space: "Space", ctrl: "C", shift: "Shift", left: "Click", right: "Right click" };
 const MOVES = ["w", "a", "s", "d"];
 
-export const keyName = (event) => NAMES[event.key] ?? event.key.toLowerCase();
+/** The protocol's name of a key; digits by their place, as shift makes other characters of them. */
+export function keyName(event) {
+  const key = event.code?.startsWith("Digit") ? event.code[5] : event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  return NAMES[key] ?? key.toLowerCase();
+}
+
 export const keyLabel = (key) => SHOWN[key] ?? key.toUpperCase();
 
 /** The keys that are held, whichever device holds them; `changed` is called with all of them. */

@@ -51,7 +51,8 @@ const send = (type, fields) => connection.send(type, fields);
 const answers = {
   hello({ resumed }) {
     forget();
-    if (resumed) return send("visible", { on: isVisible() });
+    send("visible", { on: isVisible() });
+    if (resumed) return send("thumbnails", { count: 24 }); // for the strip, if this page is a new one
     started = state = null;
     document.body.dataset.world = "none";
     if (wanted) return start(wanted);
@@ -92,7 +93,7 @@ const answers = {
     document.body.classList.toggle("looks", message.mouse);
     $("mouse-hint").hidden = !message.mouse;
     const touched = document.body.classList.contains("touch");
-    write("mouse-hint", touched ? "Drag over the picture to look around." : "Click the picture to look around with the mouse; Esc lets go of it.");
+    write("mouse-hint", touched ? "Drag over the picture to look around." : "Click the picture to look around with the mouse; Esc lets go of it. C crouches: browsers keep Ctrl for themselves.");
     $("slow").hidden = !message.slow;
     write("slow", message.stages > 1 ? "This model has two stages: on a CPU it takes seconds for a frame." : "This model is slow on this machine.");
     write("help-move", "");
