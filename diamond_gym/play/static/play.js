@@ -16,7 +16,6 @@ let wanted = null; // the `start` that is under way or was the last
 let started = null; // the server's answer
 let state = null;
 let down = []; // keys that the player holds
-let recording = null; // the last `recorded`
 
 const connection = new Connection({
   message: (message) => answers[message.type]?.(message),
@@ -140,7 +139,6 @@ const answers = {
   branches: (message) => branches.show(message),
 
   recorded(message) {
-    recording = message;
     $("downloads").hidden = false;
     write("recording-text", `${message.steps} steps${message.store ? `, also in ${message.store}` : ""}`);
     $("download-links").replaceChildren(...message.formats.map((format) => {
@@ -153,7 +151,6 @@ const answers = {
       };
       return button;
     }));
-    $("downloads").scrollIntoView({ block: "nearest" });
   },
 
   exported({ format, url }) {
