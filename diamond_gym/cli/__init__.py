@@ -196,12 +196,12 @@ def _line(error: BaseException) -> tuple[str, int]:
     import gymnasium
 
     message = " ".join(str(error).split())
-    lacking = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    lacking = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if isinstance(error, DiamondGymError):
         return message, 2 if isinstance(error, BadArgument) else 1
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if extra := _EXTRAS.get(lacking.partition(".")[0]):
+    if extra := _EXTRAS.get(lacking):
         return f"this needs {lacking}; install it with: pip install 'diamond-gym[{extra}]'", 1
     if isinstance(error, OSError):
         return _os_error(error), 1
