@@ -22,6 +22,7 @@ from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, real_rollouts
+from diamond_gym.trainers.worlds import find_world
 
 _Frames = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
@@ -192,7 +193,7 @@ class BallStudy:
         policies_of(entry.card.has_agent, game, (self.policy,))
         model = load_world_model(entry)
         make = policy_maker(model, game, self.policy, own_file(entry, "auto"))
-        real = real_rollouts(model, game, make, self.rollouts, self.steps, self.seed)
+        real = real_rollouts(model, find_world(game), make, self.rollouts, self.steps, self.seed)
         sampler = SamplerConfig(**entry.card.sampler)
         with counting("dreaming", self.rollouts * self.steps, "frames") as advance:
             dreamed = dream_rollouts(model, real, sampler, make, self.seed, lambda frames: advance(frames, more=True))

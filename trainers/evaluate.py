@@ -13,8 +13,7 @@ from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
-from diamond_gym.trainers.collect import Policy, StickyPolicy
-from diamond_gym.trainers.policies import _SURE, AgentPolicy
+from diamond_gym.trainers.policies import _SURE, AgentPolicy, Policy, StickyPolicy
 
 RESAMPLES = 10_000
 

@@ -23,8 +23,16 @@ from diamond_gym.trainers.fidelity import (
     figures,
     similarity,
 )
-from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts, policy_maker, real_rollouts
+from diamond_gym.trainers.rollouts import (
+    Progress,
+    Rollouts,
+    dream_rollouts,
+    horizon_within,
+    policy_maker,
+    real_rollouts,
+)
 from diamond_gym.trainers.sb3_files import SavedAgent
+from diamond_gym.trainers.worlds import World
 from diamond_gym.world_model import WorldModel
 
 _FEWER = 5  # the part of everything that --quick measures
@@ -85,7 +93,7 @@ class Fidelity:
 
     Attributes:
         name: The model's name.
-        game: Its game.
+        world: What it dreams, to be played where there are policies.
         table: The figures of a card: those of the first held-out play by their plain names, all others in tables.
         loops: Closed-loop rollouts by the name of the held-out play, the first of them the one that counts.
         replays: Some starts with the actions that were really taken, for strips and videos.
@@ -109,7 +117,7 @@ def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any
 def measure(
     model: WorldModel,
     name: str,
-    game: str,
+    world: World,
     held_out: Mapping[str, tuple[EpisodeStore, dict[str, Any]]],
     sizes: Sizes,
     policies: Sequence[str],
@@ -123,20 +131,21 @@ def measure(
     Args:
         model: The world model, of one stage.
         name: Its name.
-        game: Its game.
+        world: What it dreams, to be played where there are policies.
         held_out: Stores of real play with what they are, by their names; the first is the one that counts.
         sizes: How much of everything.
-        policies: Whom to compare in dream and game; none where the game cannot be played.
+        policies: Whom to compare in dream and game; none where it cannot be played.
         sampler: How frames are sampled.
         seed: Seeds everything.
         progress: Called with the number of frames dreamed since the last call.
         saved: The model's own agent, where it lies in a file beside it.
     """
-    result = Fidelity(name, game)
+    result = Fidelity(name, world.name)
     table, t = result.table, model.denoiser.num_steps_conditioning
-    horizons = [h for h in HORIZONS if h <= sizes.horizon]
     for i, (label, (store, about)) in enumerate(held_out.items()):
-        real = Rollouts.held_out(store, sizes.windows, t, sizes.horizon, seed)
+        horizon = horizon_within(store, t, sizes.horizon)
+        horizons = [h for h in HORIZONS if h <= horizon]
+        real = Rollouts.held_out(store, sizes.windows, t, horizon, seed)
         dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
         result.loops[label] = real, dreamed
         part = figures(real, dreamed, horizons) | similarity(real, dreamed, horizons) | calibration(model, real)
@@ -144,14 +153,14 @@ def measure(
         table |= part if i == 0 else {label: part}
     to_replay = [real for real, _ in result.loops.values()]
     for policy in policies if sizes.rollouts else ():
-        make = policy_maker(model, game, policy, saved)
-        real = real_rollouts(model, game, make, sizes.rollouts, sizes.rollout_steps, seed)
+        make = policy_maker(model, world.name, policy, saved)
+        real = real_rollouts(model, world, make, sizes.rollouts, sizes.rollout_steps, seed)
         dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
         table.setdefault("returns", {})[policy] = compare_returns(real, dreamed)
         to_replay.insert(0, real)
     if policies and sizes.free_dreams:
-        make = policy_maker(model, game, policies[0], saved)
-        real = real_rollouts(model, game, make, sizes.free_dreams, sizes.free_steps, seed)
+        make = policy_maker(model, world.name, policies[0], saved)
+        real = real_rollouts(model, world, make, sizes.free_dreams, sizes.free_steps, seed)
         dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
         result.courses = course(real), course(dreamed)
         table["drift"] = drift(*result.courses)

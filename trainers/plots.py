@@ -11,6 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.vector import AutoresetMode
 from PIL import Image, ImageDraw, ImageFont
 
 from diamond_gym.files import atomic_path, atomic_write
@@ -19,11 +20,11 @@ from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.aggregate import STATISTICS, Aggregates, Runs, human_normalised
 from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.fidelity import mse
-from diamond_gym.trainers.grounds import Ground
 from diamond_gym.trainers.measuring import Fidelity
 from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.start_states import replay_starts
+from diamond_gym.trainers.worlds import World
 
 _Frames = npt.NDArray[np.uint8]
 
@@ -118,10 +119,10 @@ def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list
     return pictures
 
 
-def real_film(ground: Ground, agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
+def real_film(world: World, agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of the agent in real games; a pure function of agent and seed, which touches no training."""
     policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 19]))
-    envs = ground.whole(rows)
+    envs = world.envs(rows, AutoresetMode.SAME_STEP)
     try:
         obs, _ = envs.reset(seed=seed)
         first, pictures = np.ones(rows, np.bool_), []

@@ -37,6 +37,8 @@ def make_card(
     figures: Mapping[str, float],
     command: str,
     sampler: SamplerConfig,
+    origin: str,
+    began_with: Entry | None = None,
 ) -> Card:
     """The card of a fitted model.
 
@@ -48,18 +50,25 @@ def make_card(
         figures: What was measured.
         command: The command that made it.
         sampler: How it samples frames unless a user says otherwise; the card names what is not the paper's.
+        origin: Where the experience is from.
+        began_with: The model whose weights the training began with.
     """
     about, paper = store.about, asdict(SamplerConfig())
+    summary = f"A small DIAMOND world model of {about.game}, fitted to {store.num_steps} steps of real play."
+    if began_with is not None:
+        earlier = began_with.card.training.get("stages", [began_with.card.source])
+        training = {**training, "stages": [*earlier, command]}
+        summary = f"{summary[:-1]} in {len(earlier) + 1} stages: it began with the weights of {began_with.name}."
     return Card(
         name=name,
         game=about.game,
         created=now(),
-        summary=f"A small DIAMOND world model of {about.game}, fitted to {store.num_steps} steps of real play.",
+        summary=summary,
         source=command,
         spaces={
             "obs_shape": list(about.frame_shape),
             "num_actions": about.num_actions,
-            "action_meanings": list(about.action_meanings),
+            **({"action_meanings": list(about.action_meanings)} if about.action_meanings else {}),
         },
         denoiser=asdict(config.denoiser),
         reward_end=asdict(config.reward_end),
@@ -69,7 +78,7 @@ def make_card(
             "data": {
                 "steps": store.num_steps,
                 "episodes": store.num_episodes,
-                "source": "the Arcade Learning Environment, as the paper preprocesses it",
+                "source": origin,
                 **{f"versions.{package}": number for package, number in about.versions.items()},
             },
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -183,7 +192,8 @@ def starts_from_game(
     Raises:
         BadArgument: The agent cannot play the game.
     """
-    from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+    from diamond_gym.trainers.collect import CollectConfig, Collector
+    from diamond_gym.trainers.worlds import World, about_game
 
     can_collect(model)
     assert model.card.actor_critic is not None
@@ -192,9 +202,9 @@ def starts_from_game(
     prefix = PREFIXES["actor_critic"]
     agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
     policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))
-    about = about_game(model.card.game, model.frame_shape[:2])
-    with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", about) as store:
-        with Collector(store, CollectConfig(model.card.game, NUM_ENVS, seed=seed), policy) as collector:
+    world = World(about_game(model.card.game, model.frame_shape[:2]), model.card.game)
+    with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", world.about) as store:
+        with Collector(store, world.envs(NUM_ENVS), CollectConfig(seed=seed), policy) as collector:
             collector.collect(steps, progress)
         return draw_starts(store, model.num_steps_conditioning, n, seed)
 
@@ -250,7 +260,7 @@ def register_run(
     preset: str,
     precision: str,
     command: str,
-    source: str | None = None,
+    origin: str,
     folder: Path | None = None,
 ) -> Entry:
     """Writes world model, agent, starts and card; from here on the agent is what was stored, rounded to float16.
@@ -261,7 +271,7 @@ def register_run(
         preset: What the card calls the numbers of the training.
         precision: Of the world model.
         command: What made it.
-        source: Where the experience is from, if not from ALE.
+        origin: Where the experience is from.
         folder: Where to write instead of into the user's registry.
     """
     config, agent = training.config, training.agent
@@ -276,16 +286,14 @@ def register_run(
     loop = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
     about: dict[str, Any] = {"preset": preset, "precision": precision, "seed": training.seed, "epochs": training.epoch}
     about |= {"steps": training.world_model.step, "loop": loop}
-    card = make_card(name, training.store, config.fit, about, {}, command, config.sampler)
+    card = make_card(name, training.store, config.fit, about, {}, command, config.sampler, origin)
     model = training.world_model.averaged()
-    data = card.training["data"] if source is None else {**card.training["data"], "source": source}
     card = replace(
         card,
         summary=f"A DIAMOND world model of {card.game} and the agent that was trained in it while it was fitted, "
         f"with {training.store.num_steps} steps of real play.",
-        spaces={key: value for key, value in card.spaces.items() if value != []},  # not every game names its actions
         actor_critic=asdict(agent.agent.config),
-        training={**card.training, "data": data, "agent": facts},
+        training={**card.training, "agent": facts},
     )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,12 @@ from diamond_gym.data.segments import cut, windows
 from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.frames import to_pixels
-from diamond_gym.registry.games import games as known_games
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.collect import Policy, StickyPolicy
-from diamond_gym.trainers.collect_games import AleGames, Games
-from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.sb3_files import SavedAgent
-from diamond_gym.trainers.scripted import ScriptedPolicy
+from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
+from diamond_gym.trainers.worlds import Games, World
 from diamond_gym.world_model import WorldModel
 
 POLICIES = ("random", "scripted", "agent")
@@ -166,6 +163,11 @@ def dream_rollouts(
     )
 
 
+def horizon_within(store: EpisodeStore, t: int, horizon: int) -> int:
+    """The horizon, or what the longest episode leaves of it after T frames, at least 1."""
+    return max(1, min(horizon, int(store.lengths.max(initial=0)) - t + 1))
+
+
 def record(
     games: Games,
     policy: Policy,
@@ -196,18 +198,26 @@ def record(
     length, first = np.ones(n, np.int64), np.ones(n, np.bool_)
     frames[:, 0] = obs
     step = 0
+    began = np.zeros(n, np.bool_)
     while (length < t + steps).any():
-        chosen = policy(obs, first)
-        obs, reward, ended, truncated, restarted = games.step(chosen)
-        first = ended | truncated | restarted
+        for i in np.flatnonzero(began & (length < t + steps)):
+            if length[i] > t:
+                restart[i, length[i] - t] = True
+            else:
+                length[i] = 0
+            frames[i, length[i]] = games.obs[i]
+            length[i] += 1
+        chosen = policy(games.obs, first)
+        obs, reward, ended, truncated, over = games.step(chosen)
+        first, began = ended | truncated, over
         for i in np.flatnonzero(length < t + steps):
-            if (restarted[i] and length[i] <= t) or (step < wait[i] and length[i] < t):
+            if step < wait[i] and length[i] < t:
                 frames[i, 0], length[i] = obs[i], 1
                 continue
             at = length[i]
             frames[i, at], act[i, at - 1] = obs[i], chosen[i]
             if at >= t:
-                rew[i, at - t], end[i, at - t], restart[i, at - t] = np.sign(reward[i]), ended[i], restarted[i]
+                rew[i, at - t], end[i, at - t] = np.sign(reward[i]), ended[i]
             length[i] += 1
         step += 1
     going = ~np.logical_or.accumulate(restart, axis=1)
@@ -215,20 +225,17 @@ def record(
     return Rollouts(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going, going)
 
 
-def real_rollouts(model: WorldModel, game: str, make_policy: MakePolicy, rows: int, steps: int, seed: int) -> Rollouts:
-    """Plays the real game for pieces to dream on from; a lost life ends an episode, as in training."""
-    playing = AleGames(game, rows, model.obs_shape[:2], noop_max=30, life_loss_ends=True)
+def real_rollouts(
+    model: WorldModel, world: World, make_policy: MakePolicy, rows: int, steps: int, seed: int
+) -> Rollouts:
+    """Plays the real world for pieces to dream on from; a lost life ends an episode, as in training."""
+    playing = Games(world.envs(rows))
     rng = np.random.default_rng([seed, steps])
     try:
         t = model.denoiser.num_steps_conditioning
         return record(playing, make_policy(rows, rng), t, steps, _WARM_UP, rng)
     finally:
         playing.close()
-
-
-def can_play(game: str) -> bool:
-    """Whether the real game is at hand."""
-    return game in known_games() and all(find_spec(module) for module in ("ale_py", "cv2"))
 
 
 def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
@@ -241,7 +248,7 @@ def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[
         if name not in POLICIES:
             raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
         if name == "scripted":
-            ScriptedPolicy(game, 1, np.random.default_rng(0))  # raises if the game has no script
+            check_scripted(game)
     if "agent" in wanted and not has_agent:
         raise BadArgument("this model has no agent of its own")
     return list(wanted) or (["random", "agent"] if has_agent else ["random"])

@@ -39,6 +39,7 @@ class RealVectorEnv(Rows, VectorEnv[Array, Array, Array]):
         render_mode: None, or "rgb_array" for a tuple of B frames.
         max_episode_steps: Steps after which a game is truncated, -1 or None for no limit but ALE's own.
         obs_dtype: As in `RealEnv`, like `channels_first`.
+        size: Side of the frames, for models that see others than the paper's.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium's own type; every instance has its own copy)
@@ -59,6 +60,7 @@ class RealVectorEnv(Rows, VectorEnv[Array, Array, Array]):
         noop_max: int = 30,
         obs_dtype: ObsDtype = "uint8",
         channels_first: bool = False,
+        size: int = SIZE,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         arguments.check_batch(num_envs, render_mode, self.metadata["render_modes"])
@@ -70,9 +72,11 @@ class RealVectorEnv(Rows, VectorEnv[Array, Array, Array]):
         self._format = ObsFormat(obs_dtype, channels_first)
         self.num_envs, self.render_mode = int(num_envs), render_mode
         self._game, self._life_ends = game, bool(terminal_on_life_loss)
-        self._games: list[AtariGame] | None = [AtariGame(game, noop_max, self._life_ends) for _ in range(self.num_envs)]
+        self._games: list[AtariGame] | None = [
+            AtariGame(game, noop_max, self._life_ends, size) for _ in range(self.num_envs)
+        ]
         self._meanings = find_game(game).action_meanings
-        self.single_observation_space = self._format.space(SIZE, SIZE, 3)
+        self.single_observation_space = self._format.space(size, size, 3)
         self.single_action_space = gym.spaces.Discrete(len(self._meanings))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
