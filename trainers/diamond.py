@@ -165,7 +165,8 @@ class DiamondTrainer:
         state = run.load()
         folder = run.path / "experience"
         with fabric.rank_zero_first():
-            mark = 0 if state is None else state["experience"]
+            with run.resuming():
+                mark, known = (0, 0) if state is None else (state["experience"], state["held_out"])
             self.store = EpisodeStore(folder, "a", about, mark) if main else EpisodeStore(folder)
             if data is not None and state is None and main:
                 for episode in data:
@@ -173,7 +174,7 @@ class DiamondTrainer:
         total = config.epochs * config.world_model_steps
         self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, fabric)
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, fabric=fabric)
-        rng, known = np.random.default_rng([seed, 5]), 0 if state is None else state["held_out"]
+        rng = np.random.default_rng([seed, 5])
         self._policy = AgentPolicy(self.agent.agent, config.num_envs, rng, config.temperature or 1.0)
         tests = run.path / "test-experience"
         self.held_out = HeldOut(tests, about, test_envs, seed, known) if test_envs is not None and main else None
@@ -184,7 +185,8 @@ class DiamondTrainer:
         self._dreams_of = -1  # the epoch in whose world model the agent dreams
         self._stored_dreams: dict[str, Any] | None = None
         if state is not None:
-            self._load(state)
+            with run.resuming():
+                self._load(state)
 
     def loop(self, minutes: float | None = None, rhythm: Rhythm | None = None) -> Loop:
         """The loop for `train_epoch`, which saves this training's checkpoints."""

@@ -56,8 +56,8 @@ def _lines(frames: _Frames, scale: int) -> _Frames:
 
 
 def png(image: _Frames) -> bytes:
-    """A picture as a PNG file's content."""
-    return iio.imwrite("<bytes>", image, extension=".png")
+    """A picture as a PNG file's content, grey where it has one or two channels."""
+    return iio.imwrite("<bytes>", image[..., :3] if image.shape[2] > 2 else image[..., 0], extension=".png")
 
 
 def write_png(path: Path, image: _Frames) -> None:

@@ -164,7 +164,8 @@ def train_dreamer(args: "TrainAgent") -> int:
         dream = model.dream(config.optimizer.batch_size, sampler=sampler, horizon=config.horizon)
         fit.dream_in(dream, args.seed)
         if state is not None:
-            fit.load_state_dict(state)
+            with run.resuming():
+                fit.load_state_dict(state)
         size = sum(p.numel() for p in fit.agent.parameters()) / 1e6
         console.print(
             f"{folder}: window {fit.step:,} of {fit.total_steps:,}, each of {per_step} dreamed steps of {entry.name}, "

@@ -126,7 +126,8 @@ class TrainWm(WorldOptions):
             run.settle(self._settings(config), _FREE)
             fit = WorldModelTrainer(config, store, self.steps, self.seed, device, precision, self.compile, fabric)
             if (state := run.load()) is not None:
-                fit.load_state_dict(state)
+                with run.resuming():
+                    fit.load_state_dict(state)
             elif began_with is not None:
                 begin_with(fit, read_model(began_with)[1])
             params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
