@@ -36,6 +36,7 @@ from diamond_gym.trainers.fidelity import (
 )
 from diamond_gym.trainers.measuring import Sizes, describe
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
+from diamond_gym.trainers.worlds import World
 from diamond_gym.world_model import WorldModel
 
 
@@ -240,7 +241,9 @@ def test_a_page_and_a_table_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     heights = []
     for policies in ([], ["random"]):
         frames: list[int] = []
-        result = measuring.measure(model, "toy", "Walk", held_out, sizes, policies, sampler, 0, frames.append)
+        result = measuring.measure(
+            model, "toy", World(store.about), held_out, sizes, policies, sampler, 0, frames.append
+        )
         assert sum(frames) == sizes.frames(1, len(policies))
         draw_page(tmp_path / "page.png", result)
         heights.append(iio.imread(tmp_path / "page.png").shape[0])

@@ -5,7 +5,7 @@ Scores are drawn as Agarwal et al. 2021 (arXiv 2108.13264) recommend.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -18,13 +18,15 @@ from diamond_gym.files import atomic_path, atomic_write
 from diamond_gym.frames import tile, to_pixels
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.aggregate import STATISTICS, Aggregates, Runs, human_normalised
-from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.fidelity import mse
-from diamond_gym.trainers.measuring import Fidelity
 from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.start_states import replay_starts
-from diamond_gym.trainers.worlds import World
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.diamond import DiamondTrainer
+    from diamond_gym.trainers.measuring import Fidelity
+    from diamond_gym.trainers.worlds import World
 
 _Frames = npt.NDArray[np.uint8]
 
@@ -101,7 +103,7 @@ def comparison(
     return video
 
 
-def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list[_Frames]:
+def dream_film(training: "DiamondTrainer", rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of what the agent sees in dreams of the world model as it is by now, several side by side."""
     with torch.random.fork_rng(devices=[]):  # networks are built with random weights first; the training's go on
         model = training.world_model.averaged()
@@ -119,7 +121,7 @@ def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list
     return pictures
 
 
-def real_film(world: World, agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
+def real_film(world: "World", agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of the agent in real games; a pure function of agent and seed, which touches no training."""
     policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 19]))
     envs = world.envs(rows, AutoresetMode.SAME_STEP)
@@ -153,7 +155,7 @@ def _figure(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) 
         figure.savefig(temporary, dpi=_DPI, format="png")
 
 
-def draw_page(path: Path, result: Fidelity) -> None:
+def draw_page(path: Path, result: "Fidelity") -> None:
     """Draws and writes a PNG: a row for each part that was measured."""
     rows = [draw for draw, there in (
         (_strips, result.replays), (_errors, result.loops), (_outcomes, "reward_f1" in result.table),
@@ -169,7 +171,7 @@ def draw_page(path: Path, result: Fidelity) -> None:
     _figure(path, (13, 0.4 + 2.8 * len(rows)), page)
 
 
-def _strips(part: Any, result: Fidelity) -> None:
+def _strips(part: Any, result: "Fidelity") -> None:
     """Reality, dream and difference of the first start."""
     assert result.replays is not None
     real, dreamed = (side.after[0] for side in result.replays)
@@ -184,7 +186,7 @@ def _strips(part: Any, result: Fidelity) -> None:
     axes.tick_params(length=0)
 
 
-def _errors(part: Any, result: Fidelity) -> None:
+def _errors(part: Any, result: "Fidelity") -> None:
     """Errors by step, of dreams and of copying the last real frame."""
     left, right = part.subplots(1, 2)
     for style, (label, (real, dreamed)) in zip(("-", "--", ":") * 9, result.loops.items(), strict=False):
@@ -199,7 +201,7 @@ def _errors(part: Any, result: Fidelity) -> None:
     left.legend(fontsize="x-small")
 
 
-def _outcomes(part: Any, result: Fidelity) -> None:
+def _outcomes(part: Any, result: "Fidelity") -> None:
     """Precision, recall and F1 of rewards and ends at their exact step."""
     axes = part.subplots()
     names = [f"{kind}_{score}" for kind in ("reward", "end") for score in ("precision", "recall", "f1")]
@@ -207,7 +209,7 @@ def _outcomes(part: Any, result: Fidelity) -> None:
     axes.set(ylim=(0, 1.2), title=f"{result.table['rewards']} rewards and {result.table['ends']} ends")
 
 
-def _returns(part: Any, result: Fidelity) -> None:
+def _returns(part: Any, result: "Fidelity") -> None:
     """Returns of each policy in dream and game."""
     axes, returns = part.subplots(), result.table["returns"]
     for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
@@ -219,7 +221,7 @@ def _returns(part: Any, result: Fidelity) -> None:
     axes.legend(fontsize="x-small")
 
 
-def _drift(part: Any, result: Fidelity) -> None:
+def _drift(part: Any, result: "Fidelity") -> None:
     """Simple statistics of free dreams by step."""
     assert result.courses is not None
     real, dreamed = result.courses

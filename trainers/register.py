@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,21 +18,21 @@ from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Card, Entry, entries, games, save_model, with_agent
 from diamond_gym.registry.card import now
 from diamond_gym.registry.models import local_folder
-from diamond_gym.registry.released import Released
-from diamond_gym.registry.spawn import is_spawn, read_spawn
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.diamond import DiamondTrainer
-from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.start_states import draw_starts
-from diamond_gym.trainers.world_model import WorldModelConfig
 from diamond_gym.world_model import PREFIXES, WorldModel
+
+if TYPE_CHECKING:
+    from diamond_gym.registry.released import Released
+    from diamond_gym.trainers.diamond import DiamondTrainer
+    from diamond_gym.trainers.world_model import WorldModelConfig
 
 
 def make_card(
     name: str,
     store: EpisodeStore,
-    config: WorldModelConfig,
+    config: "WorldModelConfig",
     training: Mapping[str, Any],
     figures: Mapping[str, float],
     command: str,
@@ -123,7 +123,7 @@ def check_free(name: str, agent: object = None) -> None:
             )
 
 
-def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 0) -> Starts:
+def starts_from_folder(model: "Released", folder: Path, n: int = 256, seed: int = 0) -> Starts:
     """Start states from a folder of collected episodes, or of spawns for a model of two stages.
 
     Args:
@@ -136,6 +136,8 @@ def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 
         BadArgument: The folder is neither, or holds another kind of experience.
         DamagedModel: A spawn cannot be used.
     """
+    from diamond_gym.registry.spawn import is_spawn, read_spawn
+
     card = model.card
     if is_spawn(folder):
         if card.upsampler is None:
@@ -156,7 +158,7 @@ def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 
     return draw_starts(store, model.num_steps_conditioning, n, seed)
 
 
-def can_collect(model: Released) -> None:
+def can_collect(model: "Released") -> None:
     """Refuses where the checkpoint's own agent cannot play the real game.
 
     Raises:
@@ -174,7 +176,7 @@ def can_collect(model: Released) -> None:
 
 
 def starts_from_game(
-    model: Released,
+    model: "Released",
     steps: int,
     n: int = 256,
     seed: int = 0,
@@ -193,6 +195,7 @@ def starts_from_game(
         BadArgument: The agent cannot play the game.
     """
     from diamond_gym.trainers.collect import CollectConfig, Collector
+    from diamond_gym.trainers.policies import AgentPolicy
     from diamond_gym.trainers.worlds import World, about_game
 
     can_collect(model)
@@ -209,7 +212,7 @@ def starts_from_game(
         return draw_starts(store, model.num_steps_conditioning, n, seed)
 
 
-def register(model: Released, starts: Starts | None, told: Mapping[str, Any]) -> Entry:
+def register(model: "Released", starts: Starts | None, told: Mapping[str, Any]) -> Entry:
     """Writes an imported model into the user's registry, whole or not at all.
 
     Args:
@@ -255,7 +258,7 @@ def round_agent(agent: ActorCritic) -> None:
 
 
 def register_run(
-    training: DiamondTrainer,
+    training: "DiamondTrainer",
     name: str,
     preset: str,
     precision: str,

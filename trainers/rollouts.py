@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ from diamond_gym.frames import to_pixels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
-from diamond_gym.trainers.sb3_files import SavedAgent
 from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
 from diamond_gym.trainers.worlds import Games, World
 from diamond_gym.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.sb3_files import SavedAgent
 
 POLICIES = ("random", "scripted", "agent")
 MakePolicy = Callable[[int, np.random.Generator], Policy]  # from the number of rows
@@ -254,7 +256,7 @@ def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[
     return list(wanted) or (["random", "agent"] if has_agent else ["random"])
 
 
-def policy_maker(model: WorldModel, game: str, name: str, saved: SavedAgent | None = None) -> MakePolicy:
+def policy_maker(model: WorldModel, game: str, name: str, saved: "SavedAgent | None" = None) -> MakePolicy:
     """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
 
     def make(rows: int, rng: np.random.Generator) -> Policy:

@@ -14,7 +14,6 @@ from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 
 from diamond_gym.data.about import ABOUT, About, read_about
 from diamond_gym.envs.atari_game import SIZE
-from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.card import check_name
 from diamond_gym.registry.games import game as find_game
@@ -68,6 +67,8 @@ class World:
         """
         size = self.about.frame_shape[:2]
         if self.is_atari:
+            from diamond_gym.envs.atari_vector import RealVectorEnv
+
             return RealVectorEnv(game=self.env, num_envs=num_envs, autoreset_mode=mode, noop_max=noop_max, size=size[0])
         if not self.env:
             raise BadArgument(f"{self.name} cannot be played here: there are recordings of it alone")

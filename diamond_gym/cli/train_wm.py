@@ -20,19 +20,14 @@ from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.fabric import any_process, launch
-from diamond_gym.trainers.fidelity import HORIZONS, figures
 from diamond_gym.trainers.loop import train
-from diamond_gym.trainers.plots import strip, write_png
 from diamond_gym.trainers.presets import WORLD_MODEL, command_line, preset_flags, settled_preset
-from diamond_gym.trainers.register import half, make_card
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.start_states import draw_starts
-from diamond_gym.trainers.warm_start import begin_with
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 from diamond_gym.trainers.worlds import World, check_learnable
 
-_HORIZON = max(HORIZONS)
+_HORIZON = 16
 # what a resumed run may be told differently
 _FREE = frozenset(
     {"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy", "sampler"}
@@ -129,6 +124,8 @@ class TrainWm(WorldOptions):
                 with run.resuming():
                     fit.load_state_dict(state)
             elif began_with is not None:
+                from diamond_gym.trainers.warm_start import begin_with
+
                 begin_with(fit, read_model(began_with)[1])
             params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
@@ -138,6 +135,8 @@ class TrainWm(WorldOptions):
             real = Rollouts.held_out(shown, 3, t, horizon_within(shown, t, _HORIZON))
 
             def draw(step: int) -> None:
+                from diamond_gym.trainers.plots import strip, write_png
+
                 dreamed = dream_rollouts(fit.averaged(), real, self.sampler)
                 write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
 
@@ -208,6 +207,10 @@ class TrainWm(WorldOptions):
         label: str,
         precision: str,
     ) -> Entry:
+        from diamond_gym.trainers.fidelity import HORIZONS, figures
+        from diamond_gym.trainers.register import half, make_card
+        from diamond_gym.trainers.start_states import draw_starts
+
         t = fit.config.denoiser.inner_model.num_steps_conditioning
         model = fit.averaged()
         weights = half(model)
