@@ -1,5 +1,6 @@
 """Worlds of a user's own, from an environment or from recordings alone, to a registered dream; and what cannot be."""
 
+import json
 import shlex
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stubs import save_tiny_model
 
 import diamond_gym
 from diamond_gym import cli
@@ -79,6 +81,23 @@ def test_from_an_environments_id_to_a_dream_and_its_figures(home, tmp_path, caps
     assert "in 2 stages: it began with the weights of catch-nano." in second.summary
     assert "--init catch-nano" in second.source and second.training["stages"] == [card.source, second.source]
     assert {path.name for path in (home / "data").iterdir()} == {"catch", "catch-test"}
+    an_agent_learns_in_it_and_is_scored(capsys)
+
+
+def an_agent_learns_in_it_and_is_scored(capsys):
+    words = ["train-agent", "--preset", "nano", "--steps", "30", "--horizon", "5", "--network.lstm-dim", "8"]
+    words += ["--network.channels", "4", "4", "--network.down", "1", "1", "--optimizer.batch-size", "2"]
+    words += ["--device", "cpu", "--precision", "float32", "--episodes", "10"]
+    capsys.readouterr()
+    assert cli.main([*words, "--env", ID]) == 0
+    assert f"{ID}, full games" in capsys.readouterr().out
+    agent = resolve("Catch").card.training["agent"]
+    assert -1 <= agent["score"] <= 1 and agent["episodes"] == 10
+    assert cli.main(["evaluate", "--env", ID, "--episodes", "4", "--n-envs", "2", "--json", "--device", "cpu"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["game"], row["episodes"], row["human_normalised"]) for row in rows] == [(ID, 4, None)] * 2
+    assert cli.main([*words, "--model", "catch-nano", "--steps", "60"]) == 0
+    assert "nothing says how to play Catch" in " ".join(capsys.readouterr().err.split())
 
 
 def test_recordings_alone(home, capsys):
@@ -137,20 +156,24 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys):
         ("collect --data empty", 2, "Empty cannot be played here"),
         ("evaluate-wm tiny --data nothing", 1, "there is no experience in"),
         ("evaluate-wm tiny --env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
+        ("evaluate --env Nowhere-v0 --random", 2, "Nowhere-v0 cannot be made"),
+        (f"evaluate --env {ID} --game Pong", 2, "leave out --game and --agent, or --env"),
+        (f"evaluate --env {ID}", 1, "no world model for 'Catch' yet"),
+        (f"train-agent --env {ID} --game Pong", 2, "--game and --env exclude each other"),
+        ("train-agent --env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
+        ("train-agent --env Nowhere-v0 --algo ppo", 2, "--env is for --algo diamond"),
     ],
 )
 def test_one_line_for_what_cannot_be(words, code, message, home, capsys):
-    from stubs import save_tiny_model
-
     save_tiny_model()
     EpisodeStore(home / "data" / "wide", "a", About("Wide", (12, 20, 3), 2)).close()
     EpisodeStore(home / "data" / "empty", "a", About("Empty", (16, 16, 3), 2)).close()
     steering = About("Steering", (16, 16, 3), 0, action_dtype="float32", action_shape=(2,))
     EpisodeStore(home / "data" / "steering", "a", steering).close()
     command, *rest = words.split()
-    preset = ["--preset", "nano" if command == "train-wm" else "smoke", "--precision", "float32"]
+    preset = ["--preset", "smoke" if command == "train" else "nano", "--precision", "float32"]
     assert cli.main([command, *rest, *(preset if command.startswith("train") else [])]) == code
-    said = [line for line in capsys.readouterr().err.splitlines() if "nothing is held out" not in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if line and "nothing is held out" not in line]
     assert message in " ".join(said) and (len(said) == 1 or "empty-test" in " ".join(said))
 
 

@@ -13,7 +13,9 @@ from diamond_gym.envs.atari_vector import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
+from diamond_gym.registry.games import games
 from diamond_gym.trainers.policies import _SURE, AgentPolicy, Policy, StickyPolicy
+from diamond_gym.trainers.worlds import find_world
 
 RESAMPLES = 10_000
 
@@ -52,9 +54,9 @@ class Scores:
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
 
     @property
-    def human_normalised(self) -> float:
-        """The mean score where random play is 0 and a human player is 1."""
-        return find_game(self.game).human_normalised(self.mean)
+    def human_normalised(self) -> float | None:
+        """The mean score where random play is 0 and a human player is 1; None for what is no Atari game."""
+        return find_game(self.game).human_normalised(self.mean) if self.game in games() else None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A bootstrap interval of the mean."""
@@ -74,8 +76,16 @@ class Scores:
         }
 
 
-def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> RealVectorEnv:
-    """Real games for `play`: full ones, which the loss of a life does not end."""
+def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> VectorEnv[Any, Any, Any]:
+    """Real games for `play`, by a game's name or an environment's id: full ones, which a lost life does not end."""
+    if game not in games():
+        if max_episode_steps is not None:
+            raise BadArgument("--max-episode-steps cuts Atari games; an environment has its own limit")
+        try:
+            world = find_world(env=game)
+        except BadArgument:  # its observations may be no images
+            world = find_world(env=game, render_obs=True)
+        return world.envs(num_envs, AutoresetMode.SAME_STEP)
     return RealVectorEnv(
         game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, max_episode_steps=max_episode_steps
     )
@@ -152,7 +162,7 @@ def score_random(
     rows = min(num_envs, episodes)
     envs = real_games(game, rows, max_episode_steps)
     try:
-        policy = random_policy(find_game(game).num_actions, rows, seed)
+        policy = random_policy(int(envs.single_action_space.n), rows, seed)  # type: ignore[attr-defined]
         return play(policy, envs, game, episodes, seed, progress)
     finally:
         envs.close()
@@ -211,7 +221,8 @@ def score_actor_critic(
     envs = real_games(game, min(num_envs, episodes), max_episode_steps)
     try:
         side, channels = agent.config.img_size, agent.config.img_channels
-        shown, actions = envs.single_observation_space.shape, find_game(game).num_actions
+        shown = envs.single_observation_space.shape
+        actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
         if (shown, actions) != ((side, side, channels), agent.config.num_actions):
             raise BadArgument(
                 f"the agent sees frames {(side, side, channels)} and has {agent.config.num_actions} actions, "

@@ -37,6 +37,8 @@ class Evaluate:
     """A .zip of Stable-Baselines3's, or own: the agent that came with the world model."""
     game: str | None = None
     """One of the 26 Atari 100k games (default: the one that the agent's file or the model names)."""
+    env: str | None = None
+    """Or the Gymnasium environment, by its id, that an own world's model dreams."""
     model: str | None = None
     """The name or folder of the world model whose own agent plays, instead of the one that the game's id means."""
     episodes: int = 100
@@ -72,17 +74,19 @@ class Evaluate:
     def __post_init__(self) -> None:
         if self.game is not None:
             game(self.game)
+        if self.env is not None and (self.game is not None or self._saved is not None):
+            raise BadArgument("--env is for the agents of own worlds' models: leave out --game and --agent, or --env")
         if self.seed < 0:
             raise BadArgument(f"--seed must not be negative, got {self.seed}")
         if self._sums_up:
-            if self.agent or self.random or self.game or self.model:
+            if self.agent or self.random or self.game or self.env or self.model:
                 raise BadArgument(
                     "--runs and --published play nothing: leave out --agent, --game, --model and --random"
                 )
             return
         if self.plot is not None:
             raise BadArgument("--plot draws what --runs or --published sum up")
-        if self._saved is None and self.game is None and self.model is None:
+        if self._saved is None and self.game is self.env is self.model is None:
             if self.random or self.agent is not None:
                 raise BadArgument("say which game: --game Pong")
             raise BadArgument("say what to score: --game Pong (its world model's agent), --agent FILE, or --random")
@@ -151,17 +155,19 @@ class Evaluate:
                 raise BadArgument(f"{self._saved} does not say which game it was trained for: --game Pong")
             return self._saved.name, name, lambda advance: score_agent(saved, name, *how, advance)
         if not self._own:
-            assert self.game is not None
-            return "", self.game, None
+            return "", self.env or self.game or "", None
         from diamond_gym.registry import load_world_model, resolve
         from diamond_gym.trainers.evaluate import score_actor_critic
         from diamond_gym.trainers.own_agent import own_agent, own_file
+        from diamond_gym.trainers.worlds import game_name
 
-        entry = resolve(self.model or self.game or "")
+        entry = resolve(self.model or self.game or game_name(self.env or ""))
         name, called = entry.card.game, f"the agent of {entry.name}"
         if self.game not in (None, name):
             raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
-        game(name)
+        if self.env is None:
+            game(name)
+        name = self.env or name
         beside = own_file(entry, self.device)
         if beside is not None:
             from diamond_gym.trainers.sb3 import score_agent
@@ -183,8 +189,9 @@ def print_scores(scores: "dict[str, Scores]") -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for policy, row in scores.items():
         low, high = row.interval()
-        figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}", f"{row.human_normalised:.3f}"
-        table.add_row(policy, f"{len(row.scores)}", *figures)
+        figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}"
+        normalised = "" if row.human_normalised is None else f"{row.human_normalised:.3f}"
+        table.add_row(policy, f"{len(row.scores)}", *figures, normalised)
     console = Console()
     console.print(table)
     for policy, row in scores.items():

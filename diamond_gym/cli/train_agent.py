@@ -11,7 +11,7 @@ from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_
 from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, resolve, update_card
+from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.actor_critic import (
@@ -26,10 +26,11 @@ from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settle
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
+from diamond_gym.trainers.worlds import game_name
 
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
-_DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "fit")
+_DIAMOND_ONLY = ("env", "num_denoising_steps", "init", "score_minutes", "fit")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TrainAgent:
 
     game: str = ""
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
+    env: str | None = None
+    """Or the Gymnasium environment, by its id, that an own world's model dreams: it scores the agent."""
     algo: Literal["diamond", "ppo", "a2c", "dqn"] = "diamond"
     """DIAMOND's actor-critic, or one of Stable-Baselines3's algorithms."""
     preset: str = "auto"
@@ -96,9 +99,13 @@ class TrainAgent:
 
     def check(self) -> None:
         """Refuses a game that is missing or unknown, and options that do not go together."""
-        if not self.game and self.model:
-            object.__setattr__(self, "game", resolve(self.model).card.game)
-        game(self.game or missing("which game: diamond-gym train-agent Pong"))
+        if self.env is not None and self.game:
+            raise BadArgument("--game and --env exclude each other")
+        if not self.game and (self.model or self.env):
+            known = game_name(self.env) if self.env is not None else resolve(self.model or "").card.game
+            object.__setattr__(self, "game", known)
+        if self.env is None and (self.model is None or self.algo != "diamond"):
+            game(self.game or missing("which game: diamond-gym train-agent Pong"))
         if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
             raise BadArgument(
                 f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {self.quality}"
@@ -129,8 +136,11 @@ class TrainAgent:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
         from diamond_gym.trainers.evaluate import real_games
 
+        if self.env is None and self.game not in games():
+            console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
+            return train_dreamer(replace(self, episodes=0, score_minutes=0))
         if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
-            real_games(self.game, 1).close()
+            real_games(self.env or self.game, 1).close()
         if self.algo == "diamond":
             return train_dreamer(self)
         from diamond_gym.cli.train_sb3 import train_sb3
@@ -232,18 +242,20 @@ def _settings(args: "TrainAgent", config: AgentFitConfig, sampler: SamplerConfig
 
 
 def _play(fit: ActorCriticTrainer, args: "TrainAgent", progress: Callable[[int], None] | None = None) -> Scores:
-    return score_actor_critic(fit.agent, args.game, args.episodes or _GAMES, seed=args.seed, progress=progress)
+    return score_actor_critic(
+        fit.agent, args.env or args.game, args.episodes or _GAMES, seed=args.seed, progress=progress
+    )
 
 
 def _score(fit: ActorCriticTrainer, args: "TrainAgent", entry: Entry, facts: dict[str, Any]) -> None:
     from diamond_gym.cli.evaluate import print_scores
 
-    games = args.episodes
-    with counting(f"playing {args.game}", 2 * games, "games") as advance:
+    count, where = args.episodes, args.env or args.game
+    with counting(f"playing {where}", 2 * count, "games") as advance:
         scores = {entry.name: _play(fit, args, advance)}
-        scores["random"] = score_random(args.game, games, seed=args.seed, progress=lambda n: advance(games + n))
+        scores["random"] = score_random(where, count, seed=args.seed, progress=lambda n: advance(count + n))
     mine, random = scores[entry.name], scores["random"]
-    message = {"score": mine.mean, "score_std": mine.std, "episodes": games, "random_score": random.mean}
+    message = {"score": mine.mean, "score_std": mine.std, "episodes": count, "random_score": random.mean}
     message = {key: float(f"{value:.4g}") for key, value in message.items()}
     update_card(entry, replace(entry.card, training={**entry.card.training, "agent": {**facts, **message}}))
     print_scores(scores)
