@@ -66,19 +66,13 @@ def last_value(words: Sequence[str], option: str, default: str) -> str:
     return value
 
 
-def flags(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def flags(table: Mapping[str, Any]) -> Iterator[str]:
     """A nested table as the words one would type; false is what every switch is unless it is named."""
-    for key, value in table.items():
-        flag = prefix + key.replace("_", "-")
-        if isinstance(value, Mapping):
-            yield from flags(value, flag + ".")
-            continue
-        if isinstance(value, bool):
-            if value:
-                yield f"--{flag}"
-            continue
-        yield f"--{flag}"
-        yield from (str(item) for item in value) if isinstance(value, list) else (str(value),)
+    for option, value in _leaves(table):
+        if value is not False:
+            yield f"--{option}"
+        if not isinstance(value, bool):
+            yield from (str(item) for item in value) if isinstance(value, list) else (str(value),)
 
 
 def command_line(name: str, command: Any, kind: str, left_out: Collection[str] = ()) -> str:
