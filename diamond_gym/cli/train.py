@@ -24,7 +24,7 @@ from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
-from diamond_gym.trainers.worlds import World
+from diamond_gym.trainers.worlds import World, check_learnable
 
 # what a resumed run may be told differently
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
@@ -85,7 +85,7 @@ class Train(WorldOptions):
     def run(self) -> int:
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
         world = self.world()
-        config = self.loop.for_game(world.about)
+        check_learnable(world.about)
         if self.dry_run:
             device = pick_device(self.device)
             return self._plan(world, device, pick_precision(self.precision, device))
@@ -104,7 +104,7 @@ class Train(WorldOptions):
             run.settle(self._settings(), _FREE)
             if self.wandb and fabric.is_global_zero:
                 mirror_to_wandb(run.path, {**asdict(self.loop), "game": world.name, "seed": self.seed})
-            return Run(self, run, world, config, label, device, precision, fabric).run()
+            return Run(self, run, world, label, device, precision, fabric).run()
 
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_SETTLED}
@@ -129,7 +129,6 @@ class Run:
         args: What was typed.
         run: The folder.
         world: What to learn.
-        config: The whole training.
         label: What the model is called unless the user says otherwise.
         device: Where to train.
         precision: Of the world model.
@@ -141,7 +140,6 @@ class Run:
         args: Train,
         run: RunFolder,
         world: World,
-        config: DiamondConfig,
         label: str,
         device: torch.device,
         precision: str,
@@ -149,16 +147,16 @@ class Run:
     ) -> None:
         self._args, self._run, self._world, self._fabric = args, run, world, fabric
         self._label, self._precision = label, precision
-        envs = world.envs(config.num_envs) if world.env and fabric.is_global_zero else None
+        envs = world.envs(args.loop.num_envs) if world.env and fabric.is_global_zero else None
         data = None if args.data is None else EpisodeStore(store_folder(args.data))
         self._training = DiamondTrainer(
-            config, run, world.about, envs, args.seed, device, precision, fabric, args.compile,
+            args.loop, run, world.about, envs, args.seed, device, precision, fabric, args.compile,
             world.envs if world.env else None, data,
         )  # fmt: skip
         networks = self._training.world_model.world_model.parts | {"agent": self._training.agent.agent}
         sizes = ", ".join(f"{name} {_millions(network)}" for name, network in networks.items())
         console.print(
-            f"{run.path}: {world.name}, epoch {self._training.epoch:,} of {config.epochs:,} on {device} "
+            f"{run.path}: {world.name}, epoch {self._training.epoch:,} of {args.loop.epochs:,} on {device} "
             f"in {precision} ({sizes})",
             soft_wrap=True,
         )
