@@ -21,9 +21,9 @@ from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.grounds import AtariGround
 from diamond_gym.trainers.own_agent import own_file
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, real_rollouts
+from diamond_gym.trainers.worlds import Games, find_world
 
 _Frames = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
@@ -194,9 +194,9 @@ class BallStudy:
         policies_of(entry.card.has_agent, game, (self.policy,))
         model = load_world_model(entry)
         make = policy_maker(model, game, self.policy, own_file(entry, "auto"))
-        with closing(AtariGround(game).games(self.rollouts)) as games:
+        with closing(Games(find_world(game).envs(self.rollouts))) as games:
             t = model.denoiser.num_steps_conditioning
-            real = real_rollouts(games, make, self.rollouts, t, self.steps, self.seed)
+            real = real_rollouts(games, make, t, self.steps, self.seed)
         sampler = SamplerConfig(**entry.card.sampler)
         with counting("dreaming", self.rollouts * self.steps, "frames") as advance:
             dreamed = dream_rollouts(model, real, sampler, make, self.seed, lambda frames: advance(frames, more=True))

@@ -22,8 +22,9 @@ import tyro
 from diamond_gym.cli.terminal import counting
 from diamond_gym.envs import RealEnv
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.trainers.collect import CollectConfig, StickyPolicy
+from diamond_gym.trainers.collect import CollectConfig
 from diamond_gym.trainers.fidelity import detection
+from diamond_gym.trainers.policies import StickyPolicy
 
 RAM_BYTES = 128
 HIDDEN, FELT = 0.9, 0.5  # of a die: first frames at least this often as before, last ones at most
@@ -70,7 +71,7 @@ class Player:
         self._env = RealEnv(game=game)
         self._ale: Any = self._env.ale
         self.rng = np.random.default_rng(seed)
-        keep = 1 - 1 / CollectConfig(game, 1).sticky_steps
+        keep = 1 - 1 / CollectConfig().sticky_steps
         num_actions = self._env.action_space.n  # type: ignore[attr-defined]
         self._policies = [StickyPolicy(num_actions, np.array([p]), self.rng) for p in (0.0, keep)]
         self.frame, _ = self._env.reset(seed=seed)

@@ -96,14 +96,14 @@ def test_jumps() -> None:
 def test_in_the_real_game_the_ball_lives(game: str, policy: str) -> None:
     pytest.importorskip("ale_py")
     from diamond_gym.registry import game as find_game
-    from diamond_gym.trainers.collect import StickyPolicy
-    from diamond_gym.trainers.collect_games import AleGames
+    from diamond_gym.trainers.policies import StickyPolicy
     from diamond_gym.trainers.rollouts import record
     from diamond_gym.trainers.scripted import ScriptedPolicy
+    from diamond_gym.trainers.worlds import Games, find_world
 
     rng = np.random.default_rng(0)
     player = StickyPolicy(find_game(game).num_actions, np.zeros(4), rng)
-    games = AleGames(game, 4, (64, 64), 30, True)
+    games = Games(find_world(game).envs(4))
     pieces = record(games, ScriptedPolicy(game, 4, rng) if policy == "scripted" else player, 4, 50, rng)
     games.close()
     whole = pieces.going.all(axis=1)

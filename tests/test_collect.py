@@ -17,8 +17,22 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve
 from diamond_gym.registry.saving import AGENT
-from diamond_gym.trainers.collect import CollectConfig, Collector, StickyPolicy, about_game, collect
-from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
+from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
+from diamond_gym.trainers.worlds import about_game, find_world
+
+
+def collect(
+    store: EpisodeStore,
+    steps: int,
+    num_envs: int,
+    config: CollectConfig | None = None,
+    policy: Policy | None = None,
+    progress: Any = None,
+) -> CollectStats:
+    """Plays new games of the store's game."""
+    with Collector(store, find_world(store.about.game).envs(num_envs), config, policy) as collector:
+        return collector.collect(steps, progress)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +40,8 @@ def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two games of Breakout, in two sittings of one collector."""
     folder = tmp_path_factory.mktemp("breakout")
     with EpisodeStore(folder, "a", about_game("Breakout")) as store:
-        with Collector(store, CollectConfig("Breakout", num_envs=2, noop_max=0, policy="random")) as collector:
+        envs = find_world("Breakout").envs(2, noop_max=0)
+        with Collector(store, envs, CollectConfig("random")) as collector:
             first = collector.collect(101)
             second = collector.collect(400)
         assert first.steps == 102  # both games step together
@@ -71,11 +86,11 @@ def test_a_replay_shows_the_same(breakout: Path) -> None:
 
 
 def test_the_same_seed_plays_on_differently(tmp_path: Path) -> None:
-    config = CollectConfig("Boxing", num_envs=1, seed=3)
+    config = CollectConfig(seed=3)
 
     def play(folder: Path) -> npt.NDArray[np.uint8]:
         with EpisodeStore(folder, "a", about_game("Boxing")) as store:
-            collect(store, config, 8)
+            collect(store, 8, 1, config)
             return store[-1].obs
 
     first, again, elsewhere = play(tmp_path / "a"), play(tmp_path / "a"), play(tmp_path / "b")
@@ -84,9 +99,9 @@ def test_the_same_seed_plays_on_differently(tmp_path: Path) -> None:
 
 
 def test_a_whole_game_is_one_episode_if_wanted(tmp_path: Path) -> None:
-    config = CollectConfig("Breakout", num_envs=1, policy="random", life_loss_ends=False)
+    config = CollectConfig("random", life_loss_ends=False)
     with EpisodeStore(tmp_path, "a", about_game("Breakout")) as store:
-        stats = collect(store, config, 260)
+        stats = collect(store, 260, 1, config)
         assert stats.scores == [store[0].rew.sum()]
         assert [episode.info["first"] for episode in store] == [True, True]
 
@@ -99,14 +114,14 @@ def test_your_own_policy_and_epsilon(tmp_path: Path) -> None:
         return np.ones(2, np.int64)
 
     with EpisodeStore(tmp_path, "a", about_game("Breakout")) as store:
-        collect(store, CollectConfig("Breakout", num_envs=2), 120, fire)
+        collect(store, 120, 2, policy=fire)
         begun = sum(first for _, firsts in seen for first in firsts)
         assert begun >= len(store) > 2  # an episode that has just begun as collecting stops is not stored
         assert seen[0] == ((2, 64, 64, 3), [True, True])
         assert seen[1][1] == [False, False]
         assert all((episode.act == 1).all() for episode in store)
         steps = store.num_steps
-        collect(store, CollectConfig("Breakout", num_envs=2, epsilon=0.5), 400, fire)
+        collect(store, 400, 2, CollectConfig(epsilon=0.5), fire)
         act = np.concatenate([episode.act for episode in store])[steps:]
         assert np.mean(act != 1) == pytest.approx(0.375, abs=0.12)
 
@@ -118,18 +133,18 @@ def test_ctrl_c_keeps_what_was_played(tmp_path: Path) -> None:
 
     store = EpisodeStore(tmp_path, "a", about_game("Pong"))
     with pytest.raises(KeyboardInterrupt):
-        collect(store, CollectConfig("Pong", num_envs=2), 1000, progress=stop)
+        collect(store, 1000, 2, progress=stop)
     assert EpisodeStore(tmp_path).num_steps == 20
 
 
 def test_an_unfinished_episode_goes_on_with_the_next_collection(tmp_path: Path) -> None:
     with EpisodeStore(tmp_path, "a", about_game("Pong")) as store:
-        with Collector(store, CollectConfig("Pong", num_envs=1)) as collector:
+        with Collector(store, find_world("Pong").envs(1)) as collector:
             for steps in (3, 1, 5):
                 collector.collect(steps)
         assert store.lengths.tolist() == [9]
         assert not (store[0].end | store[0].trunc).any()
-        collect(store, CollectConfig("Pong", num_envs=1), 4)  # other games
+        collect(store, 4, 1)  # other games
         assert store.lengths.tolist() == [9, 4]
 
 
@@ -201,13 +216,13 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
     [
         ("--game Breakot", 2, "unknown game 'Breakot'; did you mean Breakout?"),
         ("--game Pong --steps -1", 2, "--steps must be at least 1, not -1"),
-        ("--game Pong --num-envs 0", 2, "--num-envs must be 1 to 1024, not 0"),
-        ("--game Pong --noop-max -1", 2, "--noop-max must not be negative"),
+        ("--game Pong --num-envs 0", 2, "--num-envs must be at least 1, not 0"),
+        ("--game Pong --noop-max -1", 2, "--noop-max must be at least 0"),
         ("--game Pong --noop-max 5000000000", 2, f"--noop-max must be at most {MAX_FRAMES:,}"),
         ("--game Pong --epsilon 2", 2, "--epsilon is a chance"),
         ("--game Pong --epsilon nan", 2, "--epsilon: a number is wanted"),
         ("--game Pong --temperature 0", 2, "--temperature must be more than 0"),
-        ("--game Pong --seed -1", 2, "--seed must not be negative"),
+        ("--game Pong --seed -1", 2, "--seed must be at least 0"),
         ("--game Pong --policy clever", 2, "clever"),
         ("--game Pong --agent nobody", 1, "nobody"),
         ("--game Pong --agent nobody.zip", 1, "there is no agent at nobody.zip"),
@@ -216,10 +231,14 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
         ("", 2, "say what to play: --game"),
         ("--game Pong --env CartPole-v1", 2, "say what to play: --game"),
         ("--game Pong --size 32", 2, "--render-obs and --size are for --env"),
-        ("--env DiamondGym/Catch-v0 --policy scripted", 2, "--agent and --policy scripted are for --game"),
+        (
+            "--env DiamondGym/Catch-v0 --policy scripted",
+            2,
+            "a scripted player for Breakout, Pong",
+        ),
         ("--env DiamondGym/Catch-v0 --size 0", 2, "--size must be at least 1, not 0"),
         ("--env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
-        ("--env CartPole-v1", 2, "render_obs takes its rendered picture instead"),
+        ("--env CartPole-v1", 2, "--render-obs takes its rendered picture instead"),
     ],
 )
 def test_wrong_words(words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,10 +255,12 @@ def test_another_games_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_wrong_configurations(tmp_path: Path) -> None:
-    wrong: list[dict[str, Any]] = [{"num_envs": 0}, {"epsilon": -0.1}, {"sticky_steps": 0.5}, {"seed": -1}]
+    wrong: list[dict[str, Any]] = [{"epsilon": -0.1}, {"sticky_steps": 0.5}, {"seed": -1}]
     for fields in wrong:
         with pytest.raises(BadArgument):
-            CollectConfig("Pong", **fields)
+            CollectConfig(**fields)
+    with pytest.raises(BadArgument):
+        find_world("Pong").envs(0)
     store = EpisodeStore(tmp_path, "a", about_game("Pong"))
     with pytest.raises(BadArgument, match="steps"):
-        collect(store, CollectConfig("Pong", num_envs=1), 0)
+        collect(store, 0, 1)

@@ -9,7 +9,7 @@ import diamond_gym  # noqa: F401
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.collect_games import GymGames, about_env, game_name, make_env
+from diamond_gym.trainers.worlds import World, about_env, game_name, make_env
 
 ID = "DiamondGym/Catch-v0"
 
@@ -26,8 +26,7 @@ class Remembering:
 
 
 def collector(store, num_envs=2, policy=None, **keywords):
-    config = CollectConfig("Catch", num_envs, policy="random", **keywords)
-    return Collector(store, config, policy, GymGames(ID, num_envs))
+    return Collector(store, World(about_env(ID), ID).envs(num_envs), CollectConfig("random", **keywords), policy)
 
 
 def same(a, b):
@@ -59,9 +58,9 @@ def test_whole_games_with_true_final_frames(tmp_path):
             obs, rew, end, *_ = env.step(act)
             assert (obs == episode.obs[t + 1]).all()
             assert (rew, end) == (episode.rew[t], episode.end[t])
-    # Told once as a game ends (that action is lost), once as the next begins, and not between collections.
+    # Told as a game begins, and not between collections; no action is lost.
     begun = np.array(policy.firsts)[:, 0]
-    assert np.flatnonzero(begun).tolist() == [0, 7, 8, 15, 16, 23, 24]
+    assert np.flatnonzero(begun).tolist() == [0, 7, 14, 21]
 
 
 def test_goes_on_exactly_from_a_state(tmp_path):
@@ -126,7 +125,7 @@ def ids():
 def test_what_is_no_game_of_images(ids):
     assert about_env("Test/Vector-v3", render_obs=True).frame_shape == (12, 10, 3)
     for name, message in (
-        ("Test/Vector-v3", "not uint8 images of height, width and channels; render_obs"),
+        ("Test/Vector-v3", "not uint8 images of height, width and channels; --render-obs"),
         ("Test/Continuous-v0", "not discrete actions"),
         ("Test/Nowhere-v0", "cannot be made"),
         ("nowhere:Test-v0", "cannot be made"),

@@ -12,23 +12,25 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import diamond_gym  # noqa: F401
+from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
-from diamond_gym.trainers.collect_games import GymGames, about_env
+from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import score
-from diamond_gym.trainers.held_out import FirstGames
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig
+from diamond_gym.trainers.worlds import find_world
 
 ID = "DiamondGym/Catch-v0"
+WORLD = find_world(env=ID)
 OPTIMIZER = OptimizerConfig(lr=1e-3, batch_size=2, warmup_steps=1)
 TINY = DiamondConfig(
     fit=WorldModelConfig(
@@ -48,7 +50,7 @@ TINY = DiamondConfig(
 
 
 def begin(run, config=TINY):
-    return DiamondTrainer(config, run, about_env(ID), GymGames(ID, config.num_envs))
+    return DiamondTrainer(config, run, WORLD.about, WORLD.envs(config.num_envs))
 
 
 def train(folder, epochs, kill=False):
@@ -142,8 +144,6 @@ def test_a_second_process_is_refused(whole):
 
 
 def test_starts_are_padded_with_grey_before_an_episode(whole):
-    from diamond_gym.data import EpisodeStore
-
     store = EpisodeStore(whole[0] / "experience")
     starts = replay_starts(store, 4, 64, np.random.default_rng(0))
     assert starts.obs.shape == (64, 4, 16, 16, 3)
@@ -169,7 +169,7 @@ def test_scores_whole_games(whole, tmp_path):
 def test_a_test_collection_is_whole_games_that_touch_no_training(whole, tmp_path):
     config = replace(TINY, test_every=2, test_episodes=3)
     with RunFolder(tmp_path, tensorboard=False) as run:
-        diamond = DiamondTrainer(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
+        diamond = DiamondTrainer(config, run, WORLD.about, WORLD.envs(1), test_envs=WORLD.envs)
         figures = [diamond.train_epoch() for _ in range(4)]
         played = len(diamond.held_out.store)
         diamond.close()
@@ -183,31 +183,40 @@ def test_a_test_collection_is_whole_games_that_touch_no_training(whole, tmp_path
             test
         )
     with RunFolder(tmp_path / "again", tensorboard=False) as run:  # a killed one tests again, and forgets the first try
-        again = DiamondTrainer(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
+        again = DiamondTrainer(config, run, WORLD.about, WORLD.envs(1), test_envs=WORLD.envs)
         for _ in range(2):
             again.train_epoch()
         again.held_out.measure(9, again.world_model, again.agent.agent, 2, 8)
         again.close()
-        resumed = DiamondTrainer(config, run, about_env(ID), GymGames(ID, 1), test_games=lambda n: GymGames(ID, n))
+        resumed = DiamondTrainer(config, run, WORLD.about, WORLD.envs(1), test_envs=WORLD.envs)
         assert [resumed.train_epoch() for _ in range(2)] == figures[2:]
         assert len(resumed.held_out.store) == played
         resumed.close()
 
 
-def test_only_the_first_game_of_a_row_counts():
-    class Told(GymGames):
-        def __init__(self):
-            self.told = iter([([1, 2], [1, 0], [0, 0]), ([5, 3], [0, 0], [0, 1]), ([7, 9], [1, 1], [0, 0])])
+class Told(gym.vector.VectorEnv):
+    """Two rows with rewards, ends and truncations as written here."""
 
-        def step(self, act):
-            rew, end, trunc = (np.array(part) for part in next(self.told))
-            return np.zeros(1), rew, end.astype(bool), trunc.astype(bool), np.zeros(2, bool)
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+    num_envs = 2
 
-    first = FirstGames(Told(), 2)
-    for over in ([True, False], [True, True], [True, True]):
-        first.step(np.zeros(2, int))
-        assert first.over.tolist() == over
-    assert first.scores.tolist() == [1, 5]
+    def __init__(self):
+        self.told = iter([([1, 2], [1, 0], [0, 0]), ([5, 3], [0, 0], [0, 1]), ([7, 9], [1, 1], [0, 0])])
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((2, 16, 16, 3), np.uint8), {}
+
+    def step(self, act):
+        rew, end, trunc = (np.array(part) for part in next(self.told))
+        return self.reset()[0], rew.astype(float), end.astype(bool), trunc.astype(bool), {}
+
+
+def test_only_the_first_game_of_a_row_counts(tmp_path):
+    with EpisodeStore(tmp_path, "a", WORLD.about) as store, Collector(store, Told()) as collector:
+        for over in ([True, False], [True, True], [True, True]):
+            collector.collect(2)
+            assert (~np.isnan(collector.first_scores)).tolist() == over
+    assert collector.first_scores.tolist() == [1, 5]
 
 
 FAST = OptimizerConfig(lr=1e-3, batch_size=32, warmup_steps=50)
@@ -256,4 +265,4 @@ def test_catch_is_learnt_in_dreams_alone(tmp_path):
 
 def test_frames_that_are_not_square_are_refused_before_anything_is_played():
     with pytest.raises(BadArgument, match="those of Catch have 16x20 pixels"):
-        TINY.for_game(replace(about_env(ID), frame_shape=(16, 20, 3)))
+        TINY.for_game(replace(WORLD.about, frame_shape=(16, 20, 3)))

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from test_diamond import ID, TINY
+from test_diamond import ID, TINY, WORLD
 
 from diamond_gym import cli
 from diamond_gym.cli.dry_run import Phase, clock, measure, print_phases
-from diamond_gym.trainers.collect_games import GymGames, about_env
 
 
 def nothing_in(folder):
@@ -16,12 +15,12 @@ def nothing_in(folder):
 def test_each_kind_of_work_is_measured_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     state = torch.get_rng_state()
-    phases = measure(TINY, about_env(ID), GymGames(ID, TINY.num_envs), (40, 9, 9))
+    phases = measure(TINY, WORLD, (40, 9, 9), 1)
     assert nothing_in(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert [(phase.name, phase.amount) for phase in phases] == [("playing", 40), ("world model", 9), ("agent", 9)]
     assert all(phase.seconds_each > 0 for phase in phases)
-    without_agent = measure(TINY, about_env(ID), GymGames(ID, TINY.num_envs), (40, 9, 0))
+    without_agent = measure(TINY, WORLD, (40, 9, 0), 1)
     assert [phase.name for phase in without_agent] == ["playing", "world model"]
 
 

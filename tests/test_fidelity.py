@@ -39,7 +39,21 @@ from diamond_gym.trainers.fidelity import (
 )
 from diamond_gym.trainers.measuring import Sizes, describe, measure
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
+from diamond_gym.trainers.worlds import World
 from diamond_gym.world_model import WorldModel
+
+
+class WalkWorld(World):
+    """The walk as a world to play."""
+
+    def envs(self, *_: object, **__: object) -> Walks:  # type: ignore[override]
+        return Walks()
+
+
+@pytest.fixture
+def walk(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(measuring, "Games", lambda envs: envs)
+    return WalkWorld(worlds.ABOUT, "Walk")
 
 
 @pytest.fixture
@@ -225,7 +239,7 @@ def test_diversity_is_the_distance_of_pairs_over_that_to_reality() -> None:
     assert np.isnan(diversity(real, real[np.repeat([0, 1], 4)], 2)), "dreams without an error"
 
 
-def test_a_page_and_a_table_of_all(tmp_path: Path) -> None:
+def test_a_page_and_a_table_of_all(walk: World, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("skimage")
     import imageio.v3 as iio
@@ -242,9 +256,7 @@ def test_a_page_and_a_table_of_all(tmp_path: Path) -> None:
     heights = []
     for policies in ([], ["random"]):
         frames: list[int] = []
-        result = measure(
-            model, "Walk", held_out, sizes, policies, sampler, 0, frames.append, None, lambda rows: Walks()
-        )
+        result = measure(model, walk, held_out, sizes, policies, sampler, 0, frames.append)
         assert sum(frames) == sizes.frames(1, len(policies))
         draw_page(tmp_path / "page.png", result, "dreams against the real game")
         heights.append(iio.imread(tmp_path / "page.png").shape[0])
@@ -255,7 +267,7 @@ def test_a_page_and_a_table_of_all(tmp_path: Path) -> None:
     assert 0 <= table["drift"]["artefacts_real"] < table["drift"]["artefacts_10"] <= 1, "an untrained model's frames"
 
 
-def test_the_kernels_measure_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_measure_the_same(walk: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
     if built_kernels() is None:
         pytest.skip("no kernels here")
@@ -271,8 +283,7 @@ def test_the_kernels_measure_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         held_out = {"random play": (store, describe(store))}
-        games = lambda rows: Walks()  # noqa: E731
-        result = measure(model, "Walk", held_out, sizes, ["random"], SamplerConfig(), games=games)
+        result = measure(model, walk, held_out, sizes, ["random"], SamplerConfig())
         tables.append({key: value for key, value in flat_rows(result.table) if isinstance(value, float)})
         compiled.append(is_compiled(model.denoiser.inner_model))
     assert compiled == [True, False]
@@ -280,13 +291,12 @@ def test_the_kernels_measure_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     assert tables[0] == pytest.approx(tables[1], rel=1e-3, nan_ok=True)
 
 
-def test_replays_show_what_really_followed_and_diversity_is_of_the_same_starts(tmp_path: Path) -> None:
+def test_replays_show_what_really_followed_and_diversity_is_of_the_same_starts(walk: World) -> None:
     pytest.importorskip("skimage")
     torch.manual_seed(0)
     model = WorldModel(Denoiser(replace(worlds.CONFIG.denoiser, residual=False))).eval()
     sizes = Sizes(windows=8, horizon=4, rollouts=N, rollout_steps=20, free_dreams=0, starts=2, dreams_per_start=3)
-    games = lambda rows: Walks()  # noqa: E731
-    result = measure(model, "Walk", {}, sizes, ["random"], SamplerConfig(), games=games)
+    result = measure(model, walk, {}, sizes, ["random"], SamplerConfig())
     assert result.replays is not None
     real, dreamed = result.replays
     assert (len(real), real.rew.shape[1], dreamed.rew.shape[1]) == (2, 20, 20)

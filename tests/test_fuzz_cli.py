@@ -49,9 +49,9 @@ PATHS = [
 BASES: dict[str, list[list[str]]] = {
     "list": [[], ["--games"]],
     "info": [["tiny"], ["Pong"]],
-    "collect": [["--game", "Pong", "--steps", "3"]],
+    "collect": [["--game", "Pong", "--steps", "3"], ["--env", "DiamondGym/Catch-v0", "--steps", "3"]],
     "data": [["convert", "taken"]],
-    "train-wm": [["--game", "Pong"], ["--game", "Pong", "--dry-run"]],
+    "train-wm": [["--game", "Pong"], ["--game", "Pong", "--dry-run"], ["--data", "./store"]],
     "play": [["tiny", "--no-open"], ["--no-open"], ["tiny", "--terminal"]],
     "dream": [["--model", "tiny", "--steps", "2"], ["--model", "tiny", "--steps", "2", "--out", "x.gif"]],
     "evaluate-wm": [["tiny"]],
@@ -142,8 +142,8 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from diamond_gym.trainers import collect, sb3
     from diamond_gym.trainers import register as importing
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer
-    from diamond_gym.trainers.grounds import AtariGround, GymGround
     from diamond_gym.trainers.world_model import WorldModelTrainer
+    from diamond_gym.trainers.worlds import World
 
     def reached(*_: Any, **__: Any) -> Any:
         raise Reached
@@ -158,9 +158,9 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ActorCritic(config.network)
         raise Reached
 
-    def planned(config: Any, about: Any, *_: Any, **__: Any) -> None:
-        fit(types.SimpleNamespace(), config.for_game(about).fit)
-        agent(None, config.for_game(about).agent)
+    def planned(config: Any, world: Any, *_: Any, **__: Any) -> None:
+        fit(types.SimpleNamespace(), config.for_game(world.about).fit)
+        agent(None, config.for_game(world.about).agent)
 
     def played(self: Any, envs: Any, player: Any) -> Any:
         obs, _ = envs.reset(seed=self.seed)
@@ -190,8 +190,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (hub, "fetch_model", reached),
         (hub, "push", reached),
         (importing, "starts_from_game", reached),
-        (AtariGround, "games", lambda *_: no_games),
-        (GymGround, "games", lambda *_: no_games),
+        (World, "envs", lambda *_, **__: no_games),
         (torch, "set_num_threads", lambda threads: None),
     ):
         monkeypatch.setattr(owner, name, stub)

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import worlds
+from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,29 +109,30 @@ def test_held_out_windows_and_start_states_use_earlier_lives(tmp_path: Path) -> 
     assert (np.diff(starts.obs[:, :, 0, 0, 0].astype(int), axis=1) == 1).all()
 
 
-class Countdown:
+class Countdown(gym.vector.VectorEnv):
     """Games whose frames show their age; every third step costs a life, and the third life is the last."""
 
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
     def __init__(self, n: int) -> None:
-        self._age = np.zeros(n, np.int64)
+        self.num_envs = n
+        self._age = np.full(n, -1)
 
     def _frames(self) -> np.ndarray:
         return np.broadcast_to((self._age + 1).astype(np.uint8)[:, None, None, None], (len(self._age), *SHAPE)).copy()
 
-    def reset(self, seed: int) -> np.ndarray:
-        self._age[:] = np.arange(len(self._age))  # so that they do not run in step
-        return self._frames()
+    def _info(self) -> dict[str, Any]:
+        return {"lives": 3 - self._age // 3}
 
-    def step(self, act: np.ndarray) -> tuple[np.ndarray, ...]:
-        restarted = self._age == 9
-        self._age = np.where(restarted, 0, self._age + 1)
-        end = (self._age % 3 == 0) & ~restarted
-        return self._frames(), np.zeros(len(act), np.float32), end, np.zeros_like(end), restarted
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        first = np.arange(self.num_envs) * (self._age < 0)  # so that they do not run in step
+        self._age = np.where(options["reset_mask"], first, self._age)
+        return self._frames(), self._info()
 
-    def close(self) -> None: ...
-
-    def state_dict(self) -> None:
-        return None
+    def step(self, act: np.ndarray) -> Any:
+        self._age += 1
+        end = self._age == 9
+        return self._frames(), np.zeros(len(act)), end, np.zeros_like(end), self._info()
 
 
 @pytest.mark.parametrize("sittings", [[60], [5, 7, 48], [1] * 20])
@@ -137,7 +140,7 @@ def test_a_collection_says_which_lives_are_of_one_game(tmp_path: Path, sittings:
     for seed in range(2):  # the second time into the same store
         with (
             EpisodeStore(tmp_path, "a", ABOUT) as store,
-            Collector(store, CollectConfig("Lives", 3, seed=seed), games=Countdown(3)) as collector,
+            Collector(store, Countdown(3), CollectConfig(seed=seed)) as collector,
         ):
             for steps in sittings:
                 collector.collect(steps)

@@ -9,15 +9,17 @@ pytest.importorskip("ale_py")
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.trainers.collect import CollectConfig, about_game, collect
+from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
+from diamond_gym.trainers.worlds import find_world
 
 
 def rewards(folder: Path, game: str, policy: str, steps: int) -> np.ndarray:
     """The signs of the rewards of some play, counted: negative, zero, positive."""
-    with EpisodeStore(folder / policy, "a", about_game(game)) as store:
-        config = CollectConfig(game, num_envs=8, policy=policy, seed=1)  # type: ignore[arg-type]
-        return np.array(collect(store, config, steps).reward_signs)
+    world = find_world(game)
+    config = CollectConfig(policy, seed=1)  # type: ignore[arg-type]
+    with EpisodeStore(folder / policy, "a", world.about) as store, Collector(store, world.envs(8), config) as collector:
+        return np.array(collector.collect(steps).reward_signs)
 
 
 def test_breakout_is_played_better_than_by_chance(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.collect import StickyPolicy
+from diamond_gym.trainers.policies import StickyPolicy
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, record
 from diamond_gym.world_model import WorldModel
 
@@ -51,9 +50,11 @@ class RewardOracle(torch.nn.Module):
 class Walks:
     """The walk of `worlds` as N games: its ends are lost lives, and every fourth of them ends the game."""
 
+    num_envs = N
+
     def __init__(self) -> None:
         self.column = np.full(N, worlds.SIZE // 2)
-        self.lost, self.over = np.zeros(N, np.int64), np.zeros(N, bool)
+        self.lost, self.obs = np.zeros(N, np.int64), self.frames()
 
     def frames(self) -> np.ndarray:
         frames = np.zeros((N, worlds.SIZE, worlds.SIZE, 3), np.uint8)
@@ -61,22 +62,19 @@ class Walks:
         return frames
 
     def reset(self, seed: int) -> np.ndarray:
-        return self.frames()
+        return self.obs
 
     def step(self, act: np.ndarray) -> tuple[np.ndarray, ...]:
-        restarted = self.over.copy()
-        moved = np.clip(self.column + np.array([0, -1, 1])[act], 0, worlds.SIZE - 1)
-        self.column = np.where(restarted, worlds.SIZE // 2, moved)
+        self.column = np.clip(self.column + np.array([0, -1, 1])[act], 0, worlds.SIZE - 1)
         rew = (self.column == worlds.SIZE - 1) * 3.0 - (self.column == 0)
         end = rew != 0
         self.lost += end
-        self.over = end & (self.lost % 4 == 0)
-        return self.frames(), rew.astype(np.float32), end, np.zeros(N, bool), restarted
+        over, seen = end & (self.lost % 4 == 0), self.frames()
+        self.column = np.where(over, worlds.SIZE // 2, self.column)
+        self.obs = self.frames()
+        return seen, rew.astype(np.float32), end, np.zeros(N, bool), over
 
     def close(self) -> None: ...
-    def state_dict(self) -> None: ...
-    def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        raise NotImplementedError
 
 
 class Right:

@@ -230,7 +230,7 @@ def test_frames_that_patches_and_levels_do_not_divide(side, tmp_path, monkeypatc
         ([], "say what to learn"),
         (["--game", "Pong", "--env", ID], "say what to learn"),
         (["--game", "Pong", "--render-obs"], "are for --env"),
-        (["--env", "CartPole-v1"], "render_obs takes its rendered picture instead"),
+        (["--env", "CartPole-v1"], "--render-obs takes its rendered picture instead"),
         (["--env", "NoSuch-v0"], "NoSuch-v0 cannot be made"),
         (["--env", ID, "--preset", "nanoo"], "did you mean nano"),
         (["--env", ID, "--minutes", "0"], "--minutes must be more than 0"),

@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 import worlds
 from stubs import StubWorldModel
-from test_diamond import ID, TINY
+from test_diamond import TINY, WORLD
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-from diamond_gym.trainers.collect_games import GymGames, about_env
 from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.loop import Rhythm, any_process, launch, mean_of_processes, train
 from diamond_gym.trainers.optim import OptimizerConfig
@@ -68,8 +67,8 @@ def diamond(fabric, folder: Path):
     figures = []
     for epochs in (2, 4):
         with RunFolder(folder / "diamond", tensorboard=False, main=fabric.is_global_zero) as run:
-            games = GymGames(ID, TINY.num_envs) if fabric.is_global_zero else None
-            trainer = DiamondTrainer(TINY, run, about_env(ID), games, fabric=fabric)
+            envs = WORLD.envs(TINY.num_envs) if fabric.is_global_zero else None
+            trainer = DiamondTrainer(TINY, run, WORLD.about, envs, fabric=fabric)
             figures += [trainer.train_epoch() for _ in range(trainer.epoch, epochs)]
             trainer.close()
         fabric.barrier()

@@ -11,6 +11,7 @@ from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.world_model import WorldModelConfig
 
 SIZE, ACTIONS = 8, 3
+ABOUT = About("Walk", (SIZE, SIZE, 3), ACTIONS)
 INNER = InnerModelConfig(
     num_steps_conditioning=2,
     cond_channels=8,
@@ -64,7 +65,7 @@ def walk(rng: np.random.Generator, steps: int) -> Episode:
 def store(folder: Path, episodes: int = 12, seed: int = 0) -> EpisodeStore:
     """A store of walks, opened for reading."""
     rng = np.random.default_rng(seed)
-    with EpisodeStore(folder, "a", About("Walk", (SIZE, SIZE, 3), ACTIONS)) as writer:
+    with EpisodeStore(folder, "a", ABOUT) as writer:
         for _ in range(episodes):
             writer.append(walk(rng, 30))
     return EpisodeStore(folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
@@ -18,13 +19,13 @@ from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import check_least
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.collect_games import Games
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import ALONE, Loop, Processes, Rhythm, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.worlds import check_learnable
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,10 @@ class DiamondConfig:
         """The same with a game's image size and actions filled in.
 
         Raises:
-            BadArgument: Its frames are not square.
+            BadArgument: Its frames are not square, or its actions no numbers.
         """
-        h, w, c = about.frame_shape
-        if h != w:
-            raise BadArgument(f"the networks see square frames, and those of {about.game} have {h}x{w} pixels")
+        check_learnable(about)
+        h, _, c = about.frame_shape
         network = replace(self.agent.network, img_size=h, img_channels=c, num_actions=about.num_actions)
         fit = self.fit.for_frames(h, c, about.num_actions)
         temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
@@ -115,7 +115,7 @@ class DiamondTrainer:
 
     A checkpoint is made after each epoch, and every two minutes within it. What was collected after it is forgotten
     when the training goes on from there, so that a training which was killed ends with the same weights as one which
-    was not, where the games' state can be had (`Games.state_dict`).
+    was not, where an environment does the same from the same seed (`worlds.Games`).
 
     Attributes:
         config: The whole of it, with the game's sizes filled in.
@@ -132,13 +132,14 @@ class DiamondTrainer:
         config: DiamondConfig,
         run: RunFolder,
         about: About,
-        games: Games | None,
+        envs: VectorEnv[Any, Any, Any] | None,
         seed: int = 0,
         device: torch.device | str = "cpu",
         precision: str = "float32",
         fabric: Processes = ALONE,
         compile: bool = False,
-        test_games: Callable[[int], Games] | None = None,
+        test_envs: Callable[[int], VectorEnv[Any, Any, Any]] | None = None,
+        data: EpisodeStore | None = None,
     ) -> None:
         """Begins a training, or goes on with the one in the folder.
 
@@ -146,13 +147,15 @@ class DiamondTrainer:
             config: The whole of it.
             run: Where experience, checkpoints and metrics go.
             about: The game.
-            games: To play in, `config.num_envs` of them; None in other processes than the first.
+            envs: To play in, `config.num_envs` of them; None in other processes than the first, and in all where
+                there are recordings alone.
             seed: Seeds everything.
             device: Where the networks live.
             precision: Of the world model's networks.
             fabric: The processes that train together.
             compile: Compile the world model's networks with torch.compile.
-            test_games: Makes so many games for a test collection; None for none of those.
+            test_envs: Makes so many environments for a test collection; None for none of those.
+            data: Experience to begin with, which counts among the real steps.
         """
         self.fabric, main = fabric, fabric.is_global_zero
         self.config = config = config.for_game(about)
@@ -160,23 +163,28 @@ class DiamondTrainer:
         state = run.load()
         folder = run.path / "experience"
         with fabric.rank_zero_first():
-            mark = 0 if state is None else state["experience"]
+            with run.resuming():
+                mark, known = (0, 0) if state is None else (state["experience"], state["held_out"])
             self.store = EpisodeStore(folder, "a", about, mark) if main else EpisodeStore(folder)
+            if data is not None and state is None and main:
+                for episode in data:
+                    self.store.append(episode)
         total = config.epochs * config.world_model_steps
         self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, fabric)
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, fabric=fabric)
-        rng, known = np.random.default_rng([seed, 5]), 0 if state is None else state["held_out"]
+        rng = np.random.default_rng([seed, 5])
         self._policy = AgentPolicy(self.agent.agent, config.num_envs, rng, config.temperature or 1.0)
         tests = run.path / "test-experience"
-        self.held_out = HeldOut(tests, about, test_games, seed, known) if test_games is not None and main else None
-        collect = CollectConfig(about.game, config.num_envs, epsilon=config.epsilon, seed=seed)
-        self.collector = Collector(self.store, collect, self._policy, games) if main else None
+        self.held_out = HeldOut(tests, about, test_envs, seed, known) if test_envs is not None and main else None
+        collect = CollectConfig(epsilon=config.epsilon, seed=seed)
+        self.collector = Collector(self.store, envs, collect, self._policy) if envs is not None else None
         self._means = Means()  # of the epoch in hand
         self._play: dict[str, Any] = {}  # what this epoch's play has to reach, and brought so far
         self._dreams_of = -1  # the epoch in whose world model the agent dreams
         self._stored_dreams: dict[str, Any] | None = None
         if state is not None:
-            self._load(state)
+            with run.resuming():
+                self._load(state)
 
     def loop(self, minutes: float | None = None, rhythm: Rhythm | None = None) -> Loop:
         """The loop for `train_epoch`, which saves this training's checkpoints."""
@@ -237,7 +245,7 @@ class DiamondTrainer:
         config, store = self.config, self.store
         if not self._play:
             wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
-            target = min(store.num_steps + wanted, config.real_steps)
+            target = min(wanted if self.epoch == 0 else store.num_steps + wanted, config.real_steps)
             self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": [0, 0, 0]}
         play, before = self._play, store.num_steps
 
@@ -295,6 +303,6 @@ class DiamondTrainer:
         self.agent.load_state_dict(state["agent"])
         self._play, self._stored_dreams = state["play"], state["agent"]["imagination"]
         self._means.load_state_dict(state["means"])
-        if self.collector is not None and state["collector"] is not None:  # else the games begin anew
+        if self.collector is not None and state["collector"] is not None:
             self.collector.load_state_dict(state["collector"])
             self._policy.load_state_dict(state["policy"])

@@ -15,8 +15,9 @@ from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
-from diamond_gym.trainers.collect import Policy, StickyPolicy
-from diamond_gym.trainers.policies import _SURE, AgentPolicy
+from diamond_gym.registry.games import games
+from diamond_gym.trainers.policies import _SURE, AgentPolicy, Policy, StickyPolicy
+from diamond_gym.trainers.worlds import find_world
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
@@ -58,9 +59,9 @@ class Scores:
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
 
     @property
-    def human_normalised(self) -> float:
-        """The mean score where random play is 0 and a human player is 1."""
-        return find_game(self.game).human_normalised(self.mean)
+    def human_normalised(self) -> float | None:
+        """The mean score where random play is 0 and a human player is 1; None for what is no Atari game."""
+        return find_game(self.game).human_normalised(self.mean) if self.game in games() else None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A bootstrap interval of the mean."""
@@ -83,8 +84,16 @@ class Scores:
 Agent: TypeAlias = "ActorCritic | SavedAgent | None"  # None plays at random
 
 
-def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> RealVectorEnv:
-    """Real games for `play`: full ones, which the loss of a life does not end."""
+def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> VectorEnv[Any, Any, Any]:
+    """Real games for `play`, by a game's name or an environment's id: full ones, which a lost life does not end."""
+    if game not in games():
+        if max_episode_steps is not None:
+            raise BadArgument("--max-episode-steps cuts Atari games; an environment has its own limit")
+        try:
+            world = find_world(env=game)
+        except BadArgument:  # its observations may be no images
+            world = find_world(env=game, render_obs=True)
+        return world.envs(num_envs, AutoresetMode.SAME_STEP)
     return RealVectorEnv(
         game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, max_episode_steps=max_episode_steps
     )
@@ -194,11 +203,11 @@ def score_agent(
     max_episode_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Scores an agent as `score` does, in Atari games that are opened for it.
+    """Scores an agent as `score` does, in games that are opened for it.
 
     Args:
         agent: On its device; None for uniform random actions.
-        game: One of the 26.
+        game: One of the 26, or the id of an environment.
         episodes: How many games.
         num_envs: How many of them side by side.
         seed: Of games and actions.

@@ -7,56 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.vector import VectorEnv
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.collect_games import Games, Step
 from diamond_gym.trainers.fidelity import detection
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 _BATCHES = 8
 _STEPS = 50  # of each game between two looks at whether all are over
-
-
-class FirstGames:
-    """Games of which the first of each row counts, so that short ones count no more than long ones.
-
-    Attributes:
-        scores: The sum of rewards of each row's first game, (B,).
-        over: Which of them are over, (B,).
-    """
-
-    def __init__(self, games: Games, num_envs: int) -> None:
-        self._games = games
-        self.scores = np.zeros(num_envs)
-        self.over = np.zeros(num_envs, np.bool_)
-
-    def reset(self, seed: int) -> npt.NDArray[np.uint8]:
-        """See `Games`."""
-        return self._games.reset(seed)
-
-    def step(self, act: npt.NDArray[np.int64]) -> Step:
-        """See `Games`."""
-        step = self._games.step(act)
-        _, rew, end, trunc, _ = step
-        self.scores += np.where(self.over, 0, rew)
-        self.over |= end | trunc
-        return step
-
-    def close(self) -> None:
-        """See `Games`."""
-        self._games.close()
-
-    def state_dict(self) -> None:
-        """None: a test is not interrupted."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> npt.NDArray[np.uint8]:
-        """Never called, as there is no state."""
-        raise NotImplementedError
 
 
 class HeldOut:
@@ -67,14 +30,16 @@ class HeldOut:
     Args:
         folder: The store's.
         about: The game.
-        games: Makes so many games that only their end ends, not the loss of a life.
+        envs: Makes so many environments of the world, as `Collector` takes them.
         seed: Seeds games, actions and batches.
         known: What the store holds beyond this mark is deleted.
     """
 
-    def __init__(self, folder: Path, about: About, games: Callable[[int], Games], seed: int, known: int = 0) -> None:
+    def __init__(
+        self, folder: Path, about: About, envs: Callable[[int], VectorEnv[Any, Any, Any]], seed: int, known: int = 0
+    ) -> None:
         self.store = EpisodeStore(folder, "a", about, known)
-        self._games, self._seed = games, seed
+        self._envs, self._seed = envs, seed
 
     def close(self) -> None:
         """Lets go of the store."""
@@ -92,15 +57,17 @@ class HeldOut:
             episodes: How many games, side by side.
             steps_at_most: After so many steps a game is left as it stands.
         """
-        games = FirstGames(self._games(episodes), episodes)
         policy = AgentPolicy(agent, episodes, np.random.default_rng([self._seed, epoch, 11]))
-        config = CollectConfig(self.store.about.game, episodes, seed=self._seed + 1)
-        with Collector(self.store, config, policy, games) as collector:
+        config = CollectConfig(seed=self._seed + 1, life_loss_ends=False)
+        with Collector(self.store, self._envs(episodes), config, policy) as collector:
             for played in range(0, steps_at_most, _STEPS):
                 collector.collect(episodes * min(_STEPS, steps_at_most - played))
-                if games.over.all():
+                if not np.isnan(collector.first_scores).any():
                     break
-        figures = {"test/score": float(games.scores.mean()), "test/games_over": float(games.over.mean())}
+        # The first game of each row counts, so that short ones count no more than long ones.
+        over = ~np.isnan(collector.first_scores)
+        scores = np.where(over, collector.first_scores, collector.scores)
+        figures = {"test/score": float(scores.mean()), "test/games_over": float(over.mean())}
         return figures | self._losses(epoch, fit)
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Measuring a world model from end to end: held-out play, policies in dream and game, free dreams, diversity."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,16 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.kernels import MULTIPLE, built_kernels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import fidelity
-from diamond_gym.trainers.collect_games import Games
 from diamond_gym.trainers.fidelity import HORIZONS, Table
-from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts, policy_maker, real_rollouts
+from diamond_gym.trainers.rollouts import (
+    Progress,
+    Rollouts,
+    dream_rollouts,
+    horizon_within,
+    policy_maker,
+    real_rollouts,
+)
+from diamond_gym.trainers.worlds import Games, World
 from diamond_gym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -114,7 +121,7 @@ def use_kernels(model: WorldModel) -> None:
 
 def measure(
     model: WorldModel,
-    game: str,
+    world: World,
     held_out: Mapping[str, tuple[EpisodeStore, dict[str, Any]]],
     sizes: Sizes,
     policies: Sequence[str],
@@ -122,46 +129,45 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
     saved: "SavedAgent | None" = None,
-    games: Callable[[int], Games] | None = None,
 ) -> Fidelity:
     """Measures everything that `sizes` asks for.
 
     Args:
         model: The world model, of one stage.
-        game: Its game.
+        world: What it dreams, to be played where there are policies.
         held_out: Stores of real play with what they are, by their names; the first is the one that counts.
         sizes: How much of everything.
-        policies: Whom to compare in dream and game; none where the game cannot be played.
+        policies: Whom to compare in dream and game; none where it cannot be played.
         sampler: How frames are sampled.
         seed: Seeds everything.
         progress: Called with the number of frames dreamed since the last call.
         saved: The model's own agent, where it lies in a file beside it.
-        games: Makes so many real games for the policies.
     """
     use_kernels(model)
     result = Fidelity()
     table, t = result.table, model.denoiser.num_steps_conditioning
-    horizons = [h for h in HORIZONS if h <= sizes.horizon]
     for i, (label, (store, about)) in enumerate(held_out.items()):
-        real = Rollouts.held_out(store, sizes.windows, t, sizes.horizon, seed)
+        horizon = horizon_within(store, t, sizes.horizon)
+        horizons = [h for h in HORIZONS if h <= horizon]
+        real = Rollouts.held_out(store, sizes.windows, t, horizon, seed)
         dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
         result.loops[label] = real, dreamed
         part = fidelity.figures(real, dreamed, horizons) | fidelity.similarity(real, dreamed, horizons)
         part |= fidelity.calibration(model, real) | {"held_out": about}
         table |= part if i == 0 else {label: part}
     to_replay = next(iter(result.loops.values()))[0] if result.loops else None
-    makers = {policy: policy_maker(model, game, policy, saved) for policy in policies}
-    if makers and games is not None and sizes.rollouts:
-        with closing(games(sizes.rollouts)) as playing:
-            how = sizes.rollouts, t, sizes.rollout_steps, seed
+    makers = {policy: policy_maker(model, world.name, policy, saved) for policy in policies}
+    if makers and sizes.rollouts:
+        with closing(Games(world.envs(sizes.rollouts))) as playing:
+            how = t, sizes.rollout_steps, seed
             pieces = {policy: real_rollouts(playing, make, *how) for policy, make in makers.items()}
         for policy, to_replay in pieces.items():
             dreamed = dream_rollouts(model, to_replay, sampler, makers[policy], seed, progress)
             table.setdefault("returns", {})[policy] = fidelity.compare_returns(to_replay, dreamed)
-    if makers and games is not None and sizes.free_dreams:
+    if makers and sizes.free_dreams:
         make = makers[policies[0]]
-        with closing(games(sizes.free_dreams)) as playing:
-            real = real_rollouts(playing, make, sizes.free_dreams, t, sizes.free_steps, seed)
+        with closing(Games(world.envs(sizes.free_dreams))) as playing:
+            real = real_rollouts(playing, make, t, sizes.free_steps, seed)
         dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
         result.courses = fidelity.course(real), fidelity.course(dreamed)
         table["drift"] = fidelity.drift(*result.courses)

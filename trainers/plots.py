@@ -6,25 +6,28 @@ Scores are drawn as Agarwal et al. 2021 (arXiv 2108.13264) recommend.
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.vector import AutoresetMode
 from PIL import Image, ImageDraw, ImageFont
 
 from diamond_gym.files import atomic_path, atomic_write
 from diamond_gym.frames import tile, to_pixels
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.aggregate import STATISTICS, Aggregates, Runs, human_normalised
-from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.fidelity import mse
-from diamond_gym.trainers.grounds import Ground
-from diamond_gym.trainers.measuring import Fidelity
 from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.start_states import replay_starts
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.diamond import DiamondTrainer
+    from diamond_gym.trainers.measuring import Fidelity
+    from diamond_gym.trainers.worlds import World
 
 _Frames = npt.NDArray[np.uint8]
 
@@ -56,8 +59,8 @@ def _lines(frames: _Frames, scale: int) -> _Frames:
 
 
 def png(image: _Frames) -> bytes:
-    """A picture as a PNG file's content."""
-    return iio.imwrite("<bytes>", image, extension=".png")
+    """A picture as a PNG file's content, grey where it has one or two channels."""
+    return iio.imwrite("<bytes>", image[..., :3] if image.shape[2] > 2 else image[..., 0], extension=".png")
 
 
 def write_png(path: Path, image: _Frames) -> None:
@@ -101,7 +104,7 @@ def comparison(
     return video
 
 
-def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list[_Frames]:
+def dream_film(training: "DiamondTrainer", rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of what the agent sees in dreams of the world model as it is by now, several side by side."""
     with torch.random.fork_rng(devices=[]):  # networks are built with random weights first; the training's go on
         model = training.world_model.averaged()
@@ -119,10 +122,10 @@ def dream_film(training: DiamondTrainer, rows: int = 4, steps: int = 90) -> list
     return pictures
 
 
-def real_film(ground: Ground, agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
+def real_film(world: "World", agent: ActorCritic, seed: int, rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of the agent in real games; a pure function of agent and seed, which touches no training."""
     policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 19]))
-    with closing(ground.whole(rows)) as envs:
+    with closing(world.envs(rows, AutoresetMode.SAME_STEP)) as envs:
         obs, _ = envs.reset(seed=seed)
         first, pictures = np.ones(rows, np.bool_), []
         for _ in range(steps):
@@ -151,7 +154,7 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
         figure.savefig(temporary, dpi=_DPI, format="png")
 
 
-def draw_page(path: Path, result: Fidelity, title: str) -> None:
+def draw_page(path: Path, result: "Fidelity", title: str) -> None:
     """Draws and writes a PNG: a row for each part that was measured."""
     rows = [draw for draw, there in (
         (_strips, result.replays), (_errors, result.loops), (_outcomes, "reward_f1" in result.table),
@@ -163,7 +166,7 @@ def draw_page(path: Path, result: Fidelity, title: str) -> None:
             draw(part, result)
 
 
-def _strips(part: Any, result: Fidelity) -> None:
+def _strips(part: Any, result: "Fidelity") -> None:
     """Reality, dream and difference of the first start."""
     assert result.replays is not None
     real, dreamed = (side.after[0] for side in result.replays)
@@ -178,7 +181,7 @@ def _strips(part: Any, result: Fidelity) -> None:
     axes.tick_params(length=0)
 
 
-def _errors(part: Any, result: Fidelity) -> None:
+def _errors(part: Any, result: "Fidelity") -> None:
     """Errors by step, of dreams and of copying the last real frame."""
     left, right = part.subplots(1, 2)
     for style, (label, (real, dreamed)) in zip(("-", "--", ":") * 9, result.loops.items(), strict=False):
@@ -193,7 +196,7 @@ def _errors(part: Any, result: Fidelity) -> None:
     left.legend(fontsize="x-small")
 
 
-def _outcomes(part: Any, result: Fidelity) -> None:
+def _outcomes(part: Any, result: "Fidelity") -> None:
     """Precision, recall and F1 of rewards and ends at their exact step."""
     axes = part.subplots()
     names = [f"{kind}_{score}" for kind in ("reward", "end") for score in ("precision", "recall", "f1")]
@@ -201,7 +204,7 @@ def _outcomes(part: Any, result: Fidelity) -> None:
     axes.set(ylim=(0, 1.2), title=f"{result.table['rewards']} rewards and {result.table['ends']} ends")
 
 
-def _returns(part: Any, result: Fidelity) -> None:
+def _returns(part: Any, result: "Fidelity") -> None:
     """Returns of each policy in dream and game."""
     axes, returns = part.subplots(), result.table["returns"]
     for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
@@ -213,7 +216,7 @@ def _returns(part: Any, result: Fidelity) -> None:
     axes.legend(fontsize="x-small")
 
 
-def _drift(part: Any, result: Fidelity) -> None:
+def _drift(part: Any, result: "Fidelity") -> None:
     """Simple statistics of free dreams by step."""
     assert result.courses is not None
     real, dreamed = result.courses

@@ -1,15 +1,17 @@
 """Policies: random play, and an actor-critic in real games and in dreams."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym.dream import Dream
-from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.networks.actor_critic import ActorCritic
+
+if TYPE_CHECKING:
+    from diamond_gym.dream import Dream
+    from diamond_gym.envs.vector_env import DreamVectorEnv
 
 _SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
@@ -94,7 +96,7 @@ class HeldActions:
         seed: Seeds all of it.
     """
 
-    def __init__(self, envs: DreamVectorEnv, repeat: float, seed: int) -> None:
+    def __init__(self, envs: "DreamVectorEnv", repeat: float, seed: int) -> None:
         self._space, self._chance, self._rng = envs.action_space, 1 / repeat, np.random.default_rng(seed)
         self._space.seed(seed)
         self._act: npt.NDArray[Any] = self._space.sample()
@@ -118,7 +120,7 @@ class DreamPolicy(AgentPolicy):
     """
 
     def __init__(
-        self, actor_critic: ActorCritic, dream: Dream, rng: np.random.Generator, temperature: float = 1.0
+        self, actor_critic: ActorCritic, dream: "Dream", rng: np.random.Generator, temperature: float = 1.0
     ) -> None:
         super().__init__(actor_critic, dream.num_envs, rng, temperature)
         self._dream = dream

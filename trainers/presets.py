@@ -1,13 +1,15 @@
 """Presets: sets of training options, one TOML file each, which the user's own options come on top of."""
 
 import os
+import shlex
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from diamond_gym.device import pick_device
 from diamond_gym.errors import BadArgument
@@ -64,19 +66,60 @@ def last_value(words: Sequence[str], option: str, default: str) -> str:
     return value
 
 
-def flags(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def flags(table: Mapping[str, Any]) -> Iterator[str]:
     """A nested table as the words one would type; false is what every switch is unless it is named."""
+    for option, value in _leaves(table):
+        if value is not False:
+            yield f"--{option}"
+        if not isinstance(value, bool):
+            yield from (str(item) for item in value) if isinstance(value, list) else (str(value),)
+
+
+def command_line(name: str, command: Any, kind: str, left_out: Collection[str] = ()) -> str:
+    """The command that does what an options object says: its preset, and all that differs from it.
+
+    A user's own preset, which nobody else has, is written out as what differs from the paper's.
+
+    Args:
+        name: The command's name.
+        command: A dataclass of options with a `preset`; what lies in a field named "" is typed without its name.
+        kind: What the preset is for.
+        left_out: Fields that make no difference to the result.
+    """
+    preset = command.preset if command.preset in preset_names(kind) else "paper"
+    base = _typed(type(command)()) | dict(_leaves(preset_table(preset, kind))) | {"preset": preset}
+    words = ["diamond-gym", name]
+    for option, value in _typed(replace(command, preset=preset)).items():
+        if option in left_out or (value == base.get(option) and option != "preset") or value is None:
+            continue
+        if value is False:
+            path, _, last = option.rpartition(".")
+            words.append(f"--{path}.no-{last}" if path else f"--no-{last}")
+        else:
+            words += flags({option: value})
+    return shlex.join(words)
+
+
+def _typed(command: Any) -> dict[str, Any]:
+    """All options of a command by the names that one types."""
+    hints = get_type_hints(type(command), include_extras=True)
+    table = {}
+    for item in fields(command):
+        renamed = [arg.name for arg in get_args(hints[item.name])[1:] if getattr(arg, "name", None) is not None]
+        value = getattr(command, item.name)
+        table[renamed[0] if renamed else item.name] = (
+            asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        )
+    return dict(_leaves(table | table.pop("", {})))
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
-        flag = prefix + key.replace("_", "-")
+        name = prefix + key.replace("_", "-")
         if isinstance(value, Mapping):
-            yield from flags(value, flag + ".")
-            continue
-        if isinstance(value, bool):
-            if value:
-                yield f"--{flag}"
-            continue
-        yield f"--{flag}"
-        yield from (str(item) for item in value) if isinstance(value, list) else (str(value),)
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def _over(table: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

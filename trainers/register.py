@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,25 +18,27 @@ from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Card, Entry, entries, games, save_model, with_agent
 from diamond_gym.registry.card import now
 from diamond_gym.registry.models import local_folder
-from diamond_gym.registry.released import Released
-from diamond_gym.registry.spawn import is_spawn, read_spawn
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.diamond import DiamondTrainer
-from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.start_states import draw_starts
-from diamond_gym.trainers.world_model import WorldModelConfig
 from diamond_gym.world_model import PREFIXES, WorldModel
+
+if TYPE_CHECKING:
+    from diamond_gym.registry.released import Released
+    from diamond_gym.trainers.diamond import DiamondTrainer
+    from diamond_gym.trainers.world_model import WorldModelConfig
 
 
 def make_card(
     name: str,
     store: EpisodeStore,
-    config: WorldModelConfig,
+    config: "WorldModelConfig",
     training: Mapping[str, Any],
     figures: Mapping[str, float],
     command: str,
     sampler: SamplerConfig,
+    origin: str,
+    began_with: Entry | None = None,
 ) -> Card:
     """The card of a fitted model.
 
@@ -48,13 +50,20 @@ def make_card(
         figures: What was measured.
         command: The command that made it.
         sampler: How it samples frames unless a user says otherwise; the card names what is not the paper's.
+        origin: Where the experience is from.
+        began_with: The model whose weights the training began with.
     """
     about, paper = store.about, asdict(SamplerConfig())
+    summary = f"A small DIAMOND world model of {about.game}, fitted to {store.num_steps} steps of real play."
+    if began_with is not None:
+        earlier = began_with.card.training.get("stages", [began_with.card.source])
+        training = {**training, "stages": [*earlier, command]}
+        summary = f"{summary[:-1]} in {len(earlier) + 1} stages: it began with the weights of {began_with.name}."
     return Card(
         name=name,
         game=about.game,
         created=now(),
-        summary=f"A small DIAMOND world model of {about.game}, fitted to {store.num_steps} steps of real play.",
+        summary=summary,
         source=command,
         spaces={
             "obs_shape": list(about.frame_shape),
@@ -69,7 +78,7 @@ def make_card(
             "data": {
                 "steps": store.num_steps,
                 "episodes": store.num_episodes,
-                "source": "the Arcade Learning Environment, as the paper preprocesses it",
+                "source": origin,
                 **{f"versions.{package}": number for package, number in about.versions.items()},
             },
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -111,7 +120,7 @@ def check_free(name: str, agent: object = None) -> None:
             )
 
 
-def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 0) -> Starts:
+def starts_from_folder(model: "Released", folder: Path, n: int = 256, seed: int = 0) -> Starts:
     """Start states from a folder of collected episodes, or of spawns for a model of two stages.
 
     Args:
@@ -124,6 +133,8 @@ def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 
         BadArgument: The folder is neither, or holds another kind of experience.
         DamagedModel: A spawn cannot be used.
     """
+    from diamond_gym.registry.spawn import is_spawn, read_spawn
+
     card = model.card
     if is_spawn(folder):
         if card.upsampler is None:
@@ -145,7 +156,7 @@ def starts_from_folder(model: Released, folder: Path, n: int = 256, seed: int = 
     return draw_starts(store, model.num_steps_conditioning, n, seed)
 
 
-def can_collect(model: Released) -> None:
+def can_collect(model: "Released") -> None:
     """Refuses where the checkpoint's own agent cannot play the real game.
 
     Raises:
@@ -163,7 +174,7 @@ def can_collect(model: Released) -> None:
 
 
 def starts_from_game(
-    model: Released,
+    model: "Released",
     steps: int,
     n: int = 256,
     seed: int = 0,
@@ -181,7 +192,9 @@ def starts_from_game(
     Raises:
         BadArgument: The agent cannot play the game.
     """
-    from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+    from diamond_gym.trainers.collect import CollectConfig, Collector
+    from diamond_gym.trainers.policies import AgentPolicy
+    from diamond_gym.trainers.worlds import World, about_game
 
     can_collect(model)
     assert model.card.actor_critic is not None
@@ -190,14 +203,14 @@ def starts_from_game(
     prefix = PREFIXES["actor_critic"]
     agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
     policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))
-    about = about_game(model.card.game, model.frame_shape[:2])
-    with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", about) as store:
-        with Collector(store, CollectConfig(model.card.game, NUM_ENVS, seed=seed), policy) as collector:
+    world = World(about_game(model.card.game, model.frame_shape[:2]), model.card.game)
+    with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", world.about) as store:
+        with Collector(store, world.envs(NUM_ENVS), CollectConfig(seed=seed), policy) as collector:
             collector.collect(steps, progress)
         return draw_starts(store, model.num_steps_conditioning, n, seed)
 
 
-def register(model: Released, starts: Starts | None, told: Mapping[str, Any]) -> Entry:
+def register(model: "Released", starts: Starts | None, told: Mapping[str, Any]) -> Entry:
     """Writes an imported model into the user's registry, whole or not at all.
 
     Args:
@@ -237,12 +250,12 @@ def _rounded(agent: ActorCritic) -> dict[str, torch.Tensor]:
 
 
 def register_run(
-    training: DiamondTrainer,
+    training: "DiamondTrainer",
     name: str,
     preset: str,
     precision: str,
     command: str,
-    source: str | None = None,
+    origin: str,
     folder: Path | None = None,
 ) -> Entry:
     """Writes world model, agent, starts and card; from here on the agent is what was stored, rounded to float16.
@@ -253,7 +266,7 @@ def register_run(
         preset: What the card calls the numbers of the training.
         precision: Of the world model.
         command: What made it.
-        source: Where the experience is from, if not from ALE.
+        origin: Where the experience is from.
         folder: Where to write instead of into the user's registry.
     """
     config, agent = training.config, training.agent
@@ -268,16 +281,14 @@ def register_run(
     loop = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
     about: dict[str, Any] = {"preset": preset, "precision": precision, "seed": training.seed, "epochs": training.epoch}
     about |= {"steps": training.world_model.step, "loop": loop}
-    card = make_card(name, training.store, config.fit, about, {}, command, config.sampler)
+    card = make_card(name, training.store, config.fit, about, {}, command, config.sampler, origin)
     model = training.world_model.averaged()
-    data = card.training["data"] if source is None else {**card.training["data"], "source": source}
     card = replace(
         card,
         summary=f"A DIAMOND world model of {card.game} and the agent that was trained in it while it was fitted, "
         f"with {training.store.num_steps} steps of real play.",
-        spaces={key: value for key, value in card.spaces.items() if value != []},  # not every game names its actions
         actor_critic=asdict(agent.agent.config),
-        training={**card.training, "data": data, "agent": facts},
+        training={**card.training, "agent": facts},
     )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +13,11 @@ from diamond_gym.data.segments import cut, windows
 from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.frames import to_pixels
-from diamond_gym.registry.games import games as known_games
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.collect_games import Games
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
-from diamond_gym.trainers.scripted import ScriptedPolicy
+from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
+from diamond_gym.trainers.worlds import Games
 from diamond_gym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -165,6 +163,11 @@ def dream_rollouts(
     )
 
 
+def horizon_within(store: EpisodeStore, t: int, horizon: int) -> int:
+    """The horizon, or what the longest episode leaves of it after T frames, at least 1."""
+    return max(1, min(horizon, int(store.lengths.max(initial=0)) - t + 1))
+
+
 def _replay(act: npt.NDArray[np.int64]) -> Policy:
     """Takes the given actions (B, T - 1 + H), whatever it sees; the first call is for the first frame of T."""
     columns = iter(act.T)
@@ -194,18 +197,26 @@ def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Gene
     length, first = np.ones(n, np.int64), np.ones(n, np.bool_)
     frames[:, 0] = obs
     step = 0
+    began = np.zeros(n, np.bool_)
     while (length < t + steps).any():
-        chosen = policy(obs, first)
-        obs, reward, ended, truncated, restarted = games.step(chosen)
-        first = ended | truncated | restarted
+        for i in np.flatnonzero(began & (length < t + steps)):
+            if length[i] > t:
+                restart[i, length[i] - t] = True
+            else:
+                length[i] = 0
+            frames[i, length[i]] = games.obs[i]
+            length[i] += 1
+        chosen = policy(games.obs, first)
+        obs, reward, ended, truncated, over = games.step(chosen)
+        first, began = ended | truncated, over
         for i in np.flatnonzero(length < t + steps):
-            if (restarted[i] and length[i] <= t) or (step < wait[i] and length[i] < t):
+            if step < wait[i] and length[i] < t:
                 frames[i, 0], length[i] = obs[i], 1
                 continue
             at = length[i]
             frames[i, at], act[i, at - 1] = obs[i], chosen[i]
             if at >= t:
-                rew[i, at - t], end[i, at - t], restart[i, at - t] = np.sign(reward[i]), ended[i], restarted[i]
+                rew[i, at - t], end[i, at - t] = np.sign(reward[i]), ended[i]
             length[i] += 1
         step += 1
     going = ~np.logical_or.accumulate(restart, axis=1)
@@ -213,15 +224,10 @@ def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Gene
     return Rollouts(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going, going)
 
 
-def real_rollouts(games: Games, make_policy: MakePolicy, rows: int, t: int, steps: int, seed: int) -> Rollouts:
-    """Plays so many real games for pieces to dream on from; arguments as those of `record`."""
+def real_rollouts(games: Games, make_policy: MakePolicy, t: int, steps: int, seed: int) -> Rollouts:
+    """Plays real games for pieces to dream on from, one of each; arguments as those of `record`."""
     rng = np.random.default_rng([seed, steps])
-    return record(games, make_policy(rows, rng), t, steps, rng)
-
-
-def can_play(game: str) -> bool:
-    """Whether the real game is at hand."""
-    return game in known_games() and all(find_spec(module) for module in ("ale_py", "cv2"))
+    return record(games, make_policy(games.num_envs, rng), t, steps, rng)
 
 
 def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
@@ -234,7 +240,7 @@ def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[
         if name not in POLICIES:
             raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
         if name == "scripted":
-            ScriptedPolicy(game, 1, np.random.default_rng(0))  # raises if the game has no script
+            check_scripted(game)
     if "agent" in wanted and not has_agent:
         raise BadArgument("this model has no agent of its own")
     return list(wanted) or (["random", "agent"] if has_agent else ["random"])

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Self
@@ -81,6 +81,11 @@ class RunFolder:
             begun = json.loads(path.read_text(encoding="utf-8"))
             for key in sorted({*begun, *settings} - may_change):
                 for name, before, now in _differences(key, begun.get(key), settings.get(key)):
+                    if now is None and before is not None and not _has(settings, name):
+                        raise BadArgument(
+                            f"the run in {self.path} is of another version of diamond-gym, which had an option {name}; "
+                            "name another --run"
+                        )
                     raise BadArgument(
                         f"the run in {self.path} was begun with {name} = {before}, not {now}; "
                         "repeat its options or name another --run"
@@ -112,6 +117,21 @@ class RunFolder:
         if step is not None:
             self._drop_metrics(after=step)
         return state
+
+    @contextmanager
+    def resuming(self) -> Iterator[None]:
+        """Is around whatever takes the parts of a checkpoint in.
+
+        Raises:
+            DamagedModel: They are not those of this training, as in a run of another version.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise DamagedModel(
+                f"the checkpoint in {self.path} is of another version of diamond-gym, so that the run cannot go on: "
+                "name another --run"
+            ) from error
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl and the values to TensorBoard, each step once; NaN is written as null."""
@@ -155,6 +175,16 @@ class RunFolder:
         with atomic_write(path, "w") as file:
             file.writelines(f"{line}\n" for line in kept)
         self._from = after + 1
+
+
+def _has(table: Mapping[str, Any], name: str) -> bool:
+    """Whether a nested table has an option, by its full name."""
+    here: Any = table
+    for key in name.split("."):
+        if not isinstance(here, Mapping) or key not in here:
+            return False
+        here = here[key]
+    return True
 
 
 def _differences(name: str, begun: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -81,6 +81,12 @@ _Player = Callable[[_Frames, _Frames], _Actions]  # from these frames and those 
 PLAYERS: Mapping[str, _Player] = {"Breakout": _breakout, "Pong": _pong, "Freeway": _freeway, "RoadRunner": _road_runner}
 
 
+def check_scripted(name: str) -> None:
+    """Raises BadArgument where there is no script for a game."""
+    if name not in PLAYERS:
+        raise BadArgument(f"there is a scripted player for {', '.join(PLAYERS)}, not for {name}")
+
+
 class ScriptedPolicy:
     """Plays a game by a simple script, between spells of held random actions.
 
@@ -96,9 +102,8 @@ class ScriptedPolicy:
     """
 
     def __init__(self, name: str, num_envs: int, rng: np.random.Generator) -> None:
+        check_scripted(name)
         self._num_actions = game(name).num_actions
-        if name not in PLAYERS:
-            raise BadArgument(f"there is a scripted player for {', '.join(PLAYERS)}, not for {name}")
         self._player, self._rng = PLAYERS[name], rng
         self._scripted = np.ones(num_envs, np.bool_)
         self._held = np.zeros(num_envs, np.int64)

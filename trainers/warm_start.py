@@ -1,15 +1,18 @@
 """Warm starts: a training that begins with the weights of another model."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import InnerModelConfig
-from diamond_gym.trainers.actor_critic import ActorCriticTrainer
-from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.world_model import PREFIXES
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.actor_critic import ActorCriticTrainer
+    from diamond_gym.trainers.world_model import WorldModelTrainer
 
 _CONV_IN = "denoiser.inner_model.conv_in.weight"
 
@@ -30,7 +33,7 @@ def lengthened(weights: Mapping[str, Tensor], config: InnerModelConfig) -> dict[
     return grown
 
 
-def begin_with(trainer: WorldModelTrainer, weights: Mapping[str, Tensor]) -> None:
+def begin_with(trainer: "WorldModelTrainer", weights: Mapping[str, Tensor]) -> None:
     """Takes another model's weights, its reward/end model and denoiser, to begin with.
 
     One that sees fewer past frames will do, if it sees as many past actions.
@@ -52,7 +55,7 @@ def begin_with(trainer: WorldModelTrainer, weights: Mapping[str, Tensor]) -> Non
         average.module.load_state_dict(trainer.world_model.parts[name].state_dict())
 
 
-def begin_with_agent(trainer: ActorCriticTrainer, weights: Mapping[str, Tensor], name: str) -> None:
+def begin_with_agent(trainer: "ActorCriticTrainer", weights: Mapping[str, Tensor], name: str) -> None:
     """Takes the agent of another model to begin with.
 
     Args:

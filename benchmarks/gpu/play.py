@@ -68,10 +68,9 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
 
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry.games import game as find_game
-    from diamond_gym.trainers.collect import StickyPolicy
-    from diamond_gym.trainers.collect_games import AleGames
-    from diamond_gym.trainers.policies import AgentPolicy
+    from diamond_gym.trainers.policies import AgentPolicy, StickyPolicy
     from diamond_gym.trainers.scripted import ScriptedPolicy
+    from diamond_gym.trainers.worlds import Games, World, about_game
 
     torch.set_num_threads(1)
     rows, rng = task.num_envs, np.random.default_rng([task.seed, 1])
@@ -85,25 +84,30 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
         network = ActorCritic(task.agent["config"])
         network.load_state_dict(task.agent["weights"])
         policy = AgentPolicy(network, rows, rng)
-    games = AleGames(task.game, rows, size, 30, life_loss_ends=True)
+    games = Games(World(about_game(task.game, size), task.game).envs(rows))
     obs, first = games.reset(task.seed), np.ones(rows, np.bool_)
     score = np.zeros(rows)
-    kept: list[tuple[Array, ...]] = []
+    kept: list[list[tuple[Any, ...]]] = [[] for _ in range(rows)]
     scores: list[float] = []
     for _ in range(-(-task.steps // rows)):
         act = policy(obs, first)
         if task.policy == "agent":
             act = np.where(rng.random(rows) < task.epsilon, mixed(obs, first), act)
-        new, rew, end, _, restarted = games.step(act)
-        goes_on = ~restarted
-        kept.append((obs.copy(), act, np.where(goes_on, rew, 0), end & goes_on, goes_on))
-        scores += score[restarted].tolist()
-        score = np.where(restarted, 0, score + rew)
-        obs, first = new, restarted
+        new, rew, end, _, over = games.step(act)
+        score = score + rew
+        for i in range(rows):
+            kept[i].append((obs[i], act[i], rew[i], end[i], True))
+            if over[i]:
+                kept[i].append((new[i], 0, 0.0, False, False))
+        scores += score[over].tolist()
+        score = np.where(over, 0, score)
+        obs, first = games.obs, over
     games.close()
-    columns = [np.stack(column, axis=1).reshape(-1, *column[0].shape[1:]) for column in zip(*kept, strict=True)]
-    columns[4].reshape(rows, -1)[:, -1] = False  # the last frame of a row leads nowhere
-    frames, act, rew, end, goes_on = columns
+    for row in kept:
+        row[-1] = (*row[-1][:4], False)  # the last frame of a row leads nowhere
+    frames, act, rew, end, goes_on = (
+        np.stack(part) for part in zip(*(step for row in kept for step in row), strict=True)
+    )
     return Play(frames, act, rew.astype(np.float32), end, goes_on, np.array(scores, np.float32))
 
 

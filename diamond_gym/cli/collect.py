@@ -1,36 +1,93 @@
-"""collect: real experience, played and stored; and `experience`, by which other commands get theirs."""
+"""collect: real experience, played and stored; and what other commands share of it: which world, and its store."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from diamond_gym.cli.terminal import counting
+import tyro
+
+from diamond_gym.cli.numbers import check_least, check_positive, missing
+from diamond_gym.cli.terminal import console, counting
+from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, resolve
+from diamond_gym.registry import game as find_game
+from diamond_gym.registry import home_folder, resolve
 from diamond_gym.registry.saving import AGENT
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.collect import Policy
+    from diamond_gym.trainers.policies import Policy
     from diamond_gym.trainers.sb3_files import SavedAgent
+    from diamond_gym.trainers.worlds import World
+
+
+def store_folder(name: str) -> Path:
+    """The folder of a store: one of that name in <home>/data, or the folder itself where it is written as a path."""
+    if os.sep in name or name.startswith((".", "~")) or (Path(name) / ABOUT).exists():
+        return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib's can raise
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+        raise BadArgument(f"--data is the name of a store in {home_folder() / 'data'}, or a folder, not {name[:60]!r}")
+    return home_folder() / "data" / name
 
 
 @dataclass(frozen=True)
-class Collect:
-    """Plays a real game and stores what happens; repeating the command adds to it."""
+class WorldOptions:
+    """Options of every command that plays or learns a world: which one it is, and where its recordings are."""
 
     game: str | None = None
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     env: str | None = None
-    """In its place any Gymnasium environment of discrete actions, by its id (`module:id` imports the module first)."""
+    """Or a Gymnasium environment of images and discrete actions, by its id; module:Id imports the module first."""
+    data: str | None = None
+    """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name)."""
     render_obs: bool = False
-    """With --env: take its rendered picture for what is seen."""
+    """With --env: its rendered picture takes the observations' place, as CartPole-v1 needs it."""
     size: int | None = None
-    """With --env: side of the frames (default: its own if they are square and at most 64, else 64)."""
+    """With --env: side of the frames (default: their own if they are square and at most 64, else 64)."""
+
+    def check_world(self, wanted: str) -> None:
+        """Refuses what leaves open which world it is, or what does not fit it.
+
+        Args:
+            wanted: What the user has to say, with a game for an example.
+        """
+        if (self.game is not None and self.env is not None) or (self.game is self.env is self.data is None):
+            missing(f"{wanted}, or --env CartPole-v1 --render-obs, or --data NAME")
+        if self.game is not None:
+            find_game(self.game)
+        if self.env is None and (self.render_obs or self.size is not None):
+            raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
+        if self.data is not None:
+            store_folder(self.data)
+        check_least(self, size=1)
+
+    @property
+    def plays(self) -> bool:
+        """Whether a game or an environment is named, and not recordings alone."""
+        return self.game is not None or self.env is not None
+
+    def world(self) -> "World":
+        """The world that is meant."""
+        from diamond_gym.trainers.worlds import find_world
+
+        data = None if self.data is None else store_folder(self.data)
+        return find_world(self.game, self.env, data, self.size, self.render_obs)
+
+    def store(self, world: "World") -> Path:
+        """The folder of its recordings."""
+        return home_folder() / "data" / world.name.lower() if self.data is None else store_folder(self.data)
+
+
+@dataclass(frozen=True)
+class Collect(WorldOptions):
+    """Plays a world and stores what happens; repeating the command adds to it."""
+
+    data: Annotated[str | None, tyro.conf.arg(aliases=["--out"])] = None
+    """The store: its name in <home>/data, or a folder (default: the store of the world's name)."""
     steps: int = 20_000
     """How many steps to add."""
-    out: Path | None = None
-    """The store's folder (default: <home>/data/<game>, after an --env's id)."""
     num_envs: int = 16
     """Games played side by side."""
     policy: Literal["mixed", "random", "sticky", "scripted"] = "mixed"
@@ -43,53 +100,32 @@ class Collect:
     temperature: float = 1.0
     """With --agent: below 1 it is surer of itself."""
     noop_max: int = 30
-    """At most so many no-ops before a game begins. A game may take much from the frame in which it was begun: Breakout
-    serves its ball at one of four places, always the same with 0."""
+    """At most so many no-ops before an Atari game begins. A game may take much from the frame in which it was begun:
+    Breakout serves its ball at one of four places, always the same with 0."""
     seed: int = 0
     """Adding to a store with the same seed plays other games all the same."""
 
     def __post_init__(self) -> None:
-        if (self.game is None) == (self.env is None):
-            raise BadArgument("say what to play: --game Breakout, or --env CartPole-v1 --render-obs")
-        if self.game is not None:
-            game(self.game)
-            if self.render_obs or self.size is not None:
-                raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
-        elif self.agent is not None or self.policy == "scripted":
-            raise BadArgument("--agent and --policy scripted are for --game")
-        if self.size is not None and self.size < 1:
-            raise BadArgument(f"--size must be at least 1, not {self.size}")
-        if self.steps < 1:
-            raise BadArgument(f"--steps must be at least 1, not {self.steps}")
-        if not 1 <= self.num_envs <= 1024:
-            raise BadArgument(f"--num-envs must be 1 to 1024, not {self.num_envs}")
+        self.check_world("what to play: --game Breakout")
+        check_least(self, steps=1, num_envs=1, noop_max=0, seed=0)
+        check_positive(self, "temperature")
         if not 0 <= self.epsilon <= 1:
             raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
-        if not self.temperature > 0:
-            raise BadArgument(f"--temperature must be more than 0, not {self.temperature}")
-        if self.noop_max < 0:
-            raise BadArgument(f"--noop-max must not be negative, unlike {self.noop_max}")
-        if self.seed < 0:
-            raise BadArgument(f"--seed must not be negative, unlike {self.seed}")
 
     def run(self) -> int:
         """Plays; Ctrl-C keeps what was played until then."""
-        from diamond_gym.cli.terminal import console, counting
-        from diamond_gym.data.episodes import EpisodeStore
-        from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
-        from diamond_gym.trainers.grounds import gym_ground
+        from diamond_gym.trainers.collect import CollectConfig, Collector
+        from diamond_gym.trainers.scripted import check_scripted
 
-        epsilon, ground = self.epsilon if self.agent else 0.0, None
-        if self.env is not None:
-            ground = gym_ground(self.env, self.size, self.render_obs)
-        about = about_game(self.game or "") if ground is None else ground.about()
-        config = CollectConfig(about.game, self.num_envs, self.policy, epsilon, seed=self.seed, noop_max=self.noop_max)
-        policy = self._agent_policy()
-        folder = self.out or home_folder() / "data" / about.game.lower()
-        with EpisodeStore(folder, "a", about) as store:
-            games = None if ground is None else ground.games(self.num_envs)
-            counter = counting(f"playing {about.game}", self.steps, "steps")
-            with Collector(store, config, policy, games) as collector, counter as advance:
+        world = self.world()
+        if self.policy == "scripted":
+            check_scripted(world.name)
+        config = CollectConfig(self.policy, self.epsilon if self.agent else 0.0, seed=self.seed)
+        policy, folder = self._agent_policy(world), self.store(world)
+        with EpisodeStore(folder, "a", world.about) as store:
+            envs = world.envs(self.num_envs, noop_max=self.noop_max)
+            counter = counting(f"playing {world.name}", self.steps, "steps")
+            with Collector(store, envs, config, policy) as collector, counter as advance:
                 stats = collector.collect(self.steps, advance)
             console.print(f"{folder}: {store.num_steps:,} steps in {store.num_episodes:,} episodes", soft_wrap=True)
         if stats.scores:
@@ -97,17 +133,24 @@ class Collect:
             console.print(f"{len(stats.scores)} games were played to their end, mean score {mean:,.1f}")
         return 0
 
-    def _agent_policy(self) -> "Policy | None":
-        if self.agent is None or self.game is None:
+    def _agent_policy(self, world: "World") -> "Policy | None":
+        """The agent that plays: of a model, or one of Stable-Baselines3's in a file or beside a model."""
+        if self.agent is None:
             return None
-        from diamond_gym.trainers.collect import about_game
-
         entry = None if self.agent.endswith(".zip") else resolve(self.agent)
-        saved, plays = self._saved_agent(entry), game(self.game)
+        saved: SavedAgent | None = None
+        if entry is None:
+            from diamond_gym.trainers.sb3_files import open_agent
+
+            saved = open_agent(Path(self.agent))
+        elif entry.file(AGENT) is not None:  # asked first: Stable-Baselines3 need not be installed
+            from diamond_gym.trainers.own_agent import own_file
+
+            saved = own_file(entry)
         if saved is not None:
             if self.temperature != 1:
                 raise BadArgument("--temperature is for agents of DIAMOND's kind; this one is Stable-Baselines3's")
-            saved.check(self.game, about_game(self.game).frame_shape, plays.num_actions)
+            saved.check(world.name, world.about.frame_shape, world.about.num_actions)
             return saved.playing(self.num_envs, seed=self.seed)
         import numpy as np
 
@@ -118,23 +161,10 @@ class Collect:
         model = load_world_model(entry)
         if model.actor_critic is None:
             raise BadArgument(f"the model {self.agent} has no agent")
-        if model.num_actions != plays.num_actions:
-            raise BadArgument(f"the agent of {self.agent} plays another game than {self.game}")
+        if (model.obs_shape, model.num_actions) != (world.about.frame_shape, world.about.num_actions):
+            raise BadArgument(f"the agent of {self.agent} plays another game than {world.name}")
         rng = np.random.default_rng([self.seed, 1])
         return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
-
-    def _saved_agent(self, entry: Entry | None) -> "SavedAgent | None":
-        """The agent of Stable-Baselines3 that is meant: a file, or the one beside a model; None if it is neither."""
-        if entry is None:
-            from diamond_gym.trainers.sb3_files import open_agent
-
-            assert self.agent is not None, "asked for by _agent_policy"
-            return open_agent(self.agent)
-        if entry.file(AGENT) is None:
-            return None  # without asking for Stable-Baselines3, which need not be installed
-        from diamond_gym.trainers.own_agent import own_file
-
-        return own_file(entry)
 
 
 TEST_SEED = 1000
@@ -143,33 +173,37 @@ PolicyName = Literal["auto", "mixed", "random", "sticky", "scripted"]
 Played = Literal["mixed", "random", "sticky", "scripted"]
 
 
-def played_by(policy: PolicyName, game: str) -> Played:
+def played_by(policy: PolicyName, world: str) -> Played:
     """What "auto" means: scripted in Freeway, whose road random play never crosses, and mixed elsewhere."""
     if policy == "auto":
-        return "scripted" if game == "Freeway" else "mixed"
+        return "scripted" if world == "Freeway" else "mixed"
     return policy
 
 
-def experience(folder: Path, game: str, steps: int, seed: int, policy: PolicyName = "auto") -> EpisodeStore:
+def experience(folder: Path, world: "World", steps: int, seed: int, policy: PolicyName = "auto") -> EpisodeStore:
     """Opens a store of real play for reading, filled up to `steps` first.
 
     Args:
         folder: The store's; made where there is none.
-        game: What to play.
+        world: What to play.
         steps: How many there have to be.
         seed: Of the play.
         policy: Who plays what is missing; what is there already stays, whoever played it.
 
     Raises:
-        BadArgument: The policy is scripted and there is no script for the game.
+        BadArgument: The policy is scripted and there is no script for the world.
+        DiamondGymError: The store holds other experience.
     """
-    if (folder / "store.json").exists() and EpisodeStore(folder).num_steps >= steps:
-        return EpisodeStore(folder)  # read only: another run may be reading it too
-    from diamond_gym.trainers.collect import CollectConfig, Collector, about_game
+    if (folder / ABOUT).exists():
+        store = EpisodeStore(folder)
+        store.about.check_same(world.about, folder)
+        if store.num_steps >= steps:
+            return store  # read only: another run may be reading it too
+    from diamond_gym.trainers.collect import CollectConfig, Collector
 
-    with EpisodeStore(folder, "a", about_game(game)) as store:
-        missing = steps - store.num_steps
-        play = Collector(store, CollectConfig(game, policy=played_by(policy, game), seed=seed))
-        with play as collector, counting(f"playing {game}", missing, "steps") as advance:
-            collector.collect(missing, advance)
+    with EpisodeStore(folder, "a", world.about) as store:
+        lacking = steps - store.num_steps
+        play = Collector(store, world.envs(16), CollectConfig(played_by(policy, world.name), seed=seed))
+        with play as collector, counting(f"playing {world.name}", lacking, "steps") as advance:
+            collector.collect(lacking, advance)
     return EpisodeStore(folder)

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from diamond_gym.cli.terminal import console
-from diamond_gym.data.episode_files import About
-from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.episodes import Episode, EpisodeStore
 from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.collect_games import Games
 from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.worlds import World
 
 _REAL_STEPS = 200
 _SLOW = 5.0  # seconds: a first step that takes longer is not repeated without what only the first time costs
@@ -37,9 +36,9 @@ class Phase:
 
 def measure(
     config: DiamondConfig,
-    about: About,
-    games: Games | None,
+    world: World,
     amounts: tuple[int, int, int],
+    num_envs: int,
     device: torch.device | str = "cpu",
     precision: str = "float32",
 ) -> list[Phase]:
@@ -47,24 +46,27 @@ def measure(
 
     Args:
         config: The training.
-        about: The game.
-        games: To play in, closed afterwards; None for sixteen of the game in ALE.
+        world: What would be learned.
         amounts: Real steps, updates of the world model, and windows of the agent, in all.
+        num_envs: Environments to play in, side by side.
         device: Where the networks would live.
         precision: Of the world model's networks.
     """
-    config, (real_steps, updates, windows) = config.for_game(about), amounts
-    num_envs = 16 if games is None else config.num_envs
+    config, (real_steps, updates, windows) = config.for_game(world.about), amounts
     phases: list[Phase] = []
     with (
         torch.random.fork_rng(devices=[]),
         temporary_folder(Path(tempfile.gettempdir())) as folder,
-        EpisodeStore(folder / "experience", "a", about) as store,
+        EpisodeStore(folder / "experience", "a", world.about) as store,
     ):
-        with Collector(store, CollectConfig(about.game, num_envs, "random"), games=games) as collector:
-            began = time.perf_counter()
-            steps = collector.collect(_REAL_STEPS).steps
-            phases.append(Phase("playing", real_steps, "real steps", (time.perf_counter() - began) / steps))
+        if world.env:
+            with Collector(store, world.envs(num_envs), CollectConfig("random")) as collector:
+                began = time.perf_counter()
+                steps = collector.collect(_REAL_STEPS).steps
+                phases.append(Phase("playing", real_steps, "real steps", (time.perf_counter() - began) / steps))
+        else:
+            obs = np.zeros((_REAL_STEPS + 1, *world.about.frame_shape), np.uint8)
+            store.append(Episode(obs, np.zeros(_REAL_STEPS, np.int64)))
         world_model = WorldModelTrainer(config.fit, store, updates, 0, device, precision)
         every = config.fit.reward_end_every
         each = _seconds(lambda: [world_model.train_step() for _ in range(every)][-1]) / every

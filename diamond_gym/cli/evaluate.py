@@ -40,6 +40,8 @@ class Evaluate:
     """A .zip of Stable-Baselines3's, or own: the agent that came with the world model."""
     game: str | None = None
     """One of the 26 Atari 100k games (default: the one that the agent's file or the model names)."""
+    env: str | None = None
+    """Or the Gymnasium environment, by its id, that an own world's model dreams."""
     model: str | None = None
     """The name or folder of the world model whose own agent plays, instead of the one that the game's id means."""
     episodes: int = 100
@@ -76,15 +78,17 @@ class Evaluate:
         if self.game is not None:
             game(self.game)
         check_least(self, seed=0, episodes=1, n_envs=1, max_episode_steps=1)
+        if self.env is not None and (self.game is not None or self._saved is not None):
+            raise BadArgument("--env is for the agents of own worlds' models: leave out --game and --agent, or --env")
         if self._sums_up:
-            if self.agent or self.random or self.game or self.model:
+            if self.agent or self.random or self.game or self.env or self.model:
                 raise BadArgument(
                     "--runs and --published play nothing: leave out --agent, --game, --model and --random"
                 )
             return
         if self.plot is not None:
             raise BadArgument("--plot draws what --runs or --published sum up")
-        if self._saved is None and self.game is None and self.model is None:
+        if self._saved is None and self.game is self.env is self.model is None:
             if self.random or self.agent is not None:
                 missing("which game: --game Pong")
             missing("what to score: --game Pong (its world model's agent), --agent FILE, or --random")
@@ -138,17 +142,18 @@ class Evaluate:
                 raise BadArgument(f"{self._saved} does not say which game it was trained for: --game Pong")
             return name, {self._saved.name: saved}
         if not self._own:
-            assert self.game is not None
-            return self.game, {}
+            return self.env or self.game or "", {}
         from diamond_gym.trainers.own_agent import own_agent, own_file
+        from diamond_gym.trainers.worlds import game_name
 
-        entry = resolve(self.model or self.game or "")
+        entry = resolve(self.model or self.game or game_name(self.env or ""))
         name = entry.card.game
         if self.game not in (None, name):
             raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
-        game(name)  # a world of no Atari game has no whole games to play
+        if self.env is None:
+            game(name)  # of another world, --env has to say where whole games are played
         agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))
-        return name, {f"the agent of {entry.name}": agent}
+        return self.env or name, {f"the agent of {entry.name}": agent}
 
 
 def score_agents(agents: Mapping[str, Agent], game: str, episodes: int, **how: Any) -> dict[str, Scores]:
@@ -156,7 +161,7 @@ def score_agents(agents: Mapping[str, Agent], game: str, episodes: int, **how: A
 
     Args:
         agents: Whom.
-        game: One of the 26.
+        game: One of the 26, or the id of an environment.
         episodes: Full games of each.
         **how: More of `score_agent`'s arguments.
     """
@@ -178,8 +183,9 @@ def print_scores(scores: dict[str, Scores]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for policy, row in scores.items():
         low, high = row.interval()
-        figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}", f"{row.human_normalised:.3f}"
-        table.add_row(policy, f"{len(row.scores)}", *figures)
+        figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}"
+        normalised = "" if row.human_normalised is None else f"{row.human_normalised:.3f}"
+        table.add_row(policy, f"{len(row.scores)}", *figures, normalised)
     console = Console()
     console.print(table)
     for policy, row in scores.items():

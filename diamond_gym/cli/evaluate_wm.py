@@ -13,20 +13,21 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import TEST_SEED, experience
+from diamond_gym.cli.collect import TEST_SEED, experience, store_folder
 from diamond_gym.cli.numbers import check_least
 from diamond_gym.cli.terminal import console, counting
+from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
+from diamond_gym.registry import Card, games, home_folder, load_world_model, resolve, update_card
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.saving import AGENT
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.grounds import AtariGround
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, write_png
-from diamond_gym.trainers.rollouts import can_play, policies_of
+from diamond_gym.trainers.rollouts import policies_of
+from diamond_gym.trainers.worlds import World, can_play_atari, find_world
 
 _VIDEOS = (".mp4", ".gif")
 _NO_LONGER_MEASURED = ("reward_ece", "end_ece", "ball", "diversity")  # what cards of earlier versions hold
@@ -45,9 +46,13 @@ class EvaluateWm:
 
     name: tyro.conf.Positional[str]
     """A model's name or folder, or a game's name."""
-    data: tuple[Path, ...] = ()
-    """Held-out play, one store or several measured apart, of which the first is the one that counts (default:
-    <home>/data/<game>-test; collected if it is not there)."""
+    env: str | None = None
+    """The environment that an own world's model dreams, by its id, to play it beside the dream."""
+    render_obs: bool = False
+    """With --env: its rendered picture takes the observations' place."""
+    data: tuple[str, ...] = ()
+    """Held-out play, one store (its name in <home>/data, or a folder) or several measured apart, of which the first
+    is the one that counts (default: <home>/data/<world>-test; collected if it is not there)."""
     played_by: tuple[str, ...] = ()
     """Who played each of --data, where the stores do not tell."""
     sizes: Annotated[Sizes, tyro.conf.arg(name="")] = field(default_factory=Sizes)
@@ -109,18 +114,19 @@ class EvaluateWm:
             from diamond_gym.trainers.own_agent import own_file
 
             saved = own_file(entry, self.device)
-        policies = policies_of(card.has_agent, game, self.policies) if can_play(game) else []
+        world = self._world(card)
+        policies = policies_of(card.has_agent, game, self.policies) if world.env else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
         sizes = self.sizes.quicker() if self.quick else self.sizes
-        held_out = self._held_out(card)
+        held_out = self._held_out(world)
         sampler = SamplerConfig(**card.sampler)
         if self.num_denoising_steps is not None:
             sampler = replace(sampler, num_denoising_steps=self.num_denoising_steps)
         with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
             result = measure(
-                model, game, held_out, sizes, policies, sampler, self.seed,
-                lambda frames: advance(frames, more=True), saved, AtariGround(game).games,
+                model, world, held_out, sizes, policies, sampler, self.seed,
+                lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
         table = _rounded(result.table) | {"num_denoising_steps": sampler.num_denoising_steps}
         self._write(result, card)
@@ -133,16 +139,25 @@ class EvaluateWm:
             _print(f"{entry.name}, {model.precision}", table)
         return 0
 
-    def _held_out(self, card: Card) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
+    def _world(self, card: Card) -> World:
+        """What the model dreams, with its environment where there is one to play."""
+        about = About(card.game, card.obs_shape, card.num_actions)
+        if self.env is not None:
+            world = find_world(env=self.env, size=card.obs_shape[0], render_obs=self.render_obs)
+            if world.about.frame_shape != about.frame_shape or world.about.num_actions != about.num_actions:
+                raise BadArgument(f"{self.env} has other frames or actions than the dreams of {card.name}")
+            return replace(world, about=about)
+        return World(about, card.game if card.game in games() and can_play_atari() else "")
+
+    def _held_out(self, world: World) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
         """The stores with what they are, by names that tell them apart: the policies', or else the folders'."""
-        folders = self.data or (home_folder() / "data" / f"{card.game.lower()}-test",)
+        folders = [store_folder(name) for name in self.data]
         result: dict[str, tuple[EpisodeStore, dict[str, Any]]] = {}
-        for i, folder in enumerate(folders):
-            if self.data and not (folder / "store.json").exists():
+        for i, folder in enumerate(folders or [home_folder() / "data" / f"{world.name.lower()}-test"]):
+            if not (folder / ABOUT).exists() and (folders or not world.env):
                 raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
-            store = experience(folder, card.game, 0 if self.data else self.test_steps, TEST_SEED)
-            if store.about.game != card.game or store.about.frame_shape != card.obs_shape:
-                raise DiamondGymError(f"{folder} holds {store.about.game}, but the model dreams {card.game}")
+            steps = 0 if folders or not world.env else self.test_steps
+            store = experience(folder, world, steps, TEST_SEED)
             about = describe(store, self.played_by[i] if self.played_by else None)
             label = f"{about['policy']} play"
             result[label if label not in result else folder.name] = (store, about)

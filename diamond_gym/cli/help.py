@@ -70,10 +70,11 @@ def option_name(name: str, hint: Any) -> str:
 
 
 def _docs(kind: type) -> dict[str, str]:
-    """The docstrings of a dataclass's attributes, each on one line."""
+    """The docstrings of a dataclass's attributes, each on one line; those that it inherits, too."""
+    inherited = [_docs(base) for base in kind.__bases__ if is_dataclass(base)]
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    return {
+    return {name: doc for docs in inherited for name, doc in docs.items()} | {
         field.target.id: " ".join(doc.value.value.split())
         for field, doc in pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)

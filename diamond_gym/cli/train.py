@@ -1,6 +1,5 @@
 """`diamond-gym train`: DIAMOND's whole loop, from nothing to an agent, on an Atari game or an environment of yours."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -8,52 +7,49 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from gymnasium.vector import AutoresetMode
 
-from diamond_gym.cli.numbers import check_least, check_positive, missing
+from diamond_gym.cli.collect import WorldOptions, store_folder
+from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, progress_line, showing
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, update_card
+from diamond_gym.registry import Entry, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
-from diamond_gym.trainers.collect_games import game_name
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
 from diamond_gym.trainers.evaluate import Scores, score
-from diamond_gym.trainers.grounds import AtariGround, Ground, gym_ground
 from diamond_gym.trainers.loop import Processes, any_process, launch
 from diamond_gym.trainers.plots import dream_film, real_film
-from diamond_gym.trainers.presets import LOOP, preset_flags, settled_preset
+from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
+from diamond_gym.trainers.worlds import World, check_learnable
 
 # what a resumed run may be told differently
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
+_NO_DIFFERENCE = ("run", "minutes", "device", "compile", "videos-every", "wandb", "dry-run")
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(WorldOptions):
     """Plays, fits a world model, trains an agent in its dreams, and so on: DIAMOND's whole loop.
 
     At the end the agent is scored in whole games, and registered together with the world model. Repeating the
     command goes on where it stopped; a run that was killed has lost two minutes at most.
     """
 
-    game: str | None = None
-    """One of the 26 Atari 100k games (diamond-gym list --games)."""
-    env: str | None = None
-    """Or a Gymnasium environment of images and discrete actions; module:Id imports the module first."""
-    render_obs: bool = False
-    """Learn from the environment's rendered picture instead of its observations, as CartPole-v1 needs it."""
-    size: int | None = None
-    """Side of an environment's frames (default: their own if they are square and at most 64, else 64)."""
+    data: str | None = None
+    """Begin with recorded play, which counts among the real steps: the name of a store in <home>/data, or a folder.
+    With --data alone there is nothing to play, and the loop learns from these recordings."""
     preset: str = "auto"
     """paper, nano, smoke (minutes, learns nothing), auto (paper on a GPU, else nano) or a FILE.toml of options. Your
     options come on top."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """The run's folder (default: <home>/runs/<game>-diamond-<preset>)."""
+    """The run's folder (default: <home>/runs/<world>-diamond-<preset>)."""
     name: str | None = None
-    """The registered model's name (default: <game>-diamond-<preset>; a smoke run is registered only with a name)."""
+    """The registered model's name (default: <world>-diamond-<preset>; a smoke run is registered only with a name)."""
     minutes: float | None = None
     """Stop after so many minutes, to go on another time."""
     seed: int = 0
@@ -77,13 +73,8 @@ class Train:
         check_positive(self, "minutes")
 
     def check(self) -> None:
-        """Refuses what leaves open where to play, or does not fit it."""
-        if (self.game is None) == (self.env is None):
-            missing("what to learn: diamond-gym train Breakout, or --env CartPole-v1 --render-obs")
-        if self.game is not None:
-            game(self.game)
-            if self.render_obs or self.size is not None:
-                raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
+        """Refuses what leaves open which world it is, or does not fit it."""
+        self.check_world("what to learn: diamond-gym train Breakout")
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:
@@ -93,10 +84,12 @@ class Train:
 
     def run(self) -> int:
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
-        ground = self._ground()
+        world = self.world()
+        check_learnable(world.about)
         if self.dry_run:
             device = pick_device(self.device)
-            return self._plan(ground, device, pick_precision(self.precision, device))
+            return self._plan(world, device, pick_precision(self.precision, device))
+        label = f"{world.name.lower()}-diamond-{Path(self.preset).stem}"
         fabric = launch(self.device)
         device = fabric.device or pick_device(self.device)
         precision = pick_precision(self.precision, device)
@@ -104,36 +97,25 @@ class Train:
             precision = "bfloat16"
         console.quiet = not fabric.is_global_zero
         if self.name is not None or self.preset != "smoke":
-            local_folder(self.name or self.label)  # a name that cannot be had is better told now than after hours
-        folder = self.run_folder or home_folder() / "runs" / self.label
+            local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
+        folder = self.run_folder or home_folder() / "runs" / label
         keep_memory()
         with RunFolder(folder, main=fabric.is_global_zero) as run:
             run.settle(self._settings(), _FREE)
             if self.wandb and fabric.is_global_zero:
-                mirror_to_wandb(run.path, {**asdict(self.loop), "game": ground.about().game, "seed": self.seed})
-            return Run(self, run, ground, device, precision, fabric).run()
-
-    @property
-    def label(self) -> str:
-        """What the run and its model are called unless the user says otherwise."""
-        return f"{(self.game or game_name(self.env or '')).lower()}-diamond-{Path(self.preset).stem}"
-
-    def _ground(self) -> Ground:
-        if self.game is not None:
-            return AtariGround(self.game)
-        assert self.env is not None
-        return gym_ground(self.env, self.size, self.render_obs)
+                mirror_to_wandb(run.path, {**asdict(self.loop), "game": world.name, "seed": self.seed})
+            return Run(self, run, world, label, device, precision, fabric).run()
 
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_SETTLED}
-        return settings | {"loop": asdict(self.loop)}
+        return settings | {"render_obs": self.render_obs or None, "loop": asdict(self.loop)}
 
-    def _plan(self, ground: Ground, device: "torch.device", precision: str) -> int:
+    def _plan(self, world: World, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases
 
         amounts = (self.loop.real_steps, *self.loop.updates(self.loop.epochs))
-        games = ground.games(self.loop.num_envs)
-        print_phases(measure(self.loop, ground.about(), games, amounts, device, precision), f"{device} in {precision}")
+        phases = measure(self.loop, world, amounts, self.loop.num_envs, device, precision)
+        print_phases(phases, f"{device} in {precision}")
         return 0
 
 
@@ -146,7 +128,8 @@ class Run:
     Args:
         args: What was typed.
         run: The folder.
-        ground: Where to play.
+        world: What to learn.
+        label: What the model is called unless the user says otherwise.
         device: Where to train.
         precision: Of the world model.
         fabric: The processes that train together.
@@ -154,24 +137,26 @@ class Run:
 
     def __init__(
         self,
-        args: "Train",
+        args: Train,
         run: RunFolder,
-        ground: Ground,
+        world: World,
+        label: str,
         device: torch.device,
         precision: str,
         fabric: Processes,
     ) -> None:
-        self._args, self._run, self._ground, self._fabric = args, run, ground, fabric
-        self._precision = precision
-        about, config = ground.about(), args.loop.for_game(ground.about())
-        games = ground.games(config.num_envs) if fabric.is_global_zero else None
+        self._args, self._run, self._world, self._fabric = args, run, world, fabric
+        self._label, self._precision = label, precision
+        envs = world.envs(args.loop.num_envs) if world.env and fabric.is_global_zero else None
+        data = None if args.data is None else EpisodeStore(store_folder(args.data))
         self._training = DiamondTrainer(
-            config, run, about, games, args.seed, device, precision, fabric, args.compile, ground.test_games
-        )
+            args.loop, run, world.about, envs, args.seed, device, precision, fabric, args.compile,
+            world.envs if world.env else None, data,
+        )  # fmt: skip
         networks = self._training.world_model.world_model.parts | {"agent": self._training.agent.agent}
         sizes = ", ".join(f"{name} {_millions(network)}" for name, network in networks.items())
         console.print(
-            f"{run.path}: {about.game}, epoch {self._training.epoch:,} of {config.epochs:,} on {device} "
+            f"{run.path}: {world.name}, epoch {self._training.epoch:,} of {args.loop.epochs:,} on {device} "
             f"in {precision} ({sizes})",
             soft_wrap=True,
         )
@@ -220,20 +205,22 @@ class Run:
         training = self._training
         folder = self._run.path / "videos"
         folder.mkdir(exist_ok=True)
-        films = {"real": real_film(self._ground, training.agent.agent, training.epoch), "dream": dream_film(training)}
+        films = {"dream": dream_film(training)}
+        if self._world.env:
+            films["real"] = real_film(self._world, training.agent.agent, training.epoch)
         for name, frames in films.items():
             write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)
 
     def _finish(self) -> None:
-        training, args = self._training, self._args
+        training = self._training
         entry = self._register(training)
-        if training.config.final_episodes == 0:
+        if training.config.final_episodes == 0 or not self._world.env:
             return
         scores = self._score()
         low, high = scores.interval()
         console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games of the end")
         self._run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
-        if args.game is not None:
+        if self._world.is_atari:
             write_scores(self._run.path / SCORES, {"diamond": scores})
             console.print(f"human-normalised {scores.human_normalised:.3f}")
         agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
@@ -242,11 +229,9 @@ class Run:
     def _register(self, training: DiamondTrainer) -> Entry:
         args = self._args
         smoke = args.preset == "smoke" and args.name is None
-        words = ["--game", args.game] if args.game else ["--env", args.env or ""]
-        command = "diamond-gym " + shlex.join(["train", *words, "--preset", args.preset])
-        source = None if args.game else f"the Gymnasium environment {args.env}"
+        command = command_line("train", args, LOOP, _NO_DIFFERENCE)
         entry = register_run(
-            training, args.name or args.label, args.preset, self._precision, command, source,
+            training, args.name or self._label, args.preset, self._precision, command, self._world.origin,
             self._run.path / "model" if smoke else None,
         )  # fmt: skip
         console.print(f"{'wrote' if smoke else 'registered'} {entry.name} in {entry.folder}", soft_wrap=True)
@@ -259,8 +244,7 @@ class Run:
     def _score(self) -> Scores:
         training = self._training
         games = training.config.final_episodes
-        envs = self._ground.whole(min(_ROWS, games))
-        name = self._ground.about().game
+        envs, name = self._world.envs(min(_ROWS, games), AutoresetMode.SAME_STEP), self._world.name
         try:
             with counting(f"playing {name}", games, "games") as advance:
                 return score(training.agent.agent, envs, name, games, self._args.seed, progress=advance)

@@ -12,7 +12,7 @@ from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_
 from diamond_gym.cli.terminal import console, fitting
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, game, home_folder, resolve, update_card
+from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, agent_for, world_to_dream_in
@@ -23,13 +23,14 @@ from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settle
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
+from diamond_gym.trainers.worlds import game_name
 
 # what a resumed run may be told differently
 _FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
 _GAMES = 10  # that score the agent on the way, if none do at the end
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
-_DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "fit")
+_DIAMOND_ONLY = ("env", "num_denoising_steps", "init", "score_minutes", "fit")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TrainAgent:
 
     game: str = ""
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
+    env: str | None = None
+    """Or the Gymnasium environment, by its id, that an own world's model dreams: it scores the agent."""
     algo: Literal["diamond", "ppo", "a2c", "dqn"] = "diamond"
     """DIAMOND's actor-critic, or one of Stable-Baselines3's algorithms."""
     preset: str = "auto"
@@ -96,9 +99,13 @@ class TrainAgent:
 
     def check(self) -> None:
         """Refuses a game that is missing or unknown, and options that do not go together."""
-        if not self.game and self.model:
-            object.__setattr__(self, "game", resolve(self.model).card.game)
-        game(self.game or missing("which game: diamond-gym train-agent Pong"))
+        if self.env is not None and self.game:
+            raise BadArgument("--game and --env exclude each other")
+        if not self.game and (self.model or self.env):
+            known = game_name(self.env) if self.env is not None else resolve(self.model or "").card.game
+            object.__setattr__(self, "game", known)
+        if self.env is None and (self.model is None or self.algo != "diamond"):
+            game(self.game or missing("which game: diamond-gym train-agent Pong"))
         if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
             raise BadArgument(
                 f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {self.quality}"
@@ -127,10 +134,18 @@ class TrainAgent:
 
     def run(self) -> int:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
-        if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
-            real_games(self.game, 1).close()
         keep_memory()
+        if self.env is None and self.game not in games():
+            console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
+            return replace(self, episodes=0, score_minutes=0)._train_diamond()
+        if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
+            real_games(self._where, 1).close()
         return self._train_diamond() if self.algo == "diamond" else self._train_sb3()
+
+    @property
+    def _where(self) -> str:
+        """What is played to score the agent: a game's name, or an environment's id."""
+        return self.env or self.game
 
     def _train(
         self, trainer: Trainer, run: RunFolder, unit: str, rhythm: Rhythm, check: Callable[[int], None] | None = None
@@ -151,7 +166,7 @@ class TrainAgent:
 
     def _score(self, name: str, agent: Agent) -> dict[str, Scores]:
         """Scores the agent and a random policy in the real game."""
-        scores = score_agents({name: agent, RANDOM: None}, self.game, self.episodes, seed=self.seed)
+        scores = score_agents({name: agent, RANDOM: None}, self._where, self.episodes, seed=self.seed)
         print_scores(scores)
         return scores
 
@@ -175,7 +190,8 @@ class TrainAgent:
                 begin_with_agent(fit, read_model(resolve(self.init))[1], self.init)
             fit.dream_in(model.dream(config.optimizer.batch_size, sampler=sampler, horizon=config.horizon), self.seed)
             if state is not None:
-                fit.load_state_dict(state)
+                with run.resuming():
+                    fit.load_state_dict(state)
             size = sum(p.numel() for p in fit.agent.parameters()) / 1e6
             console.print(
                 f"{folder}: window {fit.step:,} of {fit.total_steps:,}, each of {per_step} dreamed steps of "
@@ -185,7 +201,7 @@ class TrainAgent:
             )
 
             def check(step: int) -> None:
-                scores = score_agent(fit.agent, self.game, self.episodes or _GAMES, seed=self.seed)
+                scores = score_agent(fit.agent, self._where, self.episodes or _GAMES, seed=self.seed)
                 run.log(step, {"real/score": scores.mean})
                 console.print(f"window {step:,}: {scores.mean:.2f} in {len(scores.scores)} real games")
 

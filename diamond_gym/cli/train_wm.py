@@ -1,52 +1,52 @@
-"""`diamond-gym train-wm`: a world model from a game's name alone."""
+"""`diamond-gym train-wm`: a world model of a game, of an environment of the user's, or of recordings."""
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
 
-from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience
-from diamond_gym.cli.numbers import check_least, check_positive, missing
+from diamond_gym.cli.collect import TEST_SEED, PolicyName, WorldOptions, experience
+from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import console, counting, fitting
-from diamond_gym.data.episode_files import About
+from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.registry import Entry, game, home_folder, resolve, save_model
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.registry import Entry, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.fidelity import figures
 from diamond_gym.trainers.loop import any_process, launch, train
-from diamond_gym.trainers.plots import strip, write_png
-from diamond_gym.trainers.presets import preset_flags, settled_preset
-from diamond_gym.trainers.register import half, make_card
-from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
+from diamond_gym.trainers.presets import WORLD_MODEL, command_line, preset_flags, settled_preset
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.start_states import draw_starts
-from diamond_gym.trainers.warm_start import begin_with
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.worlds import World, check_learnable
 
-HORIZON = 16
+_HORIZON = 16
 # what a resumed run may be told differently
 _FREE = frozenset(
     {"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy", "sampler"}
 )
 
+_NO_DIFFERENCE = ("run", "minutes", "device", "compile", "dry-run")
+
 
 @dataclass(frozen=True)
-class TrainWm:
+class TrainWm(WorldOptions):
     """Fits a world model to real play and registers it, so that gym.make dreams with it.
 
-    Collects experience if there is too little yet. Repeating the command goes on where it stopped. On several devices
-    or machines, which divide every batch: torchrun --nproc-per-node 2 -m diamond_gym -- train-wm ...
+    Collects experience if there is too little yet; with --data alone it takes what there is. Repeating the command
+    goes on where it stopped. On several devices or machines, which divide every batch:
+    torchrun --nproc-per-node 2 -m diamond_gym -- train-wm ...
     """
 
-    game: str = ""
-    """One of the 26 Atari 100k games (diamond-gym list --games)."""
+    data: str | None = None
+    """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name).
+    Held-out play lies beside it, in <data>-test."""
     preset: str = "auto"
     """paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your options come on top."""
     steps: int = 10_000
@@ -60,11 +60,9 @@ class TrainWm:
     policy: PolicyName = "auto"
     """Who plays what is collected (see diamond-gym collect --help). auto: scripted in Freeway, mixed elsewhere."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """The run's folder (default: <home>/runs/<game>-<preset>)."""
-    data: Path | None = None
-    """The recorded play (default: <home>/data/<game>). Held-out play lies beside it, in <data>-test."""
+    """The run's folder (default: <home>/runs/<world>-<preset>)."""
     name: str | None = None
-    """The registered model's name (default: <game>-<preset>)."""
+    """The registered model's name (default: <world>-<preset>)."""
     init: str | None = None
     """Begin with the weights of this model, a name or a folder. It may get a longer memory, with
     --denoiser.inner-model.num-steps-conditioning 16 and num-actions-conditioning 4, as many as it has now."""
@@ -89,8 +87,8 @@ class TrainWm:
         check_positive(self, "minutes")
 
     def check(self) -> None:
-        """Refuses a game that is missing or unknown."""
-        game(self.game or missing("which game: diamond-gym train-wm Pong"))
+        """Refuses a world that is missing or unknown."""
+        self.check_world("which game: diamond-gym train-wm Pong")
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:
@@ -100,8 +98,11 @@ class TrainWm:
 
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
-        label = f"{self.game.lower()}-{Path(self.preset).stem}"
+        world = self.world()
+        config = self._for_world(world.about)
+        label = f"{world.name.lower() if self.plays else self.store(world).name}-{Path(self.preset).stem}"
         local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
+        began_with = None if self.init is None else resolve(self.init)
         folder = self.run_folder or home_folder() / "runs" / label
         fabric = launch(self.device)
         main = fabric.is_global_zero
@@ -111,29 +112,30 @@ class TrainWm:
             precision = "bfloat16"
         console.quiet = not main
         if self.dry_run:
-            return self._plan(device, precision) if main else 0
+            return self._plan(world, device, precision) if main else 0
         keep_memory()
         with RunFolder(folder, main=main) as run:
-            data = self._data
             with fabric.rank_zero_first():
-                store = experience(data, self.game, self.collect_steps, self.seed, self.policy)
-                held_out = experience(
-                    data.with_name(f"{data.name}-test"), self.game, self.test_steps, self.seed + TEST_SEED, self.policy
-                )
-            config = self._for_game(store.about)
+                store, held_out = self._experience(world)
             run.settle(self._settings(config), _FREE)
             fit = WorldModelTrainer(config, store, self.steps, self.seed, device, precision, self.compile, fabric)
             if (state := run.load()) is not None:
-                fit.load_state_dict(state)
-            elif self.init is not None:
-                begin_with(fit, read_model(resolve(self.init))[1])
+                with run.resuming():
+                    fit.load_state_dict(state)
+            elif began_with is not None:
+                from diamond_gym.trainers.warm_start import begin_with
+
+                begin_with(fit, read_model(began_with)[1])
             params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
 
-            real = Rollouts.held_out(held_out, 3, config.denoiser.inner_model.num_steps_conditioning, HORIZON)
+            shown, t = held_out or store, config.denoiser.inner_model.num_steps_conditioning
+            real = Rollouts.held_out(shown, 3, t, horizon_within(shown, t, _HORIZON))
 
             def draw(step: int) -> None:
+                from diamond_gym.trainers.plots import strip, write_png
+
                 dreamed = dream_rollouts(fit.averaged(), real, self.sampler)
                 write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
 
@@ -145,62 +147,81 @@ class TrainWm:
             if outcome.reason != "steps":
                 console.print(f"stopped at step {fit.step:,} of {self.steps:,}; repeat the command to go on")
                 return 130 if outcome.reason == "interrupted" else 0
-            entry = self._register(fit, store, held_out, label, precision)
+            entry = self._register(fit, world, store, held_out, began_with, label, precision)
         console.print(f"registered {entry.name} in {entry.folder}")
-        console.print(f'gym.make("DiamondDream-{self.game}-v0") dreams with it from now on')
+        console.print(f'gym.make("DiamondDream-{world.name}-v0") dreams with it from now on')
         return 0
 
-    def _settings(self, config: WorldModelConfig) -> dict[str, Any]:
-        settings = {f.name: getattr(self, f.name) for f in fields(self)} | {"sampler": asdict(self.sampler)}
-        settings = {
-            k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k not in ("run_folder", "dry_run")
-        }
-        return settings | {"fit": asdict(config)}
+    def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore | None]:
+        """What to learn from, and what is held out; recordings alone are taken as they are, held out or not."""
+        folder = self.store(world)
+        test = folder.with_name(f"{folder.name}-test")
+        if self.plays:
+            store = experience(folder, world, self.collect_steps, self.seed, self.policy)
+            return store, experience(test, world, self.test_steps, self.seed + TEST_SEED, self.policy)
+        held_out = EpisodeStore(test) if (test / ABOUT).exists() else None
+        if held_out is None:
+            console.print(f"nothing is held out (in {test}): the model will not be measured", soft_wrap=True)
+        else:
+            held_out.about.check_same(world.about, test)
+        store = EpisodeStore(folder)
+        if not store.num_steps:
+            raise DiamondGymError(f"there is no experience in {folder} to learn from")
+        return store, held_out
 
-    def _plan(self, device: torch.device, precision: str) -> int:
+    def _settings(self, config: WorldModelConfig) -> dict[str, Any]:
+        left_out = ("run_folder", "dry_run")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        settings |= {"render_obs": self.render_obs or None, "sampler": asdict(self.sampler), "fit": asdict(config)}
+        return settings
+
+    def _plan(self, world: World, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases
-        from diamond_gym.trainers.collect import about_game
         from diamond_gym.trainers.diamond import DiamondConfig
 
-        about, folder = about_game(self.game), self._data
-        to_play = 0
-        for place, steps in ((folder, self.collect_steps), (folder.with_name(f"{folder.name}-test"), self.test_steps)):
-            there = EpisodeStore(place).num_steps if (place / "store.json").exists() else 0
+        folder, to_play = self.store(world), 0
+        wanted = {folder: self.collect_steps, folder.with_name(f"{folder.name}-test"): self.test_steps}
+        for place, steps in wanted.items() if self.plays else ():
+            there = EpisodeStore(place).num_steps if (place / ABOUT).exists() else 0
             to_play += max(0, steps - there)
-        phases = measure(DiamondConfig(self.fit), about, None, (to_play, self.steps, 0), device, precision)
+        phases = measure(DiamondConfig(self.fit), world, (to_play, self.steps, 0), 16, device, precision)
         print_phases(phases, f"{device} in {precision}")
         return 0
 
-    @property
-    def _data(self) -> Path:
-        return self.data or home_folder() / "data" / self.game.lower()
-
-    def _for_game(self, about: About) -> WorldModelConfig:
-        """The configuration with the game's image size and actions filled in."""
-        fit = self.fit
-        inner = replace(fit.denoiser.inner_model, num_actions=about.num_actions, img_channels=about.frame_shape[2])
-        reward_end = replace(
-            fit.reward_end,
-            num_actions=about.num_actions,
-            img_channels=about.frame_shape[2],
-            img_size=about.frame_shape[0],
-        )
-        return replace(fit, denoiser=replace(fit.denoiser, inner_model=inner), reward_end=reward_end)
+    def _for_world(self, about: About) -> WorldModelConfig:
+        """The configuration with the world's image size and actions filled in."""
+        check_learnable(about)
+        side, _, channels = about.frame_shape
+        return self.fit.for_frames(side, channels, about.num_actions)
 
     def _register(
-        self, fit: WorldModelTrainer, store: EpisodeStore, held_out: EpisodeStore, label: str, precision: str
+        self,
+        fit: WorldModelTrainer,
+        world: World,
+        store: EpisodeStore,
+        held_out: EpisodeStore | None,
+        began_with: Entry | None,
+        label: str,
+        precision: str,
     ) -> Entry:
+        from diamond_gym.trainers.fidelity import HORIZONS, figures
+        from diamond_gym.trainers.register import half, make_card
+        from diamond_gym.trainers.start_states import draw_starts
+
         t = fit.config.denoiser.inner_model.num_steps_conditioning
         model = fit.averaged()
         weights = half(model)
         model.load_weights(weights)  # measure what is stored
         measured = {}
-        if self.windows:
-            real = Rollouts.held_out(held_out, self.windows, t, HORIZON)
-            with counting("measuring", self.windows * HORIZON, "frames") as advance:
+        if self.windows and held_out is not None:
+            horizon = horizon_within(held_out, t, _HORIZON)
+            real = Rollouts.held_out(held_out, self.windows, t, horizon)
+            with counting("measuring", self.windows * horizon, "frames") as advance:
                 dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))
-            measured = figures(real, dreamed)
+            measured = figures(real, dreamed, [h for h in HORIZONS if h <= horizon])
         training = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
-        command = "diamond-gym " + shlex.join(["train-wm", "--game", self.game, "--preset", self.preset])
-        card = make_card(self.name or label, store, fit.config, training, measured, command, self.sampler)
+        command = command_line("train-wm", self, WORLD_MODEL, _NO_DIFFERENCE)
+        card = make_card(
+            self.name or label, store, fit.config, training, measured, command, self.sampler, world.origin, began_with
+        )
         return save_model(card, weights, draw_starts(store, t))

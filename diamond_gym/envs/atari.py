@@ -37,6 +37,7 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         render_mode: None, or "rgb_array" for a tuple of B frames.
         max_episode_steps: Steps after which a game is truncated, -1 or None for no limit but ALE's own.
         obs_dtype: As in `RealEnv`, like `channels_first`.
+        size: Side of the frames, for models that see others than the paper's.
     """
 
     noun = "game"
@@ -58,15 +59,18 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         noop_max: int = 30,
         obs_dtype: ObsDtype = "uint8",
         channels_first: bool = False,
+        size: int = SIZE,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         horizon = -1 if max_episode_steps is None else max_episode_steps
         self._set_up(num_envs, autoreset_mode, render_mode, horizon, obs_dtype, channels_first)
         check_noops(noop_max)
         self._game, self._life_ends = game, bool(terminal_on_life_loss)
-        self._games: list[AtariGame] | None = [AtariGame(game, noop_max, self._life_ends) for _ in range(self.num_envs)]
+        self._games: list[AtariGame] | None = [
+            AtariGame(game, noop_max, self._life_ends, size) for _ in range(self.num_envs)
+        ]
         self._meanings = find_game(game).action_meanings
-        self._set_spaces((SIZE, SIZE, 3), gym.spaces.Discrete(len(self._meanings)))
+        self._set_spaces((size, size, 3), gym.spaces.Discrete(len(self._meanings)))
 
     @property
     def games(self) -> list[AtariGame]:

@@ -63,7 +63,7 @@ class AtariGame:
         over: Whether the episode has ended.
     """
 
-    def __init__(self, game: str, noop_max: int = 30, terminal_on_life_loss: bool = False) -> None:
+    def __init__(self, game: str, noop_max: int = 30, terminal_on_life_loss: bool = False, size: int = SIZE) -> None:
         """Loads the game; `reset` begins it.
 
         Raises:
@@ -76,7 +76,7 @@ class AtariGame:
         except ModuleNotFoundError as error:
             raise DiamondGymError(MISSING) from error
         self._resize, self._area = cv2.resize, cv2.INTER_AREA
-        self._noop_max, self._life_ends = noop_max, terminal_on_life_loss
+        self._noop_max, self._life_ends, self._size = noop_max, terminal_on_life_loss, (size, size)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)
@@ -148,8 +148,8 @@ class AtariGame:
         return reward, terminated, truncated
 
     def obs(self) -> Frame:
-        """The current frame, uint8 (64, 64, 3)."""
-        return np.asarray(self._resize(self._pooled, (SIZE, SIZE), interpolation=self._area), np.uint8)
+        """The current frame, uint8 (64, 64, 3) or of the other size."""
+        return np.asarray(self._resize(self._pooled, self._size, interpolation=self._area), np.uint8)
 
     def info(self) -> Info:
         """The lives, and the frames of this game and of all since the seed."""
