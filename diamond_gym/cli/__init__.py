@@ -38,7 +38,13 @@ _COMMANDS = {
     "list": ("diamond_gym.cli.models:ListModels", "the world models at hand, and the games"),
     "info": ("diamond_gym.cli.models:Info", "all that is known of one model"),
     "collect": ("diamond_gym.cli.collect:Collect", "real experience, played and stored"),
-    "data": ("diamond_gym.cli.data:Data", "folders of experience of earlier versions, converted"),
+    "data import": ("diamond_gym.cli.data:Import", "a store from recordings of other formats"),
+    "data info": ("diamond_gym.cli.data:Info", "what a store holds"),
+    "data preview": ("diamond_gym.cli.data:Preview", "a sheet and an animation of a store, with the actions"),
+    "data merge": ("diamond_gym.cli.data:Merge", "several stores in one"),
+    "data split": ("diamond_gym.cli.data:Split", "a store in two, for training and for testing"),
+    "data export": ("diamond_gym.cli.data:Export", "a store as a data set of Minari"),
+    "data convert": ("diamond_gym.cli.data:Convert", "folders of experience of earlier versions, converted"),
     "train-wm": ("diamond_gym.cli.train_wm:TrainWm", "a world model, from a game's name alone"),
     "dream": ("diamond_gym.cli.dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
     "evaluate-wm": ("diamond_gym.cli.evaluate_wm:EvaluateWm", "how well a model dreams what really happened"),
@@ -72,11 +78,15 @@ _PLAIN = {
 # What to install for a module that only an extra brings.
 _EXTRAS = {
     "ale_py": "atari",
+    "av": "data",
     "cv2": "atari",
+    "h5py": "data",
     "huggingface_hub": "hub",
     "lightning": "distributed",
     "lightning_fabric": "distributed",
     "matplotlib": "plot",
+    "minari": "data",
+    "pyarrow": "data",
     "scipy": "eval",
     "skimage": "eval",
     "stable_baselines3": "sb3",
@@ -167,6 +177,8 @@ def _main(words: list[str]) -> int:
         return 0
     name, *rest = words
     targets = commands()
+    if rest and f"{name} {rest[0]}" in targets:  # such as `data import`
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in targets:
         what = "option" if name.startswith("-") else "command"
         raise BadArgument(

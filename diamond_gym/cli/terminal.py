@@ -59,7 +59,7 @@ def showing(what: str, total: int, done: int = 0) -> Iterator[Show]:
         TaskProgressColumn(),
         TextColumn("{task.fields[message]}"),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, completed=done, message="")
 
         def show(done: int, message: str, line: str | None = None) -> None:
@@ -82,13 +82,13 @@ def counting(what: str, total: int, unit: str) -> Iterator[Advance]:
             nonlocal done_so_far
             done_so_far = done_so_far + done if more else done
             rate = done_so_far / max(1e-6, time.monotonic() - began)
-            left = _clock((total - done_so_far) / rate) if rate else "?"
+            left = clock((total - done_so_far) / rate) if rate else "?"
             show(done_so_far, f"{_per_second(rate, unit)}, {left} left")
 
         yield advance
     seconds = time.monotonic() - began
     console.print(
-        f"{what}: {done_so_far:,} {unit} in {_clock(seconds)} ({_per_second(done_so_far / max(seconds, 1e-6), unit)})"
+        f"{what}: {done_so_far:,} {unit} in {clock(seconds)} ({_per_second(done_so_far / max(seconds, 1e-6), unit)})"
     )
 
 
@@ -104,9 +104,9 @@ def fitting(trainer: "Trainer", minutes: float | None) -> Iterator[Report]:
             recent.append((now, step))
             rate = (step - recent[0][1]) / max(1e-6, now - recent[0][0])
             left = (trainer.total_steps - step) / max(rate, 1e-9)
-            speed = f"{rate:.3g} steps/s, {_clock(left)} left"
+            speed = f"{rate:.3g} steps/s, {clock(left)} left"
             if minutes is not None and left > (until := 60 * minutes - (now - began)):
-                speed += f", stops in {_clock(max(0, until))}"
+                speed += f", stops in {clock(max(0, until))}"
             shown = {name.split("/")[1]: v for name, v in values.items() if "loss" in name or name in _SHOWN}
             losses = " ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in shown.items())
             show(step, f"{speed}\n{losses}", f"step {step:,}/{trainer.total_steps:,}  {losses}  {speed}")
@@ -118,7 +118,8 @@ def _per_second(rate: float, unit: str) -> str:
     return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds."""
     return str(timedelta(seconds=round(min(seconds, 8.64e6))))
 
 

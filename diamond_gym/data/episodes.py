@@ -100,8 +100,8 @@ class EpisodeStore:
 
     @property
     def num_episodes(self) -> int:
-        """How many episodes there are, unfinished ones included; the same as `len`."""
-        return len(self._episodes)
+        """How many episodes there are, unfinished ones included."""
+        return len(self)
 
     @property
     def num_steps(self) -> int:
@@ -141,7 +141,7 @@ class EpisodeStore:
         n = int(self.lengths[number])
         frames = self.frames(np.full(n + 1, number), np.arange(n + 1)).transpose(0, 2, 3, 1)
         steps = self.steps(np.full(n, number), np.arange(n))
-        known = {k: steps[k].copy() for k in ("rew", "end", "trunc") if k not in self._last(number).unknown}
+        known = {k: steps[k].copy() for k in ("rew", "end", "trunc") if k not in self.unknown(number)}
         return Episode(frames, steps["act"].copy(), info=self.info(number), **known)
 
     def __iter__(self) -> Iterator[Episode]:
@@ -150,6 +150,10 @@ class EpisodeStore:
     def info(self, number: int) -> Mapping[str, Any]:
         """What was noted about an episode."""
         return self._last(number).link.info
+
+    def unknown(self, number: int) -> tuple[str, ...]:
+        """Which of `rew`, `end` and `trunc` an episode does not have."""
+        return self._last(number).unknown
 
     def frames(self, episode: _Int, t: _Int) -> npt.NDArray[np.uint8]:
         """Frames `t` of `episode`, both (...), 0 <= t <= length: uint8 (..., C, H, W)."""
