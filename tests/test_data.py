@@ -272,10 +272,10 @@ def test_the_index_is_only_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr("diamond_gym.data.episode_files.read_piece", None)  # nothing but the index is read
         assert EpisodeStore(tmp_path).lengths.tolist() == [2, 3]
-    (tmp_path / "index.json").rename(tmp_path / "kept")
+    (tmp_path / "index.cache").rename(tmp_path / "kept")
     with EpisodeStore(tmp_path, "a") as store:
         store.append(episodes[2])
-    index = (tmp_path / "index.json").read_bytes()
+    index = (tmp_path / "index.cache").read_bytes()
     for content in (
         index,
         (tmp_path / "kept").read_bytes(),
@@ -284,8 +284,8 @@ def test_the_index_is_only_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         index[:50],
         None,
     ):  # old, damaged, gone
-        (tmp_path / "index.json").unlink()
+        (tmp_path / "index.cache").unlink()
         if content is not None:
-            (tmp_path / "index.json").write_bytes(content)
+            (tmp_path / "index.cache").write_bytes(content)
         for mine, theirs in zip(EpisodeStore(tmp_path), episodes, strict=True):
             assert_same(mine, theirs)

@@ -8,6 +8,7 @@ JSON: whose piece it is, from which step on, whether the episode is over, and it
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -19,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.data.about import About
-from diamond_gym.errors import DiskFull
+from diamond_gym.errors import DiamondGymError, DiskFull
 from diamond_gym.files import atomic_write, flush_folder
 
 __all__ = ["About", "Episode"]
 
-SUFFIX, INDEX, _KEY = ".safetensors", "index.json", "episode"
+SUFFIX, INDEX, _KEY = ".safetensors", "index.cache", "episode"
 _OPTIONAL = {"rew": np.float32, "end": np.bool_, "trunc": np.bool_}
 _HEADER, _HEADER_AT_MOST = 1 << 11, 1 << 20  # bytes, as a rule and at most
 
@@ -146,6 +147,8 @@ class Piece:
 
         begin = self.begins["obs"]
         end = begin + (self.num_steps + 1) * about.columns["obs"].row_bytes
+        if end > Path(self.path).stat().st_size:
+            raise DiamondGymError(f"{self.path} is shorter than when the store was opened")
         content: npt.NDArray[np.uint8] = torch.from_file(self.path, False, end, dtype=torch.uint8).numpy()
         return content.data[begin:]
 
@@ -264,19 +267,21 @@ def read_steps(pieces: Sequence[Piece], known: npt.NDArray[np.void], about: Abou
 def write_index(folder: Path, pieces: Sequence[Piece]) -> None:
     """Writes what is known of a store's files into one file, so that the store opens faster; it may be deleted."""
     content = {os.path.basename(p.path): [astuple(p.link), p.num_steps, p.begins, p.stamp] for p in pieces}  # noqa: PTH119
-    with suppress(OSError, DiskFull), atomic_write(folder / INDEX, "w") as file:
-        json.dump(content, file, separators=(",", ":"))
+    text = json.dumps(content, separators=(",", ":")).encode()
+    with suppress(OSError, DiskFull), atomic_write(folder / INDEX) as file:
+        file.write(b"%08x" % zlib.crc32(text) + text)
 
 
 def read_index(folder: Path) -> dict[str, Piece]:
     """The files of a store as `write_index` knew them; one whose stamp is another now must be read itself."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        content = json.loads((folder / INDEX).read_bytes())
-        start = os.path.join(folder, "")  # noqa: PTH118
-        return {
-            name: Piece(start + name, Link(*link), n, begins, tuple(stamp))
-            for name, (link, n, begins, stamp) in content.items()
-        }
+    with suppress(OSError, ValueError):
+        content = (folder / INDEX).read_bytes()
+        if int(content[:8], 16) == zlib.crc32(content[8:]):
+            start = os.path.join(folder, "")  # noqa: PTH118
+            return {
+                name: Piece(start + name, Link(*link), n, begins, tuple(stamp))
+                for name, (link, n, begins, stamp) in json.loads(content[8:]).items()
+            }
     return {}
 
 

@@ -3,15 +3,16 @@
 An episode of N steps has N + 1 frames: what was seen before each step, and what the last step led to. An episode that
 is stored before it has ended lies in several files. No file ever changes: each is written beside its place and
 renamed, so that a killed process leaves only whole ones. 100,000 Atari steps take 1.23 GB, and each file 12 kB more.
-A writer leaves `index.json` too, from which the store opens faster; it is a cache.
+A writer leaves `index.cache` too, from which the store opens faster; it is a cache.
 """
 
 import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ _MAPPED = 8192  # files mapped into memory at once; systems allow some 65,000
 _LITTER_AGE = 3600.0  # seconds after which a file that is still being written never will be
 
 
-class EpisodeStore:
+class EpisodeStore(AbstractContextManager["EpisodeStore"]):
     """Episodes in a folder, in the order in which they began; what others add is numbered as `refresh` finds it.
 
     >>> with EpisodeStore("breakout", "a", About("Breakout", (64, 64, 3), 4)) as store:  # doctest: +SKIP
@@ -41,6 +42,9 @@ class EpisodeStore:
         mode: "r" to read, "a" to append too; any number of processes may do either at the same time.
         about: For "a": what is going to be written. A new store is made of it, an old one must agree with it.
         until: For "a": what was written after this `mark` is deleted first, by whoever has the folder to itself.
+
+    Attributes:
+        version: Grows whenever episodes are added or extended.
 
     Raises:
         DiamondGymError: There is no store, it is of another kind, or its description is damaged.
@@ -68,18 +72,16 @@ class EpisodeStore:
             self.about.check_same(about, self.folder)
         if self._writable:
             self._clear(until)
-        self._version, self._warned = 0, set[str]()
+        self.version, self._warned = 0, set[str]()
         self._forget()
         self.refresh()
-
-    # Reading
 
     def refresh(self) -> bool:
         """Takes in what has been written since; returns whether there was anything.
 
         A damaged file is left out, with a warning that names it.
         """
-        version = self._version
+        version = self.version
         found = {e.name: e for e in os.scandir(self.folder) if e.name.endswith(SUFFIX) and e.name[0].isdigit()}
         if not self._known <= found.keys():  # somebody deleted what a checkpoint did not know
             self._forget()
@@ -96,7 +98,7 @@ class EpisodeStore:
             except (ValueError, OSError) as error:
                 self._warned.add(name)
                 warnings.warn(f"{self.folder / name} is left out: {error}", stacklevel=2)
-        return self._version > version
+        return self.version > version
 
     @property
     def num_episodes(self) -> int:
@@ -119,11 +121,6 @@ class EpisodeStore:
         """For each episode the one that was the life before in its game, -1 where none is known; (num_episodes,)."""
         self._lay_out()
         return self._before
-
-    @property
-    def version(self) -> int:
-        """Grows whenever episodes are added or extended."""
-        return self._version
 
     @property
     def mark(self) -> int:
@@ -159,9 +156,9 @@ class EpisodeStore:
         """Frames `t` of `episode`, both (...), 0 <= t <= length: uint8 (..., C, H, W)."""
         place, rank = self._find(episode, t)
         row = place + rank  # grows by one within a file, and by more from one to the next
-        goes_on = np.zeros(len(row) + 1, np.bool_)
-        np.equal(row[1:], row[:-1] + 1, out=goes_on[1:-1])
-        edges = (~goes_on).nonzero()[0]  # of runs that lie together in one file
+        new_run = np.ones(len(row) + 1, np.bool_)
+        np.not_equal(row[1:], row[:-1] + 1, out=new_run[1:-1])
+        edges = new_run.nonzero()[0]  # of runs that lie together in one file
         h, w, c = self.about.frame_shape
         obs, size = np.empty((len(row), c, h, w), np.uint8), c * h * w
         rank, place = rank[edges[:-1]], place[edges[:-1]]
@@ -185,8 +182,6 @@ class EpisodeStore:
             place, rank = self._find(episode, t)
             at = (self._steps_at[self._order[rank]] + place - self._begin[rank]).reshape(t.shape)
         return self._steps.take(at)
-
-    # Writing
 
     def append(self, episode: Episode) -> int:
         """Adds an episode; it is safely on the disk when this returns its number."""
@@ -237,9 +232,6 @@ class EpisodeStore:
             files.write_index(self.folder, self._pieces)
         self._writable = False
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -250,8 +242,9 @@ class EpisodeStore:
                 if files.sequence_of(path.name) > until:
                     path.unlink()
         for path in self.folder.glob(f".*.tmp{SUFFIX}"):
-            if until is not None or time.time() - path.stat().st_mtime > _LITTER_AGE:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another writer is done with it
+                if until is not None or time.time() - path.stat().st_mtime > _LITTER_AGE:
+                    path.unlink()
 
     def _forget(self) -> None:
         self._pieces: list[Piece] = []
@@ -261,7 +254,7 @@ class EpisodeStore:
         self._num_steps, self._laid_out = 0, -1
         self._steps = np.zeros(0, self.about.step_type)  # of `_pieces`, one after the other, as far as they were read
         self._mapped: dict[int, memoryview] = {}  # frames, by place in `_pieces`
-        self._version += 1
+        self.version += 1
 
     def _take(self, name: str, piece: Piece) -> int:
         """Makes a file known; returns its episode's number."""
@@ -277,7 +270,7 @@ class EpisodeStore:
         self._pieces.append(piece)
         self._known.add(name)
         self._num_steps += piece.num_steps
-        self._version += 1
+        self.version += 1
         return number
 
     def _last(self, number: int) -> Piece:
@@ -286,7 +279,7 @@ class EpisodeStore:
 
     def _lay_out(self) -> None:
         """Puts the frames of all episodes in a row, by which those of a batch are found."""
-        if self._laid_out == self._version:
+        if self._laid_out == self.version:
             return
         self._lengths = np.array([self._last(number).stop for number in range(len(self))], np.int64)
         self._offset = np.cumsum(self._lengths + 1) - self._lengths - 1
@@ -295,7 +288,7 @@ class EpisodeStore:
         self._begin = first_steps + np.repeat(self._offset, [len(episode) for episode in self._episodes])
         self._steps_at = np.cumsum([0, *(piece.num_steps for piece in self._pieces)])
         self._before = files.lives_before([self.info(number) for number in range(len(self))])
-        self._laid_out = self._version
+        self._laid_out = self.version
 
     def _find(self, episode: _Int, t: _Int) -> tuple[_Int, _Int]:
         """Places of frames in the row of all, and of their files in `_order`, both flat."""
