@@ -77,18 +77,12 @@ _PLAIN = {
 
 # What to install for a module that only an extra brings.
 _EXTRAS = {
-    "ale_py": "atari",
-    "av": "data",
-    "cv2": "atari",
-    "h5py": "data",
+    **dict.fromkeys(("ale_py", "cv2"), "atari"),
+    **dict.fromkeys(("av", "h5py", "minari", "pyarrow"), "data"),
+    **dict.fromkeys(("lightning", "lightning_fabric"), "distributed"),
+    **dict.fromkeys(("scipy", "skimage"), "eval"),
     "huggingface_hub": "hub",
-    "lightning": "distributed",
-    "lightning_fabric": "distributed",
     "matplotlib": "plot",
-    "minari": "data",
-    "pyarrow": "data",
-    "scipy": "eval",
-    "skimage": "eval",
     "stable_baselines3": "sb3",
     "tensorboard": "train",
     "wandb": "wandb",
@@ -179,6 +173,8 @@ def _main(words: list[str]) -> int:
     targets = commands()
     if rest and f"{name} {rest[0]}" in targets:  # such as `data import`
         name, rest = f"{name} {rest[0]}", rest[1:]
+    if parts := [target.split()[1] for target in targets if target.startswith(f"{name} ")]:
+        raise BadArgument(f"{name} is followed by one of {', '.join(parts)} (--help after it lists the options)")
     if name not in targets:
         what = "option" if name.startswith("-") else "command"
         raise BadArgument(
