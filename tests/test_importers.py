@@ -1,5 +1,6 @@
 """Every format, in files that its own library wrote, becomes the episodes that were recorded."""
 
+import json
 from pathlib import Path
 from unittest.mock import patch
 
@@ -54,6 +55,10 @@ def test_a_store_of_ours(tmp_path: Path) -> None:
         for i, n in enumerate((3, 9, 1)):
             store.append(episode(n, i, end=i != 1, trunc=i == 1))
         store.append(Episode(store[0].obs, store[0].act))
+        store.append(episode(4, 7, end=False))
+        store.extend(
+            4, Episode(np.concatenate([store[4].obs[-1:], store[1].obs[1:]]), store[1].act, end=store[1].trunc)
+        )
     new = imported(tmp_path / "in", tmp_path / "out")
     assert new.about.action_meanings == ABOUT.action_meanings and new.about.num_actions == 3
     for mine, theirs in zip(new, EpisodeStore(tmp_path / "in"), strict=True):
@@ -173,3 +178,29 @@ def test_round_trips(tmp_path_factory: pytest.TempPathFactory, data: st.DataObje
     piece = data.draw(st.integers(1, 10)) * int(np.prod(shape))
     with patch("diamond_gym.data.importing._PIECE_AT_MOST", piece):
         assert_holds(imported(folder, folder / "out"), written)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_tables_of_actions_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Numbers written as CSV or JSON lines come back, of the narrowest type that holds them all."""
+    from diamond_gym.data.importers.actions import read_actions
+
+    folder, columns = tmp_path_factory.mktemp("tables"), data.draw(st.integers(1, 3))
+    number = data.draw(st.sampled_from([st.integers(0, 1), st.integers(0, 99), st.floats(-9, 9, width=32)]))
+    rows = data.draw(st.lists(st.lists(number, min_size=columns, max_size=columns), min_size=1, max_size=9))
+    rewards = data.draw(st.lists(st.floats(-9, 9, width=32), min_size=len(rows), max_size=len(rows)))
+    names = ["action"] if columns == 1 else [f"key{i}" for i in range(columns)]
+    with open(folder / "a.csv", "w") as file:
+        file.write(",".join([*names, "reward"]) + "\n")
+        file.writelines(",".join(map(str, [*row, r])) + "\n" for row, r in zip(rows, rewards, strict=True))
+    with open(folder / "b.jsonl", "w") as file:
+        each = [dict(zip([*names, "reward"], [*row, r], strict=True)) for row, r in zip(rows, rewards, strict=True)]
+        file.writelines(json.dumps(row) + "\n" for row in each)
+    found, num_actions, _ = read_actions([folder / "a.csv", folder / "b.jsonl"])
+    wanted = np.array(rows, np.float64)
+    for steps in found:
+        np.testing.assert_array_equal(steps.act.reshape(wanted.shape), wanted)
+        np.testing.assert_array_equal(steps.rew, np.array(rewards, np.float32))
+        assert steps.act.dtype.kind == "f" or (wanted == wanted.round()).all()
+    assert num_actions == (int(wanted.max()) + 1 if columns == 1 and (wanted == wanted.round()).all() else 0)

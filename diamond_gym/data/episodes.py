@@ -138,7 +138,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         n = int(self.lengths[number])
         frames = self.frames(np.full(n + 1, number), np.arange(n + 1)).transpose(0, 2, 3, 1)
         steps = self.steps(np.full(n, number), np.arange(n))
-        known = {k: steps[k].copy() for k in ("rew", "end", "trunc") if k not in self.unknown(number)}
+        known = {k: steps[k].copy() for k in ("rew", "end", "trunc") if k not in self._last(number).unknown}
         return Episode(frames, steps["act"].copy(), info=self.info(number), **known)
 
     def __iter__(self) -> Iterator[Episode]:
@@ -148,9 +148,9 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         """What was noted about an episode."""
         return self._last(number).link.info
 
-    def unknown(self, number: int) -> tuple[str, ...]:
-        """Which of `rew`, `end` and `trunc` an episode does not have."""
-        return self._last(number).unknown
+    def pieces(self, number: int) -> list[Piece]:
+        """The files of an episode, in order."""
+        return [self._pieces[place] for place in self._episodes[number]]
 
     def frames(self, episode: _Int, t: _Int) -> npt.NDArray[np.uint8]:
         """Frames `t` of `episode`, both (...), 0 <= t <= length: uint8 (..., C, H, W)."""

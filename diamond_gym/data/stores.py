@@ -36,7 +36,7 @@ def facts(store: EpisodeStore) -> dict[str, Any]:
         rewards.append(steps["rew"])
         ended, truncated = ended + int(steps["end"][-1]), truncated + int(steps["trunc"][-1])
         for name in known:
-            known[name] += name not in store.unknown(number)
+            known[name] += name not in store.pieces(number)[-1].unknown
     rew = np.concatenate(rewards or [np.zeros(0, np.float32)])
     words = about.action_meanings or [str(i) for i in range(about.num_actions)]
     return {
