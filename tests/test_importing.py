@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import recordings as write
+from filelock import FileLock
 from stores import assert_same
 
 from diamond_gym.cli import main
@@ -79,6 +80,22 @@ def test_other_options_begin_anew(tmp_path: Path) -> None:
     assert main(words) == 0
     store = EpisodeStore(tmp_path / "out")
     assert (store.about.frame_shape, store.lengths.tolist()) == ((8, 8, 3), [12, 3, 9, 1])
+
+
+def test_a_source_that_has_changed_begins_anew(tmp_path: Path) -> None:
+    source = sources(tmp_path / "in")
+    assert run(source, tmp_path / "out", 5) == -9
+    frames, act = write.walk(12, 99)
+    write.npz(source / "0.npz", frames, act)
+    assert run(source, tmp_path / "out", -1) == 0
+    np.testing.assert_array_equal(EpisodeStore(tmp_path / "out")[0].act, act)
+
+
+def test_two_imports_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = tmp_path / ".out.importing.lock"
+    with FileLock(lock):
+        assert main(["data", "import", str(sources(tmp_path / "in")), "--name", str(tmp_path / "out")]) == 2
+        assert "another import into" in capsys.readouterr().err and lock.exists()
 
 
 def truncated(path: Path) -> Path:

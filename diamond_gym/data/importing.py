@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,12 @@ class Import:
         if folder.exists():
             raise BadArgument(f"{folder} is already there: choose another name, or remove it")
         self.folder, self.game, self.options = folder, game, options or ImportOptions()
-        self._from = str(source.resolve()) if isinstance(source, Path) else "stores"
-        self._source = (
-            importer(source, wanted).read(source, self.options.camera) if isinstance(source, Path) else source
-        )
+        if isinstance(source, Path):
+            found = importer(source, wanted).read(source, self.options.camera)
+            self._source = replace(found, origin=str(source.resolve() if source.exists() else source))
+        else:
+            self._source = source
+        self._from = self._source.origin
         self._recordings = list(self._source.recordings)
         if not self._recordings:
             raise UnreadableRecording(f"there are no recordings in {self._from}")
@@ -128,19 +130,22 @@ class Import:
         """
         staging = self.folder.with_name(f".{self.folder.name}.importing")
         staging.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{staging}.lock", timeout=0)
+        lock = FileLock(f"{staging}.lock")
         try:
-            with lock, disk_space_for(self.folder):
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BadArgument(f"another import into {self.folder} is running") from None
+        try:
+            with disk_space_for(self.folder):
                 self._into(staging, advance)
                 flush_folder(staging)
                 os.rename(staging, self.folder)
                 flush_folder(self.folder.parent)
-        except Timeout:
-            raise BadArgument(f"another import into {self.folder} is running") from None
         except Exception:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         finally:
+            lock.release()
             with suppress(OSError):
                 Path(lock.lock_file).unlink(missing_ok=True)
         return EpisodeStore(self.folder)
@@ -148,7 +153,7 @@ class Import:
     def _into(self, staging: Path, advance: Callable[[int, int], None]) -> None:
         names = [(recording.key, recording.num_frames) for recording in self._recordings]
         plan = {"source": self._from, "game": self.game, "options": asdict(self.options), "recordings": names}
-        text = json.dumps(plan, indent=1)
+        text = json.dumps({**plan, "changed": _changed(Path(self._from))}, indent=1)
         if staging.exists() and _text(staging / PLAN) != text:
             shutil.rmtree(staging)
         staging.mkdir(exist_ok=True)
@@ -276,14 +281,14 @@ class Import:
         )
 
 
+def _changed(source: Path) -> list[int]:
+    """How many files a source has, their bytes, and when the last of them changed: another source is begun anew."""
+    stats = [path.stat() for path in [source, *source.rglob("*")] if path.exists()]
+    return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+
+
 def _text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-
-
-def check_name(name: str) -> None:
-    """Raises BadArgument if a store cannot be called so."""
-    if not name or name != name.strip() or set(name) & set('/\\:*?"<>|\0') or name.startswith("."):
-        raise BadArgument(f"a store's name is letters, digits and spaces, not {name!r}")

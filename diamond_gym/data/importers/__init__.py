@@ -82,12 +82,14 @@ class Source:
         num_actions: Actions are 0..num_actions-1; 0 where they are anything else, None where it does not say.
         action_meanings: A word for each action, or none.
         fps: Frames per second, where the format knows.
+        origin: Where it lies, for messages and to know it again; filled in.
     """
 
     recordings: Iterable[Recording]
     num_actions: int | None = None
     action_meanings: tuple[str, ...] = ()
     fps: float | None = None
+    origin: str = ""
 
 
 class Importer(Protocol):
@@ -178,4 +180,4 @@ def merged(sources: Iterable[Source]) -> Source:
     """Several sources as one, with keys that say which one a recording is from."""
     found = list(sources)
     recordings = [replace(r, key=f"{i}/{r.key}") for i, source in enumerate(found) for r in source.recordings]
-    return replace(found[0], recordings=recordings)
+    return replace(found[0], recordings=recordings, origin=" + ".join(source.origin for source in found))

@@ -44,4 +44,5 @@ def read(source: Path, camera: str | None = None) -> Source:
         return Recording(f"{number}", steps, frames, n + 1, store.info(number))
 
     about = store.about
-    return Source((recording(number) for number in range(len(store))), about.num_actions, about.action_meanings)
+    recordings = (recording(number) for number in range(len(store)))
+    return Source(recordings, about.num_actions, about.action_meanings, origin=str(source.resolve()))
