@@ -55,6 +55,12 @@ def test_merge(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for mine, theirs in zip(both, [*a, *b], strict=True):
         assert_same(mine, Episode(theirs.obs, theirs.act, theirs.rew, theirs.end, theirs.trunc, mine.info))
     assert main(["data", "merge", "a", "b", "--name", "both"]) == 2
+    for name in "ab":
+        life = episode(3, 5)
+        with EpisodeStore(home / "data" / name, "a") as store:
+            store.write([(None, Episode(life.obs, life.act, info={"game": 7}))] * 2)
+    assert main(["data", "merge", "a", "b", "--name", "games"]) == 0
+    assert EpisodeStore(home / "data" / "games").before.tolist() == [-1, -1, -1, 2, -1, -1, -1, -1, 7]
     with EpisodeStore(home / "data" / "c", "a", About("Catch", (5, 5, 3), 3)):
         pass
     assert main(["data", "merge", "a", "c", "--name", "more"]) == 1

@@ -177,7 +177,12 @@ def checked_steps(recording: Recording) -> Steps:
 
 
 def merged(sources: Iterable[Source]) -> Source:
-    """Several sources as one, with keys that say which one a recording is from."""
-    found = list(sources)
-    recordings = [replace(r, key=f"{i}/{r.key}") for i, source in enumerate(found) for r in source.recordings]
+    """Several sources as one, with keys that say which one a recording is from, and games numbered anew."""
+    found, recordings, games = list(sources), list[Recording](), dict[tuple[int, Any], int]()
+    for i, source in enumerate(found):
+        for recording in source.recordings:
+            info = dict(recording.info)
+            if "game" in info:
+                info["game"] = games.setdefault((i, info["game"]), len(games))
+            recordings.append(replace(recording, key=f"{i}/{recording.key}", info=info))
     return replace(found[0], recordings=recordings, origin=" + ".join(source.origin for source in found))
