@@ -1,6 +1,9 @@
 """The episode store: what goes in comes out, in pieces too, and what does not fit is refused."""
 
 import multiprocessing
+import subprocess
+import sys
+import textwrap
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -245,3 +248,44 @@ def test_pieces_that_do_not_fit(tmp_path: Path) -> None:
             store.append(Episode(good.obs, good.act + 3, good.rew, good.end, good.trunc))
         assert len(store) == 0
         assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    code = f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        from diamond_gym.data import EpisodeStore
+        print(sum(len(episode) for episode in EpisodeStore({str(tmp_path)!r})))
+    """
+    with EpisodeStore(tmp_path, "a", ABOUT) as store:
+        store.write([(None, episode(1, seed)) for seed in range(20)])
+        store.write([(None, episode(1, seed)) for seed in range(30)])
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True)
+    assert done.stdout == "50\n"
+
+
+def test_the_index_is_only_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    episodes = [episode(n, n) for n in (2, 3, 4)]
+    with EpisodeStore(tmp_path, "a", ABOUT) as store:
+        for each in episodes[:2]:
+            store.append(each)
+    with monkeypatch.context() as patch:
+        patch.setattr("diamond_gym.data.episode_files.read_piece", None)  # nothing but the index is read
+        assert EpisodeStore(tmp_path).lengths.tolist() == [2, 3]
+    (tmp_path / "index.cache").rename(tmp_path / "kept")
+    with EpisodeStore(tmp_path, "a") as store:
+        store.append(episodes[2])
+    index = (tmp_path / "index.cache").read_bytes()
+    for content in (
+        index,
+        (tmp_path / "kept").read_bytes(),
+        b"[]",
+        b'{"x": 3}',
+        index[:50],
+        None,
+    ):  # old, damaged, gone
+        (tmp_path / "index.cache").unlink()
+        if content is not None:
+            (tmp_path / "index.cache").write_bytes(content)
+        for mine, theirs in zip(EpisodeStore(tmp_path), episodes, strict=True):
+            assert_same(mine, theirs)

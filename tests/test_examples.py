@@ -178,6 +178,18 @@ def test_commands_and_options_exist(page):
         r"(?:^\$ |`)(?:.* )?(?:diamond-gym|diamond_gym.cli --) ([a-z][^`|#\n]*)", text, re.MULTILINE
     ):
         command, *words = line.split()
+        if words and f"{command} {words[0]}" in commands():
+            command, *words = f"{command} {words[0]}", *words[1:]
         assert command in commands(), line
         for option in (word for word in words if word.startswith("--")):
             assert re.search(rf"{re.escape(option)}(?![\w-])", help_of(command)), line
+
+
+def test_the_tutorial_of_recordings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIAMOND_GYM_HOME", str(tmp_path / "home"))
+    text = (ROOT / "docs" / "your-own-recordings.md").read_text(encoding="utf-8").split("## A first import")[1]
+    exec(compile(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], "tutorial", "exec"), {})
+    for line in re.findall(r"^\$ diamond-gym (.*)$", text, re.MULTILINE):
+        assert main(line.split()) == 0, line
+    assert "12 episodes" in capsys.readouterr().out and (tmp_path / "catch-recorded.gif").exists()

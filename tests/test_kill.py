@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
-from diamond_gym.data import EpisodeStore, episodes
+from diamond_gym.data import EpisodeStore, episode_files
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
@@ -52,12 +52,12 @@ def after(function):
     return lambda *words: die(function(*words))
 
 
-whole, write, rename = torch.save, episodes.write_files, os.replace
+whole, write, rename = torch.save, episode_files.write_files, os.replace
 # name: what is replaced, by what, and at which of its calls
 POINTS = {
     "collecting": (Collector, "_step", die, 7),
-    "storing an episode": (episodes, "write_files", half_write, 1),
-    "storing several": (episodes, "write_files", write_some, 2),
+    "storing an episode": (episode_files, "write_files", half_write, 1),
+    "storing several": (episode_files, "write_files", write_some, 2),
     "world model": (WorldModelTrainer, "train_step", die, 2),
     "agent": (ActorCriticTrainer, "train_step", die, 4),
     "saving": (torch, "save", half_save, 1),

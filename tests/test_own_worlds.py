@@ -145,7 +145,7 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys):
         (f"train-wm --env {ID} --game Pong", 2, "say which game"),
         ("train-wm --game Pong --size 32", 2, "--render-obs and --size are for --env"),
         ("train-wm --data nothing", 1, "no experience at"),
-        ("train-wm --data a*b", 2, "--data is the name of a store in"),
+        ("train-wm --data a*b", 2, "names no store"),
         ("train-wm --data wide", 2, "those of Wide have 12x20 pixels"),
         ("train-wm --data steering", 2, "only numbered actions can be learned yet"),
         ("train-wm --data empty", 1, "there is no experience in"),
@@ -184,7 +184,7 @@ def test_where_a_store_is(home, tmp_path, monkeypatch):
     assert store_folder("pong") == home / "data" / "pong"
     assert store_folder("./pong") == type(tmp_path)("pong")
     for name in ("", "a b", "x" * 200, "?"):
-        with pytest.raises(BadArgument, match="--data is the name of a store"):
+        with pytest.raises(BadArgument, match="names no store"):
             store_folder(name)
 
 

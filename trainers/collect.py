@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
-from diamond_gym.data.episodes import Episode, EpisodeStore
+from diamond_gym.data.episode_files import Episode
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.policies import Policy, StickyPolicy
 from diamond_gym.trainers.scripted import ScriptedPolicy

@@ -28,7 +28,14 @@ _COMMANDS = {
     "list": ("models:ListModels", "the world models at hand, and the games"),
     "info": ("models:Info", "all that is known of one model"),
     "collect": ("collect:Collect", "real experience, played and stored"),
-    "data": ("data:Data", "folders of experience of earlier versions, converted"),
+    "data import": ("data:Import", "a store from recordings of other formats"),
+    "data info": ("data:Info", "what a store holds"),
+    "data check": ("data:Check", "what is wrong with a recording, before training on it"),
+    "data preview": ("data:Preview", "a sheet and an animation of a store, with the actions"),
+    "data merge": ("data:Merge", "several stores in one"),
+    "data split": ("data:Split", "a store in two, for training and for testing"),
+    "data export": ("data:Export", "a store as a data set of Minari"),
+    "data convert": ("data:Convert", "folders of experience of earlier versions, converted"),
     "train-wm": ("train_wm:TrainWm", "a world model, from a game's name alone"),
     "play": ("play:Play", "a dream in the browser or the terminal, to be played"),
     "dream": ("dream:DreamCommand", "a video of dreams, and how fast they were dreamed"),
@@ -49,14 +56,12 @@ _LIGHT = ("list", "info", "data", "pull", "push", "export", "verify", "remove")
 
 # What to install for a module that only an extra brings.
 _EXTRAS = {
-    "ale_py": "atari",
-    "cv2": "atari",
+    **dict.fromkeys(("ale_py", "cv2"), "atari"),
+    **dict.fromkeys(("av", "h5py", "minari", "pyarrow"), "data"),
+    **dict.fromkeys(("lightning", "lightning_fabric"), "distributed"),
+    **dict.fromkeys(("scipy", "skimage"), "eval"),
     "huggingface_hub": "hub",
-    "lightning": "distributed",
-    "lightning_fabric": "distributed",
     "matplotlib": "plot",
-    "scipy": "eval",
-    "skimage": "eval",
     "stable_baselines3": "sb3",
     "starlette": "play",
     "tensorboard": "train",
@@ -125,6 +130,10 @@ def _main(words: list[str]) -> int:
         return 0
     name, *rest = words
     targets = commands()
+    if rest and f"{name} {rest[0]}" in targets:  # such as `data import`
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    if parts := [target.split()[1] for target in targets if target.startswith(f"{name} ")]:
+        raise BadArgument(f"{name} is followed by one of {', '.join(parts)} (--help after it lists the options)")
     if name not in targets:
         what = "option" if name.startswith("-") else "command"
         raise BadArgument(
@@ -132,7 +141,7 @@ def _main(words: list[str]) -> int:
         )
     module, _, class_name = targets[name].partition(":")
     command = _parse(getattr(importlib.import_module(module), class_name), name, rest)
-    if name in _LIGHT or getattr(command, "threads", None):  # of these the user has said how many
+    if name.partition(" ")[0] in _LIGHT or getattr(command, "threads", None):  # of these the user has said how many
         cores: Any = nullcontext()
     else:
         from diamond_gym.device import free_cores_only

@@ -1,13 +1,12 @@
 """collect: real experience, played and stored; and what other commands share of it: which world, and its store."""
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from diamond_gym.cli.data import store_folder as store_folder
 from diamond_gym.cli.numbers import check_least, check_positive, missing
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
     from diamond_gym.trainers.policies import Policy
     from diamond_gym.trainers.sb3_files import SavedAgent
     from diamond_gym.trainers.worlds import World
-
-
-def store_folder(name: str) -> Path:
-    """The folder of a store: one of that name in <home>/data, or the folder itself where it is written as a path."""
-    if os.sep in name or name.startswith((".", "~")) or (Path(name) / ABOUT).exists():
-        return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib's can raise
-    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
-        raise BadArgument(f"--data is the name of a store in {home_folder() / 'data'}, or a folder, not {name[:60]!r}")
-    return home_folder() / "data" / name
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,257 @@
-"""data: folders of experience."""
+"""data import, info, check, preview, merge, split, export, convert: folders of experience."""
 
-from dataclasses import dataclass
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from diamond_gym.cli.numbers import check_least
+from diamond_gym.errors import BadArgument
+from diamond_gym.registry.models import home_folder
+
+
+def store_folder(name: str) -> Path:
+    """The folder of a store: one of that name in <home>/data, or the folder itself where it is written as a path."""
+    if os.sep in name or name.startswith((".", "~")) or (Path(name) / "store.json").exists():
+        return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib's can raise
+    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name != name.strip():
+        raise BadArgument(f"{name[:60]!r} names no store: give a name in {home_folder() / 'data'}, or a folder")
+    return home_folder() / "data" / name
+
 
 @dataclass(frozen=True)
-class Data:
-    """Converts a folder of experience that an earlier version collected."""
+class Import:
+    """Makes a store of recordings: CS:GO's HDF5, Minari, LeRobot, videos or pictures with actions, .npz, or a store.
 
-    action: Annotated[Literal["convert"], tyro.conf.Positional]
-    """What to do: convert writes a store of today, and leaves the old files as they are."""
+    Runs in little memory, and the same command again goes on where it was interrupted.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A file, a folder, or the id of a data set in Minari's cache."""
+    name: str
+    """What to call the store, <home>/data/<name>; or a folder."""
+    format: Literal["auto", "store", "csgo", "minari", "lerobot", "npz", "video", "images"] = "auto"
+    """What the source is (default: found out)."""
+    size: str | None = None
+    """Size of the frames: 64, or HEIGHTxWIDTH as in 30x56."""
+    fps: float | None = None
+    """Frames per second to keep, by leaving out frames."""
+    crop: tuple[int, int, int, int] | None = None
+    """Part of each frame to keep: TOP LEFT HEIGHT WIDTH, before --size."""
+    gray: bool = False
+    """Makes the frames grey."""
+    action_offset: int = 0
+    """By how many steps the actions come too late in the recording; below 0, too early."""
+    max_memory: int = 400
+    """MB of memory to take, about."""
+    camera: str | None = None
+    """Which video or observation to take, where there are several."""
+
+    def run(self) -> int:
+        """Imports, and says what there is."""
+        from diamond_gym.data.importing import Import as Importing
+        from diamond_gym.data.importing import ImportOptions
+
+        options = ImportOptions(
+            _size(self.size), self.fps, self.crop, self.gray, self.action_offset, self.max_memory, self.camera
+        )
+        folder = store_folder(self.name)
+        wanted = None if self.format == "auto" else self.format
+        job = Importing(Path(os.path.expanduser(self.source)), folder, folder.name, options, wanted)  # noqa: PTH111
+        with _progress("importing", job.total) as advance:
+            store = job.run(advance)
+        print(f"{folder}: {store.num_steps:,} steps in {len(store):,} episodes")
+        return 0
+
+
+@dataclass(frozen=True)
+class Info:
+    """Says what a store holds."""
+
+    store: Annotated[str, tyro.conf.Positional]
+    """A store's name or folder."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Prints JSON."""
+
+    def run(self) -> int:
+        """Prints the facts."""
+        from diamond_gym.data.episodes import EpisodeStore
+        from diamond_gym.data.stores import facts
+
+        found = facts(EpisodeStore(store_folder(self.store)))
+        if self.as_json:
+            print(json.dumps(found, indent=2))
+            return 0
+        for name, value in found.items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{key} {each:,}" for key, each in value.items())
+            shown = "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else value
+            print(f"{name.replace('_', ' '):<12} {shown}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Looks for what would spoil a training: wrong action offsets, repeated frames, swapped channels, copies, and more.
+
+    Ends with 1 where it finds a fault, so that scripts can stop there; notes are no faults. With held-out recordings it
+    also says which part of them is covered by the training recordings.
+    """
+
+    store: Annotated[str, tyro.conf.Positional]
+    """A store's name or folder."""
+    test: str | None = None
+    """Held-out recordings (default: <store>-test beside it, if there is one)."""
+    memory: int = 4
+    """Frames that the world model will see."""
+    max_steps: int = 20_000
+    """How many steps to look at."""
+    seed: int = 0
+    """Seeds the choice of these."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Prints JSON."""
+
+    def run(self) -> int:
+        """Prints what was found; returns 1 for a fault, else 0."""
+        from diamond_gym.data.about import ABOUT
+        from diamond_gym.data.checks import check_store, chosen, coverage, damaged_files
+        from diamond_gym.data.episodes import EpisodeStore
+
+        check_least(self, memory=1, max_steps=100, seed=0)
+        folder = store_folder(self.store)
+        beside = folder.with_name(f"{folder.name}-test")
+        held_out = store_folder(self.test) if self.test is not None else beside if (beside / ABOUT).exists() else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged files are told below
+            store = EpisodeStore(folder)
+            test = None if held_out is None else EpisodeStore(held_out)
+        findings = damaged_files(folder) + check_store(store, test, self.memory, self.max_steps, self.seed)
+        covered = None
+        if test is not None and len(store) > 1 and len(test):
+            covered = coverage(chosen(store, self.max_steps, self.seed), chosen(test, self.max_steps // 4, self.seed))
+        if self.as_json:
+            faults = [asdict(finding) for finding in findings]
+            print(json.dumps({"findings": faults, "coverage": None if covered is None else asdict(covered)}, indent=2))
+        else:
+            print(f"{folder}: {store.num_steps:,} steps in {len(store):,} episodes")
+            for finding in findings:
+                print(f"{finding.level}: {finding.text} ({finding.name})\n  {finding.advice}")
+            if covered is not None:
+                print(f"coverage: {covered.covered:.0%} of the held-out frames are like training frames")
+                for episode, step, distance in covered.worst:
+                    print(
+                        f"  far from all of them: held-out episode {episode} from step {step} ({distance:.1f} levels)"
+                    )
+            if not findings:
+                print("nothing wrong was found")
+        return int(any(finding.level == "fault" for finding in findings))
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Draws a sheet of frames (PNG) and an animation (GIF), with the actions."""
+
+    store: Annotated[str, tyro.conf.Positional]
+    """A store's name or folder."""
+    out: Path | None = None
+    """The sheet; the animation lies beside it (default: <store's name>.png)."""
+    episodes: int = 6
+    """How many to draw, evenly chosen."""
+    frames: int = 8
+    """How many of each on the sheet."""
+    fps: int = 10
+    """Of the animation."""
+
+    def check(self) -> None:
+        """Refuses what cannot be drawn."""
+        if min(self.episodes, self.frames, self.fps) < 1 or max(self.episodes, self.frames, self.fps) > 100:
+            raise BadArgument("--episodes, --frames and --fps are 1 to 100")
+
+    def run(self) -> int:
+        """Writes both."""
+        from diamond_gym.data.episodes import EpisodeStore
+        from diamond_gym.data.preview import preview
+
+        folder = store_folder(self.store)
+        sheet = (self.out or Path(f"{folder.name}.png")).with_suffix(".png")
+        preview(EpisodeStore(folder), sheet, sheet.with_suffix(".gif"), self.episodes, self.frames, self.fps)
+        print(f"{sheet}\n{sheet.with_suffix('.gif')}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Writes the episodes of several stores into a new one."""
+
+    stores: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Names or folders."""
+    name: str
+    """What to call the new store, or its folder."""
+
+    def run(self) -> int:
+        """Merges, and says what there is."""
+        from diamond_gym.data.stores import merge
+
+        if not self.stores:
+            raise BadArgument("name the stores to merge")
+        store = merge([store_folder(name) for name in self.stores], store_folder(self.name))
+        print(f"{store.folder}: {store.num_steps:,} steps in {len(store):,} episodes")
+        return 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Writes a store into <store>-train and <store>-test; near copies and lives of one game stay together."""
+
+    store: Annotated[str, tyro.conf.Positional]
+    """A store's name or folder."""
+    share: float = 0.1
+    """Of the steps, for the test store."""
+    seed: int = 0
+    """Seeds the choice."""
+
+    def run(self) -> int:
+        """Splits, and says what there is."""
+        from diamond_gym.data.stores import split
+
+        folder = store_folder(self.store)
+        sides = [folder.with_name(f"{folder.name}-{side}") for side in ("train", "test")]
+        for store in split(folder, sides[0], sides[1], self.share, self.seed):
+            print(f"{store.folder}: {store.num_steps:,} steps in {len(store):,} episodes")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Writes a store as a data set of Minari, into Minari's cache."""
+
+    store: Annotated[str, tyro.conf.Positional]
+    """A store's name or folder."""
+    id: Annotated[str, tyro.conf.Positional]
+    """The data set's id, such as mine/walk-v0."""
+    jpeg: bool = False
+    """Stores the frames as JPEG: smaller, and not exactly the same."""
+
+    def run(self) -> int:
+        """Exports, and says where to."""
+        from diamond_gym.data.episodes import EpisodeStore
+        from diamond_gym.data.stores import export_minari
+
+        print(export_minari(EpisodeStore(store_folder(self.store)), self.id, not self.jpeg))
+        return 0
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Converts a folder of experience that an earlier version collected; its old files stay as they are."""
+
     old: Annotated[Path, tyro.conf.Positional]
     """The folder."""
     new: Annotated[Path | None, tyro.conf.Positional] = None
@@ -27,3 +266,29 @@ class Data:
         if self.new is None:
             print("the old frames.bin, steps.bin and index.jsonl are no longer read")
         return 0
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)):
+        raise BadArgument(f"--size is a number or HEIGHTxWIDTH, not {text!r}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Shows what is done; the rate and the time left leave out what an earlier call had done."""
+    import time
+
+    from diamond_gym.cli.terminal import clock, showing
+
+    began = time.monotonic()
+    with showing(what, total) as show:
+
+        def advance(done: int, skipped: int) -> None:
+            rate = (done - skipped) / max(1e-6, time.monotonic() - began)
+            left = clock((total - done) / rate) if rate else "?"
+            show(done, f"{rate:,.0f} frames/s, {left} left")
+
+        yield advance

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from diamond_gym.cli.terminal import console
-from diamond_gym.data.episodes import Episode, EpisodeStore
+from diamond_gym.data.episode_files import Episode
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector

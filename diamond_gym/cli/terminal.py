@@ -35,7 +35,7 @@ def showing(what: str, total: int, done: int = 0) -> Iterator[Callable[..., None
     """
     printed = time.monotonic()
     columns = ("{task.description}", BarColumn(bar_width=12), TaskProgressColumn(), "{task.fields[message]}")
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, completed=done, message="")
 
         def show(done: int, message: str, line: str | None = None) -> None:

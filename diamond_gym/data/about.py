@@ -5,8 +5,9 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,29 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_BEFORE = 2, 1
 ABOUT = "store.json"
+
+
+class Column(NamedTuple):
+    """An array with a row for each step or frame.
+
+    Attributes:
+        dtype: Of its elements.
+        shape: Of a row.
+        code: The type as safetensors writes it.
+        row_bytes: Bytes of a row.
+    """
+
+    dtype: np.dtype[Any]
+    shape: list[int]
+    code: str
+    row_bytes: int
+
+    @classmethod
+    def of(cls, row: np.dtype[Any]) -> "Column":
+        """Rows of this type, which may have a shape."""
+        base = row.base
+        code = "BOOL" if base.kind == "b" else f"{base.kind.upper()}{8 * base.itemsize}"
+        return cls(base, list(row.shape), code, row.itemsize)
 
 
 @dataclass(frozen=True)
@@ -44,11 +68,20 @@ class About:
     action_dtype: str = "int64"
     action_shape: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def step_type(self) -> np.dtype[np.void]:
         """A record of one step."""
         act = ("act", self.action_dtype, self.action_shape)
         return np.dtype([act, ("rew", "f4"), ("end", "?"), ("trunc", "?")])
+
+    @cached_property
+    def columns(self) -> dict[str, "Column"]:
+        """What each array of an episode's file consists of: frames lie there as the networks take them."""
+        h, w, c = self.frame_shape
+        rows = {"obs": np.dtype((np.uint8, (c, h, w)))} | {
+            name: self.step_type[name] for name in self.step_type.names or ()
+        }
+        return {name: Column.of(row) for name, row in rows.items()}
 
     def check_same(self, other: "About", folder: Path) -> None:
         """Raises DiamondGymError if experience of `other` does not belong into this store."""

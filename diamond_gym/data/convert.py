@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.data.about import FORMAT_BEFORE, About, read_about, write_about
-from diamond_gym.data.episode_files import SUFFIX, Episode, Piece, write_files
+from diamond_gym.data.episode_files import SUFFIX, Episode, Link, encode, new_path, write_files
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import disk_space_for
 
@@ -42,12 +42,13 @@ def convert(old: Path, new: Path | None = None) -> tuple[int, int]:
         new.mkdir(parents=True, exist_ok=True)
         for path in [*new.glob(f"*{SUFFIX}"), *new.glob(f".*.tmp{SUFFIX}")]:  # of a conversion that was interrupted
             path.unlink()
-        latest: dict[int, Piece] = {}
+        latest: dict[int, tuple[Link | None, int]] = {}  # of each episode: its last file, and its steps so far
         steps = 0
         for number, sequence, episode in _pieces(old, about):
-            piece = Piece.of(new, sequence, episode, latest.get(number))
-            write_files([(piece.path, piece.encode(episode, about))])
-            latest[number] = piece
+            path, (before, first_step) = new_path(new, sequence), latest.get(number, (None, 0))
+            link = Link.of(path, episode, before, first_step)
+            write_files([(path, encode(episode, link, about))])
+            latest[number] = link, first_step + len(episode)
             steps += len(episode)
         write_about(new, about)
     return len(latest), steps

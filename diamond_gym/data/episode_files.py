@@ -6,14 +6,13 @@ JSON: whose piece it is, from which step on, whether the episode is over, and it
 """
 
 import json
-import math
 import os
 import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.data.about import About
-from diamond_gym.files import flush_folder
+from diamond_gym.errors import DiamondGymError, DiskFull
+from diamond_gym.files import atomic_write, flush_folder
 
-__all__ = ["About", "Episode", "Piece", "lives_before", "read_piece", "sequence_of", "write_files"]
+__all__ = ["About", "Episode"]
 
-SUFFIX, _KEY = ".safetensors", "episode"
-_DTYPES = {"U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8"}
-_DTYPES |= {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+SUFFIX, INDEX, _KEY = ".safetensors", "index.cache", "episode"
 _OPTIONAL = {"rew": np.float32, "end": np.bool_, "trunc": np.bool_}
-_HEADER_AT_MOST = 1 << 20
+_HEADER, _HEADER_AT_MOST = 1 << 11, 1 << 20  # bytes, as a rule and at most
 
 
 @dataclass(frozen=True)
@@ -82,76 +80,99 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A file of a store as its header describes it; its arrays are mapped into memory when they are first asked for.
+class Link:
+    """Where a file belongs.
 
     Attributes:
-        path: The file, named `<sequence number>-<random>.safetensors`.
-        num_steps: Steps in this file, N.
         continues: The name (without suffix) of the episode's first file; its own for the first.
         first_step: The number of its first step within the episode.
         over: Whether its last step ended the episode.
         info: See `Episode`.
-        arrays: Type, shape and place in the file of each array.
     """
 
-    path: Path
-    num_steps: int
     continues: str
     first_step: int
     over: bool
     info: Mapping[str, Any]
-    arrays: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...], int]]
+
+    @classmethod
+    def of(cls, path: Path, episode: Episode, before: "Link | None" = None, first_step: int = 0) -> "Link":
+        """What to write with a new episode, or with what follows the file `before` of one."""
+        if before is None:
+            return cls(path.stem, 0, episode.over, dict(episode.info))
+        return cls(before.continues, first_step, episode.over, {**before.info, **episode.info})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file of a store, as its header describes it.
+
+    Attributes:
+        path: The file, named `<sequence number>-<random>.safetensors`.
+        link: Where it belongs.
+        num_steps: Steps in this file, N.
+        begins: The bytes at which its arrays begin.
+        stamp: The file's size and time of change (ns).
+    """
+
+    path: str
+    link: Link
+    num_steps: int
+    begins: Mapping[str, int]
+    stamp: tuple[int, int]
 
     @property
-    def sequence(self) -> int:
-        """The number by which the files of a store are ordered."""
-        return sequence_of(self.path.name)
+    def stop(self) -> int:
+        """The number of the step after its last within the episode."""
+        return self.link.first_step + self.num_steps
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Which of `rew`, `end` and `trunc` the file does not hold."""
-        return tuple(name for name in _OPTIONAL if name not in self.arrays)
+        """Which of `rew`, `end` and `trunc` it does not hold."""
+        return tuple(name for name in _OPTIONAL if name not in self.begins)
 
-    @classmethod
-    def of(cls, folder: Path, sequence: int, episode: Episode, before: "Piece | None" = None) -> "Piece":
-        """The file that an episode is going to be, or what follows the piece `before` of one."""
-        path = folder / f"{sequence:019d}-{secrets.token_hex(6)}{SUFFIX}"
-        if before is None:
-            return cls(path, len(episode), path.stem, 0, episode.over, dict(episode.info), {})
-        info = {**before.info, **episode.info}
-        return cls(path, len(episode), before.continues, before.first_step + before.num_steps, episode.over, info, {})
-
-    def encode(self, episode: Episode, about: About) -> bytes:
-        """The file's content."""
-        from safetensors.numpy import save
-
-        arrays = {"obs": np.ascontiguousarray(episode.obs.transpose(0, 3, 1, 2))}
-        arrays["act"] = np.ascontiguousarray(episode.act, about.action_dtype)
-        for name in set(_OPTIONAL) - set(episode.unknown):
-            arrays[name] = np.ascontiguousarray(getattr(episode, name), _OPTIONAL[name])
-        metadata = {name: getattr(self, name) for name in ("continues", "first_step", "over", "info")}
-        return save(arrays, {_KEY: json.dumps(metadata, separators=(",", ":"))})
-
-    def read(self, about: About) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
-        """Frames (N+1, C, H, W), mapped into memory, and steps (N,), records of `about.step_type`, as a copy."""
+    def steps(self, about: About) -> npt.NDArray[np.void]:
+        """Its steps, records (N,) of `About.step_type`."""
+        n, steps = self.num_steps, np.zeros(self.num_steps, about.step_type)
         with open(self.path, "rb") as file:
-            content = mmap(file.fileno(), 0, access=ACCESS_READ)
+            for name in self.begins.keys() - {"obs"}:
+                column = about.columns[name]
+                file.seek(self.begins[name])
+                steps[name] = np.frombuffer(file.read(n * column.row_bytes), column.dtype).reshape(n, *column.shape)
+        return steps
 
-        def view(name: str) -> npt.NDArray[Any]:
-            dtype, shape, at = self.arrays[name]
-            return np.frombuffer(content, dtype, math.prod(shape), at).reshape(shape)
+    def frames(self, about: About) -> memoryview:
+        """Its frames, mapped into memory."""
+        import torch  # whose maps, unlike Python's, keep no file open: a process may have no more than 1024 of those
 
-        steps = np.zeros(self.num_steps, about.step_type)
-        for name in {"act", *_OPTIONAL} & set(self.arrays):
-            steps[name] = view(name)
-        return view("obs"), steps
+        begin = self.begins["obs"]
+        end = begin + (self.num_steps + 1) * about.columns["obs"].row_bytes
+        if end > Path(self.path).stat().st_size:
+            raise DiamondGymError(f"{self.path} is shorter than when the store was opened")
+        content: npt.NDArray[np.uint8] = torch.from_file(self.path, False, end, dtype=torch.uint8).numpy()
+        return content.data[begin:]
+
+
+def new_path(folder: Path, sequence: int) -> Path:
+    """A name for a file."""
+    return folder / f"{sequence:019d}-{secrets.token_hex(6)}{SUFFIX}"
 
 
 def sequence_of(name: str) -> int:
-    """The sequence number in a file's name, -1 for other files."""
+    """The number by which the files of a store are ordered, out of a file's name; -1 for other files."""
     number, _, rest = name.partition("-")
     return int(number) if number.isascii() and number.isdigit() and rest.endswith(SUFFIX) else -1
+
+
+def encode(episode: Episode, link: Link, about: About) -> bytes:
+    """A file's content."""
+    from safetensors.numpy import save
+
+    arrays = {"obs": np.ascontiguousarray(episode.obs.transpose(0, 3, 1, 2))}
+    arrays["act"] = np.ascontiguousarray(episode.act, about.action_dtype)
+    for name in set(_OPTIONAL) - set(episode.unknown):
+        arrays[name] = np.ascontiguousarray(getattr(episode, name), _OPTIONAL[name])
+    return save(arrays, {_KEY: json.dumps(asdict(link), separators=(",", ":"))})
 
 
 def write_files(contents: Sequence[tuple[Path, bytes]]) -> None:
@@ -175,66 +196,96 @@ def write_files(contents: Sequence[tuple[Path, bytes]]) -> None:
         raise
 
 
-def read_piece(path: Path, about: About) -> Piece:
-    """Reads the header of an episode's file; its arrays stay on the disk.
+def read_piece(path: str, about: About) -> Piece:
+    """Reads an episode's file as far as it takes to know that it is whole.
 
     Raises:
         ValueError: The file is damaged, shorter than it should be, or of another kind of store.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, _HEADER_AT_MOST):
-            raise ValueError("its header is cut off")
-        header = file.read(length)
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # as `open`, at half its cost
     try:
-        content = json.loads(header)
-        metadata = json.loads(content.pop("__metadata__")[_KEY])
-        arrays = {name: _place(entry, 8 + length, size) for name, entry in content.items()}
-        n = int(arrays["act"][1][0])
-        piece = Piece(
-            path, n, str(metadata["continues"]), int(metadata["first_step"]), bool(metadata["over"]),
-            dict(metadata["info"]), arrays,
-        )  # fmt: skip
-        hash(piece.info.get("game"))
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"its header makes no sense: {type(error).__name__} {error}") from error
-    h, w, c = about.frame_shape
-    expected = {"obs": (n + 1, c, h, w), "act": (n, *about.action_shape), **dict.fromkeys(_OPTIONAL, (n,))}
-    for name, (dtype, shape, _) in arrays.items():
-        if expected.get(name) != shape or n < 1:
-            raise ValueError(f"its {name} is {shape}")
-        if name in ("obs", "act") and dtype != np.dtype(np.uint8 if name == "obs" else about.action_dtype):
-            raise ValueError(f"its {name} is {dtype}")
-    if "obs" not in arrays:
-        raise ValueError("it holds no frames")
-    _check_ends(piece)
+        head = os.read(file, _HEADER)
+        stat, length = os.fstat(file), 8 + int.from_bytes(head[:8], "little")
+        if not 10 <= length <= min(stat.st_size, _HEADER_AT_MOST):
+            raise ValueError("its header is cut off")
+        if length > len(head):
+            head += _read(file, len(head), length - len(head))
+        piece = _parse(path, head[8:length].decode(), about, length, (stat.st_size, stat.st_mtime_ns))
+        ends = [_read(file, piece.begins[name], piece.num_steps) for name in ("end", "trunc") if name in piece.begins]
+    finally:
+        os.close(file)
+    # Places in a damaged header may be wrong: the ends at least must lie where they can.
+    wrong = any(content.count(0, 0, -1) < len(content) - 1 or content[-1] > 1 for content in ends)
+    if wrong or any(content[-1] for content in ends) != piece.link.over:
+        raise ValueError("its ends are not where its header says")
     return piece
 
 
-def _check_ends(piece: Piece) -> None:
-    """Refuses a file whose arrays do not end where its header says: places in a damaged header may be wrong."""
-    ended = np.zeros(piece.num_steps, np.uint8)
-    with open(piece.path, "rb") as file:
-        for name in {"end", "trunc"} & set(piece.arrays):
-            file.seek(piece.arrays[name][2])
-            ended |= np.frombuffer(file.read(piece.num_steps), np.uint8)
-    if ended.max() > 1 or ended[:-1].any() or bool(ended[-1]) != piece.over:
-        raise ValueError("its ends are not where its header says")
+_read_json = json.JSONDecoder().raw_decode
 
 
-def _place(entry: Mapping[str, Any], data: int, size: int) -> tuple[str, tuple[int, ...], int]:
-    """Type, shape and place of an array that lies within a file of `size` bytes."""
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"])
-    begin, end = (data + int(at) for at in entry["data_offsets"])
-    if end > size:
-        raise ValueError("it is cut off")
-    if begin < data or min(shape, default=0) < 0 or end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
-        raise ValueError("its arrays overlap or are too short")
-    return dtype, shape, begin
+def _parse(path: str, header: str, about: About, length: int, stamp: tuple[int, int]) -> Piece:
+    """What a header says, if it fits a store of this kind and a file of this size."""
+    try:
+        content, _ = _read_json(header)
+        link, _ = _read_json(content.pop("__metadata__")[_KEY])
+        link = Link(str(link["continues"]), int(link["first_step"]), bool(link["over"]), dict(link["info"]))
+        hash(link.info.get("game"))
+        n, begins = content["act"]["shape"][0], {}
+        for name, entry in content.items():
+            column, rows = about.columns[name], n + (name == "obs")
+            begin, end = entry["data_offsets"]
+            if entry["dtype"] != column.code or entry["shape"] != [rows, *column.shape] or n < 1:
+                raise ValueError(f"its {name} is {entry['dtype']} {entry['shape']}")
+            if length + end > stamp[0]:
+                raise ValueError("it is cut off")
+            if begin < 0 or end - begin != rows * column.row_bytes:
+                raise ValueError("its arrays overlap or are too short")
+            begins[name] = length + begin
+        if "obs" not in begins:
+            raise ValueError("it holds no frames")
+        return Piece(path, link, n, begins, stamp)
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its header makes no sense: {type(error).__name__} {error}") from error
 
 
-def lives_before(infos: list[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
+def _read(file: int, begin: int, count: int) -> bytes:
+    os.lseek(file, begin, os.SEEK_SET)
+    return os.read(file, count)
+
+
+def read_steps(pieces: Sequence[Piece], known: npt.NDArray[np.void], about: About) -> npt.NDArray[np.void]:
+    """The steps of files, one after the other; `known` are those of the first ones, already read."""
+    steps, at = np.empty(sum(piece.num_steps for piece in pieces), about.step_type), 0
+    for piece in pieces:
+        end = at + piece.num_steps
+        steps[at:end] = known[at:end] if end <= len(known) else piece.steps(about)
+        at = end
+    return steps
+
+
+def write_index(folder: Path, pieces: Sequence[Piece]) -> None:
+    """Writes what is known of a store's files into one file, so that the store opens faster; it may be deleted."""
+    content = {os.path.basename(p.path): [astuple(p.link), p.num_steps, p.begins, p.stamp] for p in pieces}  # noqa: PTH119
+    text = json.dumps(content, separators=(",", ":")).encode()
+    with suppress(OSError, DiskFull), atomic_write(folder / INDEX) as file:
+        file.write(b"%08x" % zlib.crc32(text) + text)
+
+
+def read_index(folder: Path) -> dict[str, Piece]:
+    """The files of a store as `write_index` knew them; one whose stamp is another now must be read itself."""
+    with suppress(OSError, ValueError):
+        content = (folder / INDEX).read_bytes()
+        if int(content[:8], 16) == zlib.crc32(content[8:]):
+            start = os.path.join(folder, "")  # noqa: PTH118
+            return {
+                name: Piece(start + name, Link(*link), n, begins, tuple(stamp))
+                for name, (link, n, begins, stamp) in json.loads(content[8:]).items()
+            }
+    return {}
+
+
+def lives_before(infos: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
     """For each episode the one that was the life before in the same game, or -1: int64 (N,)."""
     latest: dict[Any, int] = {}
     before = np.full(len(infos), -1, np.int64)

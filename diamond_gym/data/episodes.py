@@ -1,35 +1,35 @@
-"""Experience on disk: a folder of episodes that several processes can add to, read by memory map.
+"""Experience on disk: a folder of episodes that several processes can add to.
 
 An episode of N steps has N + 1 frames: what was seen before each step, and what the last step led to. An episode that
 is stored before it has ended lies in several files. No file ever changes: each is written beside its place and
 renamed, so that a killed process leaves only whole ones. 100,000 Atari steps take 1.23 GB, and each file 12 kB more.
+A writer leaves `index.cache` too, from which the store opens faster; it is a cache.
 """
 
 import os
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.data import episode_files as files
 from diamond_gym.data.about import ABOUT, About, read_about, write_about
-from diamond_gym.data.episode_files import SUFFIX, Episode, Piece, lives_before, read_piece, sequence_of, write_files
+from diamond_gym.data.episode_files import SUFFIX, Episode, Link, Piece
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import disk_space_for
-
-__all__ = ["About", "Episode", "EpisodeStore"]
 
 _Int = npt.NDArray[np.int64]
 _MAPPED = 8192  # files mapped into memory at once; systems allow some 65,000
 _LITTER_AGE = 3600.0  # seconds after which a file that is still being written never will be
 
 
-class EpisodeStore:
-    """Episodes in a folder, in the order in which they began.
+class EpisodeStore(AbstractContextManager["EpisodeStore"]):
+    """Episodes in a folder, in the order in which they began; what others add is numbered as `refresh` finds it.
 
     >>> with EpisodeStore("breakout", "a", About("Breakout", (64, 64, 3), 4)) as store:  # doctest: +SKIP
     ...     number = store.append(episode)  # on the disk when this returns
@@ -37,18 +37,20 @@ class EpisodeStore:
     >>> EpisodeStore("breakout")[number].obs.shape  # doctest: +SKIP
     (46, 64, 64, 3)
 
-    An episode's number is its place in that order when the store was opened; what others add is numbered as
-    `refresh` finds it.
-
     Args:
         folder: Where the store is.
         mode: "r" to read, "a" to append too; any number of processes may do either at the same time.
         about: For "a": what is going to be written. A new store is made of it, an old one must agree with it.
         until: For "a": what was written after this `mark` is deleted first, by whoever has the folder to itself.
 
+    Attributes:
+        version: Grows whenever episodes are added or extended.
+
     Raises:
         DiamondGymError: There is no store, it is of another kind, or its description is damaged.
     """
+
+    _steps: npt.NDArray[np.void]
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class EpisodeStore:
             raise ValueError(f"mode is 'r' or 'a', not {mode!r}")
         self.folder, self._writable = Path(folder), mode == "a"
         if self._writable and about is not None and not (self.folder / ABOUT).exists():
-            if any(sequence_of(path.name) >= 0 for path in self.folder.glob(f"*{SUFFIX}")):
+            if any(files.sequence_of(path.name) >= 0 for path in self.folder.glob(f"*{SUFFIX}")):
                 raise DiamondGymError(f"{folder} has episodes but no {ABOUT}: restore it, or use another folder")
             with disk_space_for(self.folder):
                 write_about(self.folder, about)
@@ -70,36 +72,38 @@ class EpisodeStore:
             self.about.check_same(about, self.folder)
         if self._writable:
             self._clear(until)
-        self._step_type = self.about.step_type
-        self._version, self._warned = 0, set[str]()
+        self.version, self._warned = 0, set[str]()
         self._forget()
         self.refresh()
-
-    # Reading
 
     def refresh(self) -> bool:
         """Takes in what has been written since; returns whether there was anything.
 
         A damaged file is left out, with a warning that names it.
         """
-        version = self._version
-        names = {entry.name for entry in os.scandir(self.folder) if sequence_of(entry.name) >= 0}
-        if not self._known <= names:  # somebody deleted what a checkpoint did not know
+        version = self.version
+        found = {e.name: e for e in os.scandir(self.folder) if e.name.endswith(SUFFIX) and e.name[0].isdigit()}
+        if not self._known <= found.keys():  # somebody deleted what a checkpoint did not know
             self._forget()
-        for name in sorted(names - self._known - self._warned):
+        new = sorted(found.keys() - self._known - self._warned)
+        index = files.read_index(self.folder) if len(new) > 1 else {}
+        for name in new:
             try:
-                self._take(read_piece(self.folder / name, self.about))
-            except FileNotFoundError:
+                stat, piece = found[name].stat(), index.get(name)
+                if piece is None or piece.stamp != (stat.st_size, stat.st_mtime_ns):
+                    piece = files.read_piece(found[name].path, self.about)
+                self._take(name, piece)
+            except FileNotFoundError:  # deleted just now
                 continue
             except (ValueError, OSError) as error:
                 self._warned.add(name)
                 warnings.warn(f"{self.folder / name} is left out: {error}", stacklevel=2)
-        return self._version > version
+        return self.version > version
 
     @property
     def num_episodes(self) -> int:
-        """How many episodes there are, unfinished ones included; the same as `len`."""
-        return len(self._episodes)
+        """How many episodes there are, unfinished ones included."""
+        return len(self)
 
     @property
     def num_steps(self) -> int:
@@ -119,14 +123,9 @@ class EpisodeStore:
         return self._before
 
     @property
-    def version(self) -> int:
-        """Grows whenever episodes are added or extended."""
-        return self._version
-
-    @property
     def mark(self) -> int:
         """What `until` takes to come back to the store as it is now."""
-        return self._mark
+        return max(0, files.sequence_of(max(self._known, default="")))
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -139,29 +138,50 @@ class EpisodeStore:
         n = int(self.lengths[number])
         frames = self.frames(np.full(n + 1, number), np.arange(n + 1)).transpose(0, 2, 3, 1)
         steps = self.steps(np.full(n, number), np.arange(n))
-        known = {"rew", "end", "trunc"} - set(self._episodes[number][0].unknown)
-        return Episode(frames, steps["act"].copy(), info=self.info(number), **{k: steps[k].copy() for k in known})
+        known = {k: steps[k].copy() for k in ("rew", "end", "trunc") if k not in self._last(number).unknown}
+        return Episode(frames, steps["act"].copy(), info=self.info(number), **known)
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[number] for number in range(len(self)))
 
     def info(self, number: int) -> Mapping[str, Any]:
         """What was noted about an episode."""
-        return self._episodes[number][-1].info
+        return self._last(number).link.info
+
+    def pieces(self, number: int) -> list[Piece]:
+        """The files of an episode, in order."""
+        return [self._pieces[place] for place in self._episodes[number]]
 
     def frames(self, episode: _Int, t: _Int) -> npt.NDArray[np.uint8]:
         """Frames `t` of `episode`, both (...), 0 <= t <= length: uint8 (..., C, H, W)."""
-        return self._gather(episode, t, frames=True)[0]
+        place, rank = self._find(episode, t)
+        row = place + rank  # grows by one within a file, and by more from one to the next
+        new_run = np.ones(len(row) + 1, np.bool_)
+        np.not_equal(row[1:], row[:-1] + 1, out=new_run[1:-1])
+        edges = new_run.nonzero()[0]  # of runs that lie together in one file
+        h, w, c = self.about.frame_shape
+        obs, size = np.empty((len(row), c, h, w), np.uint8), c * h * w
+        rank, place = rank[edges[:-1]], place[edges[:-1]]
+        runs = self._order[rank], (place - self._begin[rank]) * size, edges[:-1] * size, edges[1:] * size
+        if len(self._mapped) > _MAPPED:
+            self._mapped.clear()
+        memory = obs.reshape(-1).data
+        for piece, first, begin, end in zip(*(array.tolist() for array in runs), strict=True):
+            if (frames := self._mapped.get(piece)) is None:
+                frames = self._mapped[piece] = self._pieces[piece].frames(self.about)
+            memory[begin:end] = frames[first : first + end - begin]
+        return obs.reshape(*t.shape, c, h, w)
 
     def steps(self, episode: _Int, t: _Int) -> npt.NDArray[np.void]:
         """Steps `t` of `episode`, both (...), 0 <= t < length: records (...) of `about.step_type`."""
-        return self._gather(episode, t, steps=True)[1]
-
-    def frames_and_steps(self, episode: _Int, t: _Int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
-        """Both at once, which is faster."""
-        return self._gather(episode, t, frames=True, steps=True)
-
-    # Writing
+        self._lay_out()
+        if len(self._steps) < self._num_steps:
+            self._steps = files.read_steps(self._pieces, self._steps, self.about)
+        at = self._offset[episode] - episode + t  # if each episode is one file
+        if len(self._pieces) > len(self):
+            place, rank = self._find(episode, t)
+            at = (self._steps_at[self._order[rank]] + place - self._begin[rank]).reshape(t.shape)
+        return self._steps.take(at)
 
     def append(self, episode: Episode) -> int:
         """Adds an episode; it is safely on the disk when this returns its number."""
@@ -185,32 +205,32 @@ class EpisodeStore:
         """
         if not self._writable:
             raise DiamondGymError(f"{self.folder} is not open for writing")
-        latest = {number: self._episodes[number][-1] for number, _ in pieces if number is not None}
-        sequence, new = max(time.time_ns(), self._mark + 1), list[tuple[Piece, Episode]]()
+        links = {number: (p.link, p.stop) for number, _ in pieces if number is not None for p in [self._last(number)]}
+        sequence, new = max(time.time_ns(), self.mark + 1), list[tuple[Path, Episode, Link]]()
         for number, episode in pieces:
             self.about.check_fits(episode)
-            before = None if number is None else latest[number]
+            before, stop = (None, 0) if number is None else links[number]
             if before is not None and before.over:
                 raise ValueError(f"episode {number} has ended")
-            new.append((Piece.of(self.folder, sequence + len(new), episode, before), episode))
+            path = files.new_path(self.folder, sequence + len(new))
+            new.append((path, episode, Link.of(path, episode, before, stop)))
             if number is not None:
-                latest[number] = new[-1][0]
+                links[number] = new[-1][2], stop + len(episode)
         try:
             with disk_space_for(self.folder):
-                write_files([(piece.path, piece.encode(episode, self.about)) for piece, episode in new])
-            return [self._take(read_piece(piece.path, self.about)) for piece, _ in new]
+                files.write_files([(path, files.encode(episode, link, self.about)) for path, episode, link in new])
+            return [self._take(path.name, files.read_piece(str(path), self.about)) for path, _, _ in new]
         except BaseException:  # Ctrl-C too
-            for piece, _ in reversed(new):
-                piece.path.unlink(missing_ok=True)
+            for path, _, _ in reversed(new):
+                path.unlink(missing_ok=True)
             self.refresh()
             raise
 
     def close(self) -> None:
         """Ends the writing; reading goes on to work."""
+        if self._writable and self._pieces:
+            files.write_index(self.folder, self._pieces)
         self._writable = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -218,83 +238,60 @@ class EpisodeStore:
     def _clear(self, until: int | None) -> None:
         """Deletes what killed processes left half written, and what was written after a mark, newest first."""
         if until is not None:
-            names = sorted((path.name for path in self.folder.glob(f"*{SUFFIX}")), reverse=True)
-            for name in names:
-                if sequence_of(name) > until:
-                    (self.folder / name).unlink()
+            for path in sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True):
+                if files.sequence_of(path.name) > until:
+                    path.unlink()
         for path in self.folder.glob(f".*.tmp{SUFFIX}"):
-            if until is not None or time.time() - path.stat().st_mtime > _LITTER_AGE:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another writer is done with it
+                if until is not None or time.time() - path.stat().st_mtime > _LITTER_AGE:
+                    path.unlink()
 
     def _forget(self) -> None:
-        self._episodes: list[list[Piece]] = []
+        self._pieces: list[Piece] = []
+        self._episodes: list[list[int]] = []  # their places in `_pieces`
         self._numbers: dict[str, int] = {}  # of an episode, by the name of its first file
         self._known: set[str] = set()
-        self._num_steps, self._mark, self._laid_out = 0, 0, -1
-        self._open: OrderedDict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]] = OrderedDict()
-        self._version += 1
+        self._num_steps, self._laid_out = 0, -1
+        self._steps = np.zeros(0, self.about.step_type)  # of `_pieces`, one after the other, as far as they were read
+        self._mapped: dict[int, memoryview] = {}  # frames, by place in `_pieces`
+        self.version += 1
 
-    def _take(self, piece: Piece) -> int:
+    def _take(self, name: str, piece: Piece) -> int:
         """Makes a file known; returns its episode's number."""
-        if piece.path.stem == piece.continues and piece.first_step == 0:
-            number = self._numbers[piece.continues] = len(self._episodes)
-            self._episodes.append([piece])
+        link = piece.link
+        if name == link.continues + SUFFIX and link.first_step == 0:
+            number = self._numbers[link.continues] = len(self._episodes)
+            self._episodes.append([])
         else:
-            number = self._numbers.get(piece.continues, -1)
-            if number < 0 or piece.first_step != self._length(number):
+            number = self._numbers.get(link.continues, -1)
+            if number < 0 or link.first_step != self._last(number).stop:
                 raise ValueError("what comes before it in its episode is missing")
-            self._episodes[number].append(piece)
-        self._known.add(piece.path.name)
+        self._episodes[number].append(len(self._pieces))
+        self._pieces.append(piece)
+        self._known.add(name)
         self._num_steps += piece.num_steps
-        self._mark = max(self._mark, piece.sequence)
-        self._version += 1
+        self.version += 1
         return number
 
-    def _length(self, number: int) -> int:
-        last = self._episodes[number][-1]
-        return last.first_step + last.num_steps
+    def _last(self, number: int) -> Piece:
+        """The file with the end of an episode."""
+        return self._pieces[self._episodes[number][-1]]
 
     def _lay_out(self) -> None:
         """Puts the frames of all episodes in a row, by which those of a batch are found."""
-        if self._laid_out == self._version:
+        if self._laid_out == self.version:
             return
-        self._lengths = np.array([self._length(i) for i in range(len(self))], np.int64)
+        self._lengths = np.array([self._last(number).stop for number in range(len(self))], np.int64)
         self._offset = np.cumsum(self._lengths + 1) - self._lengths - 1
-        self._pieces = [piece for episode in self._episodes for piece in episode]
-        self._names = [piece.path.name for piece in self._pieces]
-        at = np.repeat(self._offset, [len(episode) for episode in self._episodes])
-        self._begin = at + np.array([piece.first_step for piece in self._pieces], np.int64)
-        self._before = lives_before([self.info(i) for i in range(len(self))])
-        self._laid_out = self._version
+        self._order = np.array([piece for episode in self._episodes for piece in episode], np.int64)
+        first_steps = np.array([self._pieces[piece].link.first_step for piece in self._order], np.int64)
+        self._begin = first_steps + np.repeat(self._offset, [len(episode) for episode in self._episodes])
+        self._steps_at = np.cumsum([0, *(piece.num_steps for piece in self._pieces)])
+        self._before = files.lives_before([self.info(number) for number in range(len(self))])
+        self._laid_out = self.version
 
-    def _gather(
-        self, episode: _Int, t: _Int, frames: bool = False, steps: bool = False
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
-        """Copies run by run: what lies one after the other in one file."""
+    def _find(self, episode: _Int, t: _Int) -> tuple[_Int, _Int]:
+        """Places of frames in the row of all, and of their files in `_order`, both flat."""
         self._lay_out()
-        place = self._offset[episode] + t
-        flat = place.ravel()
-        files = np.searchsorted(self._begin, flat, side="right") - 1
-        firsts = flat - self._begin[files]
-        breaks = (flat[1:] != flat[:-1] + 1) | (files[1:] != files[:-1])
-        begins = np.flatnonzero(np.concatenate((np.ones(min(1, flat.size), np.bool_), breaks)))
-        h, w, c = self.about.frame_shape
-        obs = np.empty((flat.size if frames else 0, c, h, w), np.uint8)
-        records = np.empty(flat.size if steps else 0, self._step_type)
-        runs = begins, np.append(begins[1:], flat.size)[: len(begins)], files[begins], firsts[begins]
-        for begin, end, file, first in zip(*(part.tolist() for part in runs), strict=True):
-            all_obs, all_records = self._read(file)
-            if frames:
-                obs[begin:end] = all_obs[first : first + end - begin]
-            if steps:
-                records[begin:end] = all_records[first : first + end - begin]
-        shape = place.shape
-        return obs.reshape(*shape, c, h, w) if frames else obs, records.reshape(shape) if steps else records
-
-    def _read(self, file: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
-        """Frames and steps of a file by its place in `_pieces`."""
-        if (arrays := self._open.get(self._names[file])) is None:
-            if len(self._open) >= _MAPPED:
-                self._open.popitem(last=False)
-            arrays = self._open[self._names[file]] = self._pieces[file].read(self.about)
-        return arrays
+        place = (self._offset[episode] + t).ravel()
+        return place, self._begin.searchsorted(place, "right") - 1

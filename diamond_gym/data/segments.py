@@ -80,33 +80,26 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_liv
     With `across_lives`, what lies before an episode's first step comes from the lives before in the same game, where
     the store knows them (`EpisodeStore.before`).
     """
-    t = start[:, None] + np.arange(length)  # (B, L)
-    steps_of = store.lengths[episode]
-    rows, inside = np.broadcast_to(episode[:, None], t.shape), t
+    t = np.arange(length)
+    rows, inside = episode[:, None] + t * 0, start[:, None] + t  # (B, L)
     if across_lives:
-        rows, inside = _into_earlier_lives(store, rows, t)
-    mask = (inside >= 0) & (inside < store.lengths[rows])
-    inside = np.clip(inside, 0, store.lengths[rows] - 1)
-    obs, steps = store.frames_and_steps(rows, inside)
-    obs[~mask] = 0
-    steps[~mask] = 0
+        rows, inside = _into_earlier_lives(store, rows, inside)
+    steps_of = store.lengths[rows]
+    mask = (inside >= 0) & (inside < steps_of)
+    inside = np.minimum(np.maximum(inside, 0), steps_of - 1)
+    steps_of = store.lengths[episode]
     last = steps_of - 1 - start
     has_last = (last >= 0) & (last < length)
-    final_obs = np.zeros((len(start), *obs.shape[2:]), np.uint8)
-    final_obs[has_last] = store.frames(episode[has_last], steps_of[has_last])
-    act, rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("act", "rew", "end", "trunc"))
-    return Batch(
-        obs,
-        act,
-        rew,
-        end,
-        trunc,
-        mask,
-        final_obs,
-        np.where(has_last, last, -1),
-        episode,
-        start,
+    frames = store.frames(
+        np.concatenate((rows.ravel(), episode[has_last])), np.concatenate((inside.ravel(), steps_of[has_last]))
     )
+    obs, steps = frames[: rows.size].reshape(*rows.shape, *frames.shape[1:]), store.steps(rows, inside)
+    obs[~mask] = 0
+    steps[~mask] = 0
+    final_obs = np.zeros((len(start), *frames.shape[1:]), np.uint8)
+    final_obs[has_last] = frames[rows.size :]
+    act, rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("act", "rew", "end", "trunc"))
+    return Batch(obs, act, rew, end, trunc, mask, final_obs, np.where(has_last, last, -1), episode, start)
 
 
 def _into_earlier_lives(store: EpisodeStore, episode: _Int, t: _Int) -> tuple[_Int, _Int]:

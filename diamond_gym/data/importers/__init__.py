@@ -1,0 +1,188 @@
+"""Recordings of other formats: what each importer yields, and which importer reads a source.
+
+A new format is one module of this folder with `LOOKS_FOR` (what it recognises, in words), `recognises(source)` and
+`recordings(source, options)`, and one line in `FORMATS`.
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_gym.errors import BadArgument, DiamondGymError
+
+FORMATS = {
+    "store": "store",
+    "csgo": "csgo",
+    "minari": "minari",
+    "lerobot": "lerobot",
+    "npz": "npz",
+    "video": "video",
+    "images": "images",
+}
+"""Module by name, in the order in which they are asked."""
+
+Frame = npt.NDArray[np.uint8]
+VIDEOS = (".mp4", ".mkv", ".avi", ".webm", ".mov")
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+class UnreadableRecording(DiamondGymError):
+    """A recording that cannot be imported as it is; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What was done and what came of it: all but the frames.
+
+    Attributes:
+        act: (N, ...) of any type; `act[t]` was taken after frame `t`.
+        rew: float32 (N,), or None where not known.
+        end: Whether the last step ended the episode; None where not known.
+        trunc: Whether a time limit did.
+    """
+
+    act: npt.NDArray[Any]
+    rew: npt.NDArray[np.float32] | None = None
+    end: bool | None = None
+    trunc: bool | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An episode of a source, read when it is asked for: N actions, and N or N + 1 frames.
+
+    Attributes:
+        key: What it is called within the source: the same whenever the source is read.
+        steps: Reads its steps.
+        frames: Yields its frames from a number on, uint8 (H, W, C) with one or three channels (RGB).
+        num_frames: How many there are, as far as that is known beforehand: for the progress alone.
+        info: Plain data about it.
+    """
+
+    key: str
+    steps: Callable[[], Steps]
+    frames: Callable[[int], Iterator[Frame]]
+    num_frames: int
+    info: Mapping[str, Any] = field(default_factory=lambda: {"first": True})
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an importer found.
+
+    Attributes:
+        recordings: In order.
+        num_actions: Actions are 0..num_actions-1; 0 where they are anything else, None where it does not say.
+        action_meanings: A word for each action, or none.
+        fps: Frames per second, where the format knows.
+        origin: Where it lies, for messages and to know it again; filled in.
+    """
+
+    recordings: Iterable[Recording]
+    num_actions: int | None = None
+    action_meanings: tuple[str, ...] = ()
+    fps: float | None = None
+    origin: str = ""
+
+
+class Importer(Protocol):
+    """What a module of this folder has."""
+
+    LOOKS_FOR: str
+
+    def recognises(self, source: Path) -> bool:
+        """Whether the source is of this format."""
+        ...
+
+    def read(self, source: Path, camera: str | None) -> Source:
+        """What there is, in an order that is always the same."""
+        ...
+
+
+def importer(source: Path, wanted: str | None = None) -> Importer:
+    """The module that reads a source.
+
+    Args:
+        source: A file or a folder, or the id of a data set in Minari's cache.
+        wanted: A name of `FORMATS`; None to find out.
+
+    Raises:
+        BadArgument: There is no such format, or none recognises the source.
+    """
+    if wanted is not None and wanted not in FORMATS:
+        raise BadArgument(f"there is no format {wanted!r}: --format is one of {', '.join(FORMATS)}")
+    modules: list[Any] = [
+        importlib.import_module(f"diamond_gym.data.importers.{FORMATS[name]}")
+        for name in ([wanted] if wanted else FORMATS)
+    ]
+    for module in modules:
+        if wanted or module.recognises(source):
+            return module  # type: ignore[no-any-return]
+    if not source.exists():
+        raise BadArgument(f"there is nothing at {source}")
+    sought = "; ".join(module.LOOKS_FOR for module in modules)
+    raise BadArgument(f"{source} is of no format known here. Looked for: {sought}. --format NAME chooses one")
+
+
+def files_in(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The source itself, or the files in it that end so, in the order of their numbers; what is hidden is left out."""
+    found = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
+    found = [p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+    return sorted(found, key=lambda p: natural(p.relative_to(source).as_posix()))
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key by which frame 10 comes after frame 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; a damaged one is an `UnreadableRecording`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableRecording(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Another library's error, short."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def checked_steps(recording: Recording) -> Steps:
+    """A recording's steps with actions as stores have them: int64 numbers, or bool, int64 or float32 vectors."""
+    steps = recording.steps()
+    act = np.asarray(steps.act)
+    if act.dtype.kind not in "biuf" or act.ndim < 1:
+        raise UnreadableRecording(f"{recording.key}: actions are {act.dtype} {act.shape}, no numbers")
+    if act.dtype.kind == "f":
+        act = act.astype(np.float32) if act.ndim > 1 else act.astype(np.float32)[:, None]
+        if not np.isfinite(act).all():
+            raise UnreadableRecording(f"{recording.key}: an action is not finite")
+    elif act.ndim == 1 or act.dtype.kind != "b":
+        act = act.astype(np.int64)
+    if act.ndim == 1 and act.size and act.min() < 0:
+        at = int(act.argmin())
+        raise UnreadableRecording(f"{recording.key}: action {act[at]} of step {at} is below 0")
+    if steps.rew is not None and len(steps.rew) != len(act):
+        raise UnreadableRecording(f"{recording.key}: {len(steps.rew)} rewards for {len(act)} actions")
+    return replace(steps, act=act)
+
+
+def merged(sources: Iterable[Source]) -> Source:
+    """Several sources as one, with keys that say which one a recording is from, and games numbered anew."""
+    found, recordings, games = list(sources), list[Recording](), dict[tuple[int, Any], int]()
+    for i, source in enumerate(found):
+        for recording in source.recordings:
+            info = dict(recording.info)
+            if "game" in info:
+                info["game"] = games.setdefault((i, info["game"]), len(games))
+            recordings.append(replace(recording, key=f"{i}/{recording.key}", info=info))
+    return replace(found[0], recordings=recordings, origin=" + ".join(source.origin for source in found))

@@ -1,0 +1,59 @@
+"""Folders of PNG or JPEG pictures in the order of their numbers, with a CSV or JSONL of actions in the folder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from diamond_gym.data.importers import (
+    PICTURES,
+    Frame,
+    Recording,
+    Source,
+    Steps,
+    UnreadableRecording,
+    files_in,
+    one_line,
+)
+from diamond_gym.data.importers.actions import SUFFIXES, read_actions
+
+LOOKS_FOR = "folders of PNG or JPEG pictures with a .csv or .jsonl of actions in each"
+
+
+def recognises(source: Path) -> bool:
+    """Whether there are pictures in a folder."""
+    return source.is_dir() and bool(files_in(source, PICTURES))
+
+
+def read(source: Path, camera: str | None = None) -> Source:
+    """A recording for each folder with pictures."""
+    folders: dict[Path, list[Path]] = {}
+    for path in files_in(source, PICTURES):
+        folders.setdefault(path.parent, []).append(path)
+    if not folders:
+        raise UnreadableRecording(f"there is no picture in {source}")
+    tables = []
+    for folder in folders:
+        found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+        if len(found) != 1:
+            raise UnreadableRecording(f"{folder} needs one .csv or .jsonl of actions, and has {len(found)}")
+        tables += found
+    steps, num_actions, words = read_actions(tables)
+
+    def recording(folder: Path, paths: list[Path], its: Steps) -> Recording:
+        key = folder.relative_to(source).as_posix()
+        return Recording(key, lambda: its, lambda start: map(picture, paths[start:]), len(paths))
+
+    recordings = [recording(*item, its) for item, its in zip(folders.items(), steps, strict=True)]
+    return Source(recordings, num_actions, words)
+
+
+def picture(path: Path) -> Frame:
+    """A picture's pixels, grey or RGB."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]

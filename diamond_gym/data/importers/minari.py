@@ -1,0 +1,130 @@
+"""Minari data sets, by their folder or by the id under which Minari's cache holds them."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, one_line, read_json
+
+LOOKS_FOR = "a Minari data set (data/metadata.json, or the id of one in Minari's cache)"
+
+
+def _data(source: Path) -> Path:
+    """The folder with the data set's files."""
+    if not source.exists() and not source.is_absolute():
+        from minari.storage import get_dataset_path
+
+        source = Path(get_dataset_path(source.as_posix()))
+    return source if (source / "metadata.json").is_file() else source / "data"
+
+
+def recognises(source: Path) -> bool:
+    """Whether there is such a data set."""
+    try:
+        return "data_format" in read_json(_data(source) / "metadata.json")
+    except (UnreadableRecording, ImportError, ValueError, TypeError):
+        return False
+
+
+def read(source: Path, camera: str | None = None) -> Source:
+    """A recording for each episode; `camera` names the image in a dictionary of observations."""
+    folder = _data(source)
+    metadata = read_json(folder / "metadata.json")
+    space = json.loads(metadata.get("action_space", "{}"))
+    num_actions = int(space["n"]) if space.get("type") == "Discrete" and not space.get("start") else 0
+    if metadata["data_format"] == "hdf5":
+        return Source(_of_hdf5(folder / "main_data.hdf5", camera), num_actions)
+    return Source(_by_minari(folder, camera), num_actions)
+
+
+def _of_hdf5(path: Path, camera: str | None) -> list[Recording]:
+    """Reads HDF5 frame by frame: an episode may be larger than the memory."""
+    import h5py
+
+    def damaged(error: Exception) -> UnreadableRecording:
+        return UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}")
+
+    def recording(name: str, count: int) -> Recording:
+        def steps() -> Steps:
+            try:
+                with h5py.File(path) as file:
+                    rew, end, trunc = (file[name][part][()] for part in ("rewards", "terminations", "truncations"))
+                    return Steps(
+                        _array(file[name]["actions"], path), rew.astype(np.float32), bool(end[-1]), bool(trunc[-1])
+                    )
+            except (OSError, KeyError, IndexError) as error:
+                raise damaged(error) from error
+
+        def frames(start: int) -> Iterator[Frame]:
+            try:
+                with h5py.File(path) as file:
+                    obs = _images(file[name]["observations"], camera, path)
+                    for i in range(start, len(obs)):
+                        yield _frame(obs[i], path)
+            except (OSError, KeyError) as error:
+                raise damaged(error) from error
+
+        return Recording(name, steps, frames, count + 1)
+
+    try:
+        with h5py.File(path) as file:
+            names = sorted(file, key=lambda name: int(name.rpartition("_")[2]))
+            return [recording(name, len(file[name]["rewards"])) for name in names]
+    except (OSError, KeyError, ValueError) as error:
+        raise damaged(error) from error
+
+
+def _by_minari(folder: Path, camera: str | None) -> list[Recording]:
+    """Lets Minari itself read its other formats, an episode at a time."""
+    import minari
+
+    try:
+        data = minari.MinariDataset(folder)
+    except (ImportError, ValueError, OSError, KeyError) as error:
+        raise UnreadableRecording(f"{folder} cannot be read by Minari: {one_line(error)}") from error
+
+    def recording(number: int) -> Recording:
+        def steps() -> Steps:
+            each = data[number]
+            end, trunc = bool(each.terminations[-1]), bool(each.truncations[-1])
+            return Steps(_array(each.actions, folder), np.asarray(each.rewards, np.float32), end, trunc)
+
+        def frames(start: int) -> Iterator[Frame]:
+            return (_frame(image, folder) for image in _images(data[number].observations, camera, folder)[start:])
+
+        return Recording(f"episode_{number}", steps, frames, len(data[number].rewards) + 1)
+
+    return [recording(number) for number in range(data.total_episodes)]
+
+
+def _array(actions: Any, path: Path) -> np.ndarray:
+    if not hasattr(actions, "shape"):
+        raise UnreadableRecording(f"{path}: actions that are dictionaries or tuples cannot be imported")
+    return np.asarray(actions)
+
+
+def _images(obs: Any, camera: str | None, path: Path) -> Any:
+    """The images among the observations."""
+    if hasattr(obs, "shape"):
+        return obs
+    names = list(obs)
+    if camera is None and len(names) == 1:
+        camera = names[0]
+    if camera not in names:
+        raise UnreadableRecording(f"{path} has several observations: --camera is one of {', '.join(names)}")
+    return obs[camera]
+
+
+def _frame(image: Any, path: Path) -> Frame:
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    if pixels.dtype == np.uint8 and pixels.ndim == 1:  # as JPEG
+        pixels = np.asarray(Image.open(io.BytesIO(pixels.tobytes())))
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise UnreadableRecording(f"{path}: observations are {pixels.dtype} {pixels.shape}, no images")
+    return pixels if pixels.ndim == 3 else pixels[..., None]

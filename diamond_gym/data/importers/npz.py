@@ -1,0 +1,76 @@
+"""Episodes as `.npz` files: `obs` uint8 (N or N+1, H, W, C), `act` (N, ...), and `rew`, `end`, `trunc` where known."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, files_in, one_line
+
+LOOKS_FOR = "an .npz file an episode, with obs and act"
+_NAMES = {
+    "obs": ("obs", "observations", "image", "images", "frames"),
+    "act": ("act", "action", "actions"),
+    "rew": ("rew", "reward", "rewards"),
+    "end": ("end", "terminated", "terminations", "done", "is_terminal"),
+    "trunc": ("trunc", "truncated", "truncations"),
+}
+
+
+def recognises(source: Path) -> bool:
+    """Whether there is such a file."""
+    return bool(files_in(source, (".npz",)))
+
+
+def read(source: Path, camera: str | None = None) -> Source:
+    """A recording for each file; its frames are read as a whole, as the format wants it."""
+    if not (paths := files_in(source, (".npz",))):
+        raise UnreadableRecording(f"there is no .npz file in {source}")
+    root = source if source.is_dir() else source.parent
+    return Source([_recording(path, path.relative_to(root).as_posix()) for path in paths])
+
+
+def _recording(path: Path, key: str) -> Recording:
+    def get(wanted: str) -> np.ndarray | None:
+        try:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                name = next((name for name in _NAMES[wanted] if name in file), None)
+                return None if name is None else file[name]
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+
+    def steps() -> Steps:
+        act, rew, end, trunc = (get(name) for name in ("act", "rew", "end", "trunc"))
+        if act is None:
+            raise UnreadableRecording(f"{path} has no actions: call them act, (N, ...)")
+        last = {name: None if a is None else bool(np.ravel(a)[-1]) for name, a in (("end", end), ("trunc", trunc))}
+        return Steps(act, None if rew is None else np.ravel(rew).astype(np.float32), last["end"], last["trunc"])
+
+    def frames(start: int) -> Iterator[Frame]:
+        obs = get("obs")
+        if obs is None or obs.dtype != np.uint8 or obs.ndim not in (3, 4):
+            found = "nothing" if obs is None else f"{obs.dtype} {obs.shape}"
+            raise UnreadableRecording(f"{path}: obs is uint8 (N+1, H, W, C), not {found}")
+        yield from (frame if frame.ndim == 3 else frame[..., None] for frame in obs[start:])
+
+    return Recording(key, steps, frames, _frames_in(path))
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames there are, from the array's header alone; 0 where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in _NAMES["obs"]:
+                if f"{name}.npy" in archive.namelist():
+                    with archive.open(f"{name}.npy") as file:
+                        version = np.lib.format.read_magic(file)
+                        read = (
+                            np.lib.format.read_array_header_1_0
+                            if version == (1, 0)
+                            else np.lib.format.read_array_header_2_0
+                        )
+                        return int(read(file)[0][0])
+    except (OSError, ValueError, zipfile.BadZipFile, IndexError):
+        pass
+    return 0

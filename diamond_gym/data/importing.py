@@ -1,0 +1,294 @@
+"""Imports recordings into a store: streamed in little memory, resumed where a killed import stopped, all or nothing."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from diamond_gym.data.about import About
+from diamond_gym.data.episode_files import Episode
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, checked_steps, importer
+from diamond_gym.errors import BadArgument
+from diamond_gym.files import atomic_write, disk_space_for, flush_folder
+
+PLAN = "import.json"
+_PIECE_AT_MOST = 32 << 20  # bytes of frames in one file
+_SHARE = 12  # a piece is in memory several times while it is encoded, and the interpreter needs its part
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What happens to recordings on their way.
+
+    Attributes:
+        size: (H, W) of the frames; None leaves them as they are.
+        fps: Frames per second to keep, by leaving out frames; an action counts for those left out after it.
+        crop: (top, left, height, width) of the part of each frame that is kept, before `size`.
+        gray: Whether frames become grey, one channel.
+        action_offset: By how many steps the recording's actions come too late: frame t gets action t + offset.
+        max_memory: MB that the import may take, about.
+        camera: Which of several videos or observations has the frames.
+    """
+
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+    crop: tuple[int, int, int, int] | None = None
+    gray: bool = False
+    action_offset: int = 0
+    max_memory: int = 400
+    camera: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not all(1 <= n <= 4096 for n in self.size):
+            raise BadArgument(f"--size is 1 to 4096, not {self.size}")
+        if self.crop is not None and (min(self.crop[:2]) < 0 or min(self.crop[2:]) < 1):
+            raise BadArgument(f"--crop is TOP LEFT HEIGHT WIDTH, not {self.crop}")
+        if self.fps is not None and not self.fps > 0:
+            raise BadArgument(f"--fps is above 0, not {self.fps}")
+        if self.max_memory < 200:
+            raise BadArgument(f"--max-memory is at least 200 (MB), not {self.max_memory}")
+
+    def frame(self, frame: Frame) -> Frame:
+        """Crops, resizes and greys a frame, uint8 (H, W, C)."""
+        frame = frame[..., :3]
+        if self.crop is not None:
+            top, left, h, w = self.crop
+            if top + h > frame.shape[0] or left + w > frame.shape[1]:
+                raise UnreadableRecording(f"--crop reaches beyond the frames, which are {frame.shape[:2]}")
+            frame = frame[top : top + h, left : left + w]
+        if (self.gray and frame.shape[2] == 3) or (self.size is not None and frame.shape[:2] != self.size):
+            from PIL import Image
+
+            image = Image.fromarray(np.ascontiguousarray(frame[..., 0] if frame.shape[2] == 1 else frame))
+            image = image.convert("L") if self.gray else image
+            if self.size is not None:
+                shrinks = self.size[0] <= frame.shape[0] and self.size[1] <= frame.shape[1]
+                how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC  # BOX takes the mean of each area
+                image = image.resize((self.size[1], self.size[0]), how)
+            frame = np.asarray(image)
+        return frame if frame.ndim == 3 else frame[..., None]
+
+
+class Import:
+    """An import, ready to run.
+
+    Args:
+        source: A file, a folder or the id of a data set; or what an importer found already.
+        folder: Where the store goes; there must be nothing yet.
+        game: What the store is of.
+        options: What happens on the way.
+        wanted: The format; None to find out.
+
+    Attributes:
+        total: Frames to be read, as far as the source says.
+
+    Raises:
+        DiamondGymError: The source cannot be read, or the folder is taken.
+    """
+
+    def __init__(
+        self,
+        source: Path | Source,
+        folder: Path,
+        game: str,
+        options: ImportOptions | None = None,
+        wanted: str | None = None,
+    ) -> None:
+        if folder.exists():
+            raise BadArgument(f"{folder} is already there: choose another name, or remove it")
+        self.folder, self.game, self.options = folder, game, options or ImportOptions()
+        if isinstance(source, Path):
+            found = importer(source, wanted).read(source, self.options.camera)
+            self._source = replace(found, origin=str(source.resolve() if source.exists() else source))
+        else:
+            self._source = source
+        self._from = self._source.origin
+        self._recordings = list(self._source.recordings)
+        if not self._recordings:
+            raise UnreadableRecording(f"there are no recordings in {self._from}")
+        self._stride = self._frames_per_step()
+        self.total = sum(recording.num_frames for recording in self._recordings)
+
+    def run(self, advance: Callable[[int, int], None] = lambda done, skipped: None) -> EpisodeStore:
+        """Imports, and returns the store.
+
+        What a killed or interrupted import has left is continued if source and options are the same; any error
+        leaves nothing.
+
+        Args:
+            advance: Takes frames read so far, and how many of them an earlier call had read.
+        """
+        staging = self.folder.with_name(f".{self.folder.name}.importing")
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{staging}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BadArgument(f"another import into {self.folder} is running") from None
+        try:
+            with disk_space_for(self.folder):
+                self._into(staging, advance)
+                flush_folder(staging)
+                os.rename(staging, self.folder)
+                flush_folder(self.folder.parent)
+        except Exception:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        finally:
+            lock.release()
+            with suppress(OSError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+        return EpisodeStore(self.folder)
+
+    def _into(self, staging: Path, advance: Callable[[int, int], None]) -> None:
+        names = [(recording.key, recording.num_frames) for recording in self._recordings]
+        plan = {"source": self._from, "game": self.game, "options": asdict(self.options), "recordings": names}
+        text = json.dumps({**plan, "changed": _changed(Path(self._from))}, indent=1)
+        if staging.exists() and _text(staging / PLAN) != text:
+            shutil.rmtree(staging)
+        staging.mkdir(exist_ok=True)
+        with atomic_write(staging / PLAN, "w") as file:
+            file.write(text)
+        about = self._about()
+        limit = max(
+            1, min(_PIECE_AT_MOST, (self.options.max_memory << 20) // _SHARE) // int(np.prod(about.frame_shape))
+        )
+        with EpisodeStore(staging, "a", about) as store:
+            self._write(store, limit, advance)
+
+    def _write(self, store: EpisodeStore, limit: int, advance: Callable[[int, int], None]) -> None:
+        known = {str(store.info(number)["source"]): number for number in range(len(store))}
+        read = skipped = 0
+        waiting: list[Episode] = []  # short ones are written together: the disk takes them at once
+
+        def flush() -> None:
+            if waiting:
+                store.write([(None, each) for each in waiting])
+            waiting.clear()
+
+        for recording in self._recordings:
+            number = known.get(recording.key)
+            if number is not None and number < len(known) - 1:
+                read, skipped = read + recording.num_frames, skipped + recording.num_frames
+                continue
+            try:
+                for piece in self._pieces(recording, 0 if number is None else int(store.lengths[number]), limit):
+                    store.about.check_fits(piece)
+                    if number is None and len(piece) < limit:
+                        waiting.append(piece)
+                    elif number is None:
+                        flush()
+                        number = store.append(piece)
+                    else:
+                        store.extend(number, piece)
+                    if sum(len(each) for each in waiting) > limit:
+                        flush()
+                    advance(min(read + len(piece) * self._stride, self.total), skipped)
+            except ValueError as error:
+                raise UnreadableRecording(f"{self._from}: {recording.key}: {error}") from error
+            read += recording.num_frames
+            advance(read, skipped)
+        flush()
+
+    def _pieces(self, recording: Recording, done: int, limit: int) -> Iterator[Episode]:
+        """A recording's steps from `done` on, `limit` at a time."""
+        steps, offset, stride = checked_steps(recording), self.options.action_offset, self._stride
+        given, n = len(steps.act), len(steps.act) - abs(offset)
+        if n < 1:
+            raise ValueError(f"it has {given} actions, no more than --action-offset leaves out")
+        first, ended = max(0, -offset), offset <= 0 and bool(steps.end or steps.trunc)
+        act = steps.act[max(0, offset) :][:n]
+        rew = None if steps.rew is None else steps.rew[first:][:n]
+        at = [*range(0, n, stride), n] if ended or n % stride == 0 else list(range(0, n, stride))
+        last = len(at) - 1  # steps in all, if the frame after the last action is there
+        act = act[at[:-1]]
+        if rew is not None:
+            rew = np.array([rew[a:b].sum() for a, b in pairwise(at)], np.float32)
+        info = {**recording.info, "source": recording.key}
+        frames, count, shape = list[Frame](), first + (at[done] if done < len(at) else n), None
+        wanted = iter(at[done:])
+        want = next(wanted, None)
+        for raw in recording.frames(count):
+            if want is not None and count == first + want:
+                frame = self.options.frame(raw)
+                if shape not in (None, frame.shape):
+                    raise ValueError(f"frame {count} is {frame.shape}, the ones before are {shape}")
+                shape, want = frame.shape, next(wanted, None)
+                frames.append(frame)
+            count += 1
+            if len(frames) == limit + 1:
+                yield self._episode(steps, frames, act, rew, done, last, offset <= 0, info)
+                frames, done = frames[-1:], done + limit
+        if count not in (given, given + 1):
+            raise ValueError(f"it has {count} frames for {given} actions; N actions need N + 1 frames, or N")
+        if len(frames) > 1:
+            yield self._episode(steps, frames, act, rew, done, last, offset <= 0, info)
+
+    @staticmethod
+    def _episode(
+        steps: Steps,
+        frames: list[Frame],
+        act: npt.NDArray[Any],
+        rew: npt.NDArray[np.float32] | None,
+        begin: int,
+        last: int,
+        in_time: bool,
+        info: dict[str, Any],
+    ) -> Episode:
+        stop = begin + len(frames) - 1
+        is_last = np.arange(begin, stop) == (last - 1 if in_time else -1)
+        end, trunc = (None if flag is None else is_last & flag for flag in (steps.end, steps.trunc))
+        rewards: Any = None if rew is None else rew[begin:stop]
+        return Episode(np.stack(frames), act[begin:stop], rewards, end, trunc, info)  # type: ignore[arg-type]
+
+    def _frames_per_step(self) -> int:
+        wanted, there = self.options.fps, self._source.fps
+        if wanted is None:
+            return 1
+        if there is None:
+            raise BadArgument(f"{self._from} does not say how many frames there are per second: leave --fps out")
+        stride = round(there / wanted)
+        if stride < 1 or abs(there / wanted - stride) > 0.02 * stride:
+            can = ", ".join(f"{there / k:.4g}" for k in range(1, 5))
+            raise BadArgument(f"--fps {wanted:g} is no part of the recording's {there:g}: try {can}")
+        return stride
+
+    def _about(self) -> About:
+        """What the store holds, by the first recording; where actions are numbers, by all of them."""
+        first = self._recordings[0]
+        frame = next(iter(first.frames(0)), None)
+        if frame is None:
+            raise UnreadableRecording(f"{self._from}: {first.key} has no frames")
+        h, w, c = self.options.frame(frame).shape
+        act, num_actions = checked_steps(first).act, self._source.num_actions
+        if act.dtype != np.int64 or act.ndim != 1:
+            num_actions = 0
+        elif not num_actions:
+            num_actions = 1 + max(int(checked_steps(recording).act.max(initial=0)) for recording in self._recordings)
+        words = self._source.action_meanings
+        return About(
+            self.game, (h, w, c), num_actions, words, action_dtype=act.dtype.name, action_shape=tuple(act.shape[1:])
+        )
+
+
+def _changed(source: Path) -> list[int]:
+    """How many files a source has, their bytes, and when the last of them changed: another source is begun anew."""
+    stats = [path.stat() for path in [source, *source.rglob("*")] if path.exists()]
+    return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
