@@ -16,7 +16,7 @@ from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.schema import check_least
+from diamond_gym.schema import check_least, check_option
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.held_out import HeldOut
@@ -74,8 +74,7 @@ class DiamondConfig:
         check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
         if not 0 <= self.epsilon <= 1:
             raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise BadArgument(f"--temperature must be more than 0, not {self.temperature}")
+        check_option(self, "temperature", lambda value: value > 0, "more than 0")
 
     def updates(self, epochs: int) -> tuple[int, int]:
         """Updates of the world model and of the agent in the first so many epochs."""
@@ -85,11 +84,7 @@ class DiamondConfig:
         return model, self.first_agent_steps + (epochs - 1) * self.agent_steps
 
     def for_game(self, about: About) -> "DiamondConfig":
-        """The same with a game's image size and actions filled in.
-
-        Raises:
-            BadArgument: Its frames are not square, or its actions no numbers.
-        """
+        """The same with a game's image size and actions filled in; errors as those of `check_learnable`."""
         check_learnable(about)
         h, _, c = about.frame_shape
         network = replace(self.agent.network, img_size=h, img_channels=c, num_actions=about.num_actions)
@@ -147,8 +142,7 @@ class DiamondTrainer:
             config: The whole of it.
             run: Where experience, checkpoints and metrics go.
             about: The game.
-            envs: To play in, `config.num_envs` of them; None in other processes than the first, and in all where
-                there are recordings alone.
+            envs: `config.num_envs` to play in; None in other processes than the first, and with recordings alone.
             seed: Seeds everything.
             device: Where the networks live.
             precision: Of the world model's networks.
@@ -161,7 +155,7 @@ class DiamondTrainer:
         self.config = config = config.for_game(about)
         self.run, self.seed, self.epoch = run, seed, 0
         state = run.load()
-        folder = run.path / "experience"
+        folder, tests = run.path / "experience", run.path / "test-experience"
         with fabric.rank_zero_first():
             with run.resuming():
                 mark, known = (0, 0) if state is None else (state["experience"], state["held_out"])
@@ -174,7 +168,6 @@ class DiamondTrainer:
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, fabric=fabric)
         rng = np.random.default_rng([seed, 5])
         self._policy = AgentPolicy(self.agent.agent, config.num_envs, rng, config.temperature or 1.0)
-        tests = run.path / "test-experience"
         self.held_out = HeldOut(tests, about, test_envs, seed, known) if test_envs is not None and main else None
         collect = CollectConfig(epsilon=config.epsilon, seed=seed)
         self.collector = Collector(self.store, envs, collect, self._policy) if envs is not None else None
@@ -244,8 +237,8 @@ class DiamondTrainer:
             return
         config, store = self.config, self.store
         if not self._play:
-            wanted = config.first_steps if self.epoch == 0 else config.steps_per_epoch
-            target = min(wanted if self.epoch == 0 else store.num_steps + wanted, config.real_steps)
+            wanted = config.first_steps if self.epoch == 0 else store.num_steps + config.steps_per_epoch
+            target = min(wanted, config.real_steps)
             self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": [0, 0, 0]}
         play, before = self._play, store.num_steps
 
@@ -283,19 +276,18 @@ class DiamondTrainer:
         agent = self.agent.state_dict()
         if self._dreams_of != self.epoch:  # every epoch dreams anew
             agent["imagination"] = None
-        self.run.save(
-            {
-                "epoch": self.epoch,
-                "experience": self.store.mark,
-                "held_out": 0 if self.held_out is None else self.held_out.store.mark,
-                "world_model": self.world_model.state_dict(),
-                "agent": agent,
-                "policy": self._policy.state_dict(),
-                "collector": None if self.collector is None else self.collector.state_dict(),
-                "play": self._play,
-                "means": self._means.state_dict(),
-            }
-        )
+        state = {
+            "epoch": self.epoch,
+            "experience": self.store.mark,
+            "held_out": 0 if self.held_out is None else self.held_out.store.mark,
+            "world_model": self.world_model.state_dict(),
+            "agent": agent,
+            "policy": self._policy.state_dict(),
+            "collector": None if self.collector is None else self.collector.state_dict(),
+            "play": self._play,
+            "means": self._means.state_dict(),
+        }
+        self.run.save(state)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
