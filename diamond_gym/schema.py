@@ -65,6 +65,7 @@ class Kind:
 
 
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+_NAME = Kind("the name of a network", lambda value: value is None or (isinstance(value, str) and len(value) <= 60))
 Fields = Mapping[str, "Number | Levels | Kind | Fields"]
 
 _SIZE, _ACTIONS = Number(1, LARGEST), Number(1, MOST_ACTIONS, optional=True)
@@ -83,6 +84,7 @@ INNER_MODEL: Fields = {
     "num_actions_conditioning": Number(1, 256, optional=True),
     "num_extra_images": Number(0, 16),
     "noise_cond": _FLAG,
+    "network": _NAME,
 }
 DENOISER: Fields = {
     "inner_model": INNER_MODEL,

@@ -149,6 +149,15 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_snippets_are_written_as_they_are_found(page):
+    """A formatter of the Python in Markdown takes the marker for a comparison, after which it is shown as it stands."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if re.match(r"-+ ?8 ?<", line):
+            found = re.fullmatch(r'--8<-- "(.+)"', line)
+            assert found and (ROOT / found[1]).exists(), line
+
+
 def test_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150

@@ -237,3 +237,6 @@ def test_a_run_of_another_version_is_one_line(home, capsys):
         old.settle({"fit": {"surprise": 0.5, "focus": 1}})
         with pytest.raises(BadArgument, match=r"of another version .* which had an option fit\.surprise"):
             old.settle({"fit": {"focus": 1}})
+        with pytest.raises(BadArgument, match=r"of another version .* which had no option fit\.delight; name another"):
+            old.settle({"fit": {"surprise": 0.5, "focus": 1, "delight": 0.0}})
+        old.settle({"fit": {"surprise": 0.5, "focus": 1, "delight": None}})

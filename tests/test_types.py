@@ -1,5 +1,6 @@
 """What type checkers and editors see of the package from outside: types, and the words that arguments take."""
 
+import dataclasses
 import inspect
 import os
 import re
@@ -11,9 +12,10 @@ from typing import get_args
 import pytest
 
 import diamond_gym
-from diamond_gym.envs.checks import Quality
+from diamond_gym.envs.checks import Quality, SamplerFields
 from diamond_gym.registry.loading import Precision
-from diamond_gym.sampler import QUALITIES
+from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.schema import SAMPLER
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES
 
 USE = """
@@ -47,6 +49,12 @@ def test_a_model_is_loaded_by_a_function_with_types() -> None:
 
 def test_the_words_are_those_that_are_taken() -> None:
     assert set(get_args(Quality)) == {*QUALITIES, *TWO_STAGE_QUALITIES}
+
+
+def test_a_samplers_fields_are_known_wherever_they_are_named() -> None:
+    fields = {field.name for field in dataclasses.fields(SamplerConfig)}
+    assert set(SAMPLER) == fields, "what cards may hold"
+    assert set(SamplerFields.__annotations__) - {"upsampler"} == fields, "what type checkers let environments take"
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What a game's name, an environment's id or a store mean, and the environments to play it in."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -17,6 +19,21 @@ def ends(games, steps=200):
     """How many episodes of two games end while nothing is done but to begin."""
     games.reset(0)
     return int(sum(np.sum(games.step(np.ones(2, np.int64))[2]) for _ in range(steps)))
+
+
+def test_an_environment_of_a_module_in_the_working_folder(tmp_path, monkeypatch):
+    """The command `diamond-gym` does not look there by itself, as `python -m diamond_gym` does."""
+    (tmp_path / "my_games.py").write_text(
+        "import gymnasium as gym\ngym.register('Mine/Catch-v0', 'diamond_gym.envs.catch:Catch')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    try:
+        world = find_world(env="my_games:Mine/Catch-v0")
+        assert (world.name, world.about.frame_shape) == ("Catch", (16, 16, 3))
+    finally:
+        gym.registry.pop("Mine/Catch-v0", None)
+        sys.modules.pop("my_games", None)
 
 
 def test_atari_games_end_with_a_life_only_where_one_learns():

@@ -81,10 +81,11 @@ class RunFolder:
             begun = json.loads(path.read_text(encoding="utf-8"))
             for key in sorted({*begun, *settings} - may_change):
                 for name, before, now in _differences(key, begun.get(key), settings.get(key)):
-                    if now is None and before is not None and not _has(settings, name):
+                    if not (_has(begun, name) and _has(settings, name)):
+                        lacked = "an" if _has(begun, name) else "no"
                         raise BadArgument(
-                            f"the run in {self.path} is of another version of diamond-gym, which had an option {name}; "
-                            "name another --run"
+                            f"the run in {self.path} is of another version of diamond-gym, which had {lacked} option "
+                            f"{name}; name another --run"
                         )
                     raise BadArgument(
                         f"the run in {self.path} was begun with {name} = {before}, not {now}; "

@@ -17,7 +17,7 @@ from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
-from diamond_gym.networks.inference import FoldedDenoiser
+from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.schema import check_least
@@ -158,7 +158,7 @@ class WorldModelTrainer:
         trained = [name for name in networks if self._configs[name].lr]
         self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
         self.noise = TrainingNoise.on(self.device, config.sigma, past_noise=config.past_noise or 0.0)
-        self._frames = FoldedDenoiser(denoiser, PRECISIONS[precision])
+        self._frames = prepared(denoiser, PRECISIONS[precision])
         self._begin_chance(store)
 
     def _begin_chance(self, store: EpisodeStore) -> None:
@@ -273,7 +273,8 @@ class WorldModelTrainer:
             t = self.world_model.denoiser.num_steps_conditioning
             rows, length, *shape = batch.obs.shape
             noise = torch.randn(rows, length - t, *shape, dtype=torch.float32, device=self.device)
-            self._frames.refresh()  # the denoiser has been trained since
+            if hasattr(self._frames, "refresh"):
+                self._frames.refresh()  # the denoiser has been trained since
             obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
         rest = (part[:, :-1] for part in (batch.rew, batch.end, batch.mask_padding))
         with self._autocast():

@@ -1,5 +1,6 @@
 """What a world model learns: an Atari game, a Gymnasium environment of the user's, or recordings alone."""
 
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -160,13 +161,15 @@ def make_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = F
     """Makes an environment that shows uint8 frames (H, W, C) and takes discrete actions.
 
     Args:
-        env: A registered id; `module:id` imports the module first.
+        env: A registered id; `module:id` imports the module first, from the working folder if nowhere else.
         size: (H, W) to which frames are resized by area, None for their own.
         render_obs: Whether the rendered picture takes the observation's place.
 
     Raises:
         BadArgument: There is no such id, or it has other observations or actions.
     """
+    if ":" in env and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where `python -m` looks, and the command `diamond-gym` does not
     try:
         made = gym.make(env, render_mode="rgb_array") if render_obs else gym.make(env)
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:

@@ -53,10 +53,14 @@ class InnerModelConfig:
     """Further images in the condition besides the T past frames (1 for the upsampler's low-resolution frame)."""
     noise_cond: bool = False
     """Whether the network is told the noise level of its conditioning frames (the CS:GO networks are)."""
+    network: str | None = None
+    """Which of `INNER_MODELS` it is (None: the U-Net, the paper's); the others take these sizes as they like."""
 
     def __post_init__(self) -> None:
         """Refuses what no network has."""
         check_config(self, INNER_MODEL)
+        if self.network is not None and self.network not in INNER_MODELS:
+            raise BadConfig(f"there is no network '{self.network}' here, only {', '.join(INNER_MODELS)}")
 
     @property
     def num_actions_told(self) -> int:
@@ -134,6 +138,10 @@ class InnerModel(nn.Module):
         return FoldedInner(self, dtype)
 
 
+INNER_MODELS: dict[str, Callable[[InnerModelConfig], nn.Module]] = {"unet": InnerModel}
+"""Networks by the names under which cards and options know them; each is called as `InnerModel.forward`."""
+
+
 class Denoiser(nn.Module):
     """D(x; sigma, past): the next frame, given a noisy version of it and the T frames and actions before.
 
@@ -141,8 +149,9 @@ class Denoiser(nn.Module):
 
     Args:
         config: Its sizes.
-        inner_model: The network, any that is called as `InnerModel.forward`; default: the paper's, of these sizes. One
-            with a method `fold(dtype)`, as `InnerModel.fold`, is folded for dreams; others dream under autocast.
+        inner_model: The network, any that is called as `InnerModel.forward`; default: what the configuration says. One
+            with a method `fold(dtype)`, as `InnerModel.fold`, is folded for dreams; others dream under autocast. What
+            is trained and saved has to be known by a name, in `INNER_MODELS`.
 
     Attributes:
         precondition: The scalings of noise levels (n,), EDM's.
@@ -151,7 +160,8 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig, inner_model: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.inner_model = InnerModel(config.inner_model) if inner_model is None else inner_model
+        make = INNER_MODELS[config.inner_model.network or "unet"]
+        self.inner_model = make(config.inner_model) if inner_model is None else inner_model
         self.precondition = partial(edm, sigma_data=config.sigma_data, sigma_offset_noise=config.sigma_offset_noise)
         self.float()  # whatever torch's default is: dreams and weights files are float32
 
