@@ -1,11 +1,18 @@
-"""Frames: pixels uint8 (H, W, C) from and to floats in [-1, 1] (C, H, W), and many of them in one picture."""
+"""Frames: pixels uint8 (H, W, C) from and to floats in [-1, 1] (C, H, W); many of them in one picture, or a video."""
 
+import errno
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.files import atomic_write, disk_space_for, is_disk_full
+
+_SPACE = "No space left on device"
 
 
 def to_frames(pixels: Tensor) -> Tensor:
@@ -47,3 +54,36 @@ def tile(frames: Array, columns: int | None = None, scale: int = 1, gap: int = 0
     height, width = rows * (h + gap), columns * (w + gap)
     image = grid.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2).reshape(height, width, c)
     return image[: height - gap, : width - gap]
+
+
+def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> None:
+    """Writes frames uint8 (H, W, 3) as .mp4 or .gif, whole or not at all.
+
+    Raises:
+        DiamondGymError: The video library could not write it.
+    """
+    import imageio.v3 as iio
+
+    with disk_space_for(path):
+        try:
+            if path.suffix == ".gif":
+                content = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
+            else:
+                # H.264 wants even sizes in this pixel format, which every player shows
+                h, w = (size - size % 2 for size in frames[0].shape[:2])
+                settings: dict[str, Any] = {
+                    "fps": fps,
+                    "codec": "libx264",
+                    "macro_block_size": 2,
+                    "ffmpeg_log_level": "quiet",
+                }
+                content = iio.imwrite("<bytes>", [frame[:h, :w] for frame in frames], extension=".mp4", **settings)
+                if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
+                    raise OSError(_SPACE)
+        except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
+            if is_disk_full(error, path.parent) or _SPACE in str(error):
+                raise OSError(errno.ENOSPC, _SPACE, str(path)) from error
+            message = " ".join((getattr(error, "strerror", None) or str(error)).split("FFMPEG")[0].split())
+            raise DiamondGymError(f"could not write {path} ({message[:200] or type(error).__name__})") from error
+        with atomic_write(path) as file:
+            file.write(content)

@@ -78,6 +78,7 @@ def test_offsets_of_actions_are_estimated(walks, planted):
     assert lag == planted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", [-2, -1, 1, 2, 3])
 def test_offsets_are_estimated_in_pong(pong, planted):
     """Pong itself answers one step late."""

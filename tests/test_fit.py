@@ -281,7 +281,8 @@ def test_a_model_fitted_with_noise_on_past_frames(store, home: Path, told: bool,
     model = fit.averaged()
     weights = half(model)
     model.load_weights(weights)
-    card = make_card("walk", store, config, {}, {}, "diamond-gym train-wm", SamplerConfig(num_denoising_steps=2))
+    sampler = SamplerConfig(num_denoising_steps=2)
+    card = make_card("walk", store, config, {}, {}, "diamond-gym train-wm", sampler, "a test")
     entry = save_model(card, weights, draw_starts(store, 2))
     loaded = load_world_model(entry.name, "cpu", "float32")
     assert loaded.denoiser.config == config.denoiser

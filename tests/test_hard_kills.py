@@ -134,7 +134,7 @@ FULL = "No space left on device"
 def test_a_video_that_cannot_be_written(
     suffix: str, error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diamond_gym.cli.dream import write_video
+    from diamond_gym.frames import write_video
 
     def fails(path: Any, *_: Any, **__: Any) -> None:
         if path != "<bytes>":

@@ -247,6 +247,7 @@ def test_no_compiler_is_said_in_one_line(named, monkeypatch):
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_processes_that_build_at_once(tmp_path):
     program = "from diamond_gym.networks.kernels import built_kernels; assert built_kernels() is not None"
     environment = {"XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}

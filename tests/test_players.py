@@ -27,11 +27,13 @@ def test_breakout_is_played_better_than_by_chance(tmp_path: Path) -> None:
     assert scripted[2] > 1.5 * chance[2]
 
 
+@pytest.mark.slow
 def test_pong_is_played_better_than_by_chance(tmp_path: Path) -> None:
     scripted, chance = (rewards(tmp_path, "Pong", policy, 2000) for policy in ("scripted", "random"))
     assert scripted[0] < 0.7 * chance[0]  # balls missed
 
 
+@pytest.mark.slow
 def test_the_chicken_crosses_the_road(tmp_path: Path) -> None:
     assert rewards(tmp_path, "Freeway", "scripted", 1500)[2] >= 3
     assert rewards(tmp_path, "Freeway", "random", 1500)[2] == 0
@@ -74,6 +76,7 @@ def test_a_game_without_a_script_is_refused() -> None:
         ScriptedPolicy("Boxing", 2, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_road_runner_eats_what_lies_on_the_road(tmp_path: Path) -> None:
     scripted, chance = (rewards(tmp_path, "RoadRunner", policy, 2000) for policy in ("scripted", "random"))
     assert scripted[2] > 3 * chance[2]

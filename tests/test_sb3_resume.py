@@ -225,6 +225,7 @@ def killed(home, run, out, point):
     sys.exit(command("--algo", "dqn", "--steps", "32", "--run", str(run), "--out", str(out)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_killed_again_and_again(processes, home, tmp_path):
     save_tiny_model(size=SIDE)

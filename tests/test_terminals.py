@@ -64,6 +64,7 @@ def test_letters_stand_for_what_is_lacking(monkeypatch):
     assert b"'64x64lambdae?'" in stream.buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_process_of_another_encoding():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     words = [sys.executable, "-m", "diamond_gym", "evaluate", "--published"]

@@ -126,7 +126,6 @@ def test_a_model_without_rewards_is_refused(capsys):
     [
         (("--frame-stack", "2"), "--frame-stack is for --algo ppo, a2c and dqn"),
         (("--real",), "--real is for --algo ppo"),
-        (("--network.down", "1", "0", "1"), "the same levels, but channels has 2, down has 3"),
         (("--horizon", "0"), "--horizon and --optimizer.batch-size must be at least 1"),
         (("--preset", "nanoo"), "did you mean nano"),
         (("--num-denoising-steps", "0"), "--num-denoising-steps must be at least 1"),
@@ -137,6 +136,12 @@ def test_one_line_for_what_is_wrong(words, message, capsys):
     assert train(*words) != 0
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_a_network_that_does_not_fit_together_is_said_by_the_parser(capsys):
+    assert train("--network.down", "1", "0", "1") == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").replace("|", " ").split())
+    assert "fit.network: these lists describe the same levels, but channels has 2, down has 3" in said
 
 
 def test_sb3_takes_no_flags_of_diamonds(capsys):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -37,8 +37,8 @@ class Import:
     """A file, a folder, or the id of a data set in Minari's cache."""
     name: str
     """What to call the store, <home>/data/<name>; or a folder."""
-    format: Literal["auto", "store", "csgo", "minari", "lerobot", "npz", "video", "images"] = "auto"
-    """What the source is (default: found out)."""
+    format: str = "auto"
+    """What the source is: store, csgo, minari, lerobot, npz, video or images (default: found out)."""
     size: str | None = None
     """Size of the frames: 64, or HEIGHTxWIDTH as in 30x56."""
     fps: float | None = None

@@ -1,6 +1,5 @@
 """`diamond-gym dream`: a video of dreams, and how fast they were dreamed."""
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,8 @@ import numpy.typing as npt
 
 from diamond_gym.cli.numbers import check_least, check_steps_of_dreams, missing
 from diamond_gym.cli.terminal import counting
-from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.files import atomic_write, disk_space_for, is_disk_full
-from diamond_gym.frames import tile
+from diamond_gym.errors import BadArgument
+from diamond_gym.frames import tile, write_video
 from diamond_gym.registry import resolve
 from diamond_gym.registry.loading import Precision
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".gif")
 OWN = "own"
-_SPACE = "No space left on device"
 _Player = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[Any]]
 
 
@@ -150,36 +147,3 @@ class DreamCommand:
                     frames.append(tile(obs, scale=self.scale, gap=2))
                 advance((step + 1) * self.num_envs)
         return frames, returns, ends, time.perf_counter() - began
-
-
-def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> None:
-    """Writes frames uint8 (H, W, 3) as .mp4 or .gif, whole or not at all.
-
-    Raises:
-        DiamondGymError: The video library could not write it.
-    """
-    import imageio.v3 as iio
-
-    with disk_space_for(path):
-        try:
-            if path.suffix == ".gif":
-                content = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
-            else:
-                # H.264 wants even sizes in this pixel format, which every player shows
-                h, w = (size - size % 2 for size in frames[0].shape[:2])
-                settings: dict[str, Any] = {
-                    "fps": fps,
-                    "codec": "libx264",
-                    "macro_block_size": 2,
-                    "ffmpeg_log_level": "quiet",
-                }
-                content = iio.imwrite("<bytes>", [frame[:h, :w] for frame in frames], extension=".mp4", **settings)
-                if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
-                    raise OSError(_SPACE)
-        except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
-            if is_disk_full(error, path.parent) or _SPACE in str(error):
-                raise OSError(errno.ENOSPC, _SPACE, str(path)) from error
-            message = " ".join((getattr(error, "strerror", None) or str(error)).split("FFMPEG")[0].split())
-            raise DiamondGymError(f"could not write {path} ({message[:200] or type(error).__name__})") from error
-        with atomic_write(path) as file:
-            file.write(content)

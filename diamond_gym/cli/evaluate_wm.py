@@ -169,7 +169,7 @@ class EvaluateWm:
         if self.page is not None:
             draw_page(self.page, result, f"{card.name}: dreams of {card.game} against the real game")
         if self.video is not None:
-            from diamond_gym.cli.dream import write_video
+            from diamond_gym.frames import write_video
 
             if result.replays is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")

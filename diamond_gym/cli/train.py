@@ -200,7 +200,7 @@ class Run:
 
     def _film(self) -> None:
         """Writes what the agent sees in dreams by now, and in the real game."""
-        from diamond_gym.cli.dream import write_video
+        from diamond_gym.frames import write_video
 
         training = self._training
         folder = self._run.path / "videos"

@@ -230,7 +230,7 @@ def export(recorder: Recorder | None, log: ActionLog, kind: str, path: Path, fps
         return
     if recorder is None or not recorder.num_steps:
         raise DiamondGymError("nothing has been recorded yet")
-    from diamond_gym.cli.dream import write_video
+    from diamond_gym.frames import write_video
 
     scale = max(1, 320 // recorder.frames[0].shape[1])  # pixels stay sharp, also where a player of videos enlarges them
     write_video(path, [frame.repeat(scale, 0).repeat(scale, 1) for frame in recorder.frames], fps)

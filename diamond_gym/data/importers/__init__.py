@@ -1,7 +1,7 @@
 """Recordings of other formats: what each importer yields, and which importer reads a source.
 
 A new format is one module of this folder with `LOOKS_FOR` (what it recognises, in words), `recognises(source)` and
-`recordings(source, options)`, and one line in `FORMATS`.
+`read(source, camera)`, and one line in `FORMATS`.
 """
 
 import importlib
