@@ -236,6 +236,29 @@ class WorldModel(nn.Module):
         if self.reward_end is not None:
             compile_network(self.reward_end.encoder)
 
+    def use_kernels(self) -> bool:
+        """Has this package's kernels compute dreams that are made from here on, where that is sure to be faster.
+
+        That is in float32 on a CPU, with a C++ compiler, and where the networks' widths fit. Frames differ from those
+        of the plain networks by float rounding, and are those of `compile_networks` there.
+
+        Returns:
+            Whether they are used.
+        """
+        from diamond_gym.networks.kernels import MULTIPLE, built_kernels
+
+        networks, widths = [self.denoiser.inner_model], [*getattr(self.denoiser.config.inner_model, "channels", (1,))]
+        if self.reward_end is not None:
+            networks.append(self.reward_end.encoder)
+            widths += self.reward_end.config.channels
+        fit = (self.device.type, self.precision) == ("cpu", "float32") and not any(n % MULTIPLE for n in widths)
+        if not fit or built_kernels() is None:
+            return False
+        for network in networks:
+            # counts as compiled, which puts the kernels into what is folded; `compile` would import for ten seconds
+            network._compiled_call_impl = network._call_impl
+        return True
+
     @property
     def fingerprint(self) -> str:
         """A short text that tells this model from others: its name and the hash of its weights."""

@@ -276,7 +276,7 @@ def test_the_kernels_measure_the_same(walk: World, tmp_path: Path, monkeypatch: 
     sizes = Sizes(windows=8, horizon=4, rollouts=N, rollout_steps=5, free_dreams=0, starts=2, dreams_per_start=2)
     tables, compiled = [], []
     for kernels in (built_kernels(), None):
-        monkeypatch.setattr(measuring, "built_kernels", lambda kernels=kernels: kernels)
+        monkeypatch.setattr("diamond_gym.networks.kernels.built_kernels", lambda kernels=kernels: kernels)
         torch.manual_seed(0)
         reward_end = RewardEnd(replace(worlds.CONFIG.reward_end, channels=[16]))
         model = WorldModel(Denoiser(replace(worlds.CONFIG.denoiser, inner_model=inner)), reward_end).eval()

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -23,11 +22,11 @@ pytest.importorskip("websockets", reason="the extra play is not installed")
 from engines import LARGE, SMALL, golden_engine
 from playwright import sync_api
 
-import diamond_gym  # noqa: F401
+from diamond_gym.envs import DreamEnv
 from diamond_gym.play.server import STATIC, Server, Settings
 from diamond_gym.play.serving import Running, listen
 from diamond_gym.play.worlds import Worlds
-from diamond_gym.registry import save_model
+from diamond_gym.registry import load_world_model, save_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browsers = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -153,8 +152,15 @@ def step(page: Any) -> np.ndarray:
     return pixels(page)
 
 
+def environment(name: str, **keywords: Any) -> DreamEnv:
+    """An environment that computes as the server does: with this package's kernels, where they can be built."""
+    model = load_world_model(name, "cpu", "float32")
+    model.use_kernels()
+    return DreamEnv(model=model, max_episode_steps=-1, **keywords)
+
+
 def breakout(**keywords: Any) -> tuple[Any, np.ndarray]:
-    env = gym.make("DiamondDream-Breakout-v0", device="cpu", precision="float32", max_episode_steps=-1, **keywords)
+    env = environment("breakout-nano", **keywords)
     return env, env.reset(seed=SEED)[0]
 
 
@@ -382,7 +388,7 @@ def test_the_picker_and_two_tabs_with_dreams_of_their_own(new_page, address):
     before = step_of(first)
     step(second)
     assert step_of(first) == before
-    env = gym.make("DiamondDream-Pong-v0", device="cpu", precision="float32", max_episode_steps=-1)
+    env = environment("pong-nano")
     for page, seed in ((first, 7), (second, 8)):
         page.keyboard.press("Backspace")
         wait(page, lambda page=page, seed=seed: np.array_equal(pixels(page), env.reset(seed=seed)[0]))

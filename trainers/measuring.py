@@ -10,7 +10,6 @@ import torch
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.networks.kernels import MULTIPLE, built_kernels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.fidelity import HORIZONS, Table
@@ -106,19 +105,6 @@ def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any
     return {"policy": played_by or " and ".join(noted), "steps": store.num_steps, "episodes": len(store)}
 
 
-def use_kernels(model: WorldModel) -> None:
-    """Has this package's kernels compute float32 dreams on a CPU, which is faster at once where they fit."""
-    networks, widths = [model.denoiser.inner_model], [*model.denoiser.config.inner_model.channels]
-    if model.reward_end is not None:
-        networks.append(model.reward_end.encoder)
-        widths += model.reward_end.config.channels
-    fit = all(width % MULTIPLE == 0 for width in widths)
-    if fit and (model.device.type, model.precision) == ("cpu", "float32") and built_kernels() is not None:
-        for network in networks:
-            # counts as compiled, which puts the kernels into what is folded; `compile` would import for ten seconds
-            network._compiled_call_impl = network._call_impl
-
-
 def measure(
     model: WorldModel,
     world: World,
@@ -143,7 +129,7 @@ def measure(
         progress: Called with the number of frames dreamed since the last call.
         saved: The model's own agent, where it lies in a file beside it.
     """
-    use_kernels(model)
+    model.use_kernels()
     result = Fidelity()
     table, t = result.table, model.denoiser.num_steps_conditioning
     for i, (label, (store, about)) in enumerate(held_out.items()):
