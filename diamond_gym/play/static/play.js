@@ -87,7 +87,7 @@ const answers = {
     write("control-hint", message.agent ? "Hold a key at any moment to take over from the agent." : "This model comes without an agent.");
     $("quality").replaceChildren(...message.qualities.map((name) => segment(name)));
     $("real-switch").disabled = !message.real;
-    write("real-text", message.real ? "The real game, put into the same state, with the same actions." : "Not here: it needs a game of ale-py (pip install \"diamond-gym[atari]\").");
+    write("real-text", message.real ? "A new dream from the real game’s frames; both get the same actions." : "Not here: it needs a game of ale-py (pip install \"diamond-gym[atari]\").");
     $("branch-actions").disabled = message.kind !== "discrete";
     document.body.classList.toggle("looks", message.mouse);
     $("mouse-hint").hidden = !message.mouse;
