@@ -125,7 +125,9 @@ PHASES = {"playing": (Collector, "_step", 1, 300), "world model": (WorldModelTra
           "agent": (ActorCriticTrainer, "train_step", 10, 30)}  # fmt: skip
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, marks=[pytest.mark.slow] * (phase != "world model")) for phase in PHASES]
+)
 def test_a_kill_within_an_epoch_loses_two_minutes_at_most(phase, home, tmp_path, monkeypatch, capfd):
     """Of the first epoch in CartPole, where a step takes a second and an update ten, by a clock of its own."""
     owner, name, seconds, steps = PHASES[phase]
