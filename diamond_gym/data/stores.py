@@ -44,7 +44,7 @@ def facts(store: EpisodeStore) -> dict[str, Any]:
         "frames": list(about.frame_shape),
         "episodes": len(store),
         "steps": store.num_steps,
-        "shortest": int(lengths.min(initial=0)) if len(store) == 0 else int(lengths.min()),
+        "shortest": int(lengths.min()) if len(store) else 0,
         "longest": int(lengths.max(initial=0)),
         "actions": dict(zip(words, counts.tolist(), strict=True)) if numbered else None,
         "action_type": f"{about.action_dtype} {tuple(about.action_shape)}",

@@ -13,7 +13,7 @@ from diamond_gym.dream import Dream, DreamState
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels
 from diamond_gym.play.controls import Action, as_inputs
-from diamond_gym.play.session import PlaySession, with_dice
+from diamond_gym.play.session import PlaySession, pixels_of, with_dice
 from diamond_gym.play.timeline import PlayStep
 from diamond_gym.two_stage import TwoStageDream
 
@@ -130,11 +130,6 @@ class Branches:
         for _ in range(branch.steps):
             apply("act", branch.action)
         return self._session.now
-
-
-def pixels_of(dream: Dream) -> Pixels:
-    """The present frame of a dream of one row, uint8 (H, W, C)."""
-    return to_pixels(dream.obs)[0].cpu().numpy()
 
 
 def trajectory(session: PlaySession) -> list[Pixels]:

@@ -159,7 +159,7 @@ class PlaySession:
         return self._seen(
             PlayStep(
                 step=self.now.step + 1,
-                obs=self._pixels(),
+                obs=pixels_of(self.dream),
                 start=int(self.dream.start[0]),
                 seed=self._seed,
                 episode=self.now.episode + 1,
@@ -173,7 +173,7 @@ class PlaySession:
         now = self.now
         self.before = self.dream.clone_state(include_rng=True)
         step = self.dream.step(as_inputs(action, self.space, self.dream.device), restart=False)
-        self.trajectory, obs, reward = step.trajectory, self._pixels(), float(step.rew)
+        self.trajectory, obs, reward = step.trajectory, pixels_of(self.dream), float(step.rew)
         return self._seen(
             replace(
                 now,
@@ -204,9 +204,6 @@ class PlaySession:
             chances, value = self.agent.see(step.obs, fitting, step.action is None)
             step = replace(step, probabilities=tuple(chances), value=value)
         return step
-
-    def _pixels(self) -> Pixels:
-        return to_pixels(self.dream.obs)[0].cpu().numpy()
 
     @property
     def small(self) -> Pixels | None:
@@ -270,6 +267,11 @@ class PlaySession:
         agent = None if self.agent is None else self.agent.state()
         real = self.reality.clone_state() if self.reality is not None and self._real_runs else None
         return Snapshot(self.dream.clone_state(include_rng=True), agent, real)
+
+
+def pixels_of(dream: Dream) -> Pixels:
+    """The present frame of a dream of one row, uint8 (H, W, C)."""
+    return to_pixels(dream.obs)[0].cpu().numpy()
 
 
 def with_dice(state: DreamState, seed: int) -> DreamState:

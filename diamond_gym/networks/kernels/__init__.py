@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.library import register_fake
 
 from diamond_gym.device import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
@@ -57,8 +58,8 @@ def built_kernels() -> Any:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
         _log.warning("the kernels could not be built, compile=True falls back on torch.compile: %s", reason)
         return None
-    torch.library.register_fake("diamond_gym::resblock", _shape_of_resblock)
-    torch.library.register_fake("diamond_gym::upsample", _shape_of_upsample)
+    register_fake("diamond_gym::resblock", _shape_of_resblock)
+    register_fake("diamond_gym::upsample", _shape_of_upsample)
     return torch.ops.diamond_gym
 
 
