@@ -1,7 +1,8 @@
 """Kernels of our own for the convolutions of a dream on the CPU, where torch's are not the fastest there can be.
 
-They are operators of torch, `torch.ops.diamond_gym.resblock` and `upsample`, built by the machine's own compiler at
-their first use, in some seconds, and kept. Here is what builds them, and what puts them into a folded network.
+They are operators of torch (`torch.ops.diamond_gym.resblock`, `upsample`, `conv3x3`), built by the machine's own
+compiler at their first use, in some seconds, and kept. Here is what builds them, and what puts them into a folded network;
+`diamond_gym.networks.kernels.training` is about training.
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.library import register_fake
+from torch.library import register_autograd, register_fake
 
 from diamond_gym.device import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
@@ -23,6 +24,7 @@ from diamond_gym.networks.blocks import ResBlocks, Upsample
 from diamond_gym.networks.folding import FoldedResBlock
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCES = (SOURCE, *(SOURCE.with_name(f"{name}.h") for name in ("winograd", "products", "vectors")))
 MULTIPLE = 16
 """All numbers of channels are multiples of this."""
 _TORCH = Path(torch.__file__).parent
@@ -48,8 +50,8 @@ def built_kernels() -> Any:
         return None
     try:
         command, version = cpp_compiler()
-        words = (features, torch.__version__, *_FLAGS)
-        key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), version, *map(str.encode, words)))).hexdigest()
+        words = (kernels_version(), version.decode(errors="replace"), features, torch.__version__, *_FLAGS)
+        key = hashlib.sha256(chr(0).join(words).encode()).hexdigest()
         path = cache_folder("kernels") / f"{key[:16]}.so"
         if not path.exists():
             _build(command, path)
@@ -60,7 +62,17 @@ def built_kernels() -> Any:
         return None
     register_fake("diamond_gym::resblock", _shape_of_resblock)
     register_fake("diamond_gym::upsample", _shape_of_upsample)
+    register_fake("diamond_gym::conv3x3", lambda x, weight, bias: _images(x, len(weight)))
+    register_fake("diamond_gym::conv3x3_input_gradient", lambda gradient, weight: _images(gradient, weight.shape[1]))
+    register_fake("diamond_gym::conv3x3_weight_gradient", lambda x, gradient, weight: torch.empty_like(weight))
+    register_autograd("diamond_gym::conv3x3", _gradients, setup_context=_keep_inputs)
     return torch.ops.diamond_gym
+
+
+@functools.cache
+def kernels_version() -> str:
+    """A hash of the kernels' source."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
 def _processor_features() -> str | None:
@@ -82,13 +94,30 @@ def _build(command: list[str], path: Path) -> None:
 def _shape_of_resblock(x: Tensor, skip: Tensor | None, modulation: Tensor, weights1: Tensor, bias1: Tensor,
                        *rest: Any) -> Tensor:  # fmt: skip
     """What the operator returns, without its numbers: for tracing."""
-    b, _, h, w = x.shape
-    return x.new_empty((b, bias1.numel(), h, w)).contiguous(memory_format=torch.channels_last)
+    return _images(x, bias1.numel())
 
 
 def _shape_of_upsample(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    return _images(x, bias.numel(), 2)
+
+
+def _images(x: Tensor, channels: int, zoom: int = 1) -> Tensor:
     b, _, h, w = x.shape
-    return x.new_empty((b, bias.numel(), 2 * h, 2 * w)).contiguous(memory_format=torch.channels_last)
+    return x.new_empty((b, channels, zoom * h, zoom * w)).contiguous(memory_format=torch.channels_last)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of `conv3x3` with respect to images (B, I, H, W), weights (O, I, 3, 3) and bias (O,)."""
+    kernels, (x, weight) = torch.ops.diamond_gym, ctx.saved_tensors
+    return (
+        kernels.conv3x3_input_gradient(gradient, weight) if ctx.needs_input_grad[0] else None,
+        kernels.conv3x3_weight_gradient(x, gradient, weight) if ctx.needs_input_grad[1] else None,
+        gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None,
+    )
 
 
 def use_kernels(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -191,10 +220,8 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def _winograd(conv: nn.Conv2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The transformed filters G g G^T of a 3x3 convolution, packed, and its bias."""
-    g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float32)
-    transformed = torch.einsum("ia,ocab,jb->ijoc", g, conv.weight.detach().float(), g)
-    return _packed(transformed.flatten(0, 1), dtype), _bias(conv)
+    """The transformed filters of a 3x3 convolution, packed, and its bias."""
+    return built_kernels().pack(conv.weight.detach().float(), dtype == torch.bfloat16), _bias(conv)
 
 
 def _packed(matrices: Tensor, dtype: torch.dtype) -> Tensor:

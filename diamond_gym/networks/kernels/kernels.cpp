@@ -1,9 +1,9 @@
-// Residual blocks of a U-Net on CPUs: in float32 on any, in bfloat16 on those with AVX512-BF16.
+// Residual blocks of a U-Net on CPUs, in float32 on any and in bfloat16 on those with AVX512-BF16, and 3x3 convolutions
+// with their gradients, in float32.
 //
-// A 3x3 convolution is Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv 1509.09308, section 4.1): tiles of 4x4 inputs
-// give 2x2 outputs with 16 multiplications per pair of channels instead of 36. Group norm, its condition and the SiLU are
-// applied while the inputs are read, bias and residual while the outputs are written, so that a feature map is read once
-// and written once per convolution. Sums are float32 in either arithmetic; what lies between is of the element's type.
+// Of a residual block, group norm, its condition and the SiLU are applied while the inputs are read, bias and residual
+// while the outputs are written, so that a feature map is read once and written once per convolution. Sums are float32 in
+// either arithmetic; what lies between is of the element's type.
 //
 // Tensors are images next to each other, each of H rows of W pixels of C channels (torch's channels_last). All numbers of
 // channels are multiples of 16.
@@ -14,371 +14,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <optional>
-#include <type_traits>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+
+#include "winograd.h"
 
 namespace {
-
-// LANES: float32 numbers in a vector. WIDE: vectors of output channels that are computed together for ROWS rows of a
-// matrix, so that their sums, a row of weights and an input fill the processor's 32 or 16 registers.
-#if defined(__AVX512F__)
-constexpr int LANES = 16, WIDE = 4;
-#elif defined(__AVX2__)
-constexpr int LANES = 8, WIDE = 2;
-#else
-constexpr int LANES = 4, WIDE = 4;
-#endif
-constexpr int ROWS = 6;
-constexpr int POSITIONS = 16;      // numbers in a transformed tile
-constexpr int TILES_AT_ONCE = 64;  // tiles in flight: their transforms, 1 MB at most, stay in the core's own cache
-constexpr int PAD = 32;            // numbers between the planes of a buffer, lest all of them fall on the same cache set
-
-using Vector = float __attribute__((vector_size(4 * LANES)));
-using Integers = int32_t __attribute__((vector_size(4 * LANES)));
-
-// Scratch memory that grows, one per thread and purpose, aligned to cache lines.
-template <typename T>
-class Scratch {
-   public:
-    T* take(size_t count) {
-        if (count > size_) {
-            memory_.reset(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
-            size_ = count;
-        }
-        return memory_.get();
-    }
-
-   private:
-    struct Free {
-        void operator()(T* pointer) const { std::free(pointer); }
-    };
-    std::unique_ptr<T, Free> memory_;
-    size_t size_ = 0;
-};
-
-inline Vector load(const float* p) {
-    Vector x;
-    std::memcpy(&x, p, sizeof x);
-    return x;
-}
-
-inline void store(float* p, Vector x) { std::memcpy(p, &x, sizeof x); }
-
-inline Vector all(float x) { return Vector{} + x; }
-
-// 2 to the power of each t between -126 and 126: by a polynomial of the rest after rounding.
-template <int DEGREE>
-inline Vector exp2(Vector t) {
-    constexpr float TAYLOR[] = {1.0f,          0.6931471806f,   0.2402265070f,  0.0555041087f,
-                                0.0096181291f, 0.00133335581f, 0.000154035304f};
-    constexpr float ROUND = 12582912;  // 1.5 * 2^23: what is added to it loses its fraction
-    const Vector n = (t + ROUND) - ROUND, f = t - n;
-    Vector p = all(TAYLOR[DEGREE]);
-#pragma GCC unroll 8
-    for (int k = DEGREE - 1; k >= 0; --k) p = p * f + TAYLOR[k];
-    const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
-    return p * (Vector)exponent;
-}
-
-struct Float32 {
-    using Number = float;
-    using Weights = Vector;
-    static constexpr int DEPTH = 1;       // input channels that one instruction multiplies
-    static constexpr int EXP_DEGREE = 6;  // relative error 1e-7
-    static Vector read(const float* p) { return load(p); }
-    static void write(float* p, Vector x) { store(p, x); }
-    static Weights weights(const float* p) { return load(p); }
-    static Vector add_product(Vector sum, const float* x, Weights w) { return sum + *x * w; }
-    static Vector inverse(Vector x) { return 1 / x; }
-};
-
-#ifdef __AVX512BF16__
-struct Bfloat16 {
-    using Number = uint16_t;
-    using Weights = __m512bh;
-    static constexpr int DEPTH = 2;
-    static constexpr int EXP_DEGREE = 4;  // 4e-5: far below bfloat16's 4e-3
-    static Vector read(const uint16_t* p) {
-        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-        return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);
-    }
-    static void write(uint16_t* p, Vector x) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)x));
-    }
-    static Weights weights(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
-    static Vector add_product(Vector sum, const uint16_t* x, Weights w) {
-        int32_t two;
-        std::memcpy(&two, x, sizeof two);
-        return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(two), w);
-    }
-    static Vector inverse(Vector x) { return (Vector)_mm512_rcp14_ps((__m512)x); }
-};
-#endif
-
-// x * sigmoid(x); beyond 80 the sigmoid is 0 or 1 to all digits.
-template <typename E>
-inline Vector silu(Vector x) {
-    Vector t = x * -1.44269504f;
-    t = t > 115 ? all(115) : t;
-    t = t < -115 ? all(-115) : t;
-    return x * E::inverse(1 + exp2<E::EXP_DEGREE>(t));
-}
-
-// Channels of an image that lie in two tensors, as if they had been concatenated.
-template <typename T>
-struct Pair {
-    const T* first;
-    const T* second;
-    int first_channels, second_channels;
-    int channels() const { return first_channels + second_channels; }
-};
-
-// sums[r][n] += R rows of a (row stride lda) times a packed block of weights of N vectors of output channels.
-template <typename E, int R, int N>
-inline void multiply(const typename E::Number* a, size_t lda, int channels, const typename E::Number* weights,
-                     Vector (&sums)[R][N]) {
-    for (int k = 0; k < channels; k += E::DEPTH, weights += N * LANES * E::DEPTH) {
-        typename E::Weights w[N];
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) w[n] = E::weights(weights + n * LANES * E::DEPTH);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) sums[r][n] = E::add_product(sums[r][n], a + r * lda + k, w[n]);
-    }
-}
-
-// out (rows, N vectors, float32) = a (rows, channels) times weights.
-template <typename E, int R, int N>
-void product_rows(const typename E::Number* a, size_t lda, int channels, const typename E::Number* weights,
-                  float* out) {
-    Vector sums[R][N];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) sums[r][n] = Vector{};
-    multiply<E, R, N>(a, lda, channels, weights, sums);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) store(out + (r * N + n) * LANES, sums[r][n]);
-}
-
-template <typename E, int R, int N>
-void product_rest(int rows, const typename E::Number* a, size_t lda, int channels,
-                  const typename E::Number* weights, float* out) {
-    if constexpr (R > 0) {
-        if (rows == R)
-            product_rows<E, R, N>(a, lda, channels, weights, out);
-        else
-            product_rest<E, R - 1, N>(rows, a, lda, channels, weights, out);
-    }
-}
-
-template <typename E, int N>
-void product(int rows, const typename E::Number* a, size_t lda, int channels, const typename E::Number* weights,
-             float* out) {
-    int r = 0;
-    for (; r + ROWS <= rows; r += ROWS)
-        product_rows<E, ROWS, N>(a + r * lda, lda, channels, weights, out + r * N * LANES);
-    product_rest<E, ROWS - 1, N>(rows - r, a + r * lda, lda, channels, weights, out + r * N * LANES);
-}
-
-// The pointwise convolution of pixels [begin, end) of a pair: out = weights * x + bias. The weights come in blocks of
-// output channels, each with those of the first tensor and then of the second.
-template <typename E, int N>
-void pointwise_block(const Pair<typename E::Number>& x, size_t begin, size_t end, const typename E::Number* weights,
-                     const float* bias, typename E::Number* out, int out_channels) {
-    const auto some = [&](size_t p, auto count) {
-        constexpr int R = decltype(count)::value;
-        Vector sums[R][N];
-        for (int r = 0; r < R; ++r)
-            for (int n = 0; n < N; ++n) sums[r][n] = load(bias + n * LANES);
-        multiply<E, R, N>(x.first + p * x.first_channels, x.first_channels, x.first_channels, weights, sums);
-        if (x.second)
-            multiply<E, R, N>(x.second + p * x.second_channels, x.second_channels, x.second_channels,
-                              weights + size_t(x.first_channels) * N * LANES, sums);
-        for (int r = 0; r < R; ++r)
-            for (int n = 0; n < N; ++n) E::write(out + (p + r) * out_channels + n * LANES, sums[r][n]);
-    };
-    size_t p = begin;
-    for (; p + ROWS <= end; p += ROWS) some(p, std::integral_constant<int, ROWS>{});
-    for (; p < end; ++p) some(p, std::integral_constant<int, 1>{});
-}
-
-// Calls f with the number of vectors of each block of output channels, its first channel, and where its weights begin.
-template <typename F>
-void for_blocks(int out_channels, size_t weights_per_channel, F f) {
-    for (int c = 0; c < out_channels; c += WIDE * LANES) {
-        const size_t weights = c * weights_per_channel;
-        switch (std::min(WIDE, (out_channels - c) / LANES)) {
-            case 4: f(std::integral_constant<int, 4>{}, c, weights); break;
-            case 3: f(std::integral_constant<int, 3>{}, c, weights); break;
-            case 2: f(std::integral_constant<int, 2>{}, c, weights); break;
-            default: f(std::integral_constant<int, 1>{}, c, weights);
-        }
-    }
-}
-
-// What a convolution reads: images of a pair, either normed and activated or enlarged on the way.
-template <typename T>
-struct Source {
-    Pair<T> images;
-    int height, width;   // of the images, as they lie in memory
-    bool twice;          // read every pixel twice in both directions
-    const float* scale;  // (images, channels), or none: silu(x * scale + shift)
-    const float* shift;
-};
-
-// One row of an image into `out` (pixels, channels), with a column of zeros before it and zeros up to `columns`.
-template <typename E>
-void read_row(const Source<typename E::Number>& s, size_t image, int row, int columns, float* out) {
-    const int channels = s.images.channels(), zoom = s.twice ? 2 : 1, width = s.width * zoom;
-    if (row < 0 || row >= s.height * zoom) {
-        std::memset(out, 0, size_t(columns) * channels * sizeof(float));
-        return;
-    }
-    std::memset(out, 0, channels * sizeof(float));
-    std::memset(out + size_t(width + 1) * channels, 0, size_t(columns - width - 1) * channels * sizeof(float));
-    const size_t first_pixel = (image * s.height + row / zoom) * s.width;
-    const auto read = [&](const typename E::Number* tensor, int count, int offset) {
-        for (int c = 0; c < count; c += LANES) {
-            const typename E::Number* from = tensor + first_pixel * count + c;
-            float* to = out + channels + offset + c;
-            if (s.scale) {
-                const Vector scale = load(s.scale + image * channels + offset + c);
-                const Vector shift = load(s.shift + image * channels + offset + c);
-                for (int x = 0; x < s.width; ++x, from += count, to += channels)
-                    store(to, silu<E>(E::read(from) * scale + shift));
-            } else {
-                for (int x = 0; x < width; ++x, to += channels) store(to, E::read(from + x / zoom * count));
-            }
-        }
-    };
-    read(s.images.first, s.images.first_channels, 0);
-    if (s.images.second) read(s.images.second, s.images.second_channels, s.images.first_channels);
-}
-
-// The transforms B^T d B of one row of tiles; rows are the four input rows, `columns` pixels each.
-template <typename E>
-void transform_inputs(const float* rows, int columns, int channels, int tiles, typename E::Number* out, size_t plane) {
-    const size_t line = size_t(columns) * channels;
-    for (int c = 0; c < channels; c += LANES) {
-        Vector t[4][4];  // [column][row of B^T d]
-        const auto column = [&](int x, Vector(&to)[4]) {
-            const float* p = rows + size_t(x) * channels + c;
-            const Vector d0 = load(p), d1 = load(p + line), d2 = load(p + 2 * line), d3 = load(p + 3 * line);
-            to[0] = d0 - d2, to[1] = d1 + d2, to[2] = d2 - d1, to[3] = d1 - d3;
-        };
-        column(0, t[0]);
-        column(1, t[1]);
-        for (int tile = 0; tile < tiles; ++tile) {
-            column(2 * tile + 2, t[2]);
-            column(2 * tile + 3, t[3]);
-            typename E::Number* to = out + size_t(tile) * channels + c;
-            for (int i = 0; i < 4; ++i) {
-                E::write(to + (4 * i + 0) * plane, t[0][i] - t[2][i]);
-                E::write(to + (4 * i + 1) * plane, t[1][i] + t[2][i]);
-                E::write(to + (4 * i + 2) * plane, t[2][i] - t[1][i]);
-                E::write(to + (4 * i + 3) * plane, t[1][i] - t[3][i]);
-            }
-            for (int i = 0; i < 4; ++i) t[0][i] = t[2][i], t[1][i] = t[3][i];
-        }
-    }
-}
-
-template <typename T>
-struct Convolution {
-    Source<T> source;
-    const T* weights;    // blocks of output channels, in each 16 positions, in each the input channels
-    const float* bias;   // (out_channels)
-    const T* residual;   // added to the result, laid out like it, or none; may be `out` itself
-    T* out;
-    int out_channels;
-};
-
-// A^T m A of one row of tiles and N vectors of channels, with bias and residual, into the image.
-template <typename E, int N>
-void transform_outputs(const Convolution<typename E::Number>& job, const float* products, size_t plane, int tiles,
-                       size_t image, int row, int first_channel) {
-    const int zoom = job.source.twice ? 2 : 1, width = job.source.width * zoom, channels = job.out_channels;
-    const int bottom = std::min(2, job.source.height * zoom - row);
-    const size_t start = (image * job.source.height * zoom + row) * width * channels + first_channel;
-    typename E::Number* const out = job.out + start;
-    const typename E::Number* const residual = job.residual ? job.residual + start : nullptr;
-    for (int n = 0; n < N; ++n) {
-        const Vector bias = load(job.bias + first_channel + n * LANES);
-        for (int tile = 0; tile < tiles; ++tile) {
-            const float* from = products + (size_t(tile) * N + n) * LANES;
-            Vector s[2][4];
-            for (int j = 0; j < 4; ++j) {
-                const Vector m0 = load(from + j * plane), m1 = load(from + (4 + j) * plane);
-                const Vector m2 = load(from + (8 + j) * plane), m3 = load(from + (12 + j) * plane);
-                s[0][j] = m0 + m1 + m2, s[1][j] = m1 - m2 - m3;
-            }
-            const auto pixel = [&](int i, int j, Vector value) {
-                const size_t at = size_t(i * width + 2 * tile + j) * channels + n * LANES;
-                value += bias;
-                E::write(out + at, residual ? value + E::read(residual + at) : value);
-            };
-            for (int i = 0; i < bottom; ++i) {
-                pixel(i, 0, s[i][0] + s[i][1] + s[i][2]);
-                if (2 * tile + 1 < width) pixel(i, 1, s[i][1] - s[i][2] - s[i][3]);
-            }
-        }
-    }
-}
-
-// How the rows of tiles of all images are divided among the threads.
-struct Strips {
-    int tile_rows, tiles, rows_each, per_image;
-
-    Strips(int height, int width, int images, int threads) {
-        tile_rows = (height + 1) / 2, tiles = (width + 1) / 2;
-        rows_each = std::max(1, std::min(tile_rows, TILES_AT_ONCE / tiles));
-        while (rows_each > 1 && images * ((tile_rows + rows_each - 1) / rows_each) < 2 * threads) rows_each /= 2;
-        per_image = (tile_rows + rows_each - 1) / rows_each;
-    }
-};
-
-// Strip `index` of a convolution.
-template <typename E>
-void convolve(const Convolution<typename E::Number>& job, const Strips& strips, int index) {
-    static thread_local Scratch<typename E::Number> input_memory;
-    static thread_local Scratch<float> row_memory, product_memory;
-    const size_t image = index / strips.per_image;
-    const int first = index % strips.per_image * strips.rows_each;
-    const int rows = std::min(strips.rows_each, strips.tile_rows - first), tiles = rows * strips.tiles;
-    const int channels = job.source.images.channels(), columns = 2 * strips.tiles + 2;
-    const size_t line = size_t(columns) * channels, plane = size_t(tiles) * channels + PAD;
-
-    float* lines = row_memory.take((2 * rows + 2) * line);
-    for (int y = 0; y < 2 * rows + 2; ++y) read_row<E>(job.source, image, 2 * first + y - 1, columns, lines + y * line);
-    typename E::Number* inputs = input_memory.take(POSITIONS * plane);
-    for (int y = 0; y < rows; ++y)
-        transform_inputs<E>(lines + 2 * y * line, columns, channels, strips.tiles,
-                         inputs + size_t(y) * strips.tiles * channels, plane);
-
-    for_blocks(job.out_channels, size_t(POSITIONS) * channels, [&](auto count, int c, size_t start) {
-        constexpr int N = decltype(count)::value;
-        const size_t out_plane = size_t(tiles) * N * LANES + PAD;
-        float* products = product_memory.take(POSITIONS * out_plane);
-        for (int p = 0; p < POSITIONS; ++p)
-            product<E, N>(tiles, inputs + p * plane, channels, channels,
-                          job.weights + start + size_t(p) * channels * N * LANES, products + p * out_plane);
-        for (int y = 0; y < rows; ++y)
-            transform_outputs<E, N>(job, products + size_t(y) * strips.tiles * N * LANES, out_plane, strips.tiles, image,
-                                 2 * (first + y), c);
-    });
-}
 
 // Sums and sums of squares of each channel over pixels [begin, end) of one tensor, added to sum and square.
 template <typename E>
@@ -451,8 +92,9 @@ void resblock(const ResBlock& b, const T* first, const T* second, const float* m
     const size_t widest = std::max(x.channels(), b.out_channels);
     float* scale = memory.take(2 * images * widest);
     float* shift = scale + images * widest;
-    const Strips strips(height, width, images, threads);
-    const int jobs = images * strips.per_image;
+    const Strips strips1(height, width, images, E::OUTPUTS, x.channels(), threads);
+    const Strips strips2(height, width, images, E::OUTPUTS, b.out_channels, threads);
+    const int jobs = strips1.count();
     const Convolution<T> conv1{{x, height, width, false, scale, shift}, static_cast<const T*>(b.weights1), b.bias1,
                                nullptr, middle, b.out_channels};
     const Convolution<T> conv2{{h, height, width, false, scale, shift}, static_cast<const T*>(b.weights2), b.bias2,
@@ -474,25 +116,23 @@ void resblock(const ResBlock& b, const T* first, const T* second, const float* m
         }
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
-        for (int i = 0; i < jobs; ++i) convolve<E>(conv1, strips, i);
+        for (int i = 0; i < jobs; ++i) convolve<E>(conv1, strips1, i);
 #pragma omp for schedule(dynamic)
         for (int i = 0; i < images; ++i)
             norm_of<E>(h, i, pixels, b.groups2, modulation + i * stride + b.place2, scale + size_t(i) * h.channels(),
                        shift + size_t(i) * h.channels());
 #pragma omp for schedule(dynamic)
-        for (int i = 0; i < jobs; ++i) convolve<E>(conv2, strips, i);
+        for (int i = 0; i < strips2.count(); ++i) convolve<E>(conv2, strips2, i);
     }
 }
 
-template <typename E, typename T = typename E::Number>
-void convolution(const T* x, int channels, const T* weights, const float* bias, int out_channels, int images,
-                 int height, int width, bool twice, T* out, int threads) {
-    const int zoom = twice ? 2 : 1;
-    const Strips strips(height * zoom, width * zoom, images, threads);
-    const Convolution<T> job{{{x, nullptr, channels, 0}, height, width, twice, nullptr, nullptr},
-                             weights, bias, nullptr, out, out_channels};
+template <typename E>
+void convolution(const Convolution<typename E::Number>& job, int images, int threads) {
+    const int zoom = job.source.twice ? 2 : 1;
+    const Strips strips(job.source.height * zoom, job.source.width * zoom, images, E::OUTPUTS,
+                        job.source.images.channels(), threads);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int i = 0; i < images * strips.per_image; ++i) convolve<E>(job, strips, i);
+    for (int i = 0; i < strips.count(); ++i) convolve<E>(job, strips, i);
 }
 
 // How many output channels a block of packed weights has.
@@ -546,6 +186,9 @@ void check_weights(const Tensor& x, const Tensor& weights, const Tensor& bias, i
                     "these weights are not packed for these images");
 }
 
+// Numbers in a transformed tile of such images.
+int64_t positions(const Tensor& x) { return x.scalar_type() == ScalarType::Float ? 36 : 16; }
+
 // See the schema of `resblock` below: x and skip lie side by side, the block's scales and shifts begin at `place`.
 Tensor resblock_of(Tensor images, MaybeTensor more, Tensor modulation, Tensor weights1, Tensor bias1, Tensor weights2,
                    Tensor bias2, MaybeTensor weights_proj, MaybeTensor bias_proj, int64_t groups1, int64_t groups2,
@@ -555,8 +198,8 @@ Tensor resblock_of(Tensor images, MaybeTensor more, Tensor modulation, Tensor we
                         skip.size(3) == x.size(3),
                     "x and its skip are of one type, number and size");
     const int64_t skipped = more ? skip.size(1) : 0, in = x.size(1) + skipped, out_channels = bias1.numel();
-    check_weights(x, weights1, bias1, POSITIONS * in);
-    check_weights(x, weights2, bias2, POSITIONS * out_channels);
+    check_weights(x, weights1, bias1, positions(x) * in);
+    check_weights(x, weights2, bias2, positions(x) * out_channels);
     STD_TORCH_CHECK(bias2.numel() == out_channels, "both convolutions have as many outputs");
     STD_TORCH_CHECK(weights_proj.has_value() == bias_proj.has_value(), "a projection has weights and a bias");
     if (weights_proj) check_weights(x, *weights_proj, *bias_proj, in);
@@ -593,18 +236,108 @@ Tensor resblock_of(Tensor images, MaybeTensor more, Tensor modulation, Tensor we
     return out;
 }
 
+template <typename T>
+Source<T> plain(const Tensor& x, bool twice = false) {
+    return {{numbers<T>(x), nullptr, int(x.size(1)), 0}, int(x.size(2)), int(x.size(3)), twice, nullptr, nullptr};
+}
+
 // See the schema of `upsample` below.
 Tensor upsample_of(Tensor images, Tensor weights, Tensor bias) {
     const Tensor x = channels_last(images);
-    check_weights(x, weights, bias, POSITIONS * x.size(1));
+    check_weights(x, weights, bias, positions(x) * x.size(1));
     const Tensor out = new_images(x, bias.numel(), 2);
     with_element(x, [&](auto element) {
         using E = decltype(element);
         using T = typename E::Number;
-        convolution<E>(numbers<T>(x), int(x.size(1)), numbers<T>(weights), numbers<float>(bias), int(bias.numel()),
-                       int(x.size(0)), int(x.size(2)), int(x.size(3)), true, static_cast<T*>(out.mutable_data_ptr()),
-                       int(torch::stable::get_num_threads()));
+        const Convolution<T> job{plain<T>(x, true), numbers<T>(weights),
+                                 numbers<float>(bias), nullptr,
+                                 static_cast<T*>(out.mutable_data_ptr()), int(bias.numel())};
+        convolution<E>(job, int(x.size(0)), int(torch::stable::get_num_threads()));
     });
+    return out;
+}
+
+// The filters (O, I, 3, 3) of a convolution in float32, or of its way back.
+Filters filters_of(const Tensor& weight, bool turned) {
+    STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float && weight.dim() == 4 && weight.size(0) % 16 == 0 &&
+                        weight.size(1) % 16 == 0 && weight.size(2) == 3 && weight.size(3) == 3,
+                    "filters are float32 (O, I, 3, 3), O and I multiples of 16");
+    const int o = turned, i = !turned;
+    return {static_cast<float*>(weight.data_ptr()),
+            {weight.stride(o), weight.stride(i), weight.stride(2), weight.stride(3)},
+            int(weight.size(o)),
+            int(weight.size(i)),
+            turned};
+}
+
+// See the schema of `pack` below.
+Tensor pack_of(Tensor weight, bool bfloat16) {
+    const Filters filters = filters_of(weight, false);
+    const auto packed = [&](auto element, ScalarType type, int64_t positions) {
+        using E = decltype(element);
+        const Tensor out = torch::stable::empty({positions * weight.size(0) * weight.size(1)}, type);
+        pack<E>(filters, static_cast<typename E::Number*>(out.mutable_data_ptr()));
+        return out;
+    };
+#ifdef __AVX512BF16__
+    if (bfloat16) return packed(Bfloat16{}, ScalarType::BFloat16, 16);
+#endif
+    STD_TORCH_CHECK(!bfloat16, "the kernels know no bfloat16 here");
+    return packed(Float32{}, ScalarType::Float, 36);
+}
+
+Tensor convolved(const Tensor& x, const Filters& filters, const float* bias) {
+    static thread_local Scratch<float> memory;
+    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float && x.size(1) == filters.channels,
+                    "images are float32, of as many channels as the filters have");
+    float* const packed = memory.take(size_t(36) * filters.channels * filters.out_channels);
+    pack<Float32>(filters, packed);
+    const Tensor out = new_images(x, filters.out_channels, 1);
+    const Convolution<float> job{
+        plain<float>(x), packed, bias, nullptr, static_cast<float*>(out.mutable_data_ptr()), filters.out_channels};
+    convolution<Float32>(job, int(x.size(0)), int(torch::stable::get_num_threads()));
+    return out;
+}
+
+// See the schema of `conv3x3` below.
+Tensor conv3x3_of(Tensor images, Tensor weight, Tensor bias) {
+    STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.is_contiguous() && bias.numel() == weight.size(0),
+                    "a bias is float32, of as many numbers as there are outputs");
+    return convolved(channels_last(images), filters_of(weight, false), numbers<float>(bias));
+}
+
+// See the schema of `conv3x3_input_gradient` below.
+Tensor input_gradient_of(Tensor gradient, Tensor weight) {
+    return convolved(channels_last(gradient), filters_of(weight, true), nullptr);
+}
+
+// See the schema of `conv3x3_weight_gradient` below. Every thread has strips and sums of its own, always the same ones, so
+// that the result is the same bit for bit.
+Tensor weight_gradient_of(Tensor images, Tensor out_gradient, Tensor weight) {
+    static thread_local Scratch<float> memory;
+    const Tensor x = channels_last(images), gradient = channels_last(out_gradient);
+    const Tensor out = torch::stable::empty_like(weight);
+    const Filters filters = filters_of(out, false);
+    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float && gradient.scalar_type() == ScalarType::Float &&
+                        x.size(0) == gradient.size(0) && x.size(2) == gradient.size(2) &&
+                        x.size(3) == gradient.size(3) && x.size(1) == filters.channels &&
+                        gradient.size(1) == filters.out_channels,
+                    "images and the gradient of what came of them are float32, of one number and size");
+    const int threads = int(torch::stable::get_num_threads());
+    const Strips strips(int(x.size(2)), int(x.size(3)), int(x.size(0)), 4, filters.channels + filters.out_channels,
+                        threads);
+    const size_t size = size_t(36) * filters.channels * filters.out_channels;
+    float* const sums = memory.take(threads * size);
+    const Source<float> x_source = plain<float>(x), gradient_source = plain<float>(gradient);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int t = 0; t < threads; ++t) {
+        std::fill(sums + t * size, sums + (t + 1) * size, 0.0f);
+        for (int i = strips.count() * t / threads; i < strips.count() * (t + 1) / threads; ++i)
+            add_filter_gradient(x_source, gradient_source, strips, i, sums + t * size);
+    }
+    for (int t = 1; t < threads; ++t)
+        for (size_t i = 0; i < size; ++i) sums[i] += sums[t * size + i];
+    unpack(sums, filters);
     return out;
 }
 
@@ -617,6 +350,12 @@ STABLE_TORCH_LIBRARY(diamond_gym, m) {
         "Tensor bias2, Tensor? weights_proj, Tensor? bias_proj, int groups1, int groups2, int place) -> Tensor");
     // A 3x3 convolution with padding of x read twice as large: (B, out_channels, 2H, 2W)
     m.def("upsample(Tensor x, Tensor weights, Tensor bias) -> Tensor");
+    // The filters of a 3x3 convolution (O, I, 3, 3), float32, as the operators above take them, in one dimension
+    m.def("pack(Tensor weight, bool bfloat16) -> Tensor");
+    // A 3x3 convolution with padding: x (B, I, H, W) -> (B, O, H, W), float32, and its gradients
+    m.def("conv3x3(Tensor x, Tensor weight, Tensor bias) -> Tensor");
+    m.def("conv3x3_input_gradient(Tensor gradient, Tensor weight) -> Tensor");
+    m.def("conv3x3_weight_gradient(Tensor x, Tensor gradient, Tensor weight) -> Tensor");
     m.def("block_width() -> int");
     m.def("has_bfloat16() -> bool");
 }
@@ -624,6 +363,10 @@ STABLE_TORCH_LIBRARY(diamond_gym, m) {
 STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CPU, m) {
     m.impl("resblock", TORCH_BOX(&resblock_of));
     m.impl("upsample", TORCH_BOX(&upsample_of));
+    m.impl("pack", TORCH_BOX(&pack_of));
+    m.impl("conv3x3", TORCH_BOX(&conv3x3_of));
+    m.impl("conv3x3_input_gradient", TORCH_BOX(&input_gradient_of));
+    m.impl("conv3x3_weight_gradient", TORCH_BOX(&weight_gradient_of));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CompositeImplicitAutograd, m) {
