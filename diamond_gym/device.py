@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -151,26 +151,42 @@ def free_cores_only() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@cache
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine.
+def remembered(
+    kind: str, device: torch.device, words: Iterable[str], answers: Collection[str], measure: Callable[[], str]
+) -> str:
+    """What a short measurement found on this machine, made once and kept in the user's cache.
 
-    What was found lies in the user's cache, by processor (or GPU) and version of torch, so that all processes agree;
-    where nothing can be kept, it is measured in each.
+    It is kept by processor (or GPU) and version of torch, so that all processes agree; of two that ask at once, the
+    first one measures. Where nothing can be kept, each process measures.
+
+    Args:
+        kind: What is decided; also the folder's name.
+        device: Where it is measured.
+        words: What else the answer depends on.
+        answers: What can be found; anything else in the file is damage, and is measured anew.
+        measure: Gives one of them.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    parts = (device.type, name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", ""))
-    path = cache_folder("precision") / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.txt"
+    parts = (device.type, name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", ""), *words)
+    path = cache_folder(kind) / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.txt"
+    kept = {f"{answer}\n".encode(): answer for answer in answers}
     try:
-        with filelock.FileLock(path.with_suffix(".lock"), timeout=60):  # of two processes the first one measures
+        with filelock.FileLock(path.with_suffix(".lock"), timeout=60):
             found = path.read_bytes() if path.exists() else b""
-            if found not in (b"bfloat16\n", b"float32\n"):
-                found = b"bfloat16\n" if measure_bfloat16(device) else b"float32\n"
+            if found not in kept:
+                found = f"{measure()}\n".encode()
                 with atomic_write(path, "wb") as file:
                     file.write(found)
-        return found == b"bfloat16\n"
+        return kept[found]
     except (OSError, NotImplementedError, DiskFull):  # no locks, no room
-        return measure_bfloat16(device)
+        return measure()
+
+
+@cache
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine (`remembered`)."""
+    answers = "float32", "bfloat16"
+    return remembered("precision", device, (), answers, lambda: answers[measure_bfloat16(device)]) == "bfloat16"
 
 
 def measure_bfloat16(device: torch.device) -> bool:
