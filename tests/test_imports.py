@@ -22,7 +22,7 @@ RANKS = [
     {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes", "data.convert"},
     {"data"},
     {"networks.folding", "data.segments", "data.checks", "data.importers"},
-    {"networks.kernels", "data.importing", "data.preview"},
+    {"networks.kernels", "networks.kernels.training", "data.importing", "data.preview"},
     {"networks.inference", "data.stores"},
     {"networks"},
     {"starts"},

@@ -18,6 +18,7 @@ from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.networks.inference import prepared
+from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.schema import check_least
@@ -147,6 +148,8 @@ class WorldModelTrainer:
         denoiser, reward_end = Denoiser(config.denoiser), RewardEnd(config.reward_end)
         self.world_model = WorldModel(denoiser, reward_end).to_device(self.device, precision)
         networks = self.world_model.parts
+        if self.device.type == "cpu" and precision == "float32" and not compile:
+            train_with_kernels(self.world_model)
         self.ema = {name: average(part, config.ema_decay) for name, part in networks.items() if config.ema_decay}
         if compile:
             prepare_to_compile(self.device.type)

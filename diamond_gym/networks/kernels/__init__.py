@@ -1,8 +1,8 @@
 """Kernels of our own for the convolutions of a dream on the CPU, where torch's are not the fastest there can be.
 
 They are operators of torch (`torch.ops.diamond_gym.resblock`, `upsample`, `conv3x3`), built by the machine's own
-compiler at their first use, in some seconds, and kept. Here is what builds them, and what puts them into a folded network;
-`diamond_gym.networks.kernels.training` is about training.
+compiler at their first use, in some seconds, and kept. Here is what builds them, and what puts them into a folded
+network; `diamond_gym.networks.kernels.training` is about training.
 """
 
 import functools
