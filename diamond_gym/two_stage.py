@@ -4,10 +4,12 @@ The CS:GO engine of Alonso et al. 2024 (arXiv 2405.12399): a denoiser with all t
 30x56, and a second one, the upsampler, draws each frame at 150x280 from its enlargement and the large frame before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,11 +62,42 @@ def enlarge(low_res: Tensor, factor: int) -> Tensor:
     return F.interpolate(low_res, scale_factor=factor, mode="bicubic")
 
 
+_AT_ONCE = 256  # frames that are made small together, for the memory
+
+
 def shrink(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Large frames uint8 (..., H, W, C) -> small ones uint8 (..., h, w, C), bicubic with antialiasing."""
-    frames = to_frames(pixels)
-    small = F.interpolate(frames.reshape(-1, *frames.shape[-3:]), size=size, mode="bicubic", antialias=True)
-    return to_pixels(small.reshape(*frames.shape[:-2], *size))
+    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    parts = [F.interpolate(to_frames(part), size=size, mode="bicubic", antialias=True) for part in flat.split(_AT_ONCE)]
+    return to_pixels(torch.cat(parts)).reshape(*pixels.shape[:-3], *size, pixels.shape[-1])
+
+
+def shrink_planes(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The same of frames as stores hold them: uint8 (..., C, H, W) -> (..., C, h, w)."""
+    small = shrink(torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-3, -1), size)
+    return small.movedim(-1, -3).contiguous().numpy()
+
+
+def enlarge_planes(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+    """Small frames uint8 (..., C, h, w) at `factor` times the size, (..., C, H, W), bicubic."""
+    *before, c, h, w = pixels.shape
+    flat = torch.from_numpy(np.ascontiguousarray(pixels)).reshape(-1, c, h, w).movedim(1, -1)
+    parts = [to_pixels(enlarge(to_frames(part), factor)).movedim(-1, 1) for part in flat.split(_AT_ONCE)]
+    return torch.cat(parts).reshape(*before, c, factor * h, factor * w).numpy()
+
+
+def in_two_sizes(starts: Starts, upsampler: Denoiser) -> Starts:
+    """Starts of large frames as a model of two stages takes them: small, and with the last large ones beside them."""
+    factor, t_full = upsampler.config.upsampling_factor, upsampler.num_steps_conditioning
+    assert factor is not None
+    height, width = (side // factor for side in starts.obs.shape[2:4])
+    small = shrink(torch.from_numpy(starts.obs), (height, width)).numpy()
+    return replace(starts, obs=small, full_res=np.ascontiguousarray(starts.obs[:, -t_full:]))
+
+
+def sampler_of(own: Mapping[str, Any]) -> TwoStageSampler:
+    """How a model of two stages is sampled unless a user says otherwise; `own` is the table `sampler` of its card."""
+    return TwoStageSampler(SamplerConfig(**own)) if own else FAST
 
 
 class TwoStageDream(Dream):

@@ -211,10 +211,10 @@ class WorldModel(nn.Module):
                 raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
             sampler = sampler or SamplerConfig(**own)
             return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
-        from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler
+        from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, sampler_of
 
         if not isinstance(sampler, TwoStageSampler):
-            sampler = TwoStageSampler(sampler or (SamplerConfig(**own) if own else FAST.dynamics))
+            sampler = sampler_of(own) if sampler is None else TwoStageSampler(sampler)
         return TwoStageDream(
             self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
         )

@@ -9,7 +9,7 @@ import torch
 import worlds
 from stubs import Conditioned
 
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
@@ -192,12 +192,6 @@ def test_a_seed_fixes_the_dream_and_rows_do_not_depend_on_their_batch(tmp_path: 
     without = dream_rollouts(WorldModel(denoiser).eval(), real[:3], SamplerConfig(), seed=5)
     assert without.rew_prob is None
     assert np.array_equal(without.obs, few.obs)
-
-
-def test_two_stages_are_refused() -> None:
-    model = WorldModel(Oracle(), RewardOracle(), upsampler=torch.nn.Identity())
-    with pytest.raises(DiamondGymError, match="two stages"):
-        dream_rollouts(model, recorded(), SamplerConfig())
 
 
 def test_policies() -> None:

@@ -185,9 +185,15 @@ class ActorCriticTrainer:
             Parts of the loss and figures of the window, as tensors that have not been waited for.
         """
         config = self.config.optimizer
-        loss, metrics = self._objective()
+        metrics: dict[str, Tensor] = {}
+
+        def loss() -> Tensor:
+            value, of_window = self._objective()
+            metrics.update(of_window)
+            return value  # type: ignore[no-any-return]
+
         factor = lr_factor(self.step, config.warmup_steps)
-        norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
+        _, norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
         self.step += 1
         return {**metrics, "agent/grad_norm": norm}
 

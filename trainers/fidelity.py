@@ -256,3 +256,18 @@ def diversity(real: Rollouts, dreams: Rollouts, step: int) -> float:
     between = 2 * np.var(frames, axis=1, ddof=1, dtype=np.float64).mean()
     error = ((frames - truth) ** 2).mean(dtype=np.float64)
     return float(between / error) if error else float("nan")
+
+
+def rounded(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data of four significant digits; what is no number (never happened, so never measured) is left out."""
+    plain: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            plain[key] = rounded(value)
+        elif isinstance(value, list):
+            plain[key] = [float(f"{item:.4g}") for item in value]
+        elif isinstance(value, str | int):
+            plain[key] = value
+        elif np.isfinite(value):
+            plain[key] = float(f"{value:.4g}")
+    return plain

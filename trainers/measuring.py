@@ -22,6 +22,7 @@ from diamond_gym.trainers.rollouts import (
     real_rollouts,
 )
 from diamond_gym.trainers.worlds import Games, World
+from diamond_gym.two_stage import TwoStageSampler, enlarge_planes
 from diamond_gym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -79,6 +80,22 @@ class Sizes:
         )
 
 
+def closed_loop(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
+    """Figures of held-out play and of its dreams; of two stages, those of the small frames too, as "low_res".
+
+    There is also the error of the large frames over that of the small ones, enlarged: what the upsampler adds.
+    """
+    table = fidelity.figures(real, dreamed, horizons)
+    if dreamed.low_res is None:
+        return table
+    size = dreamed.low_res.shape[-2:]
+    enlarged = replace(dreamed, obs=enlarge_planes(dreamed.low_res, real.obs.shape[-1] // size[1]))
+    bicubic = fidelity.mse(real.after, enlarged.after)
+    table |= {f"mse_over_enlarged_{h}": table[f"mse_{h}"] / float(bicubic[h - 1]) for h in horizons}
+    small = fidelity.figures(real.small(size), dreamed.small(size), horizons)
+    return table | {"low_res": {name: value for name, value in small.items() if name.startswith("mse")}}
+
+
 Pair = tuple[Rollouts, Rollouts]  # real play, and dreams in its place
 
 
@@ -111,7 +128,7 @@ def measure(
     held_out: Mapping[str, tuple[EpisodeStore, dict[str, Any]]],
     sizes: Sizes,
     policies: Sequence[str],
-    sampler: SamplerConfig,
+    sampler: SamplerConfig | TwoStageSampler,
     seed: int = 0,
     progress: Progress | None = None,
     saved: "SavedAgent | None" = None,
@@ -119,7 +136,7 @@ def measure(
     """Measures everything that `sizes` asks for.
 
     Args:
-        model: The world model, of one stage.
+        model: The world model.
         world: What it dreams, to be played where there are policies.
         held_out: Stores of real play with what they are, by their names; the first is the one that counts.
         sizes: How much of everything.
@@ -138,8 +155,9 @@ def measure(
         real = Rollouts.held_out(store, sizes.windows, t, horizon, seed)
         dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
         result.loops[label] = real, dreamed
-        part = fidelity.figures(real, dreamed, horizons) | fidelity.similarity(real, dreamed, horizons)
-        part |= fidelity.calibration(model, real) | {"held_out": about}
+        part = closed_loop(real, dreamed, horizons) | fidelity.similarity(real, dreamed, horizons)
+        seen = real if dreamed.low_res is None else real.small(dreamed.low_res.shape[-2:])
+        part |= fidelity.calibration(model, seen) | {"held_out": about}
         table |= part if i == 0 else {label: part}
     to_replay = next(iter(result.loops.values()))[0] if result.loops else None
     makers = {policy: policy_maker(model, world.name, policy, saved) for policy in policies}

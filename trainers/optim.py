@@ -1,7 +1,7 @@
 """The optimizer of the paper: AdamW without decay on biases, norms and embeddings, linear warm-up; moving averages."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class OptimizerConfig:
     warmup_steps: int = 100
     max_grad_norm: float = 1.0
     batch_size: int = 32
+    grad_acc_steps: int | None = None
+    """Batches whose gradients are averaged for one update, where one of that size takes too much memory (None: 1)."""
 
     def __post_init__(self) -> None:
         """Refuses what no optimizer can do."""
@@ -35,6 +37,8 @@ class OptimizerConfig:
         for name in ("eps", "max_grad_norm", "batch_size"):
             if not getattr(self, name) > 0:
                 raise BadArgument(f"an optimizer's {name} must be more than 0, not {getattr(self, name)}")
+        if self.grad_acc_steps is not None and self.grad_acc_steps < 1:
+            raise BadArgument(f"an optimizer's grad_acc_steps must be at least 1, not {self.grad_acc_steps}")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -68,19 +72,35 @@ def update(
     fabric: Processes,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Tensor,
+    loss: Callable[[], Tensor],
     config: OptimizerConfig,
     factor: float,
-) -> Tensor:
-    """One step of an optimizer at `factor` times its learning rate; returns the norm that the gradient had."""
+) -> tuple[Tensor, Tensor]:
+    """One step of an optimizer at `factor` times its learning rate.
+
+    Args:
+        fabric: The processes that train together.
+        objective: Whose gradient is clipped.
+        optimizer: Of its parameters.
+        loss: Computes the loss of a batch, or its parts, (n,), whose sum it is; called `config.grad_acc_steps` times.
+        config: How to optimise.
+        factor: Of the learning rate.
+
+    Returns:
+        The mean of what `loss` gave, and the norm that the gradient had.
+    """
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor
     optimizer.zero_grad()
-    fabric.backward(loss)
+    losses, batches = [], config.grad_acc_steps or 1
+    for _ in range(batches):
+        part = loss()
+        fabric.backward(part.sum() / batches)
+        losses.append(part.detach())
     norm = fabric.clip_gradients(objective, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
     optimizer.step()
     assert norm is not None
-    return norm
+    return torch.stack(losses).mean(dim=0), norm
 
 
 def lr_factor(update: int, warmup_steps: int, left: float = math.inf, decay_steps: float = 0.0) -> float:

@@ -20,6 +20,7 @@ from diamond_gym.registry.card import now
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
+from diamond_gym.trainers.fidelity import rounded
 from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.world_model import PREFIXES, WorldModel
 
@@ -34,7 +35,7 @@ def make_card(
     store: EpisodeStore,
     config: "WorldModelConfig",
     training: Mapping[str, Any],
-    figures: Mapping[str, float],
+    figures: Mapping[str, Any],
     command: str,
     sampler: SamplerConfig,
     origin: str,
@@ -54,7 +55,9 @@ def make_card(
         began_with: The model whose weights the training began with.
     """
     about, paper = store.about, asdict(SamplerConfig())
-    summary = f"A small DIAMOND world model of {about.game}, fitted to {store.num_steps} steps of real play."
+    two_stages, small = config.upsampler.factor is not None, config.upsampler.small(about.frame_shape[:2])
+    kind = "DIAMOND world model of two stages" if two_stages else "small DIAMOND world model"
+    summary = f"A {kind} of {about.game}, fitted to {store.num_steps} steps of real play."
     if began_with is not None:
         earlier = began_with.card.training.get("stages", [began_with.card.source])
         training = {**training, "stages": [*earlier, command]}
@@ -68,10 +71,12 @@ def make_card(
         spaces={
             "obs_shape": list(about.frame_shape),
             "num_actions": about.num_actions,
+            **({"low_res_shape": [*small, about.frame_shape[2]]} if two_stages else {}),
             **({"action_meanings": list(about.action_meanings)} if about.action_meanings else {}),
         },
         denoiser=asdict(config.denoiser),
         reward_end=asdict(config.reward_end),
+        upsampler=asdict(config.upsampler.denoiser) if two_stages else None,
         sampler={key: value for key, value in asdict(sampler).items() if value != paper[key]},
         training={
             **training,
@@ -84,7 +89,7 @@ def make_card(
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
         },
-        figures={key: float(f"{value:.4g}") for key, value in figures.items()},
+        figures=rounded(figures),
     )
 
 

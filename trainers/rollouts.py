@@ -1,7 +1,7 @@
 """Rollouts of real play, and of dreams that go on from the same frames."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import torch
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import cut, windows
 from diamond_gym.dream import Dream
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
 from diamond_gym.trainers.worlds import Games
+from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, in_two_sizes, shrink_planes
 from diamond_gym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Rollouts:
         going: bool (N, H), false from the step on in which a new game began.
         rew_prob: float32 (N, H, 3), the chances that a dream gave to the signs -1, 0, 1.
         end_prob: float32 (N, H), the chance that it gave to an end.
+        low_res: Of dreams of two stages, the small frames, uint8 (N, T + H, C, h, w); of `obs`, the large ones.
     """
 
     obs: npt.NDArray[np.uint8]
@@ -50,6 +52,7 @@ class Rollouts:
     going: npt.NDArray[np.bool_] | None = None
     rew_prob: npt.NDArray[np.float32] | None = None
     end_prob: npt.NDArray[np.float32] | None = None
+    low_res: npt.NDArray[np.uint8] | None = None
 
     @classmethod
     def held_out(cls, store: EpisodeStore, n: int, t: int, horizon: int, seed: int = 0) -> "Rollouts":
@@ -88,6 +91,10 @@ class Rollouts:
         """The frames that the steps led to, (N, H, C, H, W)."""
         return self.obs[:, self.num_start_frames :]
 
+    def small(self, size: tuple[int, int]) -> "Rollouts":
+        """The same in small frames: those that were dreamed, or those made of the large ones."""
+        return replace(self, obs=shrink_planes(self.obs, size) if self.low_res is None else self.low_res, low_res=None)
+
     @property
     def returns(self) -> npt.NDArray[np.float32]:
         """Sums of the rewards' signs up to and with the step of the first end, (N,)."""
@@ -98,7 +105,7 @@ class Rollouts:
 def dream_rollouts(
     model: WorldModel,
     real: Rollouts,
-    sampler: SamplerConfig,
+    sampler: SamplerConfig | TwoStageSampler,
     make_policy: MakePolicy | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -110,24 +117,19 @@ def dream_rollouts(
     does after the loss of a life.
 
     Args:
-        model: The world model, of one stage.
-        real: Real play.
+        model: The world model.
+        real: Real play, of two stages in large frames.
         sampler: How frames are sampled.
         make_policy: Makes a policy for a number of rows; default: the actions that were really taken (closed loop).
         seed: Seeds the policy, and row i of the dreams with seed + i.
         progress: Called with the number of frames dreamed since the last call.
         steps: How many; default: as many as really followed.
-
-    Raises:
-        DiamondGymError: The model has two stages.
     """
-    if model.upsampler is not None:
-        raise DiamondGymError("models of two stages cannot be held against real play yet")
     n, t = len(real), real.num_start_frames
     frames = np.ascontiguousarray(real.obs[:, :t].transpose(0, 1, 3, 4, 2))  # (N, T, H, W, C)
-    starts = Starts(frames, real.act[:, : t - 1], np.zeros(n, np.bool_))
     batch = -(-n // -(-n // _BATCH))
-    dream = Dream(model.denoiser, model.reward_end, starts, batch, sampler, None, model.device, model.precision)
+    whole = Starts(frames, real.act[:, : t - 1], np.zeros(n, np.bool_))
+    dream = _begun_from(whole, model, batch, sampler)
     parts = []
     for first_row in range(0, n, batch):
         # the last batch may repeat the last row, which is then left out
@@ -147,20 +149,38 @@ def dream_rollouts(
             first = np.zeros(batch, np.bool_)
             step = dream.step(torch.from_numpy(act).to(model.device), restart=False)
             seen = to_pixels(step.obs).cpu().numpy()
-            results = (part.cpu().numpy() for part in (step.rew, step.end, step.rew_prob, step.end_prob))
+            results = [part.cpu().numpy() for part in (step.rew, step.end, step.rew_prob, step.end_prob)]
+            if isinstance(dream, TwoStageDream) and dream.obs_window is not None:
+                results.append(to_pixels(dream.obs_window[:, -1]).cpu().numpy())
             columns.append((seen, act, *results))
             if progress is not None:
                 progress(len(seen[kept]))
         parts.append([np.stack(column, axis=1)[kept] for column in zip(*columns, strict=True)])
-    obs, act, rew, end, *chances = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Rollouts(
+    obs, act, rew, end, rew_prob, end_prob, *low_res = (np.concatenate(part) for part in zip(*parts, strict=True))
+    result = Rollouts(
         np.concatenate((real.obs[:, :t], obs.transpose(0, 1, 4, 2, 3)), axis=1),
         np.concatenate((real.act[:, : t - 1], act), axis=1),
         rew,
         end,
-        None,
-        *(chances if model.reward_end is not None else ()),
     )
+    if model.reward_end is not None:
+        result = replace(result, rew_prob=rew_prob, end_prob=end_prob)
+    if low_res:
+        begun = shrink_planes(real.obs[:, :t], low_res[0].shape[2:4])
+        result = replace(result, low_res=np.concatenate((begun, low_res[0].transpose(0, 1, 4, 2, 3)), axis=1))
+    return result
+
+
+def _begun_from(starts: Starts, model: WorldModel, batch: int, sampler: SamplerConfig | TwoStageSampler) -> Dream:
+    """A batch of dreams from starts of frames that are as large as they are seen."""
+    where = None, model.device, model.precision
+    if model.upsampler is None:
+        assert isinstance(sampler, SamplerConfig)
+        return Dream(model.denoiser, model.reward_end, starts, batch, sampler, *where)
+    if isinstance(sampler, SamplerConfig):
+        sampler = TwoStageSampler(sampler)
+    starts = in_two_sizes(starts, model.upsampler)
+    return TwoStageDream(model.denoiser, model.reward_end, model.upsampler, starts, batch, sampler, *where)
 
 
 def horizon_within(store: EpisodeStore, t: int, horizon: int) -> int:
@@ -170,7 +190,7 @@ def horizon_within(store: EpisodeStore, t: int, horizon: int) -> int:
 
 def _replay(act: npt.NDArray[np.int64]) -> Policy:
     """Takes the given actions (B, T - 1 + H), whatever it sees; the first call is for the first frame of T."""
-    columns = iter(act.T)
+    columns = iter(act.swapaxes(0, 1))
     return lambda obs, first: next(columns)
 
 

@@ -1,13 +1,29 @@
 """Starts of dreams, drawn from real play."""
 
+import math
+
 import numpy as np
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, cut, windows
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.starts import Starts
+from diamond_gym.two_stage import in_two_sizes
+from diamond_gym.world_model import WorldModel
 
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
+
+
+_BYTES = 64 << 20  # of the frames of the starts of a model of two stages, at full size
+
+
+def starts_for(model: WorldModel, store: EpisodeStore, seed: int = 0) -> Starts:
+    """Draws starts for a model as it takes them: of two stages fewer, since the frames are large, in both sizes."""
+    t = model.denoiser.num_steps_conditioning
+    if model.upsampler is None:
+        return draw_starts(store, t, seed=seed)
+    n = min(1024, max(16, _BYTES // (model.upsampler.num_steps_conditioning * math.prod(store.about.frame_shape))))
+    return in_two_sizes(draw_starts(store, t, n, seed), model.upsampler)
 
 
 def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:

@@ -34,7 +34,7 @@ def lengthened(weights: Mapping[str, Tensor], config: InnerModelConfig) -> dict[
 
 
 def begin_with(trainer: "WorldModelTrainer", weights: Mapping[str, Tensor]) -> None:
-    """Takes another model's weights, its reward/end model and denoiser, to begin with.
+    """Takes another model's weights, those of all networks that are trained, to begin with.
 
     One that sees fewer past frames will do, if it sees as many past actions.
 
@@ -45,7 +45,8 @@ def begin_with(trainer: "WorldModelTrainer", weights: Mapping[str, Tensor]) -> N
     Raises:
         DiamondGymError: They are those of networks of another kind.
     """
-    own = {key: value for key, value in weights.items() if not key.startswith(("actor_critic.", "upsampler."))}
+    parts = [name for name in PREFIXES if name not in trainer.world_model.parts]
+    own = {k: v for k, v in weights.items() if not k.startswith(tuple(PREFIXES[name] for name in parts))}
     try:
         trainer.world_model.load_weights(lengthened(own, trainer.config.denoiser.inner_model))
     except RuntimeError as error:

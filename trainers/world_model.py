@@ -27,6 +27,7 @@ from diamond_gym.trainers.focus import Focus, FocusedSampler, PrioritizedSteps, 
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor, update
 from diamond_gym.trainers.scheduled_sampling import dreamed
+from diamond_gym.trainers.upsampler import UpsamplerConfig
 from diamond_gym.world_model import WorldModel
 
 _PARTS: tuple[str, ...] = ("autoregressive_from", "reward_end_dreams_from", "decay_fraction", "ema_decay")
@@ -79,6 +80,10 @@ class WorldModelConfig:
     """Part of the denoiser's batches drawn in proportion to how badly it has predicted them, as when a ball bounces."""
     prioritized_every: int = 1000
     """Steps after which these errors are measured anew."""
+    age_weights: tuple[float, ...] | None = None
+    """Chances of the episodes by age, in as many classes, oldest first: 1 for steps drawn evenly from all recordings
+    (None: the paper's 0.1 0.1 0.1 0.7, for play that gets better)."""
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense, in one line, by the flag's name."""
@@ -96,14 +101,20 @@ class WorldModelConfig:
         remembered = self.denoiser.inner_model.num_steps_conditioning
         if self.reward_end_dreams_from < 1 and self.reward_end_length <= remembered:
             raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")
-        if not (self.denoiser_optimizer.lr or self.reward_end_optimizer.lr):
-            raise BadArgument("both learning rates are 0: there is nothing to train")
+        stages = (self.denoiser_optimizer, self.reward_end_optimizer)
+        if not any(part.lr for part in (*stages, *([self.upsampler.optimizer] if self.upsampler.factor else []))):
+            raise BadArgument("all learning rates are 0: there is nothing to train")
+        if self.age_weights is not None and (min(self.age_weights) < 0 or abs(sum(self.age_weights) - 1) > 1e-6):
+            raise BadArgument(f"--age-weights are chances that sum to 1, not {self.age_weights}")
 
     def for_frames(self, img_size: int, img_channels: int, num_actions: int) -> Self:
         """The same with a world's image size and actions filled in."""
         image: dict[str, Any] = {"img_channels": img_channels, "num_actions": num_actions}
         denoiser = replace(self.denoiser, inner_model=replace(self.denoiser.inner_model, **image))
-        return replace(self, denoiser=denoiser, reward_end=replace(self.reward_end, img_size=img_size, **image))
+        side, _ = self.upsampler.small((img_size, img_size))
+        reward_end = replace(self.reward_end, img_size=side, **image)
+        upsampler = self.upsampler.for_frames(img_channels)
+        return replace(self, denoiser=denoiser, reward_end=reward_end, upsampler=upsampler)
 
 
 class WorldModelTrainer:
@@ -182,11 +193,14 @@ class WorldModelTrainer:
             Focus(appearing, predicted, Appearances(config.across_lives)),
             Focus(prioritized, predicted, self.prioritized or find_events),
         ]
-        base = SegmentSampler(store, length, batch, False, rngs[0], across_lives=config.across_lives)
+        how: dict[str, Any] = {"across_lives": config.across_lives}
+        if config.age_weights is not None:
+            how["weights"] = config.age_weights
+        base = SegmentSampler(store, length, batch, False, rngs[0], **how)
         self.denoiser_batches = FocusedSampler(base, focuses, rngs[1])
         length = config.reward_end_length
         batch, around = split(own_rows(self._fabric, config.reward_end_optimizer.batch_size), config.focus)
-        base = SegmentSampler(store, length, batch, True, rngs[2], across_lives=config.across_lives)
+        base = SegmentSampler(store, length, batch, True, rngs[2], **how)
         self.reward_end_batches = FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[3])
 
     def train_step(self) -> dict[str, float | Tensor]:
@@ -253,14 +267,18 @@ class WorldModelTrainer:
             with self._autocast():
                 self.prioritized.examine(self.denoiser_batches.store, self.world_model.denoiser, self.device)
             self.denoiser_batches.forget()
-        batch = to_tensors(self.denoiser_batches.sample(), self.device)
         t = self.world_model.denoiser.num_steps_conditioning
         early = self.step < self.config.autoregressive_from * self.total_steps
         seen = slice(0, t + 1 if early else None)
-        with self._autocast():
-            loss = self._objectives["denoiser"](batch.obs[:, seen], batch.act[:, seen], batch.mask_padding[:, seen])
-        norm = self._update("denoiser", loss, self.step)
-        return {"denoiser/loss": loss.detach(), "denoiser/grad_norm": norm}
+
+        def loss() -> Tensor:
+            batch = to_tensors(self.denoiser_batches.sample(), self.device)
+            parts = (part[:, seen] for part in (batch.obs, batch.act, batch.mask_padding))
+            with self._autocast():
+                return self._objectives["denoiser"](*parts)  # type: ignore[no-any-return]
+
+        mean, norm = self._update("denoiser", loss, self.step)
+        return {"denoiser/loss": mean, "denoiser/grad_norm": norm}
 
     def _denoiser_loss(self, obs: Tensor, act: Tensor, mask: Tensor) -> Tensor:
         extra = self.config.motion_weight
@@ -268,6 +286,11 @@ class WorldModelTrainer:
         return self.world_model.denoiser.loss(obs, act, mask, self.noise, pixel_weight=weight)
 
     def _reward_end_step(self) -> dict[str, float | Tensor]:
+        updates = self.step // self.config.reward_end_every
+        (loss_rew, loss_end), norm = self._update("reward_end", self._reward_end_losses, updates)
+        return {"reward_end/loss_rew": loss_rew, "reward_end/loss_end": loss_end, "reward_end/grad_norm": norm}
+
+    def _reward_end_losses(self) -> Tensor:
         batch = to_tensors(self.reward_end_batches.sample(), self.device, next_obs=True)
         assert batch.next_obs is not None
         obs, next_obs = batch.obs[:, :-1], batch.next_obs
@@ -282,15 +305,13 @@ class WorldModelTrainer:
         rest = (part[:, :-1] for part in (batch.rew, batch.end, batch.mask_padding))
         with self._autocast():
             loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
-        norm = self._update("reward_end", loss_rew + loss_end, self.step // self.config.reward_end_every)
-        names = ("reward_end/loss_rew", "reward_end/loss_end", "reward_end/grad_norm")
-        return dict(zip(names, (loss_rew.detach(), loss_end.detach(), norm), strict=True))
+        return torch.stack((loss_rew, loss_end))
 
-    def _update(self, name: str, loss: Tensor, updates: int) -> Tensor:
-        """One step of an optimizer; returns the gradient's norm."""
+    def _update(self, name: str, loss: Callable[[], Tensor], updates: int) -> tuple[Tensor, Tensor]:
+        """One step of an optimizer; see `update`."""
         config, decay_steps = self._configs[name], self.config.decay_fraction * self.total_steps
         factor = lr_factor(updates, config.warmup_steps, self.total_steps - self.step, decay_steps)
-        norm = update(self._fabric, self._objectives[name], self.optimizers[name], loss, config, factor)
+        result = update(self._fabric, self._objectives[name], self.optimizers[name], loss, config, factor)
         if name in self.ema:
             self.ema[name].update_parameters(self.world_model.parts[name])
-        return norm
+        return result

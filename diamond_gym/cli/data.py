@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from diamond_gym.cli.numbers import check_least
+from diamond_gym.cli.numbers import check_least, image_size
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.models import home_folder
 
@@ -60,7 +60,13 @@ class Import:
         from diamond_gym.data.importing import ImportOptions
 
         options = ImportOptions(
-            _size(self.size), self.fps, self.crop, self.gray, self.action_offset, self.max_memory, self.camera
+            image_size(self.size, "--size"),
+            self.fps,
+            self.crop,
+            self.gray,
+            self.action_offset,
+            self.max_memory,
+            self.camera,
         )
         folder = store_folder(self.name)
         wanted = None if self.format == "auto" else self.format
@@ -266,14 +272,6 @@ class Convert:
         if self.new is None:
             print("the old frames.bin, steps.bin and index.jsonl are no longer read")
         return 0
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)):
-        raise BadArgument(f"--size is a number or HEIGHTxWIDTH, not {text!r}")
-    return int(found[1]), int(found[2] or found[1])
 
 
 @contextmanager

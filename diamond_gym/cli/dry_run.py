@@ -18,7 +18,7 @@ from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.start_states import replay_starts
-from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.two_stage import trainer_of
 from diamond_gym.trainers.worlds import World
 
 _REAL_STEPS = 200
@@ -68,7 +68,7 @@ def measure(
         else:
             obs = np.zeros((_REAL_STEPS + 1, *world.about.frame_shape), np.uint8)
             store.append(Episode(obs, np.zeros(_REAL_STEPS, np.int64)))
-        world_model = WorldModelTrainer(config.fit, store, updates, 0, device, precision)
+        world_model = trainer_of(config.fit)(config.fit, store, updates, 0, device, precision)
         every = config.fit.reward_end_every
         each = _seconds(lambda: [world_model.train_step() for _ in range(every)][-1]) / every
         phases.append(Phase("world model", updates, "updates", each))

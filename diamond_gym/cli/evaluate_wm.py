@@ -1,7 +1,6 @@
 """`diamond-gym evaluate-wm`: how well a model dreams what really happened."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +23,12 @@ from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.saving import AGENT
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.fidelity import rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, write_png
 from diamond_gym.trainers.rollouts import policies_of
 from diamond_gym.trainers.worlds import World, can_play_atari, find_world
+from diamond_gym.two_stage import sampler_of
 
 _VIDEOS = (".mp4", ".gif")
 _NO_LONGER_MEASURED = ("reward_ece", "end_ece", "ball", "diversity")  # what cards of earlier versions hold
@@ -62,7 +63,7 @@ class EvaluateWm:
     quick: bool = False
     """Measure on a fifth of everything: a first look, too rough for --save."""
     num_denoising_steps: int | None = None
-    """Denoising steps per frame (default: as the model's card says)."""
+    """Denoising steps per frame, of two stages per small frame (default: as the model's card says)."""
     seed: int = 0
     """Seeds the choice of windows, the games and the dreams."""
     test_steps: int = 6_000
@@ -107,8 +108,6 @@ class EvaluateWm:
         entry = resolve(self.name)
         card, game = entry.card, entry.card.game
         model = load_world_model(entry, self.device, self.precision)
-        if model.upsampler is not None:
-            raise DiamondGymError("models of two stages cannot be held against real play yet")
         saved = None
         if AGENT in card.files:  # only then Stable-Baselines3 has to be there
             from diamond_gym.trainers.own_agent import own_file
@@ -120,15 +119,16 @@ class EvaluateWm:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
         sizes = self.sizes.quicker() if self.quick else self.sizes
         held_out = self._held_out(world)
-        sampler = SamplerConfig(**card.sampler)
+        first = SamplerConfig(**card.sampler) if model.upsampler is None else sampler_of(card.sampler).dynamics
         if self.num_denoising_steps is not None:
-            sampler = replace(sampler, num_denoising_steps=self.num_denoising_steps)
+            first = replace(first, num_denoising_steps=self.num_denoising_steps)
+        sampler = first if model.upsampler is None else replace(sampler_of(card.sampler), dynamics=first)
         with counting("dreaming", sizes.frames(len(held_out), len(policies)), "frames") as advance:
             result = measure(
                 model, world, held_out, sizes, policies, sampler, self.seed,
                 lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
-        table = _rounded(result.table) | {"num_denoising_steps": sampler.num_denoising_steps}
+        table = rounded(result.table) | {"num_denoising_steps": first.num_denoising_steps}
         self._write(result, card)
         if self.save:
             kept = {name: value for name, value in card.figures.items() if name not in _NO_LONGER_MEASURED}
@@ -181,21 +181,6 @@ class EvaluateWm:
 def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
     """Real frames above dreamed ones, of the play that counts."""
     return strip(*next(iter(result.loops.values())), rows=4)
-
-
-def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data of four significant digits; what is no number (never happened, so never measured) is left out."""
-    plain: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            plain[key] = _rounded(value)
-        elif isinstance(value, list):
-            plain[key] = [float(f"{item:.4g}") for item in value]
-        elif isinstance(value, str | int):
-            plain[key] = value
-        elif math.isfinite(value):
-            plain[key] = float(f"{value:.4g}")
-    return plain
 
 
 def _print(title: str, figures: Mapping[str, Any]) -> None:

@@ -114,3 +114,12 @@ def check_largest(command: Any) -> None:
 def missing(what: str) -> NoReturn:
     """Refuses a command line that leaves out what it is about."""
     raise BadArgument(f"say {what}")
+
+
+def image_size(text: str | None, option: str) -> tuple[int, int] | None:
+    """Height and width that an option gives as a number or HEIGHTxWIDTH; BadArgument for others."""
+    if text is None:
+        return None
+    if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)):
+        raise BadArgument(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
+    return int(found[1]), int(found[2] or found[1])

@@ -14,6 +14,7 @@ from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, progress_line, showing
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
+from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
@@ -24,6 +25,7 @@ from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
+from diamond_gym.trainers.upsampler import settled
 from diamond_gym.trainers.worlds import World, check_learnable
 
 # what a resumed run may be told differently
@@ -70,6 +72,8 @@ class Train(WorldOptions):
 
     def __post_init__(self) -> None:
         check_least(self, size=8, seed=0, videos_every=0)
+        if self.loop.fit.upsampler.factor is not None:
+            raise BadArgument("the whole loop fits one stage: diamond-gym train-wm fits two (--fit.upsampler.factor)")
         check_positive(self, "minutes")
 
     def check(self) -> None:
@@ -108,7 +112,8 @@ class Train(WorldOptions):
 
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_SETTLED}
-        return settings | {"render_obs": self.render_obs or None, "loop": asdict(self.loop)}
+        loop = asdict(self.loop)
+        return settings | {"render_obs": self.render_obs or None, "loop": {**loop, "fit": settled(loop["fit"])}}
 
     def _plan(self, world: World, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases

@@ -1,7 +1,7 @@
 """`diamond-gym train-wm`: a world model of a game, of an environment of the user's, or of recordings."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,12 +9,12 @@ import torch
 import tyro
 
 from diamond_gym.cli.collect import TEST_SEED, PolicyName, WorldOptions, experience
-from diamond_gym.cli.numbers import check_least, check_positive
+from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Entry, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
@@ -23,6 +23,8 @@ from diamond_gym.trainers.loop import any_process, launch, train
 from diamond_gym.trainers.presets import WORLD_MODEL, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.two_stage import trainer_of
+from diamond_gym.trainers.upsampler import settled
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 from diamond_gym.trainers.worlds import World, check_learnable
 
@@ -48,7 +50,10 @@ class TrainWm(WorldOptions):
     """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name).
     Held-out play lies beside it, in <data>-test."""
     preset: str = "auto"
-    """paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your options come on top."""
+    """paper, nano, auto (paper on a GPU, else nano), csgo and two-stage-nano (of two stages, for larger frames) or a
+    FILE.toml of options. Your options come on top."""
+    low_size: str | None = None
+    """Of two stages: size of the small frames, HEIGHTxWIDTH, instead of --upsampler.factor."""
     steps: int = 10_000
     """Training steps in all, however often the run is stopped and resumed."""
     minutes: float | None = None
@@ -118,7 +123,8 @@ class TrainWm(WorldOptions):
             with fabric.rank_zero_first():
                 store, held_out = self._experience(world)
             run.settle(self._settings(config), _FREE)
-            fit = WorldModelTrainer(config, store, self.steps, self.seed, device, precision, self.compile, fabric)
+            made = config, store, self.steps, self.seed, device, precision, self.compile, fabric
+            fit = trainer_of(config)(*made)
             if (state := run.load()) is not None:
                 with run.resuming():
                     fit.load_state_dict(state)
@@ -172,7 +178,11 @@ class TrainWm(WorldOptions):
     def _settings(self, config: WorldModelConfig) -> dict[str, Any]:
         left_out = ("run_folder", "dry_run")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
-        settings |= {"render_obs": self.render_obs or None, "sampler": asdict(self.sampler), "fit": asdict(config)}
+        settings |= {
+            "render_obs": self.render_obs or None,
+            "sampler": asdict(self.sampler),
+            "fit": settled(asdict(config)),
+        }
         return settings
 
     def _plan(self, world: World, device: torch.device, precision: str) -> int:
@@ -191,8 +201,22 @@ class TrainWm(WorldOptions):
     def _for_world(self, about: About) -> WorldModelConfig:
         """The configuration with the world's image size and actions filled in."""
         check_learnable(about)
-        side, _, channels = about.frame_shape
-        return self.fit.for_frames(side, channels, about.num_actions)
+        side, width, channels = about.frame_shape
+        return self._stages((side, width)).for_frames(side, channels, about.num_actions)
+
+    def _stages(self, size: tuple[int, int]) -> WorldModelConfig:
+        """The configuration for frames of a size, with --low-size as a factor."""
+        two = self.fit.upsampler
+        if two.factor is None and self.low_size is not None:
+            raise BadArgument("--low-size is for two stages: --preset two-stage-nano or csgo")
+        if two.factor is not None and self.game is not None:
+            raise BadArgument(
+                f"frames of {self.game} have {size[0]}x{size[1]} pixels, as small as dynamics learn them at once: "
+                "two stages are for larger ones; use --preset nano or paper"
+            )
+        if (low := image_size(self.low_size, "--low-size")) is not None:
+            two = two.with_low_size(low, size)
+        return replace(self.fit, upsampler=two)
 
     def _register(
         self,
@@ -204,24 +228,25 @@ class TrainWm(WorldOptions):
         label: str,
         precision: str,
     ) -> Entry:
-        from diamond_gym.trainers.fidelity import HORIZONS, figures
+        from diamond_gym.trainers.fidelity import HORIZONS
+        from diamond_gym.trainers.measuring import closed_loop
         from diamond_gym.trainers.register import half, make_card
-        from diamond_gym.trainers.start_states import draw_starts
+        from diamond_gym.trainers.start_states import starts_for
 
         t = fit.config.denoiser.inner_model.num_steps_conditioning
         model = fit.averaged()
         weights = half(model)
         model.load_weights(weights)  # measure what is stored
-        measured = {}
+        measured: dict[str, Any] = {}
         if self.windows and held_out is not None:
             horizon = horizon_within(held_out, t, _HORIZON)
             real = Rollouts.held_out(held_out, self.windows, t, horizon)
             with counting("measuring", self.windows * horizon, "frames") as advance:
                 dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))
-            measured = figures(real, dreamed, [h for h in HORIZONS if h <= horizon])
+            measured = closed_loop(real, dreamed, [h for h in HORIZONS if h <= horizon])
         training = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
         command = command_line("train-wm", self, WORLD_MODEL, _NO_DIFFERENCE)
         card = make_card(
             self.name or label, store, fit.config, training, measured, command, self.sampler, world.origin, began_with
         )
-        return save_model(card, weights, draw_starts(store, t))
+        return save_model(card, weights, starts_for(model, store))

@@ -114,8 +114,8 @@ class SegmentSampler:
     """Draws training segments: an episode by age, a step in it, and an offset of the segment around it.
 
     The episode is drawn with `weights` for the four quarters of episodes by age, oldest first, uniformly
-    within a quarter (in proportion to its length as long as there are fewer than four). Then a uniform step t
-    of it and a uniform offset u in 0..L-1: with `beyond_end` the segment starts at t - u, and may reach over
+    within a quarter (in proportion to its length as long as there are fewer than four, or one class). Then a uniform
+    step t of it and a uniform offset u in 0..L-1: with `beyond_end` the segment starts at t - u, and may reach over
     both ends of the episode; without, it stops after min(steps, t + 1 + u) steps of the episode, and may
     reach over its beginning only.
 
@@ -189,7 +189,7 @@ class SegmentSampler:
         n, classes = self.store.num_episodes, len(self.weights)
         if n == 0:
             raise DiamondGymError(f"no episodes yet in {self.store.folder}; diamond-gym collect makes some")
-        if n < classes:
+        if n < classes or classes == 1:
             chance = self.store.lengths / self.store.num_steps
         else:
             sizes = [n // classes] * (classes - 1) + [n - n // classes * (classes - 1)]

@@ -87,7 +87,8 @@ class DenoiserConfig:
     upsampling_factor: int | None = None
     residual: bool = False
     """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
-    from the first step of training, and a small network spends itself on what moves. Not the paper's."""
+    from the first step of training, and a small network spends itself on what moves. Of an upsampler it is the change
+    of the enlarged frame, the last image of its condition. Not the paper's."""
 
     def __post_init__(self) -> None:
         """Refuses what no denoiser has."""
@@ -179,8 +180,8 @@ class Denoiser(nn.Module):
         return self.inner_model(noisy * cs.c_in, cs.c_noise, scaled_obs, act, c_noise_cond)  # type: ignore[no-any-return]
 
     def base(self, noisy: Tensor, cs: Scalings, obs: Tensor) -> Tensor:
-        """What the network's scaled output is added to: c_skip * noisy (EDM), or the last frame if residual."""
-        return obs[:, self.num_steps_conditioning - 1] if self.config.residual else cs.c_skip * noisy
+        """What the network's scaled output is added to: c_skip * noisy (EDM), or the condition's last if residual."""
+        return obs[:, -1] if self.config.residual else cs.c_skip * noisy
 
     def condition(
         self,

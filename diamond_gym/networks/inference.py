@@ -145,7 +145,7 @@ class FoldedDenoiser:
             if sigmas:
                 prepare(sigmas)
             past = inner.past(obs.flatten(1, 2) / config.sigma_data)
-        last = obs[:, config.inner_model.num_steps_conditioning - 1] if config.residual else None
+        last = obs[:, -1] if config.residual else None
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):

@@ -1,0 +1,118 @@
+"""The training of a world model of two stages: the dynamics of small frames, and the upsampler that makes them large.
+
+Alonso et al. 2024 (arXiv 2405.12399), the CS:GO model. Both stages learn from real frames and apart from each other, so
+that a step is an update of each.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.frames import to_frames, to_pixels
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.preconditioning import TrainingNoise
+from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
+from diamond_gym.trainers.optim import adamw, average
+from diamond_gym.trainers.upsampler import Size, SmallFrames
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.two_stage import enlarge, shrink
+
+
+class TwoStageTrainer(WorldModelTrainer):
+    """The state of a training of two stages, and one step of it; arguments and methods as `WorldModelTrainer`'s.
+
+    The store holds the large frames. Denoiser and reward/end model see it through `SmallFrames`.
+    """
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        store: EpisodeStore,
+        total_steps: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        compile: bool = False,
+        fabric: Processes = ALONE,
+    ) -> None:
+        height, width, _ = store.about.frame_shape
+        self.small, self._large = config.upsampler.small((height, width)), store
+        dynamics = SmallFrames(store.folder, self.small)
+        super().__init__(config, dynamics, total_steps, seed, device, precision, compile, fabric)
+        own = config.upsampler
+        with torch.random.fork_rng(devices=[]):  # the same weights in every process
+            torch.manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+            upsampler = Denoiser(own.denoiser)
+        self.world_model.upsampler = upsampler
+        self.world_model.to_device(self.device, precision)
+        if config.ema_decay:
+            self.ema["upsampler"] = average(upsampler, config.ema_decay)
+        if compile:
+            upsampler.inner_model.compile()
+        self._configs["upsampler"] = own.optimizer
+        self.optimizers["upsampler"] = adamw(upsampler, own.optimizer, self.device)
+        if own.optimizer.lr:
+            objective = Objective(
+                upsampler, lambda obs, mask: upsampler_loss(upsampler, obs, mask, self.small, self._noise)
+            )
+            self._objectives["upsampler"] = fabric.setup_module(objective)
+        self._noise = TrainingNoise.on(self.device, own.sigma)
+
+    def _begin_chance(self, store: EpisodeStore) -> None:
+        super()._begin_chance(store)
+        config, own = self.config, self.config.upsampler
+        rng = np.random.default_rng([self._seed, self._fabric.global_rank, self.step, 1])
+        how: dict[str, Any] = {} if config.age_weights is None else {"weights": config.age_weights}
+        length = own.denoiser.inner_model.num_steps_conditioning + 1 + own.num_autoregressive_steps
+        rows = own_rows(self._fabric, own.optimizer.batch_size)
+        self.upsampler_batches = SegmentSampler(
+            self._large, length, rows, False, rng, across_lives=config.across_lives, **how
+        )
+
+    def train_step(self) -> dict[str, float | Tensor]:
+        """Updates both stages, each when it is its turn."""
+        metrics: dict[str, float | Tensor] = {}
+        own = self.config.upsampler
+        if own.optimizer.lr and self.step % own.every == 0:
+            mean, norm = self._update("upsampler", self._upsampler_loss, self.step // own.every)
+            metrics = {"upsampler/loss": mean, "upsampler/grad_norm": norm}
+        return super().train_step() | metrics
+
+    def _upsampler_loss(self) -> Tensor:
+        batch = to_tensors(self.upsampler_batches.sample(), self.device)
+        with self._autocast():
+            return self._objectives["upsampler"](batch.obs, batch.mask_padding)  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on; see `WorldModelTrainer.state_dict`."""
+        return super().state_dict() | {"upsampler_batches": self.upsampler_batches.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a state; see `WorldModelTrainer.load_state_dict`."""
+        super().load_state_dict(state)
+        if self._fabric.is_global_zero:
+            self.upsampler_batches.load_state_dict(state["upsampler_batches"])
+
+
+def upsampler_loss(upsampler: Denoiser, obs: Tensor, mask: Tensor, small: Size, noise: TrainingNoise) -> Tensor:
+    """The denoising loss of large frames, given their small ones, enlarged, and the large ones before.
+
+    Args:
+        upsampler: The second stage.
+        obs: Large frames in [-1, 1], float32 (B, T' + 1 + k, C, H, W).
+        mask: bool (B, T' + 1 + k), true where they are real.
+        small: Height and width of the small ones, which are made here, on 8-bit levels as they are in dreams.
+        noise: Source of noise levels and of noise.
+    """
+    flat = obs.flatten(0, 1)
+    low_res = enlarge(to_frames(shrink(to_pixels(flat), small)), obs.shape[-2] // small[0])
+    return upsampler.loss(obs, None, mask, noise, low_res=low_res.unflatten(0, obs.shape[:2]))
+
+
+def trainer_of(config: WorldModelConfig) -> type[WorldModelTrainer]:
+    """What trains a configuration: both of two stages, or the one."""
+    return TwoStageTrainer if config.upsampler.factor is not None else WorldModelTrainer
