@@ -17,7 +17,7 @@ from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom, draw_category
-from diamond_gym.sampler import SamplerConfig, sample
+from diamond_gym.sampler import SamplerConfig, check_sampler, objective_of, sample
 from diamond_gym.starts import StartBank, Starts
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Dream:
         self._frames, self._outcome = prepared(denoiser, self._dtype), prepared(reward_end, self._dtype)
         self.num_envs, self.device = num_envs, torch.device(device)
         self.sampler, self.horizon = sampler or SamplerConfig(), horizon
+        self._objective = objective_of(denoiser)
+        check_sampler(self.sampler, self._objective)
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
         self._rng = RowRandom(num_envs, self.device, secrets.randbits(63) if seed is None else seed)
         self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
@@ -226,7 +228,8 @@ class Dream:
         extra = self._rng.further(EXTRA_NOISE)
         # Folded networks see to their precision themselves; of others autocast reaches convolutions and linears.
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            next_obs, trajectory = sample(self._frames.condition, window, actions, noise, self.sampler, extra)
+            how = self.sampler, extra, self._objective
+            next_obs, trajectory = sample(self._frames.condition, window, actions, noise, *how)
             if self._outcome is None:
                 nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
                 rew_prob = torch.stack((nothing, nothing + 1, nothing), dim=1)

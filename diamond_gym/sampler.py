@@ -1,12 +1,14 @@
-"""Sampling a frame: a noise schedule, and Euler, Heun and ancestral steps as functions of `denoise(x, sigma)`.
+"""Sampling a frame: noise schedules, and Euler, Heun and ancestral steps as functions of `denoise(x, sigma)`.
 
 Karras et al. 2022 (arXiv 2206.00364), eq. 5 and algorithm 2, with two habits of the released DIAMOND models kept:
 the start noise has unit variance instead of sigma_max's, and the denoiser is told sigma, not sigma_hat.
+
+DDPM and rectified flow are sampled by the same steps: what they call x_t is image + sigma * noise times a scale.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
 
@@ -14,7 +16,9 @@ import torch
 from torch import Tensor
 
 from diamond_gym.errors import BadConfig
-from diamond_gym.schema import SAMPLER, check_config
+from diamond_gym.frames import quantise
+from diamond_gym.processes import DDPM_TIMESTEPS, PROCESSES, Process
+from diamond_gym.schema import OBJECTIVE_SAMPLER, SAMPLER, check_config
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,32 @@ QUALITIES: dict[str, SamplerConfig] = {
     "paper": SamplerConfig(),
     "fine": SamplerConfig(num_denoising_steps=5, order=2),
 }
+
+
+def objective_of(denoiser: object) -> str:
+    """What a denoiser learnt to predict; one of another class that does not say is sampled as EDM's."""
+    return str(getattr(denoiser, "objective", "edm"))
+
+
+def check_sampler(config: SamplerConfig, objective: str) -> None:
+    """Refuses settings that a denoiser of an objective cannot be sampled with.
+
+    Raises:
+        BadConfig: A field is EDM's and the objective is another; or DDPM has fewer timesteps than there are steps.
+    """
+    if objective == "edm":
+        return
+    for field in fields(config):
+        if field.name not in OBJECTIVE_SAMPLER and getattr(config, field.name) != field.default:
+            raise BadConfig(
+                f"{field.name} is for denoisers of the objective edm; one of {objective} is sampled by "
+                f"{' and '.join(OBJECTIVE_SAMPLER)} alone"
+            )
+    if objective == "ddpm" and config.num_denoising_steps > DDPM_TIMESTEPS:
+        raise BadConfig(
+            f"num_denoising_steps must be at most {DDPM_TIMESTEPS} with the objective ddpm, "
+            f"got {config.num_denoising_steps}"
+        )
 
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -152,6 +182,7 @@ def sample(
     initial_noise: Tensor,
     config: SamplerConfig,
     noise: Noise | None = None,
+    objective: str = "edm",
 ) -> tuple[Tensor, list[Tensor]]:
     """Samples the next frame.
 
@@ -163,12 +194,19 @@ def sample(
         initial_noise: Standard normal, float32 (B, C, H, W).
         config: The schedule and its churn.
         noise: Called only where s_churn, s_cond or eta ask for noise: the image's (B, C, H, W) of a step's churn before
-            the conditioning frames' (B, T*C, H, W), and eta's after them, in all steps but the last.
+            the conditioning frames' (B, T*C, H, W), and eta's after them, in all steps but the last, as DDPM's.
+        objective: What the denoiser learnt: "edm", "ddpm" or "flow".
 
     Returns:
         The frame, float32 (B, C, H, W), on 8-bit levels in [-1, 1], and the trajectory of num_denoising_steps + 1
         images from the initial noise to the frame.
+
+    Raises:
+        BadConfig: The settings do not fit the objective.
     """
+    if objective != "edm":
+        check_sampler(config, objective)
+        return _sample_process(condition, obs, act, initial_noise, config, noise, PROCESSES[objective])
     sigmas = karras_sigmas(config)
     churn: Churn = no_churn
     if config.s_churn or config.s_cond or config.eta:
@@ -184,6 +222,34 @@ def sample(
     else:
         path = (heun if config.order == 2 else euler)(denoise, initial_noise, sigmas, churn)
     return path[-1], path
+
+
+def _sample_process(
+    condition: Callable[..., Denoise],
+    obs: Tensor,
+    act: Tensor | None,
+    initial_noise: Tensor,
+    config: SamplerConfig,
+    noise: Noise | None,
+    process: Process,
+) -> tuple[Tensor, list[Tensor]]:
+    """Samples as `sample` does by the steps of a process; only the last image is put on 8-bit levels.
+
+    With eta 1 the ancestral step is the posterior's of DDPM (Ho et al. 2020, eq. 7); with eta 0 Euler's step along
+    sigma is Euler's along a flow's time, since both are exact where the denoised image is constant.
+    """
+    sigmas = process.levels(config.num_denoising_steps)
+    denoise = condition(obs, act, None, sigmas[:-1])
+    x = initial_noise / process.scale(sigmas[0])
+    if process.eta and len(sigmas) > 2:
+        if noise is None:
+            raise ValueError("this sampler draws noise at each step: it needs a source of noise")
+        path = ancestral(denoise, x, sigmas[:-1], noise, process.eta)
+    else:
+        path = euler(denoise, x, sigmas[:-1])
+    frame = quantise(denoise(path[-1], sigmas[-2]))
+    on_the_way = [image * process.scale(sigma) for image, sigma in zip(path[1:], sigmas[1:], strict=False)]
+    return frame, [initial_noise, *on_the_way, frame]
 
 
 def _noising(

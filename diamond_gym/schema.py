@@ -66,6 +66,11 @@ class Kind:
 
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 _NAME = Kind("the name of a network", lambda value: value is None or (isinstance(value, str) and len(value) <= 60))
+OBJECTIVES = ("edm", "ddpm", "flow")
+"""What a denoiser may learn to predict, by name: see `diamond_gym.networks.preconditioning`."""
+OBJECTIVE_SAMPLER = ("num_denoising_steps",)
+"""The fields of a sampler that every objective knows; the others are EDM's."""
+_OBJECTIVE = Kind(f"one of {', '.join(OBJECTIVES)}", lambda value: value is None or value in OBJECTIVES)
 Fields = Mapping[str, "Number | Levels | Kind | Fields"]
 
 _SIZE, _ACTIONS = Number(1, LARGEST), Number(1, MOST_ACTIONS, optional=True)
@@ -93,6 +98,7 @@ DENOISER: Fields = {
     "noise_previous_obs": _FLAG,
     "upsampling_factor": Number(1, 64, optional=True),
     "residual": _FLAG,
+    "objective": _OBJECTIVE,
 }
 REWARD_END: Fields = {**_UNET, "lstm_dim": _SIZE, "img_size": Number(1, LARGEST_IMAGE), "difference": _FLAG}
 ACTOR_CRITIC: Fields = {

@@ -12,6 +12,7 @@ from diamond_gym.schema import (
     LARGEST_IMAGE,
     MOST_ACTIONS,
     NETWORKS,
+    OBJECTIVE_SAMPLER,
     SAMPLER,
     Fields,
     Kind,
@@ -247,6 +248,10 @@ def _check(table: Table, where: str) -> None:
     try:
         _require(table, "name", "game", "created", "spaces", "denoiser", "files")
         check_table(table, _FIELDS)
+        objective = table["denoiser"].get("objective") or "edm"
+        for key in table.get("sampler", {}) if objective != "edm" else ():
+            if key not in OBJECTIVE_SAMPLER:
+                raise BadConfig(f"key 'sampler.{key}' is for denoisers of the objective edm, not {objective}")
         for name, known in _FREE.items():
             check_table({key: value for key, value in table.get(name, {}).items() if key in known}, known, f"{name}.")
         for kind, record in table["files"].items():

@@ -15,8 +15,9 @@ from diamond_gym.device import pick_device
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import did_you_mean
 
-WORLD_MODEL, AGENT, LOOP = "world_model", "agent", "loop"
-"""What a preset is for, and the folder it lies in: a world model's fitting, an agent's training, the whole loop."""
+WORLD_MODEL, AGENT, LOOP, OBJECTIVE = "world_model", "agent", "loop", "objective"
+"""What a preset is for, and the folder it lies in: a world model's fitting, an agent's training, the whole loop, what
+another objective than EDM's changes in a world model's."""
 
 
 def preset_names(kind: str = WORLD_MODEL) -> list[str]:
@@ -50,9 +51,15 @@ def preset_table(name: str, kind: str = WORLD_MODEL) -> dict[str, Any]:
     return _over(below, table)
 
 
-def preset_flags(name: str, kind: str = WORLD_MODEL) -> list[str]:
-    """A preset as the words one would type: nested keys joined by dots, underscores as hyphens, lists spread out."""
-    return list(flags(preset_table(name, kind)))
+def preset_flags(name: str, kind: str = WORLD_MODEL, objective: str | None = None) -> list[str]:
+    """A preset as the words one would type: nested keys joined by dots, underscores as hyphens, lists spread out.
+
+    An `objective` that has a preset of its own comes on top.
+    """
+    table = preset_table(name, kind)
+    if objective in preset_names(OBJECTIVE):
+        table = _over(table, preset_table(objective, OBJECTIVE))
+    return list(flags(table))
 
 
 def last_value(words: Sequence[str], option: str, default: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from diamond_gym.data.segments import TensorBatch
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import FoldedDenoiser
-from diamond_gym.sampler import SamplerConfig, sample
+from diamond_gym.sampler import SamplerConfig, objective_of, sample
 
 ONE_STEP = SamplerConfig(num_denoising_steps=1)
 
@@ -18,7 +18,7 @@ ONE_STEP = SamplerConfig(num_denoising_steps=1)
 @torch.no_grad()
 def predicted(denoiser: Denoiser | FoldedDenoiser, obs: Tensor, act: Tensor, noise: Tensor) -> Tensor:
     """The next frames in one denoising step, float32 (B, C, H, W), of obs (B, T, C, H, W), act (B, T) and noise."""
-    frames, _ = sample(denoiser.condition, obs, act, noise, ONE_STEP)
+    frames, _ = sample(denoiser.condition, obs, act, noise, ONE_STEP, objective=objective_of(denoiser))
     return frames.float()
 
 

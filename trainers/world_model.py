@@ -6,7 +6,7 @@ Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appen
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.kernels.training import train_with_kernels
-from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
+from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise, training_levels
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.schema import check_least
 from diamond_gym.trainers.appearances import Appearances
@@ -44,6 +44,9 @@ class WorldModelConfig:
     denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
     sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
+    flow_times: Literal["uniform", "logit-normal"] | None = None
+    """Times that a rectified flow is trained at (None: uniform); logit-normal ones have logits as --sigma.loc and
+    --sigma.scale say."""
     num_autoregressive_steps: int = 1
     """k: predictions of a segment beyond the first, each on the model's own frames."""
     autoregressive_from: float = 0.0
@@ -94,6 +97,14 @@ class WorldModelConfig:
             _ = self.denoiser.inner_model.num_actions_told
         except ValueError as error:
             raise BadArgument(f"--denoiser: {error}") from None
+        objective = self.denoiser.objective or "edm"
+        if objective == "ddpm" and self.num_autoregressive_steps:
+            raise BadArgument(
+                "the objective ddpm needs --num-autoregressive-steps 0: its image at a high noise level is no frame to "
+                "go on from"
+            )
+        if self.flow_times is not None and objective != "flow":
+            raise BadArgument(f"--flow-times is for the objective flow, not {objective}")
         check_least(self, num_autoregressive_steps=0, reward_end_length=2, reward_end_every=1, motion_weight=0)
         check_least(self, reward_end_dream_length=1, prioritized_every=1)
         if self.past_noise is not None and not 0 <= self.past_noise <= 1:
@@ -171,7 +182,8 @@ class WorldModelTrainer:
         losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": reward_end.loss}
         trained = [name for name in networks if self._configs[name].lr]
         self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
-        self.noise = TrainingNoise.on(self.device, config.sigma, past_noise=config.past_noise or 0.0)
+        levels = training_levels(denoiser.objective, config.sigma, config.flow_times != "logit-normal")
+        self.noise = TrainingNoise.on(self.device, levels, past_noise=config.past_noise or 0.0)
         self._frames = prepared(denoiser, PRECISIONS[precision])
         self._begin_chance(store)
 

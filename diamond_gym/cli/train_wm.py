@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -18,9 +18,9 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Entry, home_folder, resolve, save_model
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
-from diamond_gym.sampler import SamplerConfig
+from diamond_gym.sampler import SamplerConfig, check_sampler
 from diamond_gym.trainers.loop import any_process, launch, train
-from diamond_gym.trainers.presets import WORLD_MODEL, command_line, preset_flags, settled_preset
+from diamond_gym.trainers.presets import WORLD_MODEL, command_line, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.two_stage import trainer_of
@@ -54,6 +54,9 @@ class TrainWm(WorldOptions):
     FILE.toml of options. Your options come on top."""
     low_size: str | None = None
     """Of two stages: size of the small frames, HEIGHTxWIDTH, instead of --upsampler.factor."""
+    objective: Literal["edm", "ddpm", "flow"] | None = None
+    """What the denoiser learns to predict: edm (the paper's, the default), ddpm (noise, without preconditioning) or
+    flow (the velocity of a rectified flow). The last two set what has to differ; your options come on top."""
     steps: int = 10_000
     """Training steps in all, however often the run is stopped and resumed."""
     minutes: float | None = None
@@ -94,18 +97,23 @@ class TrainWm(WorldOptions):
     def check(self) -> None:
         """Refuses a world that is missing or unknown."""
         self.check_world("which game: diamond-gym train-wm Pong")
+        learns = self.fit.denoiser.objective or "edm"
+        if self.objective not in (None, learns):
+            raise BadArgument(f"--objective {self.objective} and --denoiser.objective {learns} contradict each other")
+        check_sampler(self.sampler, learns)
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:
         """The preset that is wanted, and its options."""
         preset = settled_preset(words)
-        return preset, preset_flags(preset)
+        return preset, preset_flags(preset, objective=last_value(words, "--objective", "edm"))
 
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
         world = self.world()
         config = self._for_world(world.about)
         label = f"{world.name.lower() if self.plays else self.store(world).name}-{Path(self.preset).stem}"
+        label += f"-{self.objective}" if self.objective not in (None, "edm") else ""
         local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
         began_with = None if self.init is None else resolve(self.init)
         folder = self.run_folder or home_folder() / "runs" / label

@@ -16,7 +16,7 @@ from diamond_gym.envs.arguments import ObsDtype
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
-from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.sampler import QUALITIES, SamplerConfig, check_sampler, objective_of
 from diamond_gym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ def choose_sampler(
     try:
         own = SamplerConfig(**(world_model.card.sampler if world_model.card is not None else {}))
         if not two_stages:
-            return dataclasses.replace(own if quality is None else QUALITIES[quality], **first)
+            sampler = dataclasses.replace(own if quality is None else QUALITIES[quality], **first)
+            check_sampler(sampler, objective_of(world_model.denoiser))
+            return sampler
         both: TwoStageSampler = qualities[quality or "fast"]
         keeps_own = quality is None and world_model.card is not None and world_model.card.sampler
         dynamics = dataclasses.replace(own if keeps_own else both.dynamics, **first)

@@ -5,7 +5,6 @@ Alonso et al. 2024 (arXiv 2405.12399) §3, after Karras et al. 2022 (arXiv 2206.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +23,7 @@ from diamond_gym.networks.blocks import (
     to_patches,
     zero_,
 )
-from diamond_gym.networks.preconditioning import Scalings, TrainingNoise, c_noise, edm
+from diamond_gym.networks.preconditioning import Scalings, TrainingNoise, c_noise, preconditioner
 from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 
 if TYPE_CHECKING:
@@ -89,10 +88,16 @@ class DenoiserConfig:
     """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
     from the first step of training, and a small network spends itself on what moves. Of an upsampler it is the change
     of the enlarged frame, the last image of its condition. Not the paper's."""
+    objective: str | None = None
+    """What the network learns to predict: edm, ddpm or flow (None: edm, the paper's)."""
 
     def __post_init__(self) -> None:
         """Refuses what no denoiser has."""
         check_config(self, DENOISER)
+        if (self.objective or "edm") != "edm":
+            for name in ("residual", "noise_previous_obs", "upsampling_factor"):
+                if getattr(self, name):
+                    raise BadConfig(f"{name} is for the objective edm, not {self.objective}: leave one of them out")
 
 
 class InnerModel(nn.Module):
@@ -155,7 +160,8 @@ class Denoiser(nn.Module):
             is trained and saved has to be known by a name, in `INNER_MODELS`.
 
     Attributes:
-        precondition: The scalings of noise levels (n,), EDM's.
+        precondition: The scalings of noise levels (n,), those of its objective.
+        objective: Its name.
     """
 
     def __init__(self, config: DenoiserConfig, inner_model: nn.Module | None = None) -> None:
@@ -163,7 +169,8 @@ class Denoiser(nn.Module):
         self.config = config
         make = INNER_MODELS[config.inner_model.network or "unet"]
         self.inner_model = make(config.inner_model) if inner_model is None else inner_model
-        self.precondition = partial(edm, sigma_data=config.sigma_data, sigma_offset_noise=config.sigma_offset_noise)
+        self.objective = config.objective or "edm"
+        self.precondition = preconditioner(self.objective, config.sigma_data, config.sigma_offset_noise)
         self.float()  # whatever torch's default is: dreams and weights files are float32
 
     @property
@@ -193,7 +200,7 @@ class Denoiser(nn.Module):
         """Gives denoise(x, sigma): D = c_skip * x + c_out * F (EDM eq. 7) under these past frames and actions.
 
         It takes x, float32 (B, C, H, W), and its noise level, a number or (B,), and returns the denoised frame, float32
-        (B, C, H, W) in [-1, 1], on 8-bit levels.
+        (B, C, H, W) in [-1, 1]; EDM's is on 8-bit levels.
 
         Args:
             obs: Past frames in [-1, 1], float32 (B, T, C, H, W), oldest first; an upsampler's obs holds the
@@ -206,9 +213,13 @@ class Denoiser(nn.Module):
         def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
             cs = self.precondition(_levels(sigma, x))
             output = self.model_output(x, cs, obs, act, None if sigma_cond is None else _levels(sigma_cond, x))
-            return quantise(self.base(x, cs, obs) + cs.c_out * output, nearest=self.config.residual)
+            return self.image(self.base(x, cs, obs) + cs.c_out * output)
 
         return denoise
+
+    def image(self, x: Tensor) -> Tensor:
+        """Denoised images in [-1, 1]: EDM's on 8-bit levels at each step, the others' where they have been sampled."""
+        return quantise(x, nearest=self.config.residual) if self.objective == "edm" else x.clamp(-1, 1)
 
     def fold(self, dtype: torch.dtype) -> "FoldedDenoiser | Denoiser":
         """The denoiser prepared for dreams; itself if its network cannot be folded."""
@@ -217,9 +228,14 @@ class Denoiser(nn.Module):
         return FoldedDenoiser(self, dtype) if hasattr(self.inner_model, "fold") else self
 
     def add_noise(self, x: Tensor, sigma: Tensor, noise: TrainingNoise) -> Tensor:
-        """x + offset * eps1 + sigma * eps2 with one eps1 per image channel, drawn before eps2."""
+        """x + offset * eps1 + sigma * eps2 with one eps1 per image channel, drawn before eps2.
+
+        Of other objectives than EDM's the offset is part of the noise that is predicted, hence sigma times as large.
+        """
         b, c = x.shape[:2]
         offset = self.config.sigma_offset_noise * noise.normal((b, c, 1, 1))
+        if self.objective != "edm":
+            return x + sigma[:, None, None, None] * (offset + noise.normal(tuple(x.shape)))
         return x + offset + sigma[:, None, None, None] * noise.normal(tuple(x.shape))
 
     def loss(

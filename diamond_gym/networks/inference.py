@@ -97,7 +97,7 @@ class FoldedDenoiser:
     """
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> None:
-        self.denoiser, self.dtype = denoiser, dtype
+        self.denoiser, self.dtype, self.objective = denoiser, dtype, denoiser.objective
         config = denoiser.config.inner_model
         per_pixel = max(channels / 4**level for level, channels in enumerate(config.channels))
         self._bytes_per_pixel = per_pixel / config.patch_size**2 * dtype.itemsize  # of the largest feature map
@@ -154,7 +154,8 @@ class FoldedDenoiser:
                 level, modulation = at[sigma]
                 output = inner(x * level.c_in, past, modulation)
                 base = level.c_skip * x if last is None else last
-                return quantise(torch.addcmul(base, level.c_out, output), nearest=last is not None)
+                image = torch.addcmul(base, level.c_out, output)
+                return quantise(image, nearest=last is not None) if self.objective == "edm" else image.clamp(-1, 1)
 
         return denoise
 

@@ -1,18 +1,20 @@
 """Noise levels: how a denoiser scales its network's input and output at each, and which it is trained at.
 
-Another preconditioning (DDPM's, flow matching's) is another function from sigma to `Scalings`; `Denoiser.precondition`
-holds the one in use.
+What a network learns to predict, its objective, is a function from sigma to `Scalings`: `edm`, `ddpm` and `flow`;
+`Denoiser.precondition` holds the one in use. Images are written as image + sigma * noise in all three, whatever the
+objective calls x_t, so that one loss and one sampler serve them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from diamond_gym.errors import BadConfig
+from diamond_gym.processes import DDPM_TIMESTEPS, ddpm_sigmas
 from diamond_gym.schema import TRAINING_SIGMA, check_config
 
 
@@ -31,8 +33,49 @@ def edm(sigma: Tensor, sigma_data: float, sigma_offset_noise: float = 0.0) -> Sc
     c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
     c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
     c_out = sigma * c_skip.sqrt()
+    return _scalings(c_in, c_out, c_skip, c_noise(sigma))
+
+
+def ddpm(sigma: Tensor) -> Scalings:
+    """Ho et al. 2020 (arXiv 2006.11239) without preconditioning, of sigma (n,): F predicts the noise of x_t.
+
+    With x_t = sqrt(a_t) * (image + sigma * noise) and sigma^2 = (1 - a_t) / a_t the image is x - sigma * F(x_t, c), for
+    c = (t + 1) / 1000 of the timestep whose level is nearest (EDM table 1 has the like for iDDPM).
+    """
+    c_in = 1 / (1 + sigma**2).sqrt()
+    levels = _ddpm_levels(sigma.device)
+    above = torch.searchsorted(levels, sigma.contiguous()).clamp(1, DDPM_TIMESTEPS - 1)
+    t = torch.where(sigma - levels[above - 1] < levels[above] - sigma, above - 1, above)
+    told = (t + 1).to(sigma.dtype) / DDPM_TIMESTEPS
+    return _scalings(c_in, -sigma, torch.ones_like(sigma), told)
+
+
+def flow(sigma: Tensor) -> Scalings:
+    """Rectified flow (Liu et al. 2022, arXiv 2209.03003), of sigma (n,): F predicts the velocity noise - image.
+
+    With x_t = (1 - t) * image + t * noise and t = sigma / (1 + sigma) the image is x_t - t * F(x_t, t).
+    """
+    t = sigma / (1 + sigma)
+    return _scalings(1 - t, -t, 1 - t, t)
+
+
+def preconditioner(objective: str, sigma_data: float, sigma_offset_noise: float) -> Callable[[Tensor], Scalings]:
+    """The scalings of noise levels (n,) of an objective by its name; the two numbers are EDM's."""
+    if objective == "edm":
+        return partial(edm, sigma_data=sigma_data, sigma_offset_noise=sigma_offset_noise)
+    return {"ddpm": ddpm, "flow": flow}[objective]
+
+
+def _scalings(c_in: Tensor, c_out: Tensor, c_skip: Tensor, c_noise: Tensor) -> Scalings:
+    """All four of n noise levels, (n,) each."""
     image = (slice(None), None, None, None)
-    return Scalings(c_in[image], c_out[image], c_skip[image], c_noise(sigma))
+    return Scalings(c_in[image], c_out[image], c_skip[image], c_noise)
+
+
+@cache
+def _ddpm_levels(device: torch.device) -> Tensor:
+    """DDPM's noise levels on a device, float32 (1000,), rising."""
+    return torch.tensor(ddpm_sigmas(), dtype=torch.float32, device=device)
 
 
 def c_noise(sigma: Tensor) -> Tensor:
@@ -59,6 +102,56 @@ class SigmaDistribution:
         """Noise levels, float32 (n,), of standard normal numbers (n,)."""
         return (normal * self.scale + self.loc).exp().clip(self.sigma_min, self.sigma_max)
 
+    def draw(self, n: int, normal: "Draw", uniform: "Draw") -> Tensor:
+        """n noise levels, float32 (n,)."""
+        return self.levels(normal((n,)))
+
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""Gives random numbers of a shape."""
+
+
+class Levels(Protocol):
+    """Noise levels of training, as `SigmaDistribution` draws them."""
+
+    def draw(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
+        """n noise levels, float32 (n,), of standard normal numbers or of those in [0, 1)."""
+        ...
+
+
+class DdpmLevels:
+    """The levels of DDPM's 1,000 timesteps, each as likely."""
+
+    def draw(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
+        """n noise levels, float32 (n,)."""
+        t = uniform((n,)) * DDPM_TIMESTEPS
+        return _ddpm_levels(t.device)[t.long().clamp(max=DDPM_TIMESTEPS - 1)]
+
+
+class FlowLevels:
+    """The levels t / (1 - t) of uniform times of a rectified flow, at least 1e-4 from both ends.
+
+    Logit-normal times (Esser et al. 2024, arXiv 2403.03206, §3.1) are log-normal levels: a `SigmaDistribution`.
+    """
+
+    def draw(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
+        """n noise levels, float32 (n,)."""
+        t = uniform((n,)).clamp(1e-4, 1 - 1e-4)
+        return t / (1 - t)
+
+
+def training_levels(objective: str, sigma: SigmaDistribution, uniform_times: bool = True) -> Levels:
+    """The noise levels that an objective is trained at.
+
+    Args:
+        objective: Its name.
+        sigma: EDM's distribution, and that of a rectified flow with logit-normal times, log(sigma) being logit(t).
+        uniform_times: Whether a rectified flow's times are uniform instead.
+    """
+    if objective == "ddpm":
+        return DdpmLevels()
+    return FlowLevels() if objective == "flow" and uniform_times else sigma
+
 
 @dataclass(frozen=True)
 class TrainingNoise:
@@ -72,9 +165,9 @@ class TrainingNoise:
     @classmethod
     def of(
         cls,
-        distribution: SigmaDistribution,
-        normal: Callable[[tuple[int, ...]], Tensor],
-        uniform: Callable[[tuple[int, ...]], Tensor],
+        distribution: Levels,
+        normal: Draw,
+        uniform: Draw,
         past_noise: float = 0.0,
     ) -> "TrainingNoise":
         """Noise made of random numbers from outside.
@@ -87,15 +180,13 @@ class TrainingNoise:
                 the levels of the others are uniform.
         """
         return cls(
-            lambda n: distribution.levels(normal((n,))),
+            lambda n: distribution.draw(n, normal, uniform),
             normal,
             (lambda n: past_noise * (2 * uniform((n,)) - 1).clamp(min=0)) if past_noise else None,
         )
 
     @classmethod
-    def on(
-        cls, device: torch.device | str, distribution: SigmaDistribution, past_noise: float = 0.0
-    ) -> "TrainingNoise":
+    def on(cls, device: torch.device | str, distribution: Levels, past_noise: float = 0.0) -> "TrainingNoise":
         """The same of fresh numbers from torch's global generator of a device."""
         normal, uniform = (partial(draw, dtype=torch.float32, device=device) for draw in (torch.randn, torch.rand))
         return cls.of(distribution, normal, uniform, past_noise)
