@@ -14,7 +14,6 @@ from diamond_gym.device import compile_network, pick_device, pick_precision
 from diamond_gym.dream import Dream
 from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
@@ -22,6 +21,7 @@ from diamond_gym.schema import parameters
 from diamond_gym.starts import Starts
 
 if TYPE_CHECKING:
+    from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry.card import Card
     from diamond_gym.two_stage import TwoStageSampler
 
@@ -67,7 +67,7 @@ class WorldModel(nn.Module):
         self,
         denoiser: Denoiser,
         reward_end: RewardEnd | None = None,
-        actor_critic: ActorCritic | None = None,
+        actor_critic: "ActorCritic | None" = None,
         upsampler: Denoiser | None = None,
         card: "Card | None" = None,
         starts: Starts | None = None,
@@ -81,6 +81,23 @@ class WorldModel(nn.Module):
         self.card = card
         self.starts = starts
         self.precision = precision
+
+    @classmethod
+    def unfilled(cls, card: "Card", starts: Starts | None = None) -> Self:
+        """Builds the networks a card describes, with the weights that networks begin with, on torch's default device.
+
+        Raises:
+            BadConfig: There is no network of such a configuration.
+        """
+        denoiser = Denoiser(denoiser_config(card.denoiser))
+        reward_end = None if card.reward_end is None else RewardEnd(RewardEndConfig(**card.reward_end))
+        actor_critic = None
+        if card.actor_critic is not None:
+            from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+
+            actor_critic = ActorCritic(ActorCriticConfig(**card.actor_critic))
+        upsampler = None if card.upsampler is None else Denoiser(denoiser_config(card.upsampler))
+        return cls(denoiser, reward_end, actor_critic, upsampler, card, starts)
 
     @classmethod
     @without_gradient()
@@ -99,14 +116,7 @@ class WorldModel(nn.Module):
         large = parameters({name: getattr(card, name) for name in card.networks}) > LARGE
         # What they are filled with before comes from a copy of torch's global random stream, which stays where it is.
         with torch.random.fork_rng(devices=[]), torch.device("meta" if large else "cpu"):
-            model = cls(
-                Denoiser(denoiser_config(card.denoiser)),
-                RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end is not None else None,
-                ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic is not None else None,
-                Denoiser(denoiser_config(card.upsampler)) if card.upsampler is not None else None,
-                card,
-                starts,
-            )
+            model = cls.unfilled(card, starts)
         if large:
             if {k: v.shape for k, v in model.weights().items()} != {k: v.shape for k, v in weights.items()}:
                 raise RuntimeError("their keys or shapes differ")  # before memory is taken for what a card merely says

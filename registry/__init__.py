@@ -1,15 +1,20 @@
 """World models by name: cards, files that are verified before they are used, and the games' table.
 
-Importing this package loads no torch; only `load_world_model` and `save_model` do, when they are called.
+Importing this package loads no torch; only `load_world_model` and `save_model` do, when they are called. What writes
+models is loaded when it is asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from diamond_gym.registry.card import Card, FileRecord, now
 from diamond_gym.registry.games import Game, game, games
-from diamond_gym.registry.human_card import human_card
 from diamond_gym.registry.loading import load_world_model, verify
 from diamond_gym.registry.models import Entry, entries, home_folder, models_folder, resolve, survey
-from diamond_gym.registry.saving import remove, save_model, update_card, with_agent, with_agent_file
 
+if TYPE_CHECKING:
+    from diamond_gym.registry.saving import remove, save_model, update_card, with_agent, with_agent_file
+
+_WRITING = ["remove", "save_model", "update_card", "with_agent", "with_agent_file"]
 __all__ = [
     "Card",
     "Entry",
@@ -19,7 +24,6 @@ __all__ = [
     "game",
     "games",
     "home_folder",
-    "human_card",
     "load_world_model",
     "models_folder",
     "now",
@@ -32,3 +36,11 @@ __all__ = [
     "with_agent",
     "with_agent_file",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WRITING:
+        from diamond_gym.registry import saving
+
+        return getattr(saving, name)
+    raise AttributeError(f"module 'diamond_gym.registry' has no attribute '{name}'")

@@ -1,16 +1,16 @@
-"""Others' checkpoints and YAML, read as tensors and plain values, and held against the networks they should fill."""
+"""Others' checkpoints and YAML, read as tensors and plain values."""
 
 import math
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadConfig, DamagedModel
-from diamond_gym.registry.card import Card, Table
+from diamond_gym.registry.card import Table
+from diamond_gym.registry.loading import brief
 from diamond_gym.schema import check_plain
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ _WRAPPERS = ("_orig_mod", "module")
 _LARGEST_YAML, _MOST_REFERENCES = 1 << 16, 20  # of the authors' files the longest has 7
 _REFERENCE = re.compile(r"\$\{\s*\.*[A-Za-z_]\w*(?:\.\w+)*\s*\}")
 _INFINITY = re.compile(r"""\$\{eval:\s*(['"]?)\s*float\(\s*(['"])inf\2\s*\)\s*\1\s*\}""")
-_LONGEST_MESSAGE = 160
 
 
 def read_checkpoint(path: Path) -> "dict[str, Tensor]":
@@ -133,85 +132,3 @@ def resolve_references(root: Table, where: str) -> Table:
         key, message = getattr(error, "full_key", None), str(error).partition("\n")[0]
         raise DamagedModel(f"{where}: key '{key or 'agent'}': {message[:200]}") from None
     return dict(resolved)
-
-
-def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
-    """Checks that tensors are dense, of a usual type of floats, finite, and have memory of its own for each element.
-
-    Args:
-        tensors: By key.
-        where: What to call their file in an error.
-
-    Raises:
-        DamagedModel: One of them is not.
-    """
-    import torch
-
-    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    for key, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
-            raise DamagedModel(f"{where}: key '{brief(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
-        reach = 0  # of the dimensions within, in elements
-        for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-            if size > 1 and stride <= reach:
-                raise DamagedModel(f"{where}: key '{brief(key)}' has elements that share memory")
-            reach += stride * max(size - 1, 0)
-        # unlike isfinite() of the tensor itself, aminmax() needs no copy of it
-        if tensor.numel() and not all(value.isfinite() for value in tensor.aminmax()):
-            raise DamagedModel(f"{where}: key '{brief(key)}' holds values that are not finite")
-
-
-def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
-    """Holds tensors against the networks that a card describes, without making the networks.
-
-    Args:
-        card: Its tables of networks.
-        weights: Tensors by prefixed key.
-        where: What to call the tensors' file in an error.
-
-    Raises:
-        DamagedModel: A key is missing, left over or of another shape, or a tensor cannot be used.
-    """
-    expected = expected_shapes(card, where)
-    differences = {"missing": sorted(set(expected) - set(weights)), "left over": sorted(set(weights) - set(expected))}
-    for what, keys in differences.items():
-        if keys:
-            count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
-            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{brief(keys[0])}'")
-    for key, shape in expected.items():
-        if (own := tuple(weights[key].shape)) != shape:
-            raise DamagedModel(f"{where}: key '{key}' has shape {own}, but its configuration makes it {shape}")
-    check_tensors(weights, where)
-
-
-def expected_shapes(card: Card, where: str) -> dict[str, tuple[int, ...]]:
-    """Every state-dict key of the networks that a card describes, with its shape; takes no memory.
-
-    Raises:
-        DamagedModel: There is no network of such a configuration.
-    """
-    import torch
-
-    from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
-    from diamond_gym.networks.denoiser import Denoiser
-    from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
-    from diamond_gym.world_model import WorldModel, denoiser_config
-
-    card.check(where)
-    try:
-        with torch.device("meta"):
-            model = WorldModel(
-                Denoiser(denoiser_config(card.denoiser)),
-                RewardEnd(RewardEndConfig(**card.reward_end)) if card.reward_end else None,
-                ActorCritic(ActorCriticConfig(**card.actor_critic)) if card.actor_critic else None,
-                Denoiser(denoiser_config(card.upsampler)) if card.upsampler else None,
-            )
-    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise DamagedModel(f"{where}: there is no network of this configuration ({brief(error)})") from None
-    return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
-
-
-def brief(message: object) -> str:
-    """A library's message, or a key of a file, in one line of bearable length."""
-    text = " ".join(str(message).split()) or type(message).__name__
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

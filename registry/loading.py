@@ -1,14 +1,13 @@
 """From a name to a world model on its device, every byte verified on the way."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
-from diamond_gym.registry.checkpoint import brief, check_tensors
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Precision = Literal["auto", "float32", "bfloat16"]
+_LONGEST_MESSAGE = 160
 
 
 def load_world_model(
@@ -156,3 +156,77 @@ def _verify_file(entry: Entry, kind: str) -> None:
     game = entry.card.game
     remedy = f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
     raise DamagedModel(f"{path}: the {kind} file {fault}; {'install diamond-gym again' if entry.bundled else remedy}")
+
+
+def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Checks that tensors are dense, of a usual type of floats, finite, and have memory of its own for each element.
+
+    Args:
+        tensors: By key.
+        where: What to call their file in an error.
+
+    Raises:
+        DamagedModel: One of them is not.
+    """
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for key, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
+            raise DamagedModel(f"{where}: key '{brief(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
+        reach = 0  # of the dimensions within, in elements
+        for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+            if size > 1 and stride <= reach:
+                raise DamagedModel(f"{where}: key '{brief(key)}' has elements that share memory")
+            reach += stride * max(size - 1, 0)
+        # unlike isfinite() of the tensor itself, aminmax() needs no copy of it
+        if tensor.numel() and not all(value.isfinite() for value in tensor.aminmax()):
+            raise DamagedModel(f"{where}: key '{brief(key)}' holds values that are not finite")
+
+
+def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
+    """Holds tensors against the networks that a card describes, without making the networks.
+
+    Args:
+        card: Its tables of networks.
+        weights: Tensors by prefixed key.
+        where: What to call the tensors' file in an error.
+
+    Raises:
+        DamagedModel: A key is missing, left over or of another shape, or a tensor cannot be used.
+    """
+    expected = expected_shapes(card, where)
+    differences = {"missing": sorted(set(expected) - set(weights)), "left over": sorted(set(weights) - set(expected))}
+    for what, keys in differences.items():
+        if keys:
+            count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
+            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{brief(keys[0])}'")
+    for key, shape in expected.items():
+        if (own := tuple(weights[key].shape)) != shape:
+            raise DamagedModel(f"{where}: key '{key}' has shape {own}, but its configuration makes it {shape}")
+    check_tensors(weights, where)
+
+
+def expected_shapes(card: Card, where: str) -> dict[str, tuple[int, ...]]:
+    """Every state-dict key of the networks that a card describes, with its shape; takes no memory.
+
+    Raises:
+        DamagedModel: There is no network of such a configuration.
+    """
+    import torch
+
+    from diamond_gym.world_model import WorldModel
+
+    card.check(where)
+    try:
+        with torch.device("meta"):
+            model = WorldModel.unfilled(card)
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise DamagedModel(f"{where}: there is no network of this configuration ({brief(error)})") from None
+    return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
+
+
+def brief(message: object) -> str:
+    """A library's message, or a key of a file, in one line of bearable length."""
+    text = " ".join(str(message).split()) or type(message).__name__
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

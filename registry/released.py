@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card, Table, check_name, now
-from diamond_gym.registry.checkpoint import check_weights, read_checkpoint, read_yaml, resolve_references
+from diamond_gym.registry.checkpoint import read_checkpoint, read_yaml, resolve_references
 from diamond_gym.registry.games import games
+from diamond_gym.registry.loading import check_weights
 from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, Number, check_table
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.errors import DamagedModel
-from diamond_gym.registry.checkpoint import brief
+from diamond_gym.registry.loading import brief
 from diamond_gym.starts import Starts
 
 Array = npt.NDArray[Any]

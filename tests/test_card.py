@@ -14,9 +14,9 @@ from diamond_gym.registry import (
     FileRecord,
     game,
     games,
-    human_card,
     models_folder,
 )
+from diamond_gym.registry.human_card import human_card
 
 
 def test_games_table() -> None:

@@ -9,7 +9,8 @@ import pytest
 from stubs import save_tiny_model
 
 from diamond_gym.cli import main
-from diamond_gym.registry import human_card, resolve
+from diamond_gym.registry import resolve
+from diamond_gym.registry.human_card import human_card
 
 pytest.importorskip("ale_py")
 

@@ -15,7 +15,6 @@ from diamond_gym.registry import (
     Entry,
     FileRecord,
     entries,
-    human_card,
     models_folder,
     remove,
     resolve,
@@ -24,6 +23,7 @@ from diamond_gym.registry import (
     update_card,
     verify,
 )
+from diamond_gym.registry.human_card import human_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import read_entry
 from diamond_gym.registry.saving import export

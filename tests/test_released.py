@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import diamond_gym
 from diamond_gym import cli
 from diamond_gym.registry import Card, games, load_world_model, now, resolve, save_model
-from diamond_gym.registry.checkpoint import expected_shapes
+from diamond_gym.registry.loading import expected_shapes
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
 from diamond_gym.sampler import SamplerConfig, sample

@@ -176,9 +176,8 @@ class Pull:
 
     def _pushed(self, address: Address) -> None:
         from diamond_gym.registry import save_model
-        from diamond_gym.registry.checkpoint import check_weights
         from diamond_gym.registry.hub import check_first_pull, fetch_model
-        from diamond_gym.registry.loading import read_model
+        from diamond_gym.registry.loading import check_weights, read_model
         from diamond_gym.trainers.register import check_free
 
         there, fetched = fetch_model(address, self.source)
