@@ -1,8 +1,11 @@
 """What every test shares: a home of its own, so that no test sees or touches the user's models."""
 
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,3 +36,28 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a play server offers: the tiny model before the bundled ones."""
+    play_client = pytest.importorskip("play_client")
+    return play_client.tiny_worlds(str(tmp_path_factory.mktemp("play")))
+
+
+@pytest.fixture(scope="module")
+def house(worlds: Any) -> Iterator[Any]:
+    """A play server that runs in a thread."""
+    from play_client import serving
+
+    with serving(worlds) as running:
+        yield running
+
+
+@pytest.fixture
+def no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No test may leave a traceback or any other error in the log."""
+    caplog.set_level(logging.WARNING)
+    yield
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
+    assert not errors

@@ -1,7 +1,5 @@
 """A game as somebody plays it: who plays, what is recorded and replayed, and what is loaded for it."""
 
-import os
-import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from stubs import ACTIONS, save_tiny_model
 
 from diamond_gym.cli import main
-from diamond_gym.cli.play import Play, address_of, has_a_screen, hints
+from diamond_gym.cli.play import Play
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -287,53 +285,6 @@ def test_only_models_of_the_game_s_own_frames_are_played_beside_it(worlds: World
     assert game.advance().step == 1
 
 
-# The command
-
-
-def test_addresses_are_those_of_a_browser() -> None:
-    assert address_of("127.0.0.1", 80, "T", None) == "http://127.0.0.1:80/?token=T"
-    assert address_of("0.0.0.0", 8000, "T", "Pong") == "http://127.0.0.1:8000/?token=T&world=Pong"
-    assert address_of("::1", 8000, "T", None) == "http://[::1]:8000/?token=T"
-
-
-def test_over_ssh_the_tunnel_is_told() -> None:
-    pytest.importorskip("starlette")
-    environ = {"SSH_CONNECTION": "10.0.0.9 51234 10.0.0.5 22", "USER": "ada"}
-    (line, _) = hints("127.0.0.1", 8000, environ)
-    assert line.endswith("ssh -N -L 8000:localhost:8000 ada@10.0.0.5")
-    assert hints("127.0.0.1", 8000, {}) == ["Ctrl-C ends it"]
-    assert "everybody" in hints("0.0.0.0", 8000, environ)[0]
-    assert not has_a_screen({**environ, "DISPLAY": ":0"})
-    assert has_a_screen({"DISPLAY": ":0"})
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--horizon", "0"], "--horizon must be at least 1, or -1, not 0"),
-        (["--fps", "61"], "--fps must be at most 60, not 61"), (["--port", "70000"], "--port must be at most 65535"),
-        (["--quality", "best"], "--quality must be"), (["--agent", "x"], "--agent must be own"),
-        (["--terminal"], "say what to play"), (["--max-sessions", "0"], "--max-sessions must be at least 1"),
-        (["Brakout"], "did you mean Breakout?"), (["--replay", "nowhere.json"], "there is no recording at nowhere"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_played_is_said_in_one_line(
-    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["play", *words, "--no-open"]) != 0
-    error = capsys.readouterr().err
-    assert says in error
-    assert error.count("\n") == 1
-
-
-def test_without_the_extra_one_line_says_what_to_install(root: Path) -> None:
-    code = "import sys; sys.modules['starlette'] = None; from diamond_gym.cli import main; sys.exit(main(['play']))"
-    environ = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environ)
-    assert done.returncode == 1
-    assert done.stderr == "this needs starlette; install it with: pip install 'diamond-gym[play]'\n"
-
-
 def test_a_recording_is_replayed_as_it_was_made(
     worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,13 +298,3 @@ def test_a_recording_is_replayed_as_it_was_made(
     assert main(["play", "Pong", "--replay", str(tmp_path / "log.json")]) == 0
     assert made[0][1:3] == ("bfloat16", True)
     assert made[0][3].name == "tiny"
-
-
-def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("starlette")
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert main(["play", "--port", port, "--no-open"]) == 2
-    assert f"cannot serve at 127.0.0.1:{port}" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Who plays on a server at once: limits, connections lost and taken up again, and the end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import weakref
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra play is not installed")
+pytest.importorskip("uvicorn", reason="the extra play is not installed")
+pytest.importorskip("websockets", reason="the extra play is not installed")
+
+
+from play_client import WAIT, Client, House, gone, serving
+
+from diamond_gym.play import server
+from diamond_gym.play.settings import Begin
+from diamond_gym.play.worlds import Worlds
+
+pytestmark = pytest.mark.usefixtures("no_error_is_logged")
+
+
+def test_busy_until_somebody_leaves(house: House) -> None:
+    clients = [Client(house).start() for _ in range(3)]
+    with Client(house) as late:
+        late.send("start", world="Breakout")
+        assert late.until("busy")["limit"] == 3
+        clients[0].start(seed=9)  # who plays already may begin anew
+        clients[0].send("close")
+        assert clients[0].closed() == 1000
+        late.start()
+    for client in clients[1:]:
+        client.send("close")
+        client.closed()
+
+
+def test_each_has_a_dream_of_its_own(house: House) -> None:
+    with (
+        Client(house).paused(seed=1) as one,
+        Client(house).paused(seed=2) as other,
+        Client(house).paused(seed=1) as third,
+    ):
+        for action in (1, 2, 3):
+            frames = [client.step(action) for client in (one, other, third)]
+        assert (frames[0] == frames[2]).all()
+        assert (frames[0] != frames[1]).any()
+
+
+def test_a_lost_connection_goes_on(house: House) -> None:
+    client = Client(house).paused()
+    frame = client.step(2)
+    step, identity = client.state["step"], client.hello["session"]
+    client.socket.socket.shutdown(socket.SHUT_RDWR)
+    with Client(house, resume=identity) as again:
+        assert again.hello == {"type": "hello", "version": 1, "session": identity, "resumed": True}
+        assert again.until("started")["seed"] == 5
+        again.until("state", step=step, paused=True)
+        while step not in again.frames:
+            again.receive()
+        assert (again.frames[step] == frame).all()
+        with Client(house, resume=identity) as third:  # as another tab may take it
+            assert third.hello["resumed"]
+            assert again.closed() == 4001
+            third.until("state")
+            third.step(1)
+            third.send("close")
+    with Client(house, resume=identity) as late:
+        assert not late.hello["resumed"]
+        assert late.hello["session"] != identity
+
+
+def test_a_session_that_is_not_resumed_ends(house: House, worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(house).start() as client:
+        game = weakref.ref(house.server.players[client.hello["session"]].game)
+        assert game() is not None
+    assert not gone(game, 1.5)
+    monkeypatch.setattr(server, "LINGER", 0.1)
+    assert gone(game)
+    assert client.hello["session"] not in house.server.players
+
+
+def test_a_lost_session_makes_room(house: House) -> None:
+    lost = [Client(house).start() for _ in range(3)]
+    for client in lost:
+        client.socket.socket.shutdown(socket.SHUT_RDWR)
+    end = time.monotonic() + WAIT
+    while any(player.channel.attached for player in house.server.players.values()) and time.monotonic() < end:
+        time.sleep(0.02)
+    with Client(house) as late:
+        late.start()
+        late.send("close")
+        late.closed()
+
+
+def test_closing_frees_the_memory(house: House, worlds: Worlds) -> None:
+    with Client(house).start() as client:
+        player = house.server.players[client.hello["session"]]
+        references = [weakref.ref(player), weakref.ref(player.game), weakref.ref(player.game.session)]
+        del player
+        client.send("close")
+        assert client.closed() == 1000
+    assert all(gone(reference) for reference in references)
+    assert client.hello["session"] not in house.server.players
+
+
+def test_the_end_of_the_server_is_said(worlds: Worlds) -> None:
+    with serving(worlds) as house:
+        client = Client(house).start()
+        house.running.should_exit = True
+        assert client.until("closed")["reason"] == "the server has ended"
+        assert client.closed() == 1001
+
+
+def test_what_the_command_was_asked_for_is_what_begins(worlds: Worlds) -> None:
+    asked = {"begin": Begin(quality="fast", horizon=3), "seed": 8, "world": "Breakout", "fps": 12}
+    with serving(worlds, **asked) as house, Client(house) as client:
+        client.send("start", world="Breakout")
+        started = client.until("started")
+        assert (started["seed"], started["horizon"]) == (8, 3)
+        assert client.until("state")["quality"] == "fast"
+        assert client.state["target_fps"] == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_the_command_prints_its_address_and_ends_quietly(root: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(root), "SSH_CONNECTION": "10.0.0.9 1 10.0.0.5 22", "USER": "ada"}
+    words = [sys.executable, "-m", "diamond_gym", "play", "--no-open"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as command:
+        assert command.stdout is not None
+        printed = [command.stdout.readline().strip() for _ in range(3)]
+        address = printed[0].removeprefix("play at").strip()
+        port = urlsplit(address).port
+        with urllib.request.urlopen(address, timeout=WAIT) as answer:
+            assert b"<title" in answer.read()
+        assert printed[1].endswith(f"ssh -N -L {port}:localhost:{port} ada@10.0.0.5")
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=WAIT)
+    assert (command.returncode, out, err) == (0, "", "")
