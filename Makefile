@@ -15,10 +15,11 @@ help:           ## this list
 setup: $(READY) ## install everything into .venv
 
 # --prefer-binary: a wheel of last month is better than an hour of compiling today's source.
+# --no-compile: Python compiles a module when it is first imported; to compile all of them takes a minute.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("diamond-gym needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --prefer-binary -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --prefer-binary -c constraints.txt -e ".[dev]"
 	@touch $@
 
 dream: $(READY) ## dream 500 steps of Breakout, four at a time, into breakout.gif
@@ -36,7 +37,7 @@ SHORT := tests/test_cli.py tests/test_registry_commands.py tests/test_gymnasium.
 	tests/test_score_files.py tests/test_hub.py tests/test_sb3.py \
 	tests/test_atari.py::test_a_batch_is_a_batch_of_singles tests/test_train_agent.py::test_trains_and_saves \
 	tests/test_train.py::test_from_nothing_to_an_agent_and_its_dream
-INTO = test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D); $(@D)/bin/python -m pip install --quiet --prefer-binary
+INTO = test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D); $(@D)/bin/python -m pip install --quiet --no-compile --prefer-binary
 
 test-lowest: .venv-lowest/.ready ## a short suite at the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(SHORT)

@@ -1,6 +1,7 @@
 """An agent of Stable-Baselines3 beside a model, as its own: packed, registered, and played by every command."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -42,12 +43,23 @@ def model() -> str:
     return "tiny"
 
 
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Agents trained for a moment in the dreams of such a model, each once for all tests."""
+    folder = tmp_path_factory.mktemp("agents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIAMOND_GYM_HOME", str(folder / "home"))
+        save_tiny_model(size=SIDE)
+        for algo in ("dqn", "ppo"):
+            config = AgentConfig("Breakout", algo, "tiny", steps=24, n_envs=2, max_episode_steps=5, device="cpu")
+            train_agent(config, folder / f"{algo}.zip")
+    return {algo: folder / f"{algo}.zip" for algo in ("dqn", "ppo")}
+
+
 @pytest.fixture(params=["dqn", "ppo"])
-def trained(request: pytest.FixtureRequest, model: str, tmp_path: Path) -> Path:
-    """An agent trained for a moment in the model's dreams."""
-    config = AgentConfig("Breakout", request.param, model, steps=24, n_envs=2, max_episode_steps=5, device="cpu")
-    train_agent(config, tmp_path / "agent.zip")
-    return tmp_path / "agent.zip"
+def trained(request: pytest.FixtureRequest, model: str, agents: dict[str, Path], tmp_path: Path) -> Path:
+    """An agent of the model's dreams."""
+    return shutil.copy(agents[request.param], tmp_path / "agent.zip")
 
 
 def test_packed_it_is_small_and_plays_the_same(trained: Path, tmp_path: Path) -> None:
@@ -67,9 +79,8 @@ def test_packed_it_is_small_and_plays_the_same(trained: Path, tmp_path: Path) ->
     assert packed(small) == small.read_bytes(), "packing twice changes nothing"
 
 
-def test_stable_baselines_reads_what_was_packed(model: str, tmp_path: Path) -> None:
-    train_agent(AgentConfig("Breakout", "dqn", model, steps=24, n_envs=2, device="cpu"), tmp_path / "agent.zip")
-    (tmp_path / "small.zip").write_bytes(packed(tmp_path / "agent.zip"))
+def test_stable_baselines_reads_what_was_packed(agents: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "small.zip").write_bytes(packed(agents["dqn"]))
     loaded = DQN.load(tmp_path / "small.zip", device="cpu")
     assert loaded.predict(np.zeros((SIDE, SIDE, 12), np.uint8), deterministic=True)[0] in range(ACTIONS)
 
@@ -104,14 +115,13 @@ def test_registered_it_is_a_file_of_the_model(trained: Path) -> None:
         verify(entry)
 
 
-def test_the_one_kind_of_agent_takes_the_place_of_the_other(model: str, tmp_path: Path) -> None:
-    train_agent(AgentConfig("Breakout", "dqn", model, steps=24, n_envs=2, device="cpu"), tmp_path / "agent.zip")
+def test_the_one_kind_of_agent_takes_the_place_of_the_other(model: str, agents: dict[str, Path]) -> None:
     config = {key: value for key, value in vars(CONFIG).items() if key != "img_size"}
     agent = type(an_agent())(type(CONFIG)(**{**config, "img_size": SIDE}))
     entry = with_agent(resolve("tiny"), config, agent.state_dict(), {"n": 1})
     assert entry.card.actor_critic is not None
     assert own_file(entry) is None
-    entry = with_agent_file(entry, packed(tmp_path / "agent.zip"), {"n": 2})
+    entry = with_agent_file(entry, packed(agents["dqn"]), {"n": 2})
     assert entry.card.actor_critic is None
     assert load_world_model("tiny", "cpu").actor_critic is None
     assert entry.card.training["agent"] == {"n": 2}

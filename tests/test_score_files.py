@@ -85,7 +85,7 @@ def test_the_picture_shows_every_method(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     import imageio.v3 as iio
 
-    one, two = write(tmp_path / "one.json", paper()), write(tmp_path / "two.json", RUNS)
+    one, two = write(tmp_path / "one.json", {"Pong": [1.0], "Freeway": [2.0]}), write(tmp_path / "two.json", RUNS)
     words = ["evaluate", "--runs", str(one), str(two), "--json", "--plot", str(tmp_path / "p.png")]
     assert cli.main(words) == 0
     picture = iio.imread(tmp_path / "p.png")[..., :3]
