@@ -1,4 +1,4 @@
-"""What a model's configuration may hold, field by field, checked before anything is made of it.
+"""The fields that a model's configuration may have and their bounds, checked before anything is made of it.
 
 One schema for the tables of a card, of a released checkpoint and of the command line: the configuration classes check
 themselves with it, and cards are checked without loading torch.
@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 from diamond_gym.errors import BadArgument, BadConfig
 
@@ -27,7 +27,7 @@ class Number:
     optional: bool = False
 
     def __str__(self) -> str:
-        """What is wanted, for an error."""
+        """The wanted value in words, for an error."""
         return f"a {'whole ' * self.whole}number from {self.low:g} to {self.high:.15g}"
 
     def accepts(self, value: object) -> bool:
@@ -44,7 +44,7 @@ class Levels:
     each: Number
 
     def __str__(self) -> str:
-        """What is wanted, for an error."""
+        """The wanted value in words, for an error."""
         return f"a list of 1 to {MOST_LEVELS} whole numbers from {self.each.low:g} to {self.each.high:g}"
 
     def accepts(self, value: object) -> bool:
@@ -60,7 +60,7 @@ class Kind:
     accepts: Callable[[Any], bool]
 
     def __str__(self) -> str:
-        """What is wanted, for an error."""
+        """The wanted value in words, for an error."""
         return self.wanted
 
 
@@ -124,6 +124,26 @@ SAMPLER: Fields = {
     "s_cond": _STRENGTH,
     "eta": Number(0, 1, whole=False),
 }
+
+
+class SamplerFields(TypedDict, total=False):
+    """The sampler's own fields, each optional: see `diamond_gym.sampler.SamplerConfig`. Type checkers read them."""
+
+    num_denoising_steps: int
+    sigma_min: float
+    sigma_max: float
+    rho: float
+    order: int
+    s_churn: float
+    s_tmin: float
+    s_tmax: float
+    s_noise: float
+    s_cond: float
+    eta: float
+    upsampler: "SamplerFields"
+    """The same of the second stage, for models of two."""
+
+
 TRAINING_SIGMA: Fields = {
     "loc": Number(-20, 20, whole=False),
     "scale": Number(0, 20, whole=False),

@@ -12,10 +12,10 @@ from typing import get_args
 import pytest
 
 import diamond_gym
-from diamond_gym.envs.checks import Quality, SamplerFields
+from diamond_gym.envs.checks import Quality
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.schema import SAMPLER
+from diamond_gym.schema import SAMPLER, SamplerFields
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES
 
 USE = """

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -17,30 +17,13 @@ from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig, check_sampler, objective_of
+from diamond_gym.schema import SamplerFields
 from diamond_gym.world_model import WorldModel
 
 if TYPE_CHECKING:
     from diamond_gym.two_stage import TwoStageSampler
 
 Quality = Literal["fast", "paper", "fine", "quality"]
-
-
-class SamplerFields(TypedDict, total=False):
-    """The sampler's own fields, each optional: see `diamond_gym.sampler.SamplerConfig`."""
-
-    num_denoising_steps: int
-    sigma_min: float
-    sigma_max: float
-    rho: float
-    order: int
-    s_churn: float
-    s_tmin: float
-    s_tmax: float
-    s_noise: float
-    s_cond: float
-    eta: float
-    upsampler: "SamplerFields"
-    """The same of the second stage, for models of two."""
 
 
 class DreamArguments(SamplerFields, total=False):

@@ -21,6 +21,7 @@ from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import tile, to_pixels
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
+from diamond_gym.schema import SamplerFields
 from diamond_gym.starts import Replay
 from diamond_gym.world_model import WorldModel, versions
 
@@ -81,7 +82,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         replay: bool = False,
         obs_dtype: ObsDtype = "uint8",
         channels_first: bool = False,
-        **sampler: Unpack[checks.SamplerFields],
+        **sampler: Unpack[SamplerFields],
     ) -> None:
         """Opens a model and sets up a batch of dreams.
 
@@ -201,7 +202,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         return None if rows.all() else torch.from_numpy(rows).to(self.dream.device)
 
     def render(self) -> Any:
-        """What the dreams look like now.
+        """The dreams' present frames, to be looked at.
 
         Returns:
             A tuple of B uint8 frames (H, W, C) in mode "rgb_array"; one image of all rows, tiled from left to
