@@ -2,6 +2,7 @@
 
 import secrets
 from collections import deque
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Game:
         control: "human" or "agent", who plays while nothing is held.
         denoise: Whether the denoising is shown.
         branches: The futures that are shown; None without.
-        notices: What the player is to be told.
+        notices: Lines to be shown to the player.
         noises: Over how many other noises the spread is.
         recorder: Of the recording under way.
         recorded: Of the last one that has ended.
@@ -55,7 +56,7 @@ class Game:
         self.agent_kind: str | None = None if agent is None else agent.kind
         self.control = "agent" if begin.agent_plays and agent is not None else "human"
         horizon, self._spare = begin.horizon, loaded.dream.twin()
-        self._replay: deque[list[Any]] = deque()
+        self._replay: deque[Sequence[Any]] = deque()
         if begin.replay is not None:
             self._replay.extend(begin.replay.operations)
             horizon = begin.replay.settings.get("horizon")
@@ -76,7 +77,7 @@ class Game:
             "precision": loaded.model.precision,
             "compile": loaded.compiled,
         }
-        self.log = ActionLog(self.world, card.name, loaded.model.fingerprint, settings)
+        self.log = ActionLog(self.world, card.name, loaded.model.fingerprint, settings, self.session.operations)
         if begin.quality is not None and not self._replay:
             self._apply("quality", begin.quality)
         if self._replay:
@@ -87,14 +88,13 @@ class Game:
             self.record(True)
 
     def _apply(self, name: str, value: Any = None, by: str = "human") -> PlayStep:
-        """Does an operation, and notes it in the log and in the recording."""
+        """Does an operation, and notes what it led to in the log and in the recording."""
         if name == "real" and self.session.reality is None:
             self._open_reality()
         before = self.session.now.step
         with self.loaded.lock if name in ("reset", "start", "real") else nullcontext():
             step = self.session.apply(name, value, by)
-        plain = value.tolist() if isinstance(value, np.ndarray) else value
-        self.log.add(name, plain, step.obs)
+        self.log.note(step.obs)
         if self.recorder is not None and step.step != before:
             frame = step.obs if step.real is None else step.real.frame
             if name != "act":
@@ -184,7 +184,7 @@ class Game:
         session, quality, before = self.session, self.session.now.quality, list(self.session.operations)
         shown = session.rewind(step)
         kept = len(session.operations)
-        self.log.cut(kept)
+        self.log.cut()
         if self.recorder is not None:
             frame = shown.obs if shown.real is None else shown.real.frame
             self.recorder.rewind(sum(name == "act" for name, _ in before[kept:]), frame)
@@ -259,7 +259,7 @@ class Game:
 
     @property
     def store(self) -> Path:
-        """Where recordings go."""
+        """The folder that recordings are stored in."""
         if self.begin.record is not None:
             return self.begin.record
         kind = "dream" if self.session.now.real is None else "real"
@@ -272,7 +272,7 @@ class Game:
         return About(self.world, model.obs_shape, number, meanings, action_shape=tuple(shape))
 
     def view(self) -> View:
-        """What is to be seen now."""
+        """The game's present state and pictures for clients."""
         session, seek = self.session, self.seek
         step = session.now if seek is None else session.at(seek)
         denoising = trajectory(session) if self.denoise and seek is None else []

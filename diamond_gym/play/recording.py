@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ class ActionLog:
         model: The model's name.
         weights: A hash of the model's weights, by which another model under the same name is noticed.
         settings: What the session was made with, as plain data: device, precision, quality, horizon.
-        operations: `[name, value]` in order.
+        operations: `(name, value)` in order; a session's own list, which grows and is cut with it.
         frames: Hashes of frames, by the number of operations before them.
     """
 
@@ -157,19 +158,17 @@ class ActionLog:
     model: str
     weights: str
     settings: dict[str, Any]
-    operations: list[list[Any]] = field(default_factory=list)
+    operations: Sequence[Sequence[Any]] = ()
     frames: dict[int, str] = field(default_factory=dict)
 
-    def add(self, name: str, value: Any, frame: Frame) -> None:
-        """Notes an operation, and now and then the frame that it led to."""
-        self.operations.append([name, value])
-        if len(self.operations) % _CHECK_EVERY == 1 or name != "act":
+    def note(self, frame: Frame) -> None:
+        """Notes the frame that the last operation led to, now and then and wherever it was no action."""
+        if len(self.operations) % _CHECK_EVERY == 1 or self.operations[-1][0] != "act":
             self.frames[len(self.operations)] = frame_hash(frame)
 
-    def cut(self, operations: int) -> None:
-        """Forgets all operations after the first so many."""
-        del self.operations[operations:]
-        self.frames = {number: digest for number, digest in self.frames.items() if number <= operations}
+    def cut(self) -> None:
+        """Forgets the frames of operations that are no longer there."""
+        self.frames = {number: digest for number, digest in self.frames.items() if number <= len(self.operations)}
 
     def agrees(self, operations: int, frame: Frame) -> bool:
         """Whether a frame after so many operations is the one that was shown; True where none was noted."""
