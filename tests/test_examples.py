@@ -1,10 +1,12 @@
 """The scripts and notebooks of examples/ run, and do what they say; README and documentation point at what exists."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
 import re
+import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from stubs import StubWorldModel, make_starts, tiny_networks
 
 import diamond_gym
-from diamond_gym.cli import commands, main
+from diamond_gym.cli import _parse, commands, main
 from diamond_gym.world_model import WorldModel
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +194,18 @@ def test_commands_and_options_exist(page):
         assert command in commands(), line
         for option in (word for word in words if word.startswith("--")):
             assert re.search(rf"{re.escape(option)}(?![\w-])", help_of(command)), line
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_shown_commands_can_be_typed(page):
+    """Every `$ diamond-gym ...` of README and guides is taken by the parser, values and all."""
+    shown = r"^\$ (?:.* )?(?:diamond-gym|-m diamond_gym(?: --)?) ((?:.*\\\n)*.*)$"
+    for line in re.findall(shown, page.read_text(encoding="utf-8"), re.MULTILINE):
+        command, *words = shlex.split(line.replace("\\\n", " "), comments=True)
+        if words and f"{command} {words[0]}" in commands():
+            command, *words = f"{command} {words[0]}", *words[1:]
+        module, _, name = commands()[command].partition(":")
+        _parse(getattr(importlib.import_module(module), name), command, words)
 
 
 def test_the_tutorial_of_recordings(tmp_path, monkeypatch, capsys):
