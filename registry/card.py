@@ -25,6 +25,8 @@ FORMAT = 1
 LONGEST = 1 << 20
 """Characters that a card may have, a hundred times as many as one has."""
 
+AGENT = "agent"
+"""The kind of file that is an agent of Stable-Baselines3, as it saves one."""
 _STALE = ("reward_ece", "end_ece", "ball")  # figures that are no longer measured: read, and not written again
 Table = dict[str, Any]
 
@@ -109,7 +111,7 @@ class Card:
     @property
     def has_agent(self) -> bool:
         """Whether an agent came with the model, in its weights or in a file of its own."""
-        return self.actor_critic is not None or "agent" in self.files
+        return self.actor_critic is not None or AGENT in self.files
 
     @property
     def created_at(self) -> datetime:
@@ -239,7 +241,7 @@ _FIELDS: Fields = {
     **dict.fromkeys(_FREE, _TABLE),
     **NETWORKS,
     "sampler": SAMPLER,
-    "files": dict.fromkeys(("weights", "starts", "preview", "agent"), _RECORD),
+    "files": dict.fromkeys(("weights", "starts", "preview", AGENT), _RECORD),
 }
 
 

@@ -16,7 +16,7 @@ from diamond_gym.envs.atari_game import MAX_FRAMES, ale_vector
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve
-from diamond_gym.registry.saving import AGENT
+from diamond_gym.registry.card import AGENT
 from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.worlds import about_game, find_world

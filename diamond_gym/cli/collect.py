@@ -1,12 +1,13 @@
 """collect: real experience, played and stored; and what other commands share of it: which world, and its store."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diamond_gym.cli.data import store_folder as store_folder
 from diamond_gym.cli.numbers import check_least, check_positive, missing
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT
@@ -14,12 +15,21 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
 from diamond_gym.registry import home_folder, resolve
-from diamond_gym.registry.saving import AGENT
+from diamond_gym.registry.card import AGENT
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.policies import Policy
     from diamond_gym.trainers.sb3_files import SavedAgent
     from diamond_gym.trainers.worlds import World
+
+
+def store_folder(name: str) -> Path:
+    """The folder of a store: one of that name in <home>/data, or the folder itself where it is written as a path."""
+    if os.sep in name or name.startswith((".", "~")) or (Path(name) / ABOUT).exists():
+        return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib's can raise
+    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name != name.strip():
+        raise BadArgument(f"{name[:60]!r} names no store: give a name in {home_folder() / 'data'}, or a folder")
+    return home_folder() / "data" / name
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ Played = Literal["mixed", "random", "sticky", "scripted"]
 
 
 def played_by(policy: PolicyName, world: str) -> Played:
-    """What "auto" means: scripted in Freeway, whose road random play never crosses, and mixed elsewhere."""
+    """The policy that "auto" means: scripted in Freeway, whose road random play never crosses, and mixed elsewhere."""
     if policy == "auto":
         return "scripted" if world == "Freeway" else "mixed"
     return policy

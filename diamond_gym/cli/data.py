@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,18 +11,9 @@ from typing import Annotated
 
 import tyro
 
+from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.numbers import check_least, image_size
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry.models import home_folder
-
-
-def store_folder(name: str) -> Path:
-    """The folder of a store: one of that name in <home>/data, or the folder itself where it is written as a path."""
-    if os.sep in name or name.startswith((".", "~")) or (Path(name) / "store.json").exists():
-        return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib's can raise
-    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name != name.strip():
-        raise BadArgument(f"{name[:60]!r} names no store: give a name in {home_folder() / 'data'}, or a folder")
-    return home_folder() / "data" / name
 
 
 @dataclass(frozen=True)
@@ -135,7 +125,7 @@ class Check:
         beside = folder.with_name(f"{folder.name}-test")
         held_out = store_folder(self.test) if self.test is not None else beside if (beside / ABOUT).exists() else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged files are told below
+            warnings.simplefilter("ignore")  # damaged files are reported below
             store = EpisodeStore(folder)
             test = None if held_out is None else EpisodeStore(held_out)
         findings = damaged_files(folder) + check_store(store, test, self.memory, self.max_steps, self.seed)

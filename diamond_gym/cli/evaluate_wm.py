@@ -19,9 +19,9 @@ from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, games, home_folder, load_world_model, resolve, update_card
+from diamond_gym.registry.card import AGENT
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
-from diamond_gym.registry.saving import AGENT
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.fidelity import rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure

@@ -15,7 +15,7 @@ from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.registry import Entry, home_folder, resolve, save_model
+from diamond_gym.registry import Entry, home_folder, resolve
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig, check_sampler
@@ -29,7 +29,7 @@ from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
 from diamond_gym.trainers.worlds import World, check_learnable
 
 _HORIZON = 16
-# what a resumed run may be told differently
+# options that may differ when a run is resumed
 _FREE = frozenset(
     {"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy", "sampler"}
 )
@@ -114,7 +114,7 @@ class TrainWm(WorldOptions):
         config = self._for_world(world.about)
         label = f"{world.name.lower() if self.plays else self.store(world).name}-{Path(self.preset).stem}"
         label += f"-{self.objective}" if self.objective not in (None, "edm") else ""
-        local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
+        local_folder(self.name or label)  # a name that cannot be had is better refused now than after hours
         began_with = None if self.init is None else resolve(self.init)
         folder = self.run_folder or home_folder() / "runs" / label
         fabric = launch(self.device)
@@ -236,6 +236,7 @@ class TrainWm(WorldOptions):
         label: str,
         precision: str,
     ) -> Entry:
+        from diamond_gym.registry.saving import save_model
         from diamond_gym.trainers.fidelity import HORIZONS
         from diamond_gym.trainers.measuring import closed_loop
         from diamond_gym.trainers.register import half, make_card
