@@ -66,7 +66,7 @@ class PlainDenoiser:
 
     def _network(self, x: Tensor, c_noise: Tensor, act: Tensor) -> Tensor:
         inner, w = self.config.inner_model, self.weights
-        act = act[:, -inner.num_actions_told :]
+        act = act[:, -inner.num_past_actions :]
         angle = 2 * math.pi * c_noise[:, None] @ w["noise_emb.weight"]
         cond = torch.cat((angle.cos(), angle.sin()), dim=1) + F.embedding(act, w["act_emb.0.weight"]).flatten(1)
         cond = self._linear("cond_proj.2", F.silu(self._linear("cond_proj.0", cond)))

@@ -38,7 +38,7 @@ def register_ids() -> None:
     - `DiamondGym/Catch-v0`, a tiny game to try things on.
 
     Call it again to make a model by its own id in the process that has just saved it. Ids that are already
-    registered stay as they are. A damaged card is told in a one-line warning and left out.
+    registered stay as they are. A damaged card is left out, with a warning of one line.
     """
     entries, problems = survey()
     for problem in problems.values():

@@ -1,4 +1,4 @@
-"""What can go wrong on the user's side, each told in one line that says what helps."""
+"""Errors that a user can put right, each a message of one line that names the fix."""
 
 
 class DiamondGymError(Exception):

@@ -79,7 +79,7 @@ class RowRandom:
 
     An *event* of a row (a step, a restart) uses one value of its draw counter; within an event, numbers for
     different purposes come from different streams. Reading does not move the counter, `advance` does, for the
-    rows it is told. The two tensors stay in place, so that a CUDA graph can replay what reads and moves them.
+    rows it is given. The two tensors stay in place, so that a CUDA graph can replay what reads and moves them.
 
     Example:
         >>> rows = RowRandom(3, "cpu", seed=7)

@@ -1,7 +1,7 @@
 """Sampling a frame: noise schedules, and Euler, Heun and ancestral steps as functions of `denoise(x, sigma)`.
 
 Karras et al. 2022 (arXiv 2206.00364), eq. 5 and algorithm 2, with two habits of the released DIAMOND models kept:
-the start noise has unit variance instead of sigma_max's, and the denoiser is told sigma, not sigma_hat.
+the start noise has unit variance instead of sigma_max's, and the denoiser is given sigma, not sigma_hat.
 
 DDPM and rectified flow are sampled by the same steps: what they call x_t is image + sigma * noise times a scale.
 """

@@ -1,4 +1,4 @@
-"""Where dreams begin: starts, their file, and the same on the device with the LSTM states they leave."""
+"""Starts, the real frames that dreams begin from: their file, and the same on the device with their LSTM states."""
 
 import math
 import zipfile

@@ -34,7 +34,7 @@ _ALWAYS_TRUE = (
 def human_card(card: Card) -> str:
     """Renders a card as Markdown: data, training, figures, known failures, licence and citation.
 
-    A list under `known_failures` in the card's `figures` or `training` table is told beside what is true
+    A list under `known_failures` in the card's `figures` or `training` table is listed beside what is true
     of every such model; the tables `data` and `agent` in `training` become sections of their own.
     """
     training, figures = dict(card.training), dict(card.figures)

@@ -39,7 +39,7 @@ _KEYS = {
     "rew_end_model": ({*_INNER, "lstm_dim", "img_size"} - {"num_steps_conditioning"}, set[str]()),
     "actor_critic": ({"lstm_dim", "img_channels", "img_size", "channels", "down"}, set[str]()),
 }
-# Where a network's state dict tells the number of actions: the rows of
+# Where a network's state dict gives the number of actions: the rows of
 _ACTION_ROWS = {
     "denoiser": "denoiser.inner_model.act_emb.0.weight",
     "rew_end_model": "rew_end_model.act_emb.weight",
@@ -48,7 +48,7 @@ _ACTION_ROWS = {
 _AGENTS, _EPOCH = Path("checkpoints", "agent_versions"), re.compile(r"(\d+)\.pt$")
 _ID = re.compile(r"(?:[\w.-]+[:/])*([\w.-]+?)(?:NoFrameskip)?-v\d+")
 TWO_STAGE_SAMPLER = {"num_denoising_steps": 1, "s_cond": 0.005}
-"""How dynamics that are told the noise of their past frames are sampled when it has to be fast (the authors')."""
+"""How dynamics that get the noise level of their past frames are sampled when it has to be fast (the authors')."""
 
 
 @dataclass(frozen=True)

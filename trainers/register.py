@@ -215,13 +215,13 @@ def starts_from_game(
         return draw_starts(store, model.num_steps_conditioning, n, seed)
 
 
-def register(model: "Released", starts: Starts | None, told: Mapping[str, Any]) -> Entry:
+def register(model: "Released", starts: Starts | None, metadata: Mapping[str, Any]) -> Entry:
     """Writes an imported model into the user's registry, whole or not at all.
 
     Args:
         model: What was read.
         starts: Where its dreams begin; None for a model that is only loaded.
-        told: Fields of its card that say more than the checkpoint does, such as `source` and `license`; tables
+        metadata: Fields of its card that say more than the checkpoint does, such as `source` and `license`; tables
             are added to those that are there.
 
     Raises:
@@ -231,7 +231,7 @@ def register(model: "Released", starts: Starts | None, told: Mapping[str, Any]) 
     check_free(model.card.name)
     changes: dict[str, Any] = {
         key: {**getattr(model.card, key), **value} if isinstance(value, Mapping) else value
-        for key, value in told.items()
+        for key, value in metadata.items()
     }
     return save_model(replace(model.card, **changes), model.weights, starts)
 

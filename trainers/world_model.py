@@ -94,7 +94,7 @@ class WorldModelConfig:
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise BadArgument(f"--{name.replace('_', '-')} is a part, from 0 to 1, not {value}")
         try:
-            _ = self.denoiser.inner_model.num_actions_told
+            _ = self.denoiser.inner_model.num_past_actions
         except ValueError as error:
             raise BadArgument(f"--denoiser: {error}") from None
         objective = self.denoiser.objective or "edm"

@@ -1,4 +1,4 @@
-"""What `diamond-gym COMMAND --help` prints: a command's own options, in groups, a sentence each, in 80 columns."""
+"""The text of `diamond-gym COMMAND --help`: a command's own options, in groups, a sentence each, in 80 columns."""
 
 import ast
 import inspect
@@ -87,7 +87,7 @@ def _bare(hint: Any) -> Any:
 
 
 def _value(hint: Any) -> str:
-    """What follows an option: nothing for a switch."""
+    """The value that follows an option, in the help; nothing for a switch."""
     hint = _bare(hint)
     parts = [part for part in get_args(hint) if part not in (NoneType, ...)]
     if get_origin(hint) is Literal:

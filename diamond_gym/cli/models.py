@@ -183,7 +183,7 @@ class Verify:
             raise BadArgument("which? Name a model, or say --all")
 
     def run(self) -> int:
-        """Verifies; tells each model, and returns 1 if any is damaged."""
+        """Verifies; prints a line for each model, and returns 1 if any is damaged."""
         result, problems = ([resolve(self.name)], {}) if self.name is not None else survey()
         for entry in result:
             try:

@@ -170,7 +170,7 @@ def has_a_screen(environ: Mapping[str, str]) -> bool:
 
 
 def hints(host: str, port: int, environ: Mapping[str, str]) -> list[str]:
-    """What else to say: how to reach the page from the other end of an SSH connection, and who else can."""
+    """Lines that say how to reach the page from the other end of an SSH connection, and who else can."""
     from diamond_gym.play.guard import is_loopback
 
     lines = []

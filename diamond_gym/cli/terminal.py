@@ -1,4 +1,4 @@
-"""What is shown while something runs: a bar on a terminal, a line a minute in a log file, and the table of epochs.
+"""Progress of what runs: a bar on a terminal, a line a minute in a log file, and the table of epochs.
 
 All of it fits into 80 columns.
 """
@@ -149,7 +149,7 @@ class EpochTable:
 
 
 def progress_line(epoch: int, epochs: int, what: str, left: str) -> str:
-    """What is going on in an epoch, and how long the training will take yet, in 80 columns."""
+    """The phase of an epoch and the time left of the training, in 80 columns."""
     return f"epoch {epoch:,}/{epochs:,}: {what}" + ("" if left == "?" else f"; {left} to the end")
 
 

@@ -28,7 +28,7 @@ from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
 from diamond_gym.trainers.upsampler import settled
 from diamond_gym.trainers.worlds import World, check_learnable
 
-# what a resumed run may be told differently
+# options that may differ when a run is resumed
 _FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
 _NO_DIFFERENCE = ("run", "minutes", "device", "compile", "videos-every", "wandb", "dry-run")
@@ -101,7 +101,7 @@ class Train(WorldOptions):
             precision = "bfloat16"
         console.quiet = not fabric.is_global_zero
         if self.name is not None or self.preset != "smoke":
-            local_folder(self.name or label)  # a name that cannot be had is better told now than after hours
+            local_folder(self.name or label)  # a name that cannot be had is better refused now than after hours
         folder = self.run_folder or home_folder() / "runs" / label
         keep_memory()
         with RunFolder(folder, main=fabric.is_global_zero) as run:

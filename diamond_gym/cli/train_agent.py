@@ -25,7 +25,7 @@ from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
 from diamond_gym.trainers.worlds import game_name
 
-# what a resumed run may be told differently
+# options that may differ when a run is resumed
 _FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
 _GAMES = 10  # that score the agent on the way, if none do at the end
 # which options say something to the one kind of algorithm alone
@@ -138,13 +138,13 @@ class TrainAgent:
         if self.env is None and self.game not in games():
             console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
             return replace(self, episodes=0, score_minutes=0)._train_diamond()
-        if self.episodes or self.score_minutes:  # a missing ALE is better told now than after the training
+        if self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
             real_games(self._where, 1).close()
         return self._train_diamond() if self.algo == "diamond" else self._train_sb3()
 
     @property
     def _where(self) -> str:
-        """What is played to score the agent: a game's name, or an environment's id."""
+        """The game, or the environment's id, that is played to score the agent."""
         return self.env or self.game
 
     def _train(

@@ -1,4 +1,4 @@
-"""What all environments are given alike, dreams and real games, checked before anything changes; and observations."""
+"""Arguments that dreams and real games share, checked before anything changes; and the form of observations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What dreams and real games share as environments: the batch under every autoreset mode, and its one-row case."""
+"""The batch of environments, dreams or real games, under every autoreset mode; and its case of one row."""
 
 import copy
 import inspect
@@ -27,7 +27,7 @@ class BatchEnv:
     """
 
     noun: str
-    """What the rows are, for errors."""
+    """The name of a row in errors, such as "dream"."""
     num_envs: int
     render_mode: str | None
     metadata: dict[str, Any]
@@ -69,7 +69,7 @@ class BatchEnv:
 
     @property
     def ended(self) -> Array:
-        """Which rows have ended and wait for their reset, bool (B,)."""
+        """Rows that have ended and wait for their reset, bool (B,)."""
         return self._ended.copy()
 
     def reset(self, *, seed: arguments.Seeds = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
@@ -146,7 +146,7 @@ class BatchEnv:
         return {"final_obs": final_obs, "_final_obs": ended.copy(), "final_info": info, "_final_info": ended.copy()}
 
     def _check_beginning(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Where the rows are to begin, of the options besides the mask."""
+        """Reads where the rows are to begin from the options besides the mask."""
         return {}
 
     def _check_actions(self, actions: Any) -> Array:
@@ -166,11 +166,11 @@ class BatchEnv:
         raise NotImplementedError
 
     def _info(self, rows: Array, stepped: Array) -> Info:
-        """What there is to tell of the rows of a mask, and of those among them that have stepped."""
+        """The infos of the rows of a mask, and of those among them that have stepped."""
         raise NotImplementedError
 
     def render(self) -> Any:
-        """What the rows look like now: a tuple of B uint8 frames (H, W, C); None without a render mode."""
+        """The rows' present pictures, a tuple of B uint8 frames (H, W, C); None without a render mode."""
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')

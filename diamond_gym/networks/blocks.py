@@ -135,15 +135,15 @@ class FourierFeatures(nn.Module):
 
 
 class ActionEmbedding(nn.Sequential):
-    """An embedding of the last `told` past actions: int64 (B, T) or multi-hot (B, T, A) -> (B, told * width)."""
+    """An embedding of the last `past` actions: int64 (B, T) or multi-hot (B, T, A) -> (B, past * width)."""
 
-    def __init__(self, num_actions: int, width: int, told: int) -> None:
+    def __init__(self, num_actions: int, width: int, past: int) -> None:
         super().__init__(nn.Embedding(num_actions, width))
-        self.told = told
+        self.past = past
 
     def forward(self, act: Tensor) -> Tensor:
         """Embeds the actions one by one."""
-        embedding, act = self[0], act[:, -self.told :]
+        embedding, act = self[0], act[:, -self.past :]
         if act.ndim == 2:
             return embedding(act).flatten(1)  # type: ignore[no-any-return]
         assert isinstance(embedding, nn.Embedding)

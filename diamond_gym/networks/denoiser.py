@@ -38,7 +38,7 @@ class InnerModelConfig:
     num_steps_conditioning: int = 4
     """T, how many past frames and actions the next frame is predicted from."""
     num_actions_conditioning: int | None = None
-    """How many of the T past actions the network is told, the last ones (None: all, the paper's). What happened longer
+    """How many of the T past actions the network gets, the last ones (None: all, the paper's). What happened longer
     ago is seen in the frames."""
     cond_channels: int = 256
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
@@ -51,7 +51,7 @@ class InnerModelConfig:
     num_extra_images: int = 0
     """Further images in the condition besides the T past frames (1 for the upsampler's low-resolution frame)."""
     noise_cond: bool = False
-    """Whether the network is told the noise level of its conditioning frames (the CS:GO networks are)."""
+    """Whether the network gets the noise level of its conditioning frames (the CS:GO networks are)."""
     network: str | None = None
     """Which of `INNER_MODELS` it is (None: the U-Net, the paper's); the others take these sizes as they like."""
 
@@ -62,16 +62,16 @@ class InnerModelConfig:
             raise BadConfig(f"there is no network '{self.network}' here, only {', '.join(INNER_MODELS)}")
 
     @property
-    def num_actions_told(self) -> int:
-        """How many past actions the network is told; BadConfig where the sizes leave no room for them."""
-        told, name = self.num_steps_conditioning, "num_steps_conditioning"
+    def num_past_actions(self) -> int:
+        """How many past actions the network gets; BadConfig where the sizes leave no room for them."""
+        count, name = self.num_steps_conditioning, "num_steps_conditioning"
         if self.num_actions_conditioning is not None:
-            if not 1 <= self.num_actions_conditioning <= told:
-                raise BadConfig(f"num_actions_conditioning {self.num_actions_conditioning} lies in 1..{told}")
-            told, name = self.num_actions_conditioning, "num_actions_conditioning"
-        if self.cond_channels % told:
-            raise BadConfig(f"cond_channels {self.cond_channels} must be a multiple of {name} {told}")
-        return told
+            if not 1 <= self.num_actions_conditioning <= count:
+                raise BadConfig(f"num_actions_conditioning {self.num_actions_conditioning} lies in 1..{count}")
+            count, name = self.num_actions_conditioning, "num_actions_conditioning"
+        if self.cond_channels % count:
+            raise BadConfig(f"cond_channels {self.cond_channels} must be a multiple of {name} {count}")
+        return count
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class InnerModel(nn.Module):
         self.noise_cond_emb = FourierFeatures(cond) if config.noise_cond else None
         self.act_emb: ActionEmbedding | None = None
         if config.num_actions is not None:
-            told = config.num_actions_told
-            self.act_emb = ActionEmbedding(config.num_actions, cond // told, told)
+            past = config.num_past_actions
+            self.act_emb = ActionEmbedding(config.num_actions, cond // past, past)
         self.cond_proj = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
         num_images = config.num_steps_conditioning + config.num_extra_images + 1
         self.conv_in = conv3x3(num_images * config.img_channels * patch_area, config.channels[0])
@@ -187,7 +187,7 @@ class Denoiser(nn.Module):
         return self.inner_model(noisy * cs.c_in, cs.c_noise, scaled_obs, act, c_noise_cond)  # type: ignore[no-any-return]
 
     def base(self, noisy: Tensor, cs: Scalings, obs: Tensor) -> Tensor:
-        """What the network's scaled output is added to: c_skip * noisy (EDM), or the condition's last if residual."""
+        """The image that the scaled output is added to: c_skip * noisy (EDM) or the condition's last (residual)."""
         return obs[:, -1] if self.config.residual else cs.c_skip * noisy
 
     def condition(

@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Agent(Protocol):
-    """What a session needs of an agent. It chooses nothing: that is drawn from its chances."""
+    """An agent as a session uses it: it gives the chances of actions, and the session draws one."""
 
     kind: str
 

@@ -60,7 +60,7 @@ class Branches:
         count: How many branches of other dice.
 
     Raises:
-        BadArgument: The dream has ended, or its actions cannot be told one by one.
+        BadArgument: The dream has ended, or its actions cannot be listed one by one.
     """
 
     def __init__(

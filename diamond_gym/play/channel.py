@@ -1,4 +1,4 @@
-"""What goes to a client: JSON and numbered frames, the frames of the dream no faster than the client draws them."""
+"""The sending side of a connection: JSON and numbered frames, those of the dream no faster than they are drawn."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a client's messages do."""
+"""A client's messages, carried out on its game."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -58,7 +58,7 @@ def as_inputs(action: Action, space: gym.Space[Any], device: torch.device) -> Te
 
 
 class Controls:
-    """What a player holds down, and how far the mouse has moved since the last step.
+    """The keys that a player holds down, and the mouse's movement since the last step.
 
     Args:
         space: The action space.

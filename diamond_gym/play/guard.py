@@ -1,4 +1,4 @@
-"""Who may use the server: those who know the token, and come from its own page."""
+"""The check that a request knows the token and comes from the server's own page."""
 
 import contextlib
 import ipaddress

@@ -31,7 +31,7 @@ class Busy(Exception):
 
 
 class House(Protocol):
-    """What a player needs of the server."""
+    """The part of the server that a player uses."""
 
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Computes in a worker thread, in turn with what other players want."""

@@ -1,4 +1,4 @@
-"""What page and server say to each other: messages checked, frames packed. docs/play-protocol.md describes it."""
+"""The messages between page and server, checked, and frames, packed; docs/play-protocol.md describes them."""
 
 import io
 import json
@@ -30,7 +30,7 @@ class BadMessage(DiamondGymError):
 
 
 class Kind(IntEnum):
-    """What a binary frame shows."""
+    """The kinds of pictures that binary messages carry."""
 
     DREAM = 0
     REAL = 1

@@ -25,7 +25,7 @@ def real_game_available(game: str) -> bool:
 
 @dataclass(frozen=True)
 class RealStep:
-    """What the real game did with an action.
+    """A step of the real game.
 
     Attributes:
         frame: The frame after it, uint8 (H, W, C).
@@ -123,6 +123,6 @@ class Reality:
 
 
 def difference(real: Frame, dreamed: Frame, gain: float = 3.0) -> Frame:
-    """Where a dreamed frame differs from the real one: absolute differences times `gain`, uint8 (H, W, C)."""
+    """The absolute differences of a dreamed frame from the real one times `gain`, uint8 (H, W, C)."""
     apart = np.abs(real.astype(np.float32) - dreamed.astype(np.float32)) * gain
     return apart.clip(0, 255).astype(np.uint8)

@@ -214,7 +214,7 @@ class PlaySession:
 
     @property
     def agent_action(self) -> int | None:
-        """What the agent does now, drawn by its chances: the same however often it is asked; None without one."""
+        """The agent's action now, drawn by its chances: the same however often it is asked; None without an agent."""
         chances = self.now.probabilities
         return draw(list(chances), self._seed, self.now.step) if chances else None
 

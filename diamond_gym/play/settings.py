@@ -37,7 +37,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command was asked for.
+    """The settings of the server and of its games, as the command got them.
 
     Attributes:
         begin: How games begin where clients say nothing else; its seed is not used.

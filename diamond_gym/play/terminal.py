@@ -48,7 +48,7 @@ def read_keys(text: str) -> Iterator[str]:
 
 
 class HeldKeys:
-    """Which keys count as held, from their arrivals."""
+    """The keys that count as held, judged by when they arrived."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}

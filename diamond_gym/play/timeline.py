@@ -25,7 +25,7 @@ NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class PlayStep:
-    """What a player sees after a step or a beginning.
+    """A step, or a beginning, as a player sees it.
 
     Attributes:
         step: Frames since the session began, the first is 0.

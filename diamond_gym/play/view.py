@@ -1,4 +1,4 @@
-"""What is to be seen of a game: as JSON and as pictures, the way docs/play-protocol.md has them."""
+"""A game's state as JSON and its pictures, in the form of docs/play-protocol.md."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class View:
-    """What is to be seen of a game at one moment.
+    """The state and pictures of a game at one moment.
 
     Attributes:
         step: The step.
