@@ -258,6 +258,9 @@ class WorldModel(nn.Module):
         from diamond_gym.networks.kernels import MULTIPLE, built_kernels
 
         networks, widths = [self.denoiser.inner_model], [*getattr(self.denoiser.config.inner_model, "channels", (1,))]
+        if self.upsampler is not None:
+            networks.append(self.upsampler.inner_model)
+            widths += getattr(self.upsampler.config.inner_model, "channels", (1,))
         if self.reward_end is not None:
             networks.append(self.reward_end.encoder)
             widths += self.reward_end.config.channels

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import worlds
+from test_two_stage_training import store as large_store
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.loop import ALONE, launch, own_rows
@@ -30,6 +31,7 @@ def two(tmp_path_factory):
     """The folder in which two processes have trained, and what each of them has."""
     folder = tmp_path_factory.mktemp("two")
     worlds.store(folder / "walks")
+    large_store(folder / "large")
     torchrun("two_processes.py", str(folder))
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
@@ -40,7 +42,7 @@ def test_there_were_two(two):
     assert all(result["any"] == [False, True] and result["mean"] == {"rank": 0.5} for result in results)
 
 
-@pytest.mark.parametrize("which", ["everything", "uneven", "agent", "diamond"])
+@pytest.mark.parametrize("which", ["everything", "uneven", "two_stages", "agent", "diamond"])
 def test_both_have_the_same_finite_weights(two, which):
     _, results = two
     one, other = (result[which][1] for result in results)
@@ -55,7 +57,7 @@ def test_each_draws_rows_of_its_own(two, which):
     assert one.shape != other.shape or not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("which", ["everything", "uneven", "agent", "diamond"])
+@pytest.mark.parametrize("which", ["everything", "uneven", "two_stages", "agent", "diamond"])
 def test_losses_are_finite(two, which):
     for result in two[1]:
         assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in result[which][0])

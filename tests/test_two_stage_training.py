@@ -32,6 +32,7 @@ from diamond_gym.trainers.loop import ALONE
 from diamond_gym.trainers.measuring import closed_loop
 from diamond_gym.trainers.optim import OptimizerConfig, update
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
+from diamond_gym.trainers.start_states import starts_for
 from diamond_gym.trainers.two_stage import TwoStageTrainer, upsampler_loss
 from diamond_gym.trainers.upsampler import SmallFrames, UpsamplerConfig, settled
 from diamond_gym.two_stage import FAST, TwoStageDream, TwoStageSampler, enlarge, enlarge_planes, shrink, shrink_planes
@@ -298,6 +299,33 @@ def test_dreams_beside_real_play_have_frames_of_both_sizes() -> None:
     assert real.small(SMALL).obs.shape == (2, 6, 3, *SMALL)
 
 
+def test_kernels_dream_the_same_frames_in_both_stages(walks: EpisodeStore) -> None:
+    from diamond_gym.networks.kernels import MULTIPLE, built_kernels
+
+    if built_kernels() is None:
+        pytest.skip("there is no compiler to build the kernels")
+    wide = replace(CONFIG.denoiser.inner_model, channels=[MULTIPLE], depths=[1], attn_depths=[0])
+    large = replace(CONFIG.upsampler.denoiser.inner_model, channels=[MULTIPLE])
+    config = replace(
+        CONFIG,
+        denoiser=replace(CONFIG.denoiser, inner_model=wide),
+        reward_end=replace(CONFIG.reward_end, channels=[MULTIPLE]),
+        upsampler=replace(CONFIG.upsampler, denoiser=replace(CONFIG.upsampler.denoiser, inner_model=large)),
+    )
+    model, frames = TwoStageTrainer(config, walks, 1).averaged(), []
+    for part in (model.denoiser, model.upsampler):
+        nn.init.normal_(part.inner_model.conv_out.weight, std=0.1)
+    model.starts = starts_for(model, walks)
+    for kernels in (False, True):
+        assert not kernels or model.use_kernels()
+        dream = model.dream(2, horizon=None)
+        dream.reset(seed=0)
+        frames.append(to_pixels(dream.step(torch.tensor([1, 2])).obs).int())
+        assert hasattr(dream._large_frames, "inner")
+    difference = (frames[0] - frames[1]).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01
+
+
 def test_a_run_with_one_stage_knows_no_upsampler() -> None:
     """So that runs begun before there were two go on."""
     assert settled({"lr": 1, "upsampler": {"factor": None, "every": 1}}) == {"lr": 1, "upsampler": None}
@@ -340,8 +368,6 @@ def test_the_whole_loop_fits_one_stage(capsys) -> None:
 
 def test_a_model_without_a_sampler_of_its_own_dreams_fast(walks: EpisodeStore) -> None:
     model: WorldModel = TwoStageTrainer(CONFIG, walks, 1).averaged()
-    from diamond_gym.trainers.start_states import starts_for
-
     model.starts = starts_for(model, walks)
     assert len(model.starts) == 1024 and model.dream(1).sampler == FAST.dynamics
     with pytest.raises(BadArgument, match="does not divide"):

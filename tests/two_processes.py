@@ -8,6 +8,7 @@ import torch
 import worlds
 from stubs import StubWorldModel
 from test_diamond import TINY, WORLD
+from test_two_stage_training import CONFIG as TWO_STAGES
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.networks.actor_critic import ActorCriticConfig
@@ -16,7 +17,7 @@ from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.loop import Rhythm, any_process, launch, mean_of_processes, train
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.two_stage import trainer_of
 
 STEPS = 6
 EVERYTHING = replace(
@@ -43,7 +44,8 @@ def world_model(fabric, folder: Path, config, name: str):
     losses = []
     for total in (STEPS // 2, STEPS):
         with RunFolder(folder / name, tensorboard=False, main=fabric.is_global_zero) as run:
-            trainer = WorldModelTrainer(config, EpisodeStore(folder / "walks"), STEPS, seed=3, fabric=fabric)
+            walks = EpisodeStore(folder / ("walks" if config.upsampler.factor is None else "large"))
+            trainer = trainer_of(config)(config, walks, STEPS, seed=3, fabric=fabric)
             fabric.barrier()
             if (state := run.load()) is not None:
                 trainer.load_state_dict(state)
@@ -85,6 +87,7 @@ def main(folder: Path) -> None:
         "mean": mean_of_processes(fabric, {"rank": float(fabric.global_rank)}),
         "everything": world_model(fabric, folder, EVERYTHING, "everything"),
         "uneven": world_model(fabric, folder, UNEVEN, "uneven"),
+        "two_stages": world_model(fabric, folder, TWO_STAGES, "two_stages"),
         "agent": agent(fabric),
         "diamond": diamond(fabric, folder),
     }

@@ -14,6 +14,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.networks.preconditioning import TrainingNoise
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import adamw, average
@@ -49,6 +50,8 @@ class TwoStageTrainer(WorldModelTrainer):
             upsampler = Denoiser(own.denoiser)
         self.world_model.upsampler = upsampler
         self.world_model.to_device(self.device, precision)
+        if self.device.type == "cpu" and precision == "float32" and not compile:
+            train_with_kernels(upsampler)
         if config.ema_decay:
             self.ema["upsampler"] = average(upsampler, config.ema_decay)
         if compile:
