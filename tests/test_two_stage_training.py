@@ -26,6 +26,7 @@ from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
+from diamond_gym.play.session import PlaySession
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.loop import ALONE
@@ -252,6 +253,9 @@ def test_from_recordings_to_a_dream_of_two_stages(home: Path, tmp_path: Path, ca
     obs, _ = env.reset(seed=0)
     assert obs.shape == (24, 24, 3) and env.observation_space.contains(env.step(1)[0])
     env.reset(options={"obs": np.zeros((4, 24, 24, 3), np.uint8), "act": [0, 1, 2]})
+
+    played = PlaySession(model, seed=0)
+    assert played.apply("act", 1).obs.shape == (24, 24, 3) and played.small.shape == (8, 8, 3)
 
     small = shlex.split("--windows 3 --horizon 3 --starts 1 --dreams-per-start 2 --json --save")
     capsys.readouterr()
