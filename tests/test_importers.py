@@ -50,6 +50,12 @@ def test_npz(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store[0].rew, np.arange(12, dtype=np.float32))
 
 
+def test_npz_with_words_for_actions(tmp_path: Path) -> None:
+    np.savez(tmp_path / "1.npz", obs=B[0], act=B[1] % 2, meanings=["NOOP", "LEFT", "RIGHT"])
+    about = imported(tmp_path, tmp_path / "out").about
+    assert (about.num_actions, about.action_meanings) == (3, ("NOOP", "LEFT", "RIGHT"))
+
+
 def test_a_store_of_ours(tmp_path: Path) -> None:
     with EpisodeStore(tmp_path / "in", "a", ABOUT) as store:
         for i, n in enumerate((3, 9, 1)):

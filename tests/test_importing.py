@@ -130,6 +130,11 @@ def beyond(folder: Path) -> Path:
     return folder
 
 
+def undeclared(folder: Path) -> Path:
+    np.savez(folder / "1.npz", obs=A[0], act=A[1], meanings=["LEFT", "RIGHT"])
+    return folder
+
+
 def unknown(folder: Path) -> Path:
     (folder / "x.bin").write_bytes(b"?")
     return folder
@@ -146,6 +151,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "sizes": (two_sizes, "2.npz: frames are (16, 16, 3) here, not (20, 20, 3)", []),
     "negative": (below_zero, "1.npz: action -1 of step 0 is below 0", []),
     "range": (beyond, "x.hdf5: an action is 51 numbers 0 or 1", []),
+    "declared": (undeclared, "1.npz: actions lie in 0..1 here", []),
     "crop": (two_sizes, "--crop reaches beyond the frames", ["--crop", "0", "0", "17", "3"]),
     "offset": (two_sizes, "no more than --action-offset leaves out", ["--action-offset", "40"]),
     "fps": (two_sizes, "does not say how many frames there are per second", ["--fps", "5"]),

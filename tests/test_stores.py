@@ -89,6 +89,17 @@ def test_split_keeps_near_copies_and_games_together(home: Path, capsys: pytest.C
     assert "cannot be split" in capsys.readouterr().err
 
 
+def test_pieces_of_one_recording_that_overlap_stay_together(home: Path) -> None:
+    """Their beginnings and ends differ, so only the play that both hold shows it."""
+    whole = episode(90, 0)
+    with EpisodeStore(home / "data" / "cut", "a", ABOUT) as store:
+        for first, last in ((0, 50), (40, 90), (20, 60)):  # 24 steps in common are a copy
+            store.append(Episode(whole.obs[first : last + 1], whole.act[first:last]))
+        store.append(episode(90, 1))
+    assert together(store)[2] == together(store)[0] != together(store)[3]
+    assert len(set(together(store))) == 3, "10 or 20 steps in common are none"
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
 @pytest.mark.parametrize("kind", ["numbers", "bool", "float32"])
 def test_export_to_minari(home: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:

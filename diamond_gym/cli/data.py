@@ -10,14 +10,26 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.numbers import check_least, image_size
+from diamond_gym.data.importing import Import as Importing
+from diamond_gym.data.importing import ImportOptions
 from diamond_gym.errors import BadArgument
 
 
-@dataclass(frozen=True)
-class Import:
+_SIZE = PrimitiveConstructorSpec[tuple[int, int] | None](
+    nargs=1,
+    metavar="SIZE",
+    instance_from_str=lambda words: image_size(words[0], "--size"),
+    is_instance=lambda value: value is None or isinstance(value, tuple),
+    str_from_instance=lambda value: ["None" if value is None else "x".join(map(str, value))],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(ImportOptions):
     """Makes a store of recordings: CS:GO's HDF5, Minari, LeRobot, videos or pictures with actions, .npz, or a store.
 
     Runs in little memory, and the same command again goes on where it was interrupted.
@@ -29,38 +41,14 @@ class Import:
     """What to call the store, <home>/data/<name>; or a folder."""
     format: str = "auto"
     """What the source is: store, csgo, minari, lerobot, npz, video or images (default: found out)."""
-    size: str | None = None
+    size: Annotated[tuple[int, int] | None, _SIZE] = None
     """Size of the frames: 64, or HEIGHTxWIDTH as in 30x56."""
-    fps: float | None = None
-    """Frames per second to keep, by leaving out frames."""
-    crop: tuple[int, int, int, int] | None = None
-    """Part of each frame to keep: TOP LEFT HEIGHT WIDTH, before --size."""
-    gray: bool = False
-    """Makes the frames grey."""
-    action_offset: int = 0
-    """By how many steps the actions come too late in the recording; below 0, too early."""
-    max_memory: int = 400
-    """MB of memory to take, about."""
-    camera: str | None = None
-    """Which video or observation to take, where there are several."""
 
     def run(self) -> int:
         """Imports, and says what there is."""
-        from diamond_gym.data.importing import Import as Importing
-        from diamond_gym.data.importing import ImportOptions
-
-        options = ImportOptions(
-            image_size(self.size, "--size"),
-            self.fps,
-            self.crop,
-            self.gray,
-            self.action_offset,
-            self.max_memory,
-            self.camera,
-        )
         folder = store_folder(self.name)
         wanted = None if self.format == "auto" else self.format
-        job = Importing(Path(os.path.expanduser(self.source)), folder, folder.name, options, wanted)  # noqa: PTH111
+        job = Importing(Path(os.path.expanduser(self.source)), folder, folder.name, self, wanted)  # noqa: PTH111
         with _progress("importing", job.total) as advance:
             store = job.run(advance)
         print(f"{folder}: {store.num_steps:,} steps in {len(store):,} episodes")

@@ -88,6 +88,9 @@ def _bare(hint: Any) -> Any:
 
 def _value(hint: Any) -> str:
     """The value that follows an option, in the help; nothing for a switch."""
+    for named in get_args(hint)[1:]:
+        if metavar := getattr(named, "metavar", None):
+            return str(metavar)
     hint = _bare(hint)
     parts = [part for part in get_args(hint) if part not in (NoneType, ...)]
     if get_origin(hint) is Literal:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,25 +28,22 @@ _SHARE = 12  # a piece is in memory several times while it is encoded, and the i
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What happens to recordings on their way.
-
-    Attributes:
-        size: (H, W) of the frames; None leaves them as they are.
-        fps: Frames per second to keep, by leaving out frames; an action counts for those left out after it.
-        crop: (top, left, height, width) of the part of each frame that is kept, before `size`.
-        gray: Whether frames become grey, one channel.
-        action_offset: By how many steps the recording's actions come too late: frame t gets action t + offset.
-        max_memory: MB that the import may take, about.
-        camera: Which of several videos or observations has the frames.
-    """
+    """What happens to recordings on their way."""
 
     size: tuple[int, int] | None = None
+    """Size (H, W) of the frames; None leaves it as it is."""
     fps: float | None = None
+    """Frames per second to keep, by leaving out frames; an action counts for those left out after it."""
     crop: tuple[int, int, int, int] | None = None
+    """Part of each frame to keep: TOP LEFT HEIGHT WIDTH, before --size."""
     gray: bool = False
+    """Makes the frames grey, one channel."""
     action_offset: int = 0
+    """By how many steps the actions come too late in the recording; below 0, too early."""
     max_memory: int = 400
+    """MB of memory to take, about."""
     camera: str | None = None
+    """Which video or observation to take, where there are several."""
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= n <= 4096 for n in self.size):
@@ -152,7 +149,8 @@ class Import:
 
     def _into(self, staging: Path, advance: Callable[[int, int], None]) -> None:
         names = [(recording.key, recording.num_frames) for recording in self._recordings]
-        plan = {"source": self._from, "game": self.game, "options": asdict(self.options), "recordings": names}
+        options = {option.name: getattr(self.options, option.name) for option in fields(ImportOptions)}
+        plan = {"source": self._from, "game": self.game, "options": options, "recordings": names}
         text = json.dumps({**plan, "changed": _changed(Path(self._from))}, indent=1)
         if staging.exists() and _text(staging / PLAN) != text:
             shutil.rmtree(staging)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.data.checks.copies import copies
+from diamond_gym.data.checks.motion import grey
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.importers import Recording, merged
 from diamond_gym.data.importers import store as stores
@@ -123,18 +125,16 @@ def together(store: EpisodeStore) -> list[int]:
     for number in range(1, len(store)):
         for other in np.flatnonzero(np.abs(looks[:number] - looks[number]).mean(1) < _LIKE).tolist():
             parent[root(number)] = root(other)
+    for number, other in copies(store, store):
+        parent[root(number)] = root(other)
     return [root(number) for number in range(len(store))]
 
 
 def _look(store: EpisodeStore, number: int) -> npt.NDArray[np.float32]:
-    """An episode in small: grey pictures of 8 by 8 at moments from its beginning to its end, flat."""
+    """An episode in small: grey pictures of at most 8 by 8 at moments from its beginning to its end, flat."""
     t = np.linspace(0, store.lengths[number], _MOMENTS).astype(np.int64)
-    grey = store.frames(np.full(_MOMENTS, number), t).mean(1)
-    rows, columns = (np.linspace(0, n, min(n, _SIDE), endpoint=False).astype(int) for n in grey.shape[1:])
-    sums = np.add.reduceat(np.add.reduceat(grey, rows, 1), columns, 2)
-    areas = np.outer(np.diff([*rows, grey.shape[1]]), np.diff([*columns, grey.shape[2]]))
-    look: npt.NDArray[np.float32] = (sums / areas).astype(np.float32).ravel()
-    return look
+    frames = store.frames(np.full(_MOMENTS, number), t).transpose(0, 2, 3, 1)
+    return grey(frames, _SIDE).reshape(-1)
 
 
 def export_minari(store: EpisodeStore, dataset_id: str, lossless: bool = True) -> Path:

@@ -26,17 +26,25 @@ def copied_episodes(known: Sequence[Episode] | Any, others: Iterable[Episode]) -
     Returns:
         The places in `others` of those that do.
     """
+    return sorted({number for number, _ in copies(known, others)})
+
+
+def copies(known: Sequence[Episode] | Any, others: Iterable[Episode]) -> Iterator[tuple[int, int]]:
+    """The pairs of an episode in `others` and one in `known` that share 24 steps of play, as `copied_episodes` says.
+
+    An episode is no copy of the one at its own place where both are the same store.
+    """
     places = {digest: (i, t) for i in range(len(known)) for t, digest in _stretches(known[i].act)}
-    copied = []
     for number, episode in enumerate(others):
+        found = set[int]()
         for t, digest in _stretches(episode.act):
-            if digest in places:
-                i, there = places[digest]
-                theirs = known[i].obs[there : there + _STEPS + 1]
-                if _alike(episode.obs[t : t + _STEPS + 1], theirs):
-                    copied.append(number)
-                    break
-    return copied
+            i, there = places.get(digest, (-1, 0))
+            if i < 0 or i in found or (i == number and known is others):
+                continue
+            theirs = known[i].obs[there : there + _STEPS + 1]
+            if _alike(episode.obs[t : t + _STEPS + 1], theirs):
+                found.add(i)
+                yield number, i
 
 
 def _alike(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> bool:

@@ -6,19 +6,45 @@ A row has the action, as a column `action` (a number or a word) or as one column
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.data.importers import Steps, UnreadableRecording, one_line
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, one_line
 
 SUFFIXES = (".csv", ".jsonl")
 _REWARD, _END, _TRUNC = ("reward", "rew", "rewards"), ("end", "terminated", "done"), ("truncated", "trunc")
 _COUNTS = ("", "frame", "step", "time", "timestamp", "index", "t")
 _FALSE = ("", "0", "0.0", "false", "no")
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames with a table of actions beside them.
+
+    Attributes:
+        key: What the recording is called.
+        table: The CSV or JSONL file.
+        frames: Yields the frames from a number on.
+    """
+
+    key: str
+    table: Path
+    frames: Callable[[int], Iterator[Frame]]
+
+
+def source_of(films: Sequence[Film], fps: float | None = None) -> Source:
+    """A recording for each film, with the actions of its table."""
+    steps, num_actions, words = read_actions([film.table for film in films])
+
+    def recording(film: Film, its: Steps) -> Recording:
+        return Recording(film.key, lambda: its, film.frames, len(its.act))
+
+    return Source(list(map(recording, films, steps)), num_actions, words, fps)
 
 
 def read_actions(paths: Sequence[Path]) -> tuple[list[Steps], int, tuple[str, ...]]:

@@ -1,20 +1,13 @@
 """Folders of PNG or JPEG pictures in the order of their numbers, with a CSV or JSONL of actions in the folder."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data.importers import (
-    PICTURES,
-    Frame,
-    Recording,
-    Source,
-    Steps,
-    UnreadableRecording,
-    files_in,
-    one_line,
-)
-from diamond_gym.data.importers.actions import SUFFIXES, read_actions
+from diamond_gym.data.importers import PICTURES, Frame, Source, UnreadableRecording, files_in, one_line
+from diamond_gym.data.importers.actions import SUFFIXES, Film, source_of
 
 LOOKS_FOR = "folders of PNG or JPEG pictures with a .csv or .jsonl of actions in each"
 
@@ -31,20 +24,17 @@ def read(source: Path, camera: str | None = None) -> Source:
         folders.setdefault(path.parent, []).append(path)
     if not folders:
         raise UnreadableRecording(f"there is no picture in {source}")
-    tables = []
-    for folder in folders:
-        found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
-        if len(found) != 1:
-            raise UnreadableRecording(f"{folder} needs one .csv or .jsonl of actions, and has {len(found)}")
-        tables += found
-    steps, num_actions, words = read_actions(tables)
+    films = []
+    for folder, paths in folders.items():
+        tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+        if len(tables) != 1:
+            raise UnreadableRecording(f"{folder} needs one .csv or .jsonl of actions, and has {len(tables)}")
+        films.append(Film(folder.relative_to(source).as_posix(), tables[0], partial(_pictures, paths)))
+    return source_of(films)
 
-    def recording(folder: Path, paths: list[Path], its: Steps) -> Recording:
-        key = folder.relative_to(source).as_posix()
-        return Recording(key, lambda: its, lambda start: map(picture, paths[start:]), len(paths))
 
-    recordings = [recording(*item, its) for item, its in zip(folders.items(), steps, strict=True)]
-    return Source(recordings, num_actions, words)
+def _pictures(paths: list[Path], start: int) -> Iterator[Frame]:
+    return map(picture, paths[start:])
 
 
 def picture(path: Path) -> Frame:

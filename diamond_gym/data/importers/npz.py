@@ -1,4 +1,7 @@
-"""Episodes as `.npz` files: `obs` uint8 (N or N+1, H, W, C), `act` (N, ...), and `rew`, `end`, `trunc` where known."""
+"""Episodes as `.npz` files: `obs` uint8 (N or N+1, H, W, C), `act` (N, ...), and what else is known.
+
+That is `rew`, `end` and `trunc` (N,), and `meanings` (A,), a word for each of A actions.
+"""
 
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ _NAMES = {
     "rew": ("rew", "reward", "rewards"),
     "end": ("end", "terminated", "terminations", "done", "is_terminal"),
     "trunc": ("trunc", "truncated", "truncations"),
+    "meanings": ("meanings", "action_meanings"),
 }
 
 
@@ -28,27 +32,32 @@ def read(source: Path, camera: str | None = None) -> Source:
     if not (paths := files_in(source, (".npz",))):
         raise UnreadableRecording(f"there is no .npz file in {source}")
     root = source if source.is_dir() else source.parent
-    return Source([_recording(path, path.relative_to(root).as_posix()) for path in paths])
+    meanings = _array(paths[0], "meanings")
+    words = () if meanings is None else tuple(map(str, np.ravel(meanings)))
+    recordings = [_recording(path, path.relative_to(root).as_posix()) for path in paths]
+    return Source(recordings, len(words) or None, words)
+
+
+def _array(path: Path, wanted: str) -> np.ndarray | None:
+    """An array of a file by any of its names."""
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            name = next((name for name in _NAMES[wanted] if name in file), None)
+            return None if name is None else file[name]
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
 
 
 def _recording(path: Path, key: str) -> Recording:
-    def get(wanted: str) -> np.ndarray | None:
-        try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                name = next((name for name in _NAMES[wanted] if name in file), None)
-                return None if name is None else file[name]
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
-
     def steps() -> Steps:
-        act, rew, end, trunc = (get(name) for name in ("act", "rew", "end", "trunc"))
+        act, rew, end, trunc = (_array(path, name) for name in ("act", "rew", "end", "trunc"))
         if act is None:
             raise UnreadableRecording(f"{path} has no actions: call them act, (N, ...)")
         last = {name: None if a is None else bool(np.ravel(a)[-1]) for name, a in (("end", end), ("trunc", trunc))}
         return Steps(act, None if rew is None else np.ravel(rew).astype(np.float32), last["end"], last["trunc"])
 
     def frames(start: int) -> Iterator[Frame]:
-        obs = get("obs")
+        obs = _array(path, "obs")
         if obs is None or obs.dtype != np.uint8 or obs.ndim not in (3, 4):
             found = "nothing" if obs is None else f"{obs.dtype} {obs.shape}"
             raise UnreadableRecording(f"{path}: obs is uint8 (N+1, H, W, C), not {found}")

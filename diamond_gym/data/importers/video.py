@@ -1,21 +1,13 @@
 """Videos, each with a CSV or JSONL file of the same name that has an action for every frame."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data.importers import (
-    VIDEOS,
-    Frame,
-    Recording,
-    Source,
-    Steps,
-    UnreadableRecording,
-    files_in,
-    one_line,
-)
-from diamond_gym.data.importers.actions import SUFFIXES, read_actions
+from diamond_gym.data.importers import VIDEOS, Frame, Source, UnreadableRecording, files_in, one_line
+from diamond_gym.data.importers.actions import SUFFIXES, Film, source_of
 
 LOOKS_FOR = f"videos ({' '.join(VIDEOS)}), each beside a .csv or .jsonl of actions of the same name"
 
@@ -29,22 +21,15 @@ def read(source: Path, camera: str | None = None) -> Source:
     """A recording for each video."""
     if not (paths := files_in(source, VIDEOS)):
         raise UnreadableRecording(f"there is no video in {source}")
-    beside = [next((p for s in SUFFIXES if (p := path.with_suffix(s)).exists()), None) for path in paths]
-    for path, table in zip(paths, beside, strict=True):
+    root, films = source if source.is_dir() else source.parent, []
+    for path in paths:
+        table = next((p for suffix in SUFFIXES if (p := path.with_suffix(suffix)).exists()), None)
         if table is None:
             raise UnreadableRecording(
                 f"{path} has no actions: write them into {path.with_suffix('.csv').name} beside it"
             )
-    steps, num_actions, words = read_actions([table for table in beside if table])
-    root = source if source.is_dir() else source.parent
-
-    def recording(path: Path, its: Steps) -> Recording:
-        return Recording(
-            path.relative_to(root).as_posix(), lambda: its, lambda start: decode(path, start), len(its.act)
-        )
-
-    recordings = [recording(path, its) for path, its in zip(paths, steps, strict=True)]
-    return Source(recordings, num_actions, words, frame_rate(paths[0]))
+        films.append(Film(path.relative_to(root).as_posix(), table, partial(decode, path)))
+    return source_of(films, frame_rate(paths[0]))
 
 
 def decode(path: Path, start: int = 0, stop: int | None = None, at: float = 0.0) -> Iterator[Frame]:
