@@ -103,6 +103,13 @@ def test_actions_of_another_recording_have_no_effect(tmp_path, walks):
     assert names(stored(tmp_path, mixed)) == ["no-visible-effect"]
 
 
+def test_episodes_too_short_for_all_offsets_are_no_fault(tmp_path, walks):
+    """Games of seven steps, as Catch's: nothing can be said about offsets up to five steps in them."""
+    pieces = [Episode(e.obs[t : t + 8], e.act[t : t + 7]) for e in walks for t in range(0, len(e) - 7, 7)]
+    assert sum(map(len, pieces)) >= 1000
+    assert names(stored(tmp_path, pieces)) == []
+
+
 def test_repeated_frames_are_a_wrong_frame_rate(tmp_path, walks):
     doubled = [Episode(np.repeat(e.obs, 2, 0)[:-1], np.repeat(e.act, 2, 0)) for e in walks]
     findings = {finding.name: finding for finding in check_store(stored(tmp_path, doubled))}

@@ -18,7 +18,6 @@ from diamond_gym.data.importing import Import as Importing
 from diamond_gym.data.importing import ImportOptions
 from diamond_gym.errors import BadArgument
 
-
 _SIZE = PrimitiveConstructorSpec[tuple[int, int] | None](
     nargs=1,
     metavar="SIZE",
@@ -107,10 +106,11 @@ class Check:
         from diamond_gym.data.about import ABOUT
         from diamond_gym.data.checks import check_store, chosen, coverage, damaged_files
         from diamond_gym.data.episodes import EpisodeStore
+        from diamond_gym.data.stores import held_out_beside
 
         check_least(self, memory=1, max_steps=100, seed=0)
         folder = store_folder(self.store)
-        beside = folder.with_name(f"{folder.name}-test")
+        beside = held_out_beside(folder)
         held_out = store_folder(self.test) if self.test is not None else beside if (beside / ABOUT).exists() else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged files are reported below

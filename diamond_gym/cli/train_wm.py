@@ -13,6 +13,7 @@ from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import console, counting, fitting
 from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.stores import held_out_beside
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Entry, home_folder, resolve
@@ -48,7 +49,7 @@ class TrainWm(WorldOptions):
 
     data: str | None = None
     """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name).
-    Held-out play lies beside it, in <data>-test."""
+    Held-out play lies beside it, in <data>-test (for <name>-train in <name>-test)."""
     preset: str = "auto"
     """paper, nano, auto (paper on a GPU, else nano), csgo and two-stage-nano (of two stages, for larger frames) or a
     FILE.toml of options. Your options come on top."""
@@ -169,7 +170,7 @@ class TrainWm(WorldOptions):
     def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore | None]:
         """What to learn from, and what is held out; recordings alone are taken as they are, held out or not."""
         folder = self.store(world)
-        test = folder.with_name(f"{folder.name}-test")
+        test = held_out_beside(folder)
         if self.plays:
             store = experience(folder, world, self.collect_steps, self.seed, self.policy)
             return store, experience(test, world, self.test_steps, self.seed + TEST_SEED, self.policy)
@@ -198,7 +199,7 @@ class TrainWm(WorldOptions):
         from diamond_gym.trainers.diamond import DiamondConfig
 
         folder, to_play = self.store(world), 0
-        wanted = {folder: self.collect_steps, folder.with_name(f"{folder.name}-test"): self.test_steps}
+        wanted = {folder: self.collect_steps, held_out_beside(folder): self.test_steps}
         for place, steps in wanted.items() if self.plays else ():
             there = EpisodeStore(place).num_steps if (place / ABOUT).exists() else 0
             to_play += max(0, steps - there)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from diamond_gym.data.checks.copies import copied_episodes
 from diamond_gym.data.checks.findings import Finding, percent
-from diamond_gym.data.checks.motion import LAGS, action_features, estimate_lag, motion
+from diamond_gym.data.checks.motion import LAGS, action_features, estimate_lag, motion, steps_with_all_lags
 from diamond_gym.data.checks.pictures import picture_faults
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
@@ -179,7 +179,7 @@ def _effects(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Findi
     if not any(len(action) > 1 and (action != action[0]).any() for action in actions):
         return
     lag, alone = estimate_lag(movements, actions)
-    steps = sum(map(len, movements))
+    steps = steps_with_all_lags(map(len, movements))
     if lag is None:
         if steps >= 1000:
             yield Finding(

@@ -1,5 +1,7 @@
 """What moves between two frames, as numbers that do not depend on where it is; to hold actions against."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -106,11 +108,10 @@ def effect_by_lag(
     Returns:
         The part of the variance explained by each lag alone, (lags,), and by all of them together.
     """
-    low, high = min(lags), max(lags)
     inputs, outputs = [], []
     for movement, action in zip(movements, actions, strict=True):
-        first, last = max(0, high), len(movement) + min(0, low)
-        if last - first < 8:
+        first, last = _within(len(movement), lags)
+        if last == first:
             continue
         inputs.append(np.stack([action[first - lag : last - lag] for lag in lags], 1))  # (n, lags, A)
         outputs.append(movement[first:last])
@@ -138,6 +139,17 @@ def effect_by_lag(
             errors.append(float(((y[test] - _predict(x[test], weights, used))[:, best] ** 2).mean()))
         parts.append((np.array(errors[1:]) - errors[0], (y[test][:, best] ** 2).mean() - errors[0]))
     return np.mean([alone for alone, _ in parts], 0), float(np.mean([whole for _, whole in parts]))
+
+
+def steps_with_all_lags(lengths: Iterable[int], lags: range = LAGS) -> int:
+    """Of episodes of these lengths, the steps that can be held against actions at every lag: few in short episodes."""
+    return sum(last - first for first, last in (_within(n, lags) for n in lengths))
+
+
+def _within(length: int, lags: range) -> tuple[int, int]:
+    """The steps of an episode whose actions at every lag are in it; none where they are fewer than 8."""
+    first, last = max(0, max(lags)), length + min(0, min(lags))
+    return (first, last) if last - first >= 8 else (0, 0)
 
 
 def _products(x: Doubles, y: Doubles) -> tuple[Doubles, Doubles]:
