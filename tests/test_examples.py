@@ -206,13 +206,3 @@ def test_shown_commands_can_be_typed(page):
             command, *words = f"{command} {words[0]}", *words[1:]
         module, _, name = commands()[command].partition(":")
         _parse(getattr(importlib.import_module(module), name), command, words)
-
-
-def test_the_tutorial_of_recordings(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DIAMOND_GYM_HOME", str(tmp_path / "home"))
-    text = (ROOT / "docs" / "your-own-recordings.md").read_text(encoding="utf-8").split("## A first import")[1]
-    exec(compile(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], "tutorial", "exec"), {})
-    for line in re.findall(r"^\$ diamond-gym (.*)$", text, re.MULTILINE):
-        assert main(line.split()) == 0, line
-    assert "12 episodes" in capsys.readouterr().out and (tmp_path / "catch-recorded.gif").exists()
