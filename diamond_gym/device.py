@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -152,7 +152,7 @@ def free_cores_only() -> Iterator[None]:
 
 
 def remembered(
-    kind: str, device: torch.device, words: Iterable[str], answers: Collection[str], measure: Callable[[], str]
+    kind: str, device: torch.device, words: Iterable[str], valid: Callable[[str], object], measure: Callable[[], str]
 ) -> str:
     """What a short measurement found on this machine, made once and kept in the user's cache.
 
@@ -163,30 +163,39 @@ def remembered(
         kind: What is decided; also the folder's name.
         device: Where it is measured.
         words: What else the answer depends on.
-        answers: What can be found; anything else in the file is damage, and is measured anew.
-        measure: Gives one of them.
+        valid: Whether a line is an answer; anything else in the file is damage, and is measured anew.
+        measure: Gives an answer, one line.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     parts = (device.type, name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", ""), *words)
     path = cache_folder(kind) / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.txt"
-    kept = {f"{answer}\n".encode(): answer for answer in answers}
     try:
         with filelock.FileLock(path.with_suffix(".lock"), timeout=60):
-            found = path.read_bytes() if path.exists() else b""
-            if found not in kept:
-                found = f"{measure()}\n".encode()
-                with atomic_write(path, "wb") as file:
-                    file.write(found)
-        return kept[found]
+            kept = path.read_bytes().decode(errors="replace") if path.exists() else ""
+            if kept.endswith("\n") and valid(kept[:-1]):
+                return kept[:-1]
+            found = measure()
+            with atomic_write(path, "wb") as file:
+                file.write(f"{found}\n".encode())
+        return found
     except (OSError, NotImplementedError, DiskFull):  # no locks, no room
         return measure()
+
+
+def clock() -> float:
+    """Seconds by which a computation is measured: of this thread where it computes alone, else of the wall.
+
+    The former do not count what other processes take from an overloaded machine.
+    """
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 @cache
 def bfloat16_pays(device: torch.device) -> bool:
     """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine (`remembered`)."""
     answers = "float32", "bfloat16"
-    return remembered("precision", device, (), answers, lambda: answers[measure_bfloat16(device)]) == "bfloat16"
+    found = remembered("precision", device, (), answers.__contains__, lambda: answers[measure_bfloat16(device)])
+    return found == "bfloat16"
 
 
 def measure_bfloat16(device: torch.device) -> bool:

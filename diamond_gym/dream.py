@@ -109,6 +109,11 @@ class Dream:
         self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.start = torch.full_like(self.steps, -1)
 
+    @property
+    def ways(self) -> list[str]:
+        """How frames have been computed where that was measured, a line for each size (`diamond_gym.networks.ways`)."""
+        return [str(way) for way in getattr(self._frames, "ways", {}).values()]
+
     def twin(self) -> Self:
         """Another dream of the same prepared networks and starts, which has not begun and has a state of its own."""
         twin = copy.copy(self)

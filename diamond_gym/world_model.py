@@ -239,38 +239,43 @@ class WorldModel(nn.Module):
         return "\n".join(lines)
 
     def compile_networks(self) -> None:
-        """Compiles all but the LSTM, which gains nothing, in place: the weights keep their keys. It may be refused."""
-        for network in (self.denoiser, self.upsampler):
-            if network is not None:
-                compile_network(network.inner_model)
-        if self.reward_end is not None:
-            compile_network(self.reward_end.encoder)
+        """Has dreams that are made from here on computed in the fastest way that there is on this machine.
+
+        On a CPU it is measured whether that is this package's kernels or plain torch (`diamond_gym.networks.ways`), and
+        torch.compile takes the place of the kernels where these cannot be used; on a GPU it is torch.compile. All but
+        the LSTM, which gains nothing, in place: the weights keep their keys. It may be refused.
+        """
+        if self.use_kernels():
+            return
+        for network in self._to_compile():
+            compile_network(network)
 
     def use_kernels(self) -> bool:
-        """Has this package's kernels compute dreams that are made from here on, where that is sure to be faster.
+        """As `compile_networks`, but without torch.compile, which takes a minute: where there are kernels to choose.
 
-        That is in float32 on a CPU, with a C++ compiler, and where the networks' widths fit. Frames differ from those
-        of the plain networks by float rounding, and are those of `compile_networks` there.
+        That is on a CPU, with a C++ compiler, and where the networks' widths fit. Frames differ from those of the plain
+        networks by float rounding.
 
         Returns:
-            Whether they are used.
+            Whether they are there to be chosen.
         """
         from diamond_gym.networks.kernels import MULTIPLE, built_kernels
 
-        networks, widths = [self.denoiser.inner_model], [*getattr(self.denoiser.config.inner_model, "channels", (1,))]
-        if self.upsampler is not None:
-            networks.append(self.upsampler.inner_model)
-            widths += getattr(self.upsampler.config.inner_model, "channels", (1,))
-        if self.reward_end is not None:
-            networks.append(self.reward_end.encoder)
-            widths += self.reward_end.config.channels
-        fit = (self.device.type, self.precision) == ("cpu", "float32") and not any(n % MULTIPLE for n in widths)
-        if not fit or built_kernels() is None:
+        widths = [] if self.reward_end is None else [*self.reward_end.config.channels]
+        for denoiser in (self.denoiser, *([] if self.upsampler is None else [self.upsampler])):
+            widths += denoiser.config.inner_model.channels if hasattr(denoiser.inner_model, "fold") else [1]
+        if self.device.type != "cpu" or any(n % MULTIPLE for n in widths) or (kernels := built_kernels()) is None:
             return False
-        for network in networks:
+        if self.precision == "bfloat16" and not kernels.has_bfloat16():
+            return False
+        for network in self._to_compile():
             # counts as compiled, which puts the kernels into what is folded; `compile` would import for ten seconds
             network._compiled_call_impl = network._call_impl
         return True
+
+    def _to_compile(self) -> list[nn.Module]:
+        networks = [denoiser.inner_model for denoiser in (self.denoiser, self.upsampler) if denoiser is not None]
+        return networks if self.reward_end is None else [*networks, self.reward_end.encoder]
 
     @property
     def fingerprint(self) -> str:

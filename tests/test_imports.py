@@ -23,7 +23,7 @@ RANKS = [
     {"data"},
     {"networks.folding", "data.segments", "data.checks", "data.importers"},
     {"networks.kernels", "networks.kernels.training", "data.importing", "data.preview"},
-    {"networks.inference", "data.stores"},
+    {"networks.inference", "networks.ways", "data.stores"},
     {"networks"},
     {"starts"},
     {"dream", "dream_state"},

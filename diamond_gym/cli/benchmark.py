@@ -25,7 +25,9 @@ PAPER = "paper"
 class Benchmark:
     """Measures dreamed frames per second by batch size, precision, and eager or compiled networks.
 
-    A frame is a whole step of a dream: sampler, reward and end. Each figure is the median of repeated steps.
+    A frame is a whole step of a dream: sampler, reward and end. Each figure is the median of repeated steps. On a CPU
+    the way that was chosen for a batch follows its figure: the form of the network, how many rows are computed at once,
+    and the times that decided it, which were measured once for this machine and are kept.
     """
 
     model: tyro.conf.Positional[str] = "breakout-nano"
@@ -64,7 +66,7 @@ class Benchmark:
         device = pick_device(self.device)
         about = machine(device)
         print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
-        print(f"{'batch':>6}  {'precision':<9}  {'networks':<8}  {'frames/s':>10}  {'ms a step':>10}")
+        print(f"{'batch':>6}  {'precision':<9}  {'networks':<8}  {'frames/s':>10}  {'ms a step':>10}  chosen")
         rows = []
         for precision in self.precisions:
             for networks in ("eager",) if self.eager else ("eager", "compiled"):
@@ -74,11 +76,12 @@ class Benchmark:
                 if networks == "compiled":
                     model.compile_networks()
                 for batch in self.batches or ((1, 8, 32) if device.type == "cpu" else (1, 8, 32, 128, 512)):
-                    seconds = step_seconds(model, batch, self.quality, self.seconds)
+                    seconds, chosen = step_seconds(model, batch, self.quality, self.seconds)
                     row: dict[str, Any] = {"batch": batch, "precision": precision, "networks": networks}
                     row |= {"frames/s": batch / seconds, "ms a step": 1000 * seconds}
-                    print("{:>6,}  {:<9}  {:<8}  {:>10,.1f}  {:>10,.1f}".format(*row.values()), flush=True)
-                    rows.append(row)
+                    line = "{:>6,}  {:<9}  {:<8}  {:>10,.1f}  {:>10,.1f}".format(*row.values())
+                    print("  ".join((line, *chosen)), flush=True)
+                    rows.append(row | {"chosen": chosen})
         if self.out is not None:
             with atomic_write(self.out, "w") as file:
                 json.dump({"about": about, "model": self.model, "quality": self.quality, "rows": rows}, file, indent=1)
@@ -129,8 +132,8 @@ def paper_model(num_actions: int = 4) -> "WorldModel":
     return WorldModel(denoiser.eval(), reward_end.eval(), starts=starts).requires_grad_(False)
 
 
-def step_seconds(model: "WorldModel", batch: int, quality: str, seconds: float) -> float:
-    """The median time of a step of a batch of dreams, measured for about `seconds`."""
+def step_seconds(model: "WorldModel", batch: int, quality: str, seconds: float) -> tuple[float, list[str]]:
+    """The median time of a step of a batch of dreams, measured for about `seconds`, and how its frames are computed."""
     import torch
     from torch.utils.benchmark import Timer
 
@@ -141,4 +144,4 @@ def step_seconds(model: "WorldModel", batch: int, quality: str, seconds: float) 
     act = torch.zeros(batch, dtype=torch.int64, device=model.device)
     dream.step(act)  # what is compiled or measured at first does not count
     timer = Timer("dream.step(act)", globals={"dream": dream, "act": act}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=seconds).median)
+    return float(timer.blocked_autorange(min_run_time=seconds).median), dream.ways

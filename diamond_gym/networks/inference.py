@@ -1,24 +1,27 @@
 """The networks prepared for dreaming: weights folded and kept in the dream's precision, rows sized to the cache."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.device import compile_network, is_compiled
+from diamond_gym.device import is_compiled
 from diamond_gym.frames import quantise
 from diamond_gym.networks.blocks import from_patches, to_patches
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
-from diamond_gym.networks.folding import fold_norms, hold, renew, shared
+from diamond_gym.networks.folding import fold_norms, hold, shared
 from diamond_gym.networks.preconditioning import c_noise
 from diamond_gym.networks.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
+from diamond_gym.networks.ways import Way, fastest, folded_forms, measured_by
 
 CACHE_BYTES = 2**21
-"""How large one feature map of the rows sampled together may be on a CPU. Measured on a Zen 4 (1 MiB of cache a core,
-32 MiB shared), paper's size, bfloat16, one thread: 18.6 frames/s at 2**19, 22.8 at 2**21, 22.7 at 2**22 (one step)."""
-N = TypeVar("N", "FoldedInner", "FoldedNetworks")
+"""How large one feature map of the rows computed together is on a CPU at first; more and fewer rows are measured."""
+_SIGMA = 0.5  # at which a network is measured
+SMALL = 2**16
+"""Bytes of a batch's largest feature map below which the fastest way is not measured: all are fast."""
 
 
 def prepared(network: Any, dtype: torch.dtype) -> Any:
@@ -91,9 +94,16 @@ class Level(NamedTuple):
 class FoldedDenoiser:
     """A `Denoiser` without gradient whose network is folded; compiled if that is (`denoiser.inner_model.compile()`).
 
+    Compiled means: computed in the fastest way that there is on this machine, which may be the kernels of this package,
+    torch.compile, or neither (`diamond_gym.networks.ways`).
+
     Args:
         denoiser: The original.
         dtype: The arithmetic of the network; what is around it is float32.
+
+    Attributes:
+        forms: The folded network in each form that it may be computed in.
+        ways: How batches have been computed so far, by their number of rows, height and width.
     """
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> None:
@@ -101,39 +111,70 @@ class FoldedDenoiser:
         config = denoiser.config.inner_model
         per_pixel = max(channels / 4**level for level, channels in enumerate(config.channels))
         self._bytes_per_pixel = per_pixel / config.patch_size**2 * dtype.itemsize  # of the largest feature map
-        self.inner: FoldedInner | None = None
+        self.forms: dict[str, FoldedInner] = {}
+        self.ways: dict[tuple[int, int, int], Way] = {}
         self.refresh()
+
+    @property
+    def inner(self) -> FoldedInner:
+        """The folded network, in the form that is taken where nothing is measured."""
+        return next(iter(self.forms.values()))
 
     def refresh(self) -> None:
         """Folds the original's weights as they are now: for whoever has trained them."""
-        inner = cast(InnerModel, self.denoiser.inner_model).fold(self.dtype)
-        self.inner = _compiled(self.inner, inner, inner, inner.unet, is_compiled(self.denoiser.inner_model))
+        network = cast(InnerModel, self.denoiser.inner_model)
+        fold, asked = partial(network.fold, self.dtype), is_compiled(network)
+        self.forms = folded_forms(fold, lambda inner: inner, lambda inner: inner.unet, self.dtype, asked, self.forms)
         self._levels: dict[tuple[tuple[float, ...], float | None], list[Level]] = {}
 
     def condition(
         self, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None, sigmas: tuple[float, ...] = ()
     ) -> Callable[[Tensor, float], Tensor]:
         """Gives denoise(x, sigma), as `Denoiser.condition`; of large batches it computes block by block on a CPU."""
-        size = self.rows_at_once(obs)
+        way = self.way(obs, act, sigma_cond)
+        size = -(-len(obs) // -(-len(obs) // way.rows))  # as many blocks as there have to be, as equal as can be
         rows = obs.split(size)
         acts = [None] * len(rows) if act is None else act.split(size)
-        blocks = [self._condition(o, a, sigma_cond, sigmas) for o, a in zip(rows, acts, strict=True)]
+        inner = self.forms[way.form]
+        blocks = [self._condition(inner, o, a, sigma_cond, sigmas) for o, a in zip(rows, acts, strict=True)]
         if len(blocks) == 1:
             return blocks[0]
         return lambda x, sigma: torch.cat([f(part, sigma) for f, part in zip(blocks, x.split(size), strict=True)])
 
+    def way(self, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None) -> Way:
+        """How a batch of obs (B, T, C, H, W) is computed: measured at its first time, if it is not small."""
+        batch, h, w = len(obs), *obs.shape[-2:]
+        if (batch, h, w) not in self.ways:
+            forms, rows = list(self.forms), self.rows_at_once(obs)
+            small = batch * h * w * self._bytes_per_pixel < SMALL
+            if obs.device.type != "cpu" or small or (batch == len(forms) == 1):
+                return Way(forms[0], rows)
+
+            def start(form: str, rows: int) -> Callable[[], object]:
+                few = None if act is None else act[:rows]
+                denoise = self._condition(self.forms[form], obs[:rows], few, sigma_cond, (_SIGMA,))
+                return partial(denoise, obs[:rows, -1], _SIGMA)
+
+            about = measured_by(self.forms, self.dtype, self.denoiser.config.inner_model, h, w)
+            self.ways[batch, h, w] = fastest(forms, rows, batch, start, about)
+        return self.ways[batch, h, w]
+
     def rows_at_once(self, obs: Tensor) -> int:
-        """How many of the rows of obs (B, T, C, H, W) are computed together: on a CPU as many as fit its cache."""
+        """How many of the rows of obs (B, T, C, H, W) are computed together at first: on a CPU as fit its cache."""
         if obs.device.type != "cpu":
             return len(obs)
         fitting = max(1, int(CACHE_BYTES / (obs.shape[-2] * obs.shape[-1] * self._bytes_per_pixel)))
-        return -(-len(obs) // -(-len(obs) // fitting))  # as many blocks as there have to be, as equal as can be
+        return -(-len(obs) // -(-len(obs) // fitting))
 
     def _condition(
-        self, obs: Tensor, act: Tensor | None, sigma_cond: float | None, sigmas: tuple[float, ...]
+        self,
+        inner: FoldedInner,
+        obs: Tensor,
+        act: Tensor | None,
+        sigma_cond: float | None,
+        sigmas: tuple[float, ...],
     ) -> Callable[[Tensor, float], Tensor]:
-        inner, config = self.inner, self.denoiser.config
-        assert inner is not None
+        config = self.denoiser.config
         at: dict[float, tuple[Level, Tensor]] = {}  # the levels, and the modulations of these rows
 
         def prepare(sigmas: tuple[float, ...]) -> None:
@@ -163,7 +204,6 @@ class FoldedDenoiser:
         """The levels of a schedule, computed once."""
         key = sigmas, sigma_cond
         if key not in self._levels:
-            assert self.inner is not None
             cs = self.denoiser.precondition(torch.tensor(sigmas, dtype=torch.float32).to(device))
             noise_cond = None if sigma_cond is None else c_noise(torch.tensor([sigma_cond]).to(device))
             embedding = self.inner.embed(cs.c_noise, noise_cond)
@@ -210,22 +250,42 @@ class FoldedRewardEnd:
 
     def __init__(self, model: RewardEnd, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.dtype = model, dtype
-        self.networks: FoldedNetworks | None = None
+        self.forms: dict[str, FoldedNetworks] = {}
+        self._fastest: dict[int, str] = {}
         self.refresh()
+
+    @property
+    def networks(self) -> FoldedNetworks:
+        """The folded networks, in the form that is taken where nothing is measured."""
+        return next(iter(self.forms.values()))
 
     def refresh(self) -> None:
         """Folds the original's weights as they are now: for whoever has trained them."""
-        networks = FoldedNetworks(self.model, self.dtype)
-        encoder = networks.encoder
-        self.networks = _compiled(self.networks, networks, encoder, encoder, is_compiled(self.model.encoder))
+        fold, asked = partial(FoldedNetworks, self.model, self.dtype), is_compiled(self.model.encoder)
+        self.forms = folded_forms(fold, lambda own: own.encoder, lambda own: own.encoder, self.dtype, asked, self.forms)
+
+    def _form(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> FoldedNetworks:
+        """The networks in the form that is the fastest for transitions, frames (B, C, H, W) and actions (B,)."""
+        magnitude = len(obs).bit_length()  # how many there are differs, as where some rows restart
+        if magnitude not in self._fastest:
+            config, forms = self.model.config, list(self.forms)
+            pixels = len(obs) * obs.shape[-2] * obs.shape[-1] // config.patch_size**2
+            if obs.device.type != "cpu" or len(forms) == 1 or pixels * config.channels[0] * self.dtype.itemsize < SMALL:
+                return self.networks
+
+            def start(form: str, _: int) -> Callable[[], object]:
+                return partial(self.forms[form].features, obs, act, next_obs)
+
+            about = measured_by(self.forms, self.dtype, config, magnitude)
+            self._fastest[magnitude] = fastest(forms, 1, 1, start, about).form
+        return self.forms[self._fastest[magnitude]]
 
     def __call__(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, state: LstmState | None = None
     ) -> tuple[Tensor, Tensor, LstmState]:
         """Scores transitions; arguments and results are those of `RewardEnd.forward`."""
         with torch.autocast(obs.device.type, enabled=False):
-            networks, (b, t) = self.networks, act.shape
-            assert networks is not None
+            networks, (b, t) = self._form(obs[:, 0], act[:, 0], next_obs[:, 0]), act.shape
             if state is None:
                 zero = torch.zeros(b, networks.lstm.hidden_size, dtype=torch.float32, device=obs.device)
                 state = (zero, zero)
@@ -238,18 +298,3 @@ class FoldedRewardEnd:
             logits = networks.head(torch.stack(outputs, dim=1))
             logits_rew, logits_end = logits.split((NUM_REWARD_CLASSES, NUM_END_CLASSES), dim=-1)
             return logits_rew, logits_end, (state[0][None], state[1][None])
-
-
-def _compiled(old: N | None, new: N, to_compile: nn.Module, for_kernels: nn.Module, compiled: bool) -> N:
-    """A newly folded network, compiled if asked; or the old one with its weights, which stays compiled."""
-    if not compiled:
-        return new
-    from diamond_gym.networks.kernels import use_kernels
-
-    if use_kernels(for_kernels, new.dtype):
-        return new
-    if old is not None and next(old.parameters()).device == next(new.parameters()).device:
-        renew(old, new)
-        return old
-    compile_network(to_compile)
-    return new
