@@ -62,6 +62,7 @@ BASES: dict[str, list[list[str]]] = {
     "play": [["tiny", "--no-open"], ["--no-open"], ["tiny", "--terminal"]],
     "dream": [["--model", "tiny", "--steps", "2"], ["--model", "tiny", "--steps", "2", "--out", "x.gif"]],
     "evaluate-wm": [["tiny"]],
+    "study": [["--game", "Pong"], ["--data", "./store", "--quick"]],
     "train": [["--game", "Pong"], ["--game", "Pong", "--dry-run"], ["--env", "DiamondGym/Catch-v0"]],
     "train-agent": [["--game", "Breakout", "--model", "tiny"], ["--game", "Breakout", "--algo", "ppo"]],
     "evaluate": [["--game", "Breakout", "--random"], ["--runs", "."], ["--published"]],

@@ -50,10 +50,10 @@ def strip(real: Rollouts, dreamed: Rollouts, rows: int = 3, columns: int = 9, sc
     """
     shown = np.unique(np.linspace(0, real.rew.shape[1] - 1, columns - 1).round().astype(int))
     both = np.stack([np.concatenate((part.last, part.after[:, shown]), axis=1)[:rows] for part in (real, dreamed)], 1)
-    return _lines(both.reshape(-1, *both.shape[2:]), scale)
+    return picture_of(both.reshape(-1, *both.shape[2:]), scale)
 
 
-def _lines(frames: _Frames, scale: int) -> _Frames:
+def picture_of(frames: _Frames, scale: int) -> _Frames:
     """Frames uint8 (rows, columns, C, H, W) on one picture, uint8 (height, width, C)."""
     return tile(frames.reshape(-1, *frames.shape[2:]).transpose(0, 2, 3, 1), frames.shape[1], scale, GAP)
 
@@ -91,7 +91,7 @@ def comparison(
         if action_meanings:
             acts = real.act[:, real.num_start_frames - 2 + step]
             words.append("actions: " + ", ".join(action_meanings[act] for act in acts) if step else "")
-        picture = _lines(frames, scale)
+        picture = picture_of(frames, scale)
         height, width, channels = picture.shape
         page = Image.new("RGB", (width, height + _HEAD * (1 + len(words))), _PAPER)
         page.paste(Image.fromarray(picture.repeat(3, axis=2) if channels == 1 else picture), (0, _HEAD))
@@ -142,7 +142,7 @@ def _side_by_side(frames: _Frames) -> _Frames:
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Any]:
     """A figure to draw on, which is then written as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -160,7 +160,7 @@ def draw_page(path: Path, result: "Fidelity", title: str) -> None:
         (_strips, result.replays), (_errors, result.loops), (_outcomes, "reward_f1" in result.table),
         (_returns, "returns" in result.table), (_drift, result.courses),
     ) if there]  # fmt: skip
-    with _figure(path, (13, 0.4 + 2.8 * len(rows))) as figure:
+    with figure_file(path, (13, 0.4 + 2.8 * len(rows))) as figure:
         figure.suptitle(title)
         for part, draw in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
             draw(part, result)
@@ -172,7 +172,7 @@ def _strips(part: Any, result: "Fidelity") -> None:
     real, dreamed = (side.after[0] for side in result.replays)
     steps = np.unique(np.geomspace(1, len(real), 14).round().astype(int))
     real, dreamed = real[steps - 1], dreamed[steps - 1]
-    picture = _lines(np.stack((real, dreamed, difference(real, dreamed))), 2)
+    picture = picture_of(np.stack((real, dreamed, difference(real, dreamed))), 2)
     axes = part.subplots()
     axes.imshow(picture)
     cell, row = (picture.shape[1] + GAP) / len(steps), (picture.shape[0] + GAP) / 3
@@ -236,7 +236,7 @@ def draw_scores(path: Path, methods: Mapping[str, Runs], aggregates: Mapping[str
         aggregates: Of each method.
     """
     games = sorted({game for result in aggregates.values() for game in result.normalised})
-    with _figure(path, (12, 5.5 + 0.35 * len(methods))) as figure:
+    with figure_file(path, (12, 5.5 + 0.35 * len(methods))) as figure:
         above, below = figure.subfigures(2, 1, height_ratios=(1 + 0.25 * len(methods), 2.4))
         panels = above.subplots(1, len(STATISTICS), sharey=True)
         for axes, statistic, title in zip(panels, STATISTICS, _STATISTICS, strict=True):

@@ -43,6 +43,7 @@ _COMMANDS = {
     "train": ("train:Train", "a world model and an agent together: DIAMOND's whole loop"),
     "train-agent": ("train_agent:TrainAgent", "an agent that learns in dreams"),
     "evaluate": ("evaluate:Evaluate", "what an agent scores in the real game, or many come to"),
+    "study": ("study:StudyCommand", "what makes diffusion fit for world models: EDM, DDPM and flow compared"),
     "import-diamond": ("hub:ImportDiamond", "a checkpoint in the authors' format"),
     "benchmark": ("benchmark:Benchmark", "how fast all that is, on this machine"),
     "pull": ("hub:Pull", "a model from the Hugging Face hub"),

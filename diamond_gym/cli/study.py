@@ -1,0 +1,197 @@
+"""`diamond-gym study`: the same network fitted with each objective, and how far its dreams keep to the real game."""
+
+import platform
+import time
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from diamond_gym import cli
+from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, experience, played_by
+from diamond_gym.cli.numbers import check_least, check_positive
+from diamond_gym.cli.terminal import console
+from diamond_gym.cli.train_wm import TrainWm
+from diamond_gym.data.about import ABOUT
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.device import keep_memory
+from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.registry import home_folder
+from diamond_gym.trainers.policies import Policy, StickyPolicy
+from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
+from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
+from diamond_gym.trainers.study import Reference, Study, StudyConfig, summary
+from diamond_gym.trainers.study_page import COLUMNS, write_page
+from diamond_gym.trainers.world_model import WorldModelConfig
+from diamond_gym.trainers.worlds import Games, World, check_learnable
+
+_HORIZON, _QUICK_UPDATES, _QUICK_SIZE, _LEAST_SIZE = 16, 400, 32, 16
+_FULL_SIZE = 64
+
+
+@dataclass(frozen=True)
+class StudyCommand(WorldOptions):
+    """Fits one network as EDM, as DDPM and as rectified flow, and writes a page of how their dreams keep to reality.
+
+    Every fit has the same network, data, batches and number of updates. Their dreams are held against real play under
+    the same actions for 1,000 steps, with several numbers of denoising steps. Repeating the command goes on where it
+    stopped.
+    """
+
+    size: int | None = None
+    """Side of the frames: of a game 64 (the default), or less for a study that is done sooner."""
+    preset: str = "study-nano"
+    """How all are fitted, as train-wm takes it, besides what the objectives change."""
+    updates: int | None = None
+    """Updates of each fit (default: the preset's)."""
+    study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
+    quick: bool = False
+    """A first page on two CPU cores in some ten minutes: one seed, 400 updates, 200 steps, frames of 32x32."""
+    minutes: float | None = None
+    """Begin no further fit or measurement after so many minutes; the page shows what there is."""
+    collect_steps: int = 20_000
+    """Real steps to train on; what is missing is collected first."""
+    test_steps: int = 5_000
+    """Real steps held out."""
+    policy: PolicyName = "auto"
+    """Who plays: auto is scripted where there is a script and frames have their full size, and mixed elsewhere."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """The folder of the fits (default: <home>/studies/<world>-<preset>)."""
+    out: Path | None = None
+    """Where to write study.html, study.png and study.json (default: the folder of the fits)."""
+
+    def __post_init__(self) -> None:
+        check_least(self, updates=1, collect_steps=100, test_steps=100)
+        check_positive(self, "minutes")
+
+    def check(self) -> None:
+        """Refuses a world that is missing or unknown, and sizes that a game does not have."""
+        if self.game is not None and self.size is not None:
+            if not _LEAST_SIZE <= self.size <= _FULL_SIZE:
+                raise BadArgument(f"--size of a game lies between {_LEAST_SIZE} and {_FULL_SIZE}, not {self.size}")
+            replace(self, size=None).check()
+            return
+        self.check_world("which game: diamond-gym study --game Breakout")
+
+    def run(self) -> int:
+        """Fits, measures and writes the page; returns 0, or 130 where Ctrl-C stopped it."""
+        import matplotlib  # noqa: F401  # what is not installed is said now, not after the fits
+
+        world, sizes = self._sized(), self.study.quicker() if self.quick else self.study
+        configs, updates = self._configs(world, sizes)
+        keep_memory()
+        store, held_out = self._experience(world)
+        label = f"{store.folder.name}-{Path(self.preset).stem}{'-quick' * self.quick}"
+        folder = self.run_folder or home_folder() / "studies" / label
+        study = Study(folder, sizes, configs, store, updates, lambda line: console.print(line, soft_wrap=True))
+        t = configs[sizes.objectives[0]].denoiser.inner_model.num_steps_conditioning
+        reference = self._reference(world, store, held_out, sizes, t)
+        began, code = time.monotonic(), 0
+        for objective, seed in study.fits():
+            left = None if self.minutes is None else self.minutes - (time.monotonic() - began) / 60
+            model = study.fit(objective, seed, left) if left is None or left > 0 else None
+            if model is None:
+                console.print("stopped; repeat the command to go on")
+                code = 130 if left is None else 0
+                break
+            study.measure(objective, seed, model, reference)
+        if not study.results():
+            return code
+        about = self._about(world, study, reference)
+        for path in write_page(self.out or folder, study, about):
+            console.print(f"wrote {path}", soft_wrap=True)
+        _print(about, study)
+        return code
+
+    def _sized(self) -> World:
+        """The world with frames of the size that is wanted."""
+        size = self.size or (_QUICK_SIZE if self.quick and self.game is not None else None)
+        world = replace(self, size=None).world() if self.game is not None else self.world()
+        if self.game is None or size is None:
+            return world
+        return replace(world, about=replace(world.about, frame_shape=(size, size, world.about.frame_shape[2])))
+
+    def _configs(self, world: World, sizes: StudyConfig) -> tuple[dict[str, WorldModelConfig], int]:
+        """How each objective is fitted, and the number of updates."""
+        check_learnable(world.about)
+        side, _, channels = world.about.frame_shape
+        found, updates = {}, self.updates or (_QUICK_UPDATES if self.quick else None)
+        for objective in sizes.objectives:
+            words = ["--data", "any", "--preset", self.preset, "--objective", objective]
+            command: TrainWm = cli._parse(TrainWm, "train-wm", words)
+            found[objective] = command.fit.for_frames(side, channels, world.about.num_actions)
+            updates = updates or command.steps
+        assert updates is not None
+        return found, updates
+
+    def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore]:
+        """What to fit, and what is held out."""
+        folder = self.store(world)
+        if self.data is None and world.about.frame_shape[0] != _FULL_SIZE and self.game is not None:
+            folder = folder.with_name(f"{folder.name}-{world.about.frame_shape[0]}")
+        test = folder.with_name(f"{folder.name}-test")
+        if self.plays:
+            policy = self._policy(world)
+            store = experience(folder, world, self.collect_steps, 0, policy)
+            return store, experience(test, world, self.test_steps, TEST_SEED, policy)
+        if not (test / ABOUT).exists():
+            raise DiamondGymError(f"nothing is held out (in {test}): diamond-gym data split makes both stores of one")
+        return EpisodeStore(folder), EpisodeStore(test)
+
+    def _policy(self, world: World) -> Played:
+        full = world.about.frame_shape[0] == _FULL_SIZE
+        scripted = self.policy == "auto" and full and world.name in PLAYERS
+        return "scripted" if scripted else played_by(self.policy, world.name)
+
+    def _reference(
+        self, world: World, store: EpisodeStore, held_out: EpisodeStore, sizes: StudyConfig, t: int
+    ) -> Reference:
+        """Held-out play, short and long, of T frames to begin from."""
+        windows = Rollouts.held_out(held_out, sizes.windows, t, horizon_within(held_out, t, _HORIZON))
+        if not world.env:
+            horizon = horizon_within(held_out, t, sizes.drift_steps)
+            if horizon < sizes.drift_steps:
+                console.print(f"the longest recording that is held out has {horizon} steps: dreams are as long")
+            return Reference.of(windows, Rollouts.held_out(held_out, sizes.trajectories, t, horizon), store)
+        scripted, actions = self._policy(world) == "scripted", world.about.num_actions
+
+        def make(rows: int, rng: np.random.Generator) -> Policy:
+            return ScriptedPolicy(world.name, rows, rng) if scripted else StickyPolicy(actions, np.zeros(rows), rng)
+
+        with closing(Games(world.envs(sizes.trajectories))) as playing:
+            return Reference.of(windows, real_rollouts(playing, make, t, sizes.drift_steps, TEST_SEED), store)
+
+    def _about(self, world: World, study: Study, reference: Reference) -> dict[str, Any]:
+        """What the page says of how it was made."""
+        return {
+            "world": world.name,
+            "frames": list(world.about.frame_shape),
+            "preset": self.preset,
+            "updates": study.updates,
+            "real_steps": study.store.num_steps,
+            "played_by": self._policy(world) if self.plays else "recordings",
+            "long_dreams": list(reference.long.rew.shape),
+            "windows": len(reference.windows),
+            "left_beyond": reference.recorded.limit,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy")},
+        }
+
+
+def _print(about: dict[str, Any], study: Study) -> None:
+    """Prints a line for each objective and number of denoising steps, means over seeds."""
+    columns = [key for key in COLUMNS if any(key in row for row in summary(study.results(), study.config))]
+    table = Table(title=f"{about['world']}: {about['updates']:,} updates of {about['preset']}")
+    for name in ("objective", "n", "seeds", *columns):
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in summary(study.results(), study.config):
+        figures = [f"{row[key]:.3g}" if key in row else "" for key in columns]
+        table.add_row(row["objective"], str(row["n"]), str(row["seeds"]), *figures)
+    Console().print(table)

@@ -1,0 +1,321 @@
+"""The design study: the same network fitted with each objective, and how far its dreams keep to the real game.
+
+Alonso et al. 2024 (arXiv 2405.12399) §5.1 and appendix K compare EDM and DDPM; rectified flow stands beside them here.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.errors import BadArgument
+from diamond_gym.files import atomic_path, atomic_write
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import OBJECTIVES
+from diamond_gym.trainers.fidelity import HORIZONS, figures
+from diamond_gym.trainers.loop import train
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
+from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.world_model import WorldModel
+
+_Frames = npt.NDArray[np.uint8]
+_Floats = npt.NDArray[np.float64]
+
+SHOWN = (0, 10, 100, 1000)
+"""Steps of dreams that are shown."""
+COMPARED = (1, 3)
+"""Denoising steps whose frames are compared over noises (the paper's figure 4)."""
+MEASURED, PICTURES = "measured.json", "pictures.npz"
+_CURVE = 24  # points of a curve, evenly on a logarithmic scale
+_EVERY = 10  # of the steps of long play: so many lie between the frames that set the limit
+_REFERENCE = 4000  # recorded frames among which a dreamed one's nearest is looked for
+_NOISES = 32
+_KNOWN = 0.99  # of the frames of held-out play, which count as within the data
+_QUICK = {"seeds": 1, "windows": 32, "drift_steps": 200, "trajectories": 4}
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is compared, and how much is measured."""
+
+    objectives: tuple[str, ...] = OBJECTIVES
+    """What the denoisers learn: edm, ddpm, flow."""
+    seeds: int = 3
+    """Fits of each, with seeds from 0 on."""
+    denoising_steps: tuple[int, ...] = (1, 2, 3, 5, 10)
+    """Numbers of denoising steps that each is dreamed with."""
+    windows: int = 100
+    """Held-out windows of 16 steps, for errors and rewards."""
+    drift_steps: int = 1000
+    """Steps of the long dreams."""
+    trajectories: int = 16
+    """Long dreams of each (the paper: 400)."""
+
+    def __post_init__(self) -> None:
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise BadArgument(f"--objectives takes {', '.join(OBJECTIVES)}, not {name}")
+        for name in ("objectives", "denoising_steps"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise BadArgument(f"--{name.replace('_', '-')} needs one or several different values")
+        for name in ("seeds", "windows", "drift_steps", "trajectories"):
+            if getattr(self, name) < 1:
+                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if not all(1 <= n <= 1000 for n in self.denoising_steps):
+            raise BadArgument("--denoising-steps must lie between 1 and 1000")
+
+    def quicker(self) -> "StudyConfig":
+        """What a first page in some ten minutes shows."""
+        few = tuple(n for n in self.denoising_steps if n in (1, 3, 10)) or self.denoising_steps[:1]
+        least = {name: min(getattr(self, name), most) for name, most in _QUICK.items()}
+        return replace(self, denoising_steps=few, **least)
+
+
+class RecordedFrames:
+    """The frames of a store, and how far others are from the nearest of them.
+
+    A dream that takes another course than the game did is not wrong for that; its frames still look like the game's.
+
+    Args:
+        store: The experience that the models were fitted to.
+        real: Held-out play: a frame has left the data that is farther away than 99 of 100 of its frames.
+        seed: Seeds the choice of frames.
+
+    Attributes:
+        limit: That distance, mean absolute differences of pixels in [0, 1] as all distances here.
+    """
+
+    def __init__(self, store: EpisodeStore, real: _Frames, seed: int = 0) -> None:
+        ends = np.cumsum(store.lengths + 1)  # an episode of N steps has N + 1 frames
+        flat = np.random.default_rng(seed).choice(ends[-1], min(_REFERENCE, int(ends[-1])), replace=False)
+        episode = np.searchsorted(ends, flat, side="right")
+        frames = store.frames(episode, flat - np.concatenate(([0], ends))[episode])
+        self._frames = _flat(frames)
+        self._squares = self._frames.square().sum(1)
+        self.limit = float(np.quantile(self.distances(real), _KNOWN))
+
+    def distances(self, frames: _Frames) -> _Floats:
+        """Of frames uint8 (N, C, h, w) to the one that is nearest by squared differences, (N,)."""
+        x = _flat(frames)
+        nearest = (self._squares - 2 * x @ self._frames.T).argmin(1)
+        return (x - self._frames[nearest]).abs().mean(1).double().numpy()
+
+
+def _flat(frames: _Frames) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frames)).flatten(1).float() / 255
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What all fits are measured against.
+
+    Attributes:
+        windows: Short pieces of held-out play.
+        long: Long ones.
+        recorded: What the fits have seen.
+    """
+
+    windows: Rollouts
+    long: Rollouts
+    recorded: RecordedFrames
+
+    @classmethod
+    def of(cls, windows: Rollouts, long: Rollouts, store: EpisodeStore) -> "Reference":
+        """Of held-out play, whose frames say from what distance on one has left the data, and what was fitted to."""
+        frames = np.concatenate((windows.after[:, -1], *np.moveaxis(long.after[:, ::_EVERY], 1, 0)))
+        return cls(windows, long, RecordedFrames(store, frames))
+
+    @property
+    def curve(self) -> npt.NDArray[np.int64]:
+        """The steps at which curves are taken, from 1 on, (K,); those that are shown are among them."""
+        steps = self.long.rew.shape[1]
+        spread = np.geomspace(1, steps, _CURVE).round().astype(np.int64)
+        return np.unique([*spread, *(s for s in SHOWN if 0 < s <= steps)])
+
+
+def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) -> tuple[dict[str, Any], _Frames]:
+    """The figures of dreams of n denoising steps, and the frames of the first long one at the steps that are shown.
+
+    Figures: those of `fidelity.figures`; and by step of the long dreams `drift`, the mean absolute difference of pixels
+    to real play under the same actions where that is still the same game, with the number of dreams and their spread;
+    `nearest`, that to the nearest recorded frame; and `left`, the share of dreams that are farther from it than 99 of
+    100 frames of real play.
+    """
+    sampler, real, long = SamplerConfig(num_denoising_steps=n), reference.windows, reference.long
+    dreamed = dream_rollouts(model, real, sampler, None, seed)
+    table: dict[str, Any] = figures(real, dreamed, [h for h in HORIZONS if h <= real.rew.shape[1]])
+    began = time.perf_counter()
+    far = dream_rollouts(model, long, sampler, None, seed)
+    seconds, at = time.perf_counter() - began, reference.curve
+    apart = np.stack([_flat(far.after[:, h - 1]).sub(_flat(long.after[:, h - 1])).abs().mean(1) for h in at], 1)
+    going = np.ones(long.rew.shape, np.bool_) if long.going is None else long.going
+    apart = np.where(going[:, at - 1], apart.astype(np.float64), np.nan)
+    near = np.stack([reference.recorded.distances(far.after[:, h - 1]) for h in at], axis=1)
+    rows = going[:, at - 1].sum(axis=0)
+    some = rows > 0
+    table |= {
+        "steps": at.tolist(),
+        "drift": [float(np.nanmean(apart[:, i])) if some[i] else None for i in range(len(at))],
+        "drift_spread": [float(np.nanstd(apart[:, i])) if some[i] else None for i in range(len(at))],
+        "drift_dreams": rows.tolist(),
+        "nearest": near.mean(axis=0).tolist(),
+        "nearest_spread": near.std(axis=0).tolist(),
+        "left": (near > reference.recorded.limit).mean(axis=0).tolist(),
+        "frames_per_second": float(len(long) * long.rew.shape[1] / seconds),
+    }
+    return table, _shown(far)
+
+
+def _shown(rollouts: Rollouts) -> _Frames:
+    """The first rollout's frames at the steps that are shown, uint8 (K, C, h, w)."""
+    steps, first = rollouts.rew.shape[1], rollouts.num_start_frames - 1
+    return rollouts.obs[0, [first + s for s in SHOWN if s <= steps]]
+
+
+def over_noises(model: WorldModel, real: Rollouts, seed: int = 0) -> tuple[dict[str, float], _Frames]:
+    """One next frame dreamed from many noises, in one denoising step and in three (the paper's figure 4).
+
+    Args:
+        model: The world model.
+        real: Held-out play; the window in which most moves is taken.
+        seed: Seeds the noises.
+
+    Returns:
+        `variance_n`, the mean variance of pixels in [0, 1] over noises; and a line of frames, uint8 (7, C, h, w): what
+        really followed, then for one step and for three an example, the mean, and ten times the standard deviation.
+    """
+    moved = np.abs(real.after[:, 0].astype(np.int16) - real.last[:, 0]).mean(axis=(1, 2, 3))
+    start = real[np.full(_NOISES, int(moved.argmax()))]
+    table, line = {}, [start.after[0, 0]]
+    for n in COMPARED:
+        frames = dream_rollouts(model, start, SamplerConfig(num_denoising_steps=n), None, seed, None, 1).after[:, 0]
+        pixels = frames.astype(np.float64) / 255
+        table[f"variance_{n}"] = float(pixels.var(axis=0, ddof=1).mean())
+        images = pixels[0], pixels.mean(axis=0), 10 * pixels.std(axis=0, ddof=1)
+        line += [(image.clip(0, 1) * 255).round().astype(np.uint8) for image in images]
+    return table, np.stack(line)
+
+
+class Study:
+    """The fits of a study, each in a folder of its own, which go on where they stopped.
+
+    Args:
+        folder: For the fits.
+        config: What is compared.
+        configs: How each objective is fitted.
+        store: The experience to fit.
+        updates: Of each fit.
+        say: Is handed lines on how it goes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: StudyConfig,
+        configs: Mapping[str, WorldModelConfig],
+        store: EpisodeStore,
+        updates: int,
+        say: Callable[[str], object],
+    ) -> None:
+        self.folder, self.config, self.configs = folder, config, configs
+        self.store, self.updates, self._say = store, updates, say
+
+    def fits(self) -> list[tuple[str, int]]:
+        """Objective and seed of each, in the order in which they are made: seed by seed."""
+        return [(objective, seed) for seed in range(self.config.seeds) for objective in self.config.objectives]
+
+    def fit(self, objective: str, seed: int, minutes: float | None = None) -> WorldModel | None:
+        """Fits, or goes on fitting; None where it was stopped, as by Ctrl-C or after so many minutes."""
+        config = self.configs[objective]
+        with RunFolder(self.folder / f"{objective}-{seed}", tensorboard=False) as run:
+            run.settle({"fit": asdict(config), "updates": self.updates, "seed": seed, "steps": self.store.num_steps})
+            trainer = WorldModelTrainer(config, self.store, self.updates, seed)
+            if (state := run.load()) is not None:
+                with run.resuming():
+                    trainer.load_state_dict(state)
+            if trainer.step < self.updates:
+                self._say(f"{objective}, seed {seed}: from update {trainer.step:,} to {self.updates:,}")
+            outcome = train(trainer, run, minutes)
+        return trainer.averaged() if outcome.reason == "steps" else None
+
+    def measure(self, objective: str, seed: int, model: WorldModel, reference: Reference) -> None:
+        """Measures a fit with each number of denoising steps that has not been yet; what there is, is kept."""
+        folder, result = self.folder / f"{objective}-{seed}", self.result(objective, seed)
+        sizes = {"windows": len(reference.windows), "long": list(reference.long.rew.shape)}
+        if result.get("sizes") != sizes:
+            result = {"sizes": sizes, "n": {}}
+        pictures = dict(np.load(folder / PICTURES)) if (folder / PICTURES).exists() else {}
+        model.use_kernels()
+        for n in self.config.denoising_steps:
+            if str(n) not in result["n"]:
+                self._say(f"{objective}, seed {seed}: measuring with {n} denoising steps")
+                result["n"][str(n)], pictures[str(n)] = measure_fit(model, reference, n, seed)
+                _keep(folder, result, pictures)
+        if "over_noises" not in result:
+            result["over_noises"], pictures["over_noises"] = over_noises(model, reference.windows, seed)
+            _keep(folder, result, pictures)
+
+    def result(self, objective: str, seed: int) -> dict[str, Any]:
+        """What was measured of a fit so far."""
+        path = self.folder / f"{objective}-{seed}" / MEASURED
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What was measured of each fit, by its name, such as edm-0; of those that have been measured at all."""
+        found = {f"{objective}-{seed}": self.result(objective, seed) for objective, seed in self.fits()}
+        return {name: result for name, result in found.items() if result.get("n")}
+
+    def pictures(self, name: str) -> dict[str, _Frames]:
+        """The frames of a fit by its name: those shown for each number of denoising steps, and `over_noises`."""
+        path = self.folder / name / PICTURES
+        return dict(np.load(path)) if path.exists() else {}
+
+
+def _keep(folder: Path, result: Mapping[str, Any], pictures: Mapping[str, _Frames]) -> None:
+    with atomic_path(folder / PICTURES) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **pictures)
+    with atomic_write(folder / MEASURED, "w") as file:
+        json.dump(result, file)
+
+
+def over_seeds(results: Mapping[str, Mapping[str, Any]], objective: str, n: int, key: str) -> list[Any]:
+    """A figure of each seed's fit of an objective; of curves those at the same steps."""
+    found = [result["n"].get(str(n), {}) for name, result in results.items() if name.rpartition("-")[0] == objective]
+    return [table[key] for table in found if key in table]
+
+
+def summary(results: Mapping[str, Mapping[str, Any]], config: StudyConfig) -> list[dict[str, Any]]:
+    """A row for each objective and number of denoising steps: means over seeds, and standard deviations as `_sd`."""
+    rows = []
+    for objective in config.objectives:
+        for n in config.denoising_steps:
+            row: dict[str, Any] = {"objective": objective, "n": n}
+            row["seeds"] = len(over_seeds(results, objective, n, "steps"))
+            for key in ("mse_over_copy_1", "mse_over_copy_4", "mse_over_copy_16", "reward_f1", "frames_per_second"):
+                _mean_of(row, key, over_seeds(results, objective, n, key))
+            steps = over_seeds(results, objective, n, "steps")
+            for key in ("drift", "nearest", "left"):
+                for shown in SHOWN[1:]:
+                    curves = over_seeds(results, objective, n, key)
+                    values = [c[s.index(shown)] for c, s in zip(curves, steps, strict=True) if shown in s]
+                    _mean_of(row, f"{key}_{shown}", [value for value in values if value is not None])
+            if row["seeds"]:
+                rows.append(row)
+    return rows
+
+
+def _mean_of(row: dict[str, Any], key: str, values: Sequence[float]) -> None:
+    if values:
+        row[key] = float(np.mean(values))
+        if len(values) > 1:
+            row[f"{key}_sd"] = float(np.std(values, ddof=1))
