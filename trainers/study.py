@@ -281,7 +281,7 @@ class Study:
         return dict(np.load(path)) if path.exists() else {}
 
 
-def _keep(folder: Path, result: Mapping[str, Any], pictures: Mapping[str, _Frames]) -> None:
+def _keep(folder: Path, result: Mapping[str, Any], pictures: Mapping[str, Any]) -> None:
     with atomic_path(folder / PICTURES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **pictures)
     with atomic_write(folder / MEASURED, "w") as file:
