@@ -35,8 +35,8 @@ def csgo_file(path: Path, frames: np.ndarray, act: np.ndarray) -> None:
             file[f"frame_{i}_y"] = each
 
 
-def video(path: Path, frames: np.ndarray, fps: int = 10) -> None:
-    """A lossless video, by ffmpeg itself."""
+def video(path: Path, frames: np.ndarray, fps: int = 10, lossless: bool = True) -> None:
+    """A video, lossless or as its suffix says, by ffmpeg itself."""
     import imageio_ffmpeg
 
     _, h, w, _ = frames.shape
@@ -55,7 +55,7 @@ def video(path: Path, frames: np.ndarray, fps: int = 10) -> None:
         "-i",
         "-",
     ]
-    codec = ["-c:v", "libx264rgb", "-qp", "0", "-g", "5", "-pix_fmt", "rgb24"]
+    codec = ["-c:v", "libx264rgb", "-qp", "0", "-g", "5", "-pix_fmt", "rgb24"] if lossless else []
     subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), *words, *codec, str(path)], input=frames.tobytes(), check=True, timeout=60
     )
@@ -146,7 +146,9 @@ def pictures(folder: Path, frames: np.ndarray, act: np.ndarray) -> None:
         file.writelines(json.dumps({"action": int(each)}) + "\n" for each in act)
 
 
-def minari_set(folder: Path, episodes: list[tuple[np.ndarray, np.ndarray]], jpeg: bool = False) -> str:
+def minari_set(
+    folder: Path, episodes: list[tuple[np.ndarray, np.ndarray]], jpeg: bool = False, data_format: str = "hdf5"
+) -> str:
     """A data set in a cache in `folder`, by Minari itself; returns its id."""
     import minari
     from gymnasium import spaces
@@ -162,6 +164,6 @@ def minari_set(folder: Path, episodes: list[tuple[np.ndarray, np.ndarray]], jpeg
         )
     minari.create_dataset_from_buffers(
         "test/walk-v0", buffers, observation_space=spaces.Box(0, 255, episodes[0][0].shape[1:], np.uint8),
-        action_space=spaces.Discrete(3), data_format="hdf5", jpeg_encoding=jpeg,
+        action_space=spaces.Discrete(3), data_format=data_format, jpeg_encoding=jpeg,
     )  # fmt: skip
     return "test/walk-v0"

@@ -87,6 +87,41 @@ def test_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jpeg: bool) -> 
         assert (store.about.num_actions, store[1].end[-1], store[1].rew[-1]) == (3, True, 6.0)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_minari_in_arrow_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minari"), pytest.importorskip("pyarrow")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "cache"))
+    name = write.minari_set(tmp_path / "cache", [A, B], data_format="arrow")
+    for i, source in enumerate((tmp_path / "cache" / name, name)):
+        store = imported(source, tmp_path / f"out{i}")
+        assert_holds(store, [A, B])
+        assert (store.about.num_actions, store[1].end[-1], store[1].rew[-1]) == (3, True, 6.0)
+
+
+@pytest.mark.filterwarnings("ignore")  # Minari's, about what a data set should say of itself
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_what_minaris_data_collector_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_format: str) -> None:
+    minari, _ = pytest.importorskip("minari"), pytest.importorskip("jax", reason="DataCollector wants minari[create]")
+    import gymnasium as gym
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "cache"))
+    env, played = minari.DataCollector(gym.make("DiamondGym/Catch-v0"), data_format=data_format), []
+    for seed in range(3):
+        frames, acts, rewards, over = [env.reset(seed=seed)[0]], [], [], False
+        while not over:
+            acts.append(int(env.action_space.sample()))
+            frame, reward, end, trunc, _ = env.step(acts[-1])
+            frames.append(frame)
+            rewards.append(reward)
+            over = end or trunc
+        played.append((np.stack(frames), np.array(acts), rewards))
+    env.create_dataset(dataset_id="test/catch-v0")
+    store = imported("test/catch-v0", tmp_path / "out")
+    assert_holds(store, [(frames, acts) for frames, acts, _ in played])
+    for mine, (_, _, rewards) in zip(store, played, strict=True):
+        assert mine.rew.tolist() == rewards and mine.end[-1] and mine.unknown == ()
+
+
 @pytest.mark.parametrize("v3", [False, True])
 def test_lerobot(tmp_path: Path, v3: bool) -> None:
     pytest.importorskip("av"), pytest.importorskip("pyarrow")
@@ -110,6 +145,18 @@ def test_videos(tmp_path: Path) -> None:
     assert_holds(store, [A, B])
     assert store[0].rew.tolist() == list(range(12)) and store[0].unknown == ("end", "trunc")
     assert store.about.num_actions == 3
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "avi"])
+def test_videos_as_ffmpeg_makes_them_by_default(tmp_path: Path, suffix: str) -> None:
+    """With loss and, but for AVI, frames that refer to later ones."""
+    pytest.importorskip("av")
+    write.video(tmp_path / f"1.{suffix}", A[0], lossless=False)
+    write.csv_of(tmp_path / "1.csv", A[1])
+    store = imported(tmp_path, tmp_path / "out")
+    assert (store.lengths.tolist(), store[0].act.tolist()) == ([12], A[1].tolist())
+    others = np.abs(store[0].obs[:, None].astype(int) - A[0][None]).mean((2, 3, 4))  # of each frame from each frame
+    assert (others.diagonal() <= others.min(1) + 1).all() and others.diagonal().max() < 25
 
 
 def test_pictures(tmp_path: Path) -> None:
