@@ -140,12 +140,34 @@ def unknown(folder: Path) -> Path:
     return folder
 
 
+def cut(kind: str) -> Callable[[Path], Path]:
+    """A source of a format of several files, of which the first with this suffix lost its end."""
+
+    def make(folder: Path) -> Path:
+        if kind in ("hdf5", "arrow"):
+            write.minari_set(folder, [A, B], data_format=kind)
+        elif kind == "png":
+            write.pictures(folder / "play", *A)
+        else:
+            write.lerobot(folder / "le", [(frames, np.zeros((len(frames), 2))) for frames, _ in (A, B)], v3=True)
+        places = {"hdf5": "test/walk-v0", "arrow": "test/walk-v0", "png": "", "parquet": "le", "json": "le"}
+        truncated(sorted((folder / places[kind]).rglob(f"*.{kind}"))[0])
+        return folder / places[kind]
+
+    return make
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "unknown": (unknown, "is of no format known here. Looked for: a store of diamond-gym", []),
     "nothing": (lambda folder: folder / "gone", "there is nothing at", []),
     "hdf5": (lambda folder: truncated(hdf5(folder)), "x.hdf5 is damaged or cut off", []),
     "mp4": (lambda folder: truncated(film(folder, A[1])), "x.mp4", []),
     "npz": (lambda folder: truncated(two_sizes(folder) / "1.npz"), "1.npz is damaged or cut off", []),
+    "minari": (cut("hdf5"), "main_data.hdf5 is damaged or cut off", []),
+    "arrow": (cut("arrow"), "data is damaged or cut off", []),
+    "parquet": (cut("parquet"), "file-000.parquet is damaged or cut off", []),
+    "png": (cut("png"), "frame0.png is damaged or cut off", []),
+    "json": (cut("json"), "info.json cannot be read", []),
     "short": (lambda folder: film(folder, A[1][:9]), "x.mp4: it has 13 frames for 9 actions", []),
     "long": (lambda folder: film(folder, np.tile(A[1], 2)), "x.mp4: it has 13 frames for 24 actions", []),
     "sizes": (two_sizes, "2.npz: frames are (16, 16, 3) here, not (20, 20, 3)", []),
@@ -160,12 +182,15 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bad_input_is_one_line_and_leaves_nothing(
-    tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("av"), pytest.importorskip("h5py")
+    for library in ("av", "h5py", "minari", "pyarrow"):
+        pytest.importorskip(library)
     (tmp_path / "in ü").mkdir()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     make, message, words = FAULTS[fault]
     source = make(tmp_path / "in ü")
     assert main(["data", "import", str(source), "--name", str(tmp_path / "out"), *words]) in (1, 2)

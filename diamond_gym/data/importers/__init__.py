@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,6 +150,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UnreadableRecording(f"{path} cannot be read: {one_line(error)}") from error
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into an `UnreadableRecording` that names it.
+
+    The libraries of the formats raise errors of many kinds where a file is damaged, so all kinds count; what is not
+    installed and what does not fit into the memory are no fault of the file.
+    """
+    try:
+        yield
+    except (DiamondGymError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:

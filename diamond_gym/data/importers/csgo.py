@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diamond_gym.csgo import NUM_INPUTS
-from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, files_in, one_line
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, files_in, readable
 
 LOOKS_FOR = "HDF5 files (.hdf5, .h5) with frame_0_x and frame_0_y, as CS:GO's"
 FPS = 16.0
@@ -36,29 +36,20 @@ def read(source: Path, camera: str | None = None) -> Source:
         raise UnreadableRecording(f"there is no HDF5 file in {source}")
 
     def recording(path: Path) -> Recording:
-        try:
-            with h5py.File(path) as file:
-                count = sum(name.endswith("_x") and name.startswith("frame_") for name in file)
-        except OSError as error:
-            raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+        with readable(path), h5py.File(path) as file:
+            count = sum(name.endswith("_x") and name.startswith("frame_") for name in file)
 
         def steps() -> Steps:
-            try:
-                with h5py.File(path) as file:
-                    act = np.stack([file[f"frame_{i}_y"][()] for i in range(count)])
-            except (OSError, KeyError, ValueError) as error:
-                raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+            with readable(path), h5py.File(path) as file:
+                act = np.stack([file[f"frame_{i}_y"][()] for i in range(count)])
             if act.shape[1:] != (NUM_INPUTS,) or not np.isin(act, (0, 1)).all():
                 raise UnreadableRecording(f"{path}: an action is {NUM_INPUTS} numbers 0 or 1, here {act.shape[1:]}")
             return Steps(act.astype(np.bool_))
 
         def frames(start: int) -> Iterator[Frame]:
-            try:
-                with h5py.File(path) as file:
-                    for i in range(start, count):
-                        yield file[f"frame_{i}_x"][()][..., ::-1]
-            except (OSError, KeyError) as error:
-                raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+            with readable(path), h5py.File(path) as file:
+                for i in range(start, count):
+                    yield file[f"frame_{i}_x"][()][..., ::-1]
 
         return Recording(path.relative_to(source if source.is_dir() else path.parent).as_posix(), steps, frames, count)
 

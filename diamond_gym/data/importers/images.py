@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data.importers import PICTURES, Frame, Source, UnreadableRecording, files_in, one_line
+from diamond_gym.data.importers import PICTURES, Frame, Source, UnreadableRecording, files_in, readable
 from diamond_gym.data.importers.actions import SUFFIXES, Film, source_of
 
 LOOKS_FOR = "folders of PNG or JPEG pictures with a .csv or .jsonl of actions in each"
@@ -41,9 +41,6 @@ def picture(path: Path) -> Frame:
     """A picture's pixels, grey or RGB."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+    with readable(path), Image.open(path) as image:
+        pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, one_line, read_json
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, read_json, readable
 from diamond_gym.data.importers.video import decode
 
 LOOKS_FOR = "a LeRobot data set (meta/info.json)"
@@ -42,10 +42,8 @@ def read(source: Path, camera: str | None = None) -> Source:
 
 def _episodes_v2(source: Path) -> list[dict[str, Any]]:
     path = source / "meta" / "episodes.jsonl"
-    try:
+    with readable(path):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UnreadableRecording(f"{path} cannot be read: {one_line(error)}") from error
     return sorted(rows, key=lambda row: int(row["episode_index"]))
 
 
@@ -94,18 +92,16 @@ def _recording(
             return
         from PIL import Image
 
-        for cell in rows([camera])[camera].slice(start).to_pylist():
-            content = cell["bytes"] if cell["bytes"] is not None else (source / cell["path"]).read_bytes()
-            yield np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        with readable(place("data_path", "data")):
+            for cell in rows([camera])[camera].slice(start).to_pylist():
+                content = cell["bytes"] if cell["bytes"] is not None else (source / cell["path"]).read_bytes()
+                yield np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
     return Recording(f"episode_{number}", steps, frames, length)
 
 
 def _table(path: Path, columns: list[str] | None) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with readable(path):
         return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error

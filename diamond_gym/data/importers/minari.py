@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, one_line, read_json
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, read_json, readable
 
 LOOKS_FOR = "a Minari data set (data/metadata.json, or the id of one in Minari's cache)"
 
@@ -34,9 +34,10 @@ def read(source: Path, camera: str | None = None) -> Source:
     """A recording for each episode; `camera` names the image in a dictionary of observations."""
     folder = _data(source)
     metadata = read_json(folder / "metadata.json")
-    space = json.loads(metadata.get("action_space", "{}"))
-    num_actions = int(space["n"]) if space.get("type") == "Discrete" and not space.get("start") else 0
-    if metadata["data_format"] == "hdf5":
+    with readable(folder / "metadata.json"):
+        space = json.loads(metadata.get("action_space", "{}"))
+        num_actions = int(space["n"]) if space.get("type") == "Discrete" and not space.get("start") else 0
+    if metadata.get("data_format") == "hdf5":
         return Source(_of_hdf5(folder / "main_data.hdf5", camera), num_actions)
     return Source(_by_minari(folder, camera), num_actions)
 
@@ -45,60 +46,48 @@ def _of_hdf5(path: Path, camera: str | None) -> list[Recording]:
     """Reads HDF5 frame by frame: an episode may be larger than the memory."""
     import h5py
 
-    def damaged(error: Exception) -> UnreadableRecording:
-        return UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}")
-
     def recording(name: str, count: int) -> Recording:
         def steps() -> Steps:
-            try:
-                with h5py.File(path) as file:
-                    rew, end, trunc = (file[name][part][()] for part in ("rewards", "terminations", "truncations"))
-                    return Steps(
-                        _array(file[name]["actions"], path), rew.astype(np.float32), bool(end[-1]), bool(trunc[-1])
-                    )
-            except (OSError, KeyError, IndexError) as error:
-                raise damaged(error) from error
+            with readable(path), h5py.File(path) as file:
+                rew, end, trunc = (file[name][part][()] for part in ("rewards", "terminations", "truncations"))
+                act = _array(file[name]["actions"], path)
+                return Steps(act, rew.astype(np.float32), bool(end[-1]), bool(trunc[-1]))
 
         def frames(start: int) -> Iterator[Frame]:
-            try:
-                with h5py.File(path) as file:
-                    obs = _images(file[name]["observations"], camera, path)
-                    for i in range(start, len(obs)):
-                        yield _frame(obs[i], path)
-            except (OSError, KeyError) as error:
-                raise damaged(error) from error
+            with readable(path), h5py.File(path) as file:
+                obs = _images(file[name]["observations"], camera, path)
+                for i in range(start, len(obs)):
+                    yield _frame(obs[i], path)
 
         return Recording(name, steps, frames, count + 1)
 
-    try:
-        with h5py.File(path) as file:
-            names = sorted(file, key=lambda name: int(name.rpartition("_")[2]))
-            return [recording(name, len(file[name]["rewards"])) for name in names]
-    except (OSError, KeyError, ValueError) as error:
-        raise damaged(error) from error
+    with readable(path), h5py.File(path) as file:
+        names = sorted(file, key=lambda name: int(name.rpartition("_")[2]))
+        return [recording(name, len(file[name]["rewards"])) for name in names]
 
 
 def _by_minari(folder: Path, camera: str | None) -> list[Recording]:
     """Lets Minari itself read its other formats, an episode at a time."""
     import minari
 
-    try:
-        data = minari.MinariDataset(folder)
-    except (ImportError, ValueError, OSError, KeyError) as error:
-        raise UnreadableRecording(f"{folder} cannot be read by Minari: {one_line(error)}") from error
-
-    def recording(number: int) -> Recording:
+    def recording(number: int, count: int) -> Recording:
         def steps() -> Steps:
-            each = data[number]
-            end, trunc = bool(each.terminations[-1]), bool(each.truncations[-1])
-            return Steps(_array(each.actions, folder), np.asarray(each.rewards, np.float32), end, trunc)
+            with readable(folder):
+                each = data[number]
+                end, trunc = bool(each.terminations[-1]), bool(each.truncations[-1])
+                return Steps(_array(each.actions, folder), np.asarray(each.rewards, np.float32), end, trunc)
 
         def frames(start: int) -> Iterator[Frame]:
-            return (_frame(image, folder) for image in _images(data[number].observations, camera, folder)[start:])
+            with readable(folder):
+                for image in _images(data[number].observations, camera, folder)[start:]:
+                    yield _frame(image, folder)
 
-        return Recording(f"episode_{number}", steps, frames, len(data[number].rewards) + 1)
+        return Recording(f"episode_{number}", steps, frames, count + 1)
 
-    return [recording(number) for number in range(data.total_episodes)]
+    with readable(folder):
+        data = minari.MinariDataset(folder)
+        about = data.storage.get_episode_metadata(range(data.total_episodes))
+        return [recording(number, int(each["total_steps"])) for number, each in enumerate(about)]
 
 
 def _array(actions: Any, path: Path) -> np.ndarray:

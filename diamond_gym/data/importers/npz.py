@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, files_in, one_line
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, files_in, readable
 
 LOOKS_FOR = "an .npz file an episode, with obs and act"
 _NAMES = {
@@ -40,12 +40,9 @@ def read(source: Path, camera: str | None = None) -> Source:
 
 def _array(path: Path, wanted: str) -> np.ndarray | None:
     """An array of a file by any of its names."""
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            name = next((name for name in _NAMES[wanted] if name in file), None)
-            return None if name is None else file[name]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+    with readable(path), open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        name = next((name for name in _NAMES[wanted] if name in file), None)
+        return None if name is None else file[name]
 
 
 def _recording(path: Path, key: str) -> Recording:

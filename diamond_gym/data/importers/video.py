@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diamond_gym.data.importers import VIDEOS, Frame, Source, UnreadableRecording, files_in, one_line
+from diamond_gym.data.importers import VIDEOS, Frame, Source, UnreadableRecording, files_in, readable
 from diamond_gym.data.importers.actions import SUFFIXES, Film, source_of
 
 LOOKS_FOR = f"videos ({' '.join(VIDEOS)}), each beside a .csv or .jsonl of actions of the same name"
@@ -36,33 +36,27 @@ def decode(path: Path, start: int = 0, stop: int | None = None, at: float = 0.0)
     """Frames `start` to `stop` of a video, RGB, counted from the first one at or after `at` seconds."""
     import av
 
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            half = 0.5 / float(stream.average_rate or 30)
-            if at > 0:
-                container.seek(round(at * av.time_base))
-            number = 0
-            for frame in container.decode(stream):
-                if at > 0 and frame.time is not None and frame.time < at - half:
-                    continue
-                if stop is not None and number >= stop:
-                    return
-                if number >= start:
-                    yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                number += 1
-    except (av.error.FFmpegError, IndexError, OSError) as error:
-        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+    with readable(path), av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        half = 0.5 / float(stream.average_rate or 30)
+        if at > 0:
+            container.seek(round(at * av.time_base))
+        number = 0
+        for frame in container.decode(stream):
+            if at > 0 and frame.time is not None and frame.time < at - half:
+                continue
+            if stop is not None and number >= stop:
+                return
+            if number >= start:
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            number += 1
 
 
 def frame_rate(path: Path) -> float | None:
     """Frames per second of a video."""
     import av
 
-    try:
-        with av.open(str(path)) as container:
-            rate = container.streams.video[0].average_rate
-            return float(rate) if rate else None
-    except (av.error.FFmpegError, IndexError, OSError) as error:
-        raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
+    with readable(path), av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+        return float(rate) if rate else None
