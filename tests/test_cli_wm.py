@@ -71,7 +71,10 @@ def test_from_a_games_name_to_a_video(home: Path, tmp_path: Path, capsys: pytest
 
 def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """evaluate-wm on the model that was just trained."""
-    files = {option: tmp_path / f"{option}{suffix}" for option, suffix in (("picture", ".png"), ("video", ".gif"))}
+    files = {
+        option: tmp_path / f"{option}{suffix}"
+        for option, suffix in (("picture", ".png"), ("sheet", ".png"), ("video", ".gif"))
+    }
     if find_spec("matplotlib"):
         files["page"] = tmp_path / "page.png"
     words = ["evaluate-wm", "Breakout", *SMALL, "--save", "--json"]
@@ -83,6 +86,8 @@ def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert table["diversity_5"] > 0
     assert iio.imread(files["picture"]).shape[2] == 3
     assert len(iio.imread(files["video"])) >= 6
+    assert iio.imread(files["sheet"]).shape[:2] == (2 * 2 * 130 - 2 + 22, 3 * 130 - 2 + 56), "the start, steps 1 and 5"
+    assert table["returns"].keys() == {"random"}
     card = resolve("Breakout").card
     assert card.figures["mse_over_copy_4"] == table["mse_over_copy_4"] and card.figures["mse_over_copy_16"] > 0
     assert "held_out.policy | mixed" in human_card(card)
@@ -94,7 +99,10 @@ def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--windows", "0"], "--windows must be at least 1"),
+        (["--horizon", "0"], "--horizon must be at least 1"),
+        (["--windows", "0", "--picture", "a.png"], "--picture shows held-out windows"),
+        (["--free-dreams", "0", "--sheet", "a.png"], "--sheet shows free dreams"),
+        (["--sheet", "sheet.pdf"], "--sheet must end in .png"),
         (["--dreams-per-start", "1"], "--dreams-per-start must be 0 or at least 2"),
         (["--quick", "--save"], "too rough for a card"),
         (["--page", "page.pdf"], "--page must end in .png"),

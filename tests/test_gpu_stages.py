@@ -19,7 +19,7 @@ from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.play import Play
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.starts import load_starts
-from diamond_gym.trainers.fidelity import SeenColours
+from diamond_gym.trainers.looks import SeenColours
 
 CPU = torch.device("cpu")
 NORMAL = Recipe()

@@ -1,4 +1,4 @@
-"""Figures of a world model: errors, rewards and ends, calibration, returns, drift, artefacts and diversity."""
+"""Figures of a world model: errors, rewards and ends, calibration, returns, drift and diversity."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from diamond_gym.device import PRECISIONS
 from diamond_gym.frames import to_frames
@@ -20,7 +19,6 @@ _Floats = npt.NDArray[np.float64]
 Table = dict[str, Any]
 
 HORIZONS = (1, 4, 16)
-ARTEFACTS_AFTER = (10, 50, 200)
 PSNR_LIMIT = 100.0  # dB, of frames that agree to the last bit
 _BATCH = 16  # windows scored at once: few enough for a CPU's cache
 _SSIM_WINDOW = 11
@@ -195,53 +193,6 @@ def drift(real: Mapping[str, _Floats], dreamed: Mapping[str, _Floats]) -> Table:
         dream, game = (float(np.nanmean(side[name][-max(1, steps // 4) :])) for side in (dreamed, real))
         table |= {name: dream, f"{name}_over_real": dream / game if game else float("nan")}
     return table
-
-
-class SeenColours:
-    """Which colours real play shows within two pixels of each place, in bins of 16 levels with one bin of tolerance.
-
-    Args:
-        frames: uint8 (N, C, h, w) with at most three channels, on any device.
-    """
-
-    def __init__(self, frames: Tensor) -> None:
-        _, c, h, w = frames.shape
-        self._places = torch.arange(h * w, device=frames.device)
-        seen = torch.zeros(h * w, 16**c, dtype=torch.bool, device=frames.device)
-        for part in frames.split(4096):
-            seen[self._places.expand(len(part), -1), self._colours(part)] = True
-        cube = seen.view(h, w, *[16] * c)
-        for dim in range(2 + c):
-            cube = _spread(cube, dim, 2 if dim < 2 else 1)
-        self._seen = cube.reshape(h * w, 16**c)
-
-    @staticmethod
-    def _colours(frames: Tensor) -> Tensor:
-        """(N, C, h, w) -> the index of each pixel's bin, int64 (N, h*w)."""
-        bins, c = frames.long().flatten(2) // 16, frames.shape[1]
-        return (bins * 16 ** torch.arange(c - 1, -1, -1, device=bins.device)[:, None]).sum(1)
-
-    def artefacts(self, frames: Tensor) -> Tensor:
-        """The share of the pixels of frames (N, C, h, w) whose colour real play never shows there, (N,)."""
-        return (~self._seen[self._places, self._colours(frames)]).float().mean(dim=1)
-
-
-def _spread(x: Tensor, dim: int, reach: int) -> Tensor:
-    """Where `x` is true within `reach` places along a dimension."""
-    size, near = x.shape[dim], x.clone()
-    for k in range(1, reach + 1):
-        near.narrow(dim, k, size - k).logical_or_(x.narrow(dim, 0, size - k))
-        near.narrow(dim, 0, size - k).logical_or_(x.narrow(dim, k, size - k))
-    return near
-
-
-def artefacts(seen: SeenColours, real: Rollouts, dreamed: Rollouts) -> Table:
-    """Shares of artefacts in free dreams after 10, 50 and 200 steps, and in the game's own frames as a measure."""
-    table: Table = {}
-    for h in ARTEFACTS_AFTER:
-        if h <= dreamed.rew.shape[1]:
-            table[f"artefacts_{h}"] = float(seen.artefacts(torch.from_numpy(dreamed.after[:, h - 1])).mean())
-    return table | {"artefacts_real": float(seen.artefacts(torch.from_numpy(real.after).flatten(0, 1)).mean())}
 
 
 def diversity(real: Rollouts, dreams: Rollouts, step: int) -> float:

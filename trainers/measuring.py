@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.fidelity import HORIZONS, Table
+from diamond_gym.trainers.looks import Looks
 from diamond_gym.trainers.rollouts import (
     Progress,
     Rollouts,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _FEWER = 5  # the part of everything that --quick measures
 _LEAST = {
-    "windows": 1, "horizon": 1, "rollouts": 0, "rollout_steps": 1, "free_dreams": 0, "free_steps": 1, "starts": 1,
+    "windows": 0, "horizon": 1, "rollouts": 0, "rollout_steps": 1, "free_dreams": 0, "free_steps": 1, "starts": 1,
     "dreams_per_start": 0,
 }  # fmt: skip
 
@@ -40,17 +40,17 @@ class Sizes:
     """How much to measure; at 65 dreamed frames a second the defaults would take five minutes."""
 
     windows: int = 500
-    """Held-out windows to dream over again with the same actions."""
+    """Held-out windows to dream over again with the same actions; 0 for none."""
     horizon: int = 16
     """Steps of each."""
     rollouts: int = 100
-    """Dreams of each policy, and as many pieces of real play, for returns; 0 for none."""
+    """Dreams of each policy, and as many pieces of real play, for returns and looks; 0 for none."""
     rollout_steps: int = 50
     """Steps of each."""
-    free_dreams: int = 16
-    """Dreams whose drift is followed; 0 for none."""
+    free_dreams: int = 32
+    """So many of them go on, and their drift is followed; 0 for none."""
     free_steps: int = 200
-    """Steps of each."""
+    """Steps of each of these."""
     starts: int = 4
     """Starts from which to dream several times over."""
     dreams_per_start: int = 8
@@ -73,8 +73,8 @@ class Sizes:
         replayed = self.rollout_steps if policies and self.rollouts else self.horizon
         return (
             stores * self.windows * self.horizon
-            + policies * self.rollouts * self.rollout_steps
-            + (self.free_dreams * self.free_steps if policies else 0)
+            + policies * self.free_dreams * self.free_steps
+            + policies * max(0, self.rollouts - self.free_dreams) * self.rollout_steps
             + self.starts * self.dreams_per_start * min(max(HORIZONS), replayed)
             + (self.starts * replayed if self.dreams_per_start else 0)
         )
@@ -108,12 +108,14 @@ class Fidelity:
         loops: Closed-loop rollouts by the name of the held-out play, the first of them the one that counts.
         replays: Some starts with the actions that were really taken, for strips and videos.
         courses: Statistics of frames by step, of the game and of free dreams.
+        free: The first policy's free dreams, and the real play from the same frames.
     """
 
     table: Table = field(default_factory=dict)
     loops: dict[str, Pair] = field(default_factory=dict)
     replays: Pair | None = None
     courses: tuple[dict[str, Any], dict[str, Any]] | None = None
+    free: Pair | None = None
 
 
 def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def measure(
     model.use_kernels()
     result = Fidelity()
     table, t = result.table, model.denoiser.num_steps_conditioning
-    for i, (label, (store, about)) in enumerate(held_out.items()):
+    for i, (label, (store, about)) in enumerate(held_out.items() if sizes.windows else ()):
         horizon = horizon_within(store, t, sizes.horizon)
         horizons = [h for h in HORIZONS if h <= horizon]
         real = Rollouts.held_out(store, sizes.windows, t, horizon, seed)
@@ -161,23 +163,32 @@ def measure(
         table |= part if i == 0 else {label: part}
     to_replay = next(iter(result.loops.values()))[0] if result.loops else None
     makers = {policy: policy_maker(model, world.name, policy, saved) for policy in policies}
-    if makers and sizes.rollouts:
-        with closing(Games(world.envs(sizes.rollouts))) as playing:
-            how = t, sizes.rollout_steps, seed
-            pieces = {policy: real_rollouts(playing, make, *how) for policy, make in makers.items()}
-        for policy, to_replay in pieces.items():
-            dreamed = dream_rollouts(model, to_replay, sampler, makers[policy], seed, progress)
-            table.setdefault("returns", {})[policy] = fidelity.compare_returns(to_replay, dreamed)
-    if makers and sizes.free_dreams:
-        make = makers[policies[0]]
-        with closing(Games(world.envs(sizes.free_dreams))) as playing:
-            real = real_rollouts(playing, make, t, sizes.free_steps, seed)
-        dreamed = dream_rollouts(model, real, sampler, make, seed, progress)
-        result.courses = fidelity.course(real), fidelity.course(dreamed)
-        table["drift"] = fidelity.drift(*result.courses)
-        if held_out and real.obs.shape[2] <= 3:
-            frames = [torch.from_numpy(episode.obs).movedim(-1, 1) for episode in next(iter(held_out.values()))[0]]
-            table["drift"] |= fidelity.artefacts(fidelity.SeenColours(torch.cat(frames)), real, dreamed)
+    looks = _looks(world, held_out)
+    for policy, make in makers.items():
+        pieces: list[Pair] = []
+        for n, steps in (
+            (sizes.free_dreams, sizes.free_steps),
+            (sizes.rollouts - sizes.free_dreams, sizes.rollout_steps),
+        ):
+            if n <= 0:
+                continue
+            done = sum(len(dreamed) for _, dreamed in pieces)
+            with closing(Games(world.envs(n))) as playing:
+                real = real_rollouts(playing, make, t, steps, seed + done)
+            # random play is the same in the dream: it takes no notice of what it sees
+            same = None if policy == "random" else make
+            pieces.append((real, dream_rollouts(model, real, sampler, same, seed + done, progress)))
+        if sizes.rollouts and pieces:
+            steps = min(sizes.rollout_steps, *(pair[0].rew.shape[1] for pair in pieces))
+            both = [Rollouts.joined([pair[side].cut(steps) for pair in pieces]) for side in (0, 1)]
+            table.setdefault("returns", {})[policy] = fidelity.compare_returns(*both)
+            to_replay = both[0]
+        if pieces and sizes.free_dreams and "drift" not in table:
+            result.free = pieces[0]
+            result.courses = fidelity.course(pieces[0][0]), fidelity.course(pieces[0][1])
+            table["drift"] = fidelity.drift(*result.courses)
+        if looks is not None and (figures := looks.table(pieces)):
+            table.setdefault("looks", {})[policy] = figures
     if sizes.dreams_per_start and to_replay is not None:
         real, step = to_replay[: sizes.starts], min(max(HORIZONS), to_replay.rew.shape[1])
         repeated = real[np.repeat(np.arange(len(real)), sizes.dreams_per_start)]
@@ -185,3 +196,10 @@ def measure(
         table[f"diversity_{step}"] = fidelity.diversity(real, dreams, step)
         result.replays = real, dream_rollouts(model, real, sampler, None, seed, progress)
     return result
+
+
+def _looks(world: World, held_out: Mapping[str, tuple[EpisodeStore, dict[str, Any]]]) -> Looks | None:
+    """Compares looks with the held-out play that counts; None without any."""
+    for store, _ in held_out.values():
+        return Looks(world.name, np.concatenate([episode.obs.transpose(0, 3, 1, 2) for episode in store]))
+    return None

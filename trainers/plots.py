@@ -36,7 +36,8 @@ GAP = 2
 _DPI = 110
 _DREAM, _REAL, _COPY = "tab:blue", "black", "tab:orange"
 _COLUMNS = ("reality", "dream", "difference")
-_INK, _PAPER, _HEAD = (230, 230, 230), (24, 24, 24), 22
+_INK, _PAPER, _HEAD, _MARGIN = (230, 230, 230), (24, 24, 24), 22, 56
+SHEET_STEPS = (1, 5, 10, 25, 50, 100, 150, 200)
 _HOLD = 6  # frames for which the last real frame stands before the dream begins
 _STATISTICS = ("mean", "median", "interquartile mean", "optimality gap (less is better)")
 _PROFILE_TO = 4.0
@@ -51,6 +52,24 @@ def strip(real: Rollouts, dreamed: Rollouts, rows: int = 3, columns: int = 9, sc
     shown = np.unique(np.linspace(0, real.rew.shape[1] - 1, columns - 1).round().astype(int))
     both = np.stack([np.concatenate((part.last, part.after[:, shown]), axis=1)[:rows] for part in (real, dreamed)], 1)
     return picture_of(both.reshape(-1, *both.shape[2:]), scale)
+
+
+def sheet(real: Rollouts, dreamed: Rollouts, rows: int = 3, scale: int = 2) -> _Frames:
+    """A contact sheet: real frames above dreamed ones at the steps of `SHEET_STEPS`, uint8 (height, width, 3)."""
+    shown = np.array([step for step in SHEET_STEPS if step <= real.rew.shape[1]])
+    both = np.stack([np.concatenate((side.last, side.after[:, shown - 1]), 1)[:rows] for side in (real, dreamed)], 1)
+    picture = picture_of(both.reshape(-1, *both.shape[2:]), scale)
+    picture = picture[..., :3] if picture.shape[2] > 2 else picture[..., :1].repeat(3, axis=2)
+    height, width, _ = picture.shape
+    page = Image.new("RGB", (width + _MARGIN, height + _HEAD), _PAPER)
+    page.paste(Image.fromarray(picture), (_MARGIN, _HEAD))
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    across, down = (width + GAP) / (1 + len(shown)), (height + GAP) / (2 * len(both))
+    for i, title in enumerate(("the start", *(f"step {step}" for step in shown))):
+        pen.text((_MARGIN + across * (i + 0.5), _HEAD // 2), title, _INK, font, anchor="mm")
+    for i in range(2 * len(both)):
+        pen.text((_MARGIN // 2, _HEAD + down * (i + 0.5)), ("game", "dream")[i % 2], _INK, font, anchor="mm")
+    return np.asarray(page)
 
 
 def picture_of(frames: _Frames, scale: int) -> _Frames:

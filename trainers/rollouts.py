@@ -76,6 +76,21 @@ class Rollouts:
         parts: dict[str, Any] = {name: None if part is None else part[rows] for name, part in vars(self).items()}
         return Rollouts(**parts)
 
+    @classmethod
+    def joined(cls, pieces: Sequence["Rollouts"]) -> "Rollouts":
+        """All rollouts of several of the same number of steps; what one of them lacks is left out."""
+        parts: dict[str, Any] = {}
+        for name in vars(pieces[0]):
+            each = [getattr(piece, name) for piece in pieces]
+            parts[name] = None if any(part is None for part in each) else np.concatenate(each)
+        return cls(**parts)
+
+    def cut(self, steps: int) -> "Rollouts":
+        """The same without what came after so many steps."""
+        t = self.num_start_frames
+        parts: dict[str, Any] = {name: None if part is None else part[:, :steps] for name, part in vars(self).items()}
+        return Rollouts(**parts | {"obs": self.obs[:, : t + steps], "act": self.act[:, : t - 1 + steps]})
+
     @property
     def num_start_frames(self) -> int:
         """How many frames a rollout begins from, T."""

@@ -25,7 +25,7 @@ from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.fidelity import rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
-from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, strip, write_png
+from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
 from diamond_gym.trainers.rollouts import policies_of
 from diamond_gym.trainers.worlds import World, can_play_atari, find_world
 from diamond_gym.two_stage import sampler_of
@@ -40,9 +40,11 @@ class EvaluateWm:
 
     With the actions that were really taken, held-out play is dreamed over again: errors of frames beside those of
     repeating the last real frame, rewards and ends at their exact step, and whether their chances are what they say.
-    Then policies play the game, and dream on from the same frames: returns. Last, free dreams: their drift,
-    the share of pixels in colours that real play never shows there (artefacts), and how different dreams of one start
-    become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
+    Then policies play the game, and dream on from the same frames, random play with the same actions: returns, and
+    looks after 10, 50 and 200 steps. These are the share of dreams in which what matters is alive (the ball, the
+    players, the score: of Boxing, Breakout, Freeway, MsPacman and Pong), the share of pixels in colours that real play
+    never shows there (artefacts), and the distance to the nearest held-out frame. Last, how different dreams of one
+    start become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
     """
 
     name: tyro.conf.Positional[str]
@@ -70,6 +72,8 @@ class EvaluateWm:
     """Steps to collect where there is no held-out play yet."""
     picture: Path | None = None
     """Write a picture (.png) of real frames above dreamed ones."""
+    sheet: Path | None = None
+    """Write a contact sheet (.png) of the game and its dreams under the same random actions, up to --free-steps."""
     page: Path | None = None
     """Write all figures on one page (.png), which needs matplotlib."""
     video: Path | None = None
@@ -85,7 +89,7 @@ class EvaluateWm:
 
     def __post_init__(self) -> None:
         check_least(self, num_denoising_steps=1, test_steps=1, seed=0)
-        for option in ("picture", "page"):
+        for option in ("picture", "sheet", "page"):
             path = getattr(self, option)
             if path is not None and path.suffix != ".png":
                 raise BadArgument(f"--{option} must end in .png, not {path}")
@@ -95,6 +99,10 @@ class EvaluateWm:
             raise BadArgument(
                 f"--played-by needs a word for each of --data: {len(self.played_by)} for {len(self.data)}"
             )
+        if self.picture is not None and not self.sizes.windows:
+            raise BadArgument("--picture shows held-out windows, which --windows 0 left out")
+        if self.sheet is not None and not self.sizes.free_dreams:
+            raise BadArgument("--sheet shows free dreams, which --free-dreams 0 left out")
         if self.quick and self.save:
             raise BadArgument("--quick figures are too rough for a card: leave out --save or --quick")
 
@@ -131,8 +139,7 @@ class EvaluateWm:
         table = rounded(result.table) | {"num_denoising_steps": first.num_denoising_steps}
         self._write(result, card)
         if self.save:
-            kept = {name: value for name, value in card.figures.items() if name not in _NO_LONGER_MEASURED}
-            update_card(entry, replace(card, figures={**kept, **table}), {PREVIEW: png(_strip(result))})
+            update_card(entry, replace(card, figures=_updated(card.figures, table)), _preview(result))
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:
@@ -166,6 +173,10 @@ class EvaluateWm:
     def _write(self, result: Fidelity, card: Card) -> None:
         if self.picture is not None:
             write_png(self.picture, _strip(result))
+        if self.sheet is not None:
+            if result.free is None:
+                raise BadArgument("--sheet shows the game beside its dreams, and the game cannot be played here")
+            write_png(self.sheet, sheet(*result.free))
         if self.page is not None:
             draw_page(self.page, result, f"{card.name}: dreams of {card.game} against the real game")
         if self.video is not None:
@@ -174,13 +185,25 @@ class EvaluateWm:
             if result.replays is None:
                 raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
             write_video(self.video, comparison(*result.replays, card.action_meanings), FPS)
-        for path in filter(None, (self.picture, self.page, self.video)):
+        for path in filter(None, (self.picture, self.sheet, self.page, self.video)):
             console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
     """Real frames above dreamed ones, of the play that counts."""
     return strip(*next(iter(result.loops.values())), rows=4)
+
+
+def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's figures with new ones in their place; those of policies that were not measured again stay."""
+    kept = {name: value for name, value in figures.items() if name not in _NO_LONGER_MEASURED}
+    by_policy = {name: {**kept.get(name, {}), **table[name]} for name in ("returns", "looks") if name in table}
+    return {**kept, **table, **by_policy}
+
+
+def _preview(result: Fidelity) -> dict[str, bytes]:
+    """The picture of a card, where windows were measured."""
+    return {PREVIEW: png(_strip(result))} if result.loops else {}
 
 
 def _print(title: str, figures: Mapping[str, Any]) -> None:
