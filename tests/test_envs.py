@@ -45,6 +45,25 @@ def test_the_denoising_trajectory_on_demand():
     assert "denoising_trajectory" not in vector_env().reset(seed=0)[1]
 
 
+def test_the_hallucination_number_on_demand():
+    env = single_env(hallucination=True)
+    _, info = env.reset(seed=0)
+    assert info["hallucination"] == 0, "a start is a real frame"
+    assert type(info["hallucination"]) is float
+    envs = vector_env(3, hallucination=True)
+    _, info = envs.reset(seed=0)
+    assert info["hallucination"].tolist() == [0, 0, 0]
+    starts = torch.from_numpy(envs.world_model.starts.obs).flatten(0, 1)  # (N, H, W, C)
+    for _ in range(3):
+        obs, *_, info = envs.step(np.zeros(3, np.int64))
+    assert info["hallucination"].max() > 0, "an untrained model's frames"
+    # without the tolerance in place and colour as many pixels or more are unheard of
+    bins = torch.from_numpy(obs)[:, None] // 16 == starts[None] // 16
+    exact = (~bins.all(-1).any(1)).float().mean((1, 2))
+    assert (torch.from_numpy(info["hallucination"]) <= exact).all()
+    assert "hallucination" not in vector_env().reset(seed=0)[1]
+
+
 def test_render():
     envs = vector_env(3, render_mode="rgb_array")
     obs, _ = envs.reset(seed=0)

@@ -18,8 +18,8 @@ from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.play import Play
 from benchmarks.gpu.worlds import Recipe, World
+from diamond_gym.hallucination import SeenColours
 from diamond_gym.starts import load_starts
-from diamond_gym.trainers.looks import SeenColours
 
 CPU = torch.device("cpu")
 NORMAL = Recipe()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_gym.trainers.looks import Looks, SeenColours, distances
+from diamond_gym.hallucination import SeenColours
+from diamond_gym.trainers.looks import Looks, distances
 from diamond_gym.trainers.rollouts import Rollouts
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.worlds import World
-from diamond_gym.trainers.looks import SeenColours
+from diamond_gym.hallucination import SeenColours
 
 
 @torch.no_grad()

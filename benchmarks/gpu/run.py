@@ -23,10 +23,10 @@ from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.play import Play, Players, Task
 from benchmarks.gpu.worlds import Recipe, World
+from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.starts import save_starts
-from diamond_gym.trainers.looks import SeenColours
 from diamond_gym.trainers.optim import lr_factor
 from diamond_gym.trainers.scripted import PLAYERS
 

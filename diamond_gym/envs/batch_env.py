@@ -294,4 +294,4 @@ class SingleEnv(gym.Env[Array, Any]):
 def _single(info: Info) -> Info:
     """The info of the one row, its numbers as Python's."""
     row = {name: value[0] for name, value in info.items() if not name.startswith("_") and info[f"_{name}"][0]}
-    return {name: value.item() if isinstance(value, np.integer) else value for name, value in row.items()}
+    return {name: value.item() if isinstance(value, np.number) else value for name, value in row.items()}

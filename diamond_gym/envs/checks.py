@@ -14,6 +14,7 @@ from torch import Tensor
 from diamond_gym.device import settle_threads
 from diamond_gym.envs.arguments import ObsDtype
 from diamond_gym.errors import BadArgument, ModelNotFound
+from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig, check_sampler, objective_of
@@ -37,9 +38,24 @@ class DreamArguments(SamplerFields, total=False):
     quality: Quality | None
     starts: str | int
     denoising_trajectory: bool
+    hallucination: bool
     replay: bool
     obs_dtype: ObsDtype
     channels_first: bool
+
+
+def start_colours(model: WorldModel) -> SeenColours:
+    """The colours of a model's start frames, on its device.
+
+    Raises:
+        BadArgument: The model has two stages, or frames of more than three channels.
+    """
+    assert model.starts is not None
+    if model.upsampler is not None or model.starts.obs.shape[-1] > 3:
+        raise BadArgument(
+            "hallucination is for models of one stage whose frames have at most three channels: leave it out."
+        )
+    return SeenColours(torch.from_numpy(model.starts.obs).flatten(0, 1).movedim(-1, 1).to(model.device))
 
 
 def open_model(

@@ -79,6 +79,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         max_episode_steps: int = 50,
         starts: str | int = "any",
         denoising_trajectory: bool = False,
+        hallucination: bool = False,
         replay: bool = False,
         obs_dtype: ObsDtype = "uint8",
         channels_first: bool = False,
@@ -103,6 +104,9 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
                 the one of that index.
             denoising_trajectory: Whether `info["denoising_trajectory"]` brings the images from noise to
                 frame, uint8 (B, num_denoising_steps + 1, H, W, C).
+            hallucination: Whether `info["hallucination"]` brings the share of a frame's pixels, 0 to 1, whose colour
+                none of the model's start frames shows within two pixels of that place: a sign that the dream has left
+                the game. Its power is in docs/models.md.
             replay: Whether the actions that a start's player went on with take the place of those given to `step`,
                 as long as they last; `info["replayed"]` tells them, as the model takes them.
             obs_dtype: "uint8", or "float32" for observations from 0 to 1, which are the same levels divided by 255.
@@ -129,6 +133,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         self._set_spaces(self._model.obs_shape, self._actions.space)
         self._replay = Replay(self._model.starts, dream.device) if replay else None
         self._traced = denoising_trajectory
+        self._seen = checks.start_colours(self._model) if hallucination else None
         self._extras: dict[str, tuple[Array, Array]] = {}  # infos of the last step: values, and the rows that have them
 
     @property
@@ -194,6 +199,9 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
 
     def _info(self, rows: Array, stepped: Array) -> Info:
         info = masked("start", rows, self.dream.start.cpu().numpy())
+        if self._seen is not None:
+            shares = self._seen.artefacts(to_pixels(self.dream.obs).movedim(-1, 1))
+            info |= masked("hallucination", rows, shares.cpu().numpy())
         for name, (values, which) in self._extras.items():
             info |= masked(name, stepped & which, values)
         return info
