@@ -27,7 +27,8 @@ LONGEST = 1 << 20
 
 AGENT = "agent"
 """The kind of file that is an agent of Stable-Baselines3, as it saves one."""
-_STALE = ("reward_ece", "end_ece", "ball")  # figures that are no longer measured: read, and not written again
+_STALE = ("reward_ece", "end_ece")  # figures that are no longer measured: read, and not written again
+_STALE_TABLE = "ball"  # the same, of the outermost table alone: further in it is a thing that is counted
 Table = dict[str, Any]
 
 # A name becomes a folder, a file and part of an environment id: no separators, no dot at either end.
@@ -178,7 +179,7 @@ class Card:
     def _table(self) -> Table:
         table = {key: value for key, value in vars(self).items() if value is not None}
         table["files"] = {kind: vars(record) for kind, record in self.files.items()}
-        table["figures"] = _writable(self.figures, _STALE)
+        table["figures"] = _writable({k: v for k, v in self.figures.items() if k != _STALE_TABLE}, _STALE)
         result: Table = _writable(table)
         return result
 

@@ -89,6 +89,8 @@ def test_figures_no_longer_measured_are_read_and_not_written() -> None:
     card = Card.from_toml(text)
     assert card.figures["ball"] == {"lost": 0.5} and card.figures["random"]["reward_ece"] == 0.1
     assert Card.from_toml(card.to_toml() + "[files]\n").figures == {"mse": 1.0, "random": {"reward_f1": 0.5}}
+    counted = a_card(figures={"looks": {"random": {"ball": 0.5}}})
+    assert Card.from_toml(counted.to_toml() + "[files]\n") == counted, "a ball that is counted is another figure"
 
 
 @pytest.mark.parametrize(

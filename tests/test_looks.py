@@ -1,9 +1,12 @@
 """What dreams look like: artefacts, the nearest real frame, and what is alive after how many steps."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.models_table import tables
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.trainers.looks import Looks, distances
 from diamond_gym.trainers.rollouts import Rollouts
@@ -69,3 +72,9 @@ def test_what_is_alive_is_counted_in_games_that_the_table_knows() -> None:
     assert table["real"]["all"] == 1 and table["all_interval_95"] == pytest.approx([0.0945, 0.9055], abs=1e-3)
     grey = Looks("Breakout", frames[0, :, :1]).table([(film(frames[:, :, :1], 3), film(dream[:, :, :1], 3))])
     assert "all" not in grey["after_10"], "the table is of coloured frames"
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_cards() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    for lines in tables().values():
+        assert len(lines) == 2 or "\n".join(lines) in page, "python -m benchmarks.models_table prints them"

@@ -1,0 +1,81 @@
+"""The tables of docs/models.md from the bundled models' cards: what survives in dreams, and returns in dream and game.
+
+    python -m benchmarks.models_table
+
+The figures in the cards are those of `diamond-gym evaluate-wm NAME --save`; what a card has not is `–`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diamond_gym.registry import resolve
+from diamond_gym.trainers.things import things
+
+MODELS = ("breakout-nano", "freeway-nano", "pong-nano", "mspacman-nano", "boxing-nano")
+_AFTER = (50, 200)
+_NONE = "–"
+
+
+def survival(cards: Mapping[str, Mapping[str, Any]], policy: str) -> list[str]:
+    """Of each model that was measured under a policy: shares alive, artefacts and the distance after 50 and 200 steps.
+
+    Args:
+        cards: The game and the figures of each model by its name.
+        policy: Who played.
+    """
+    rows = [
+        "| Model | after | dreams | alive, each | all alive (95 % interval) | in the game | artefacts | in the game "
+        "| nearest real frame | in the game |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, card in cards.items():
+        looks = card["figures"].get("looks", {}).get(policy, {})
+        for after in _AFTER:
+            part = looks.get(f"after_{after}")
+            if part is None:
+                continue
+            each = ", ".join(f"{thing.name} {part[thing.name]:.2f}" for thing in things(card["game"]))
+            low, high = part["all_interval_95"]
+            real = part["real"]
+            rows.append(
+                f"| `{name}` | {after} | {part['dreams']} | {each} | **{part['all']:.2f}** ({low:.2f} to {high:.2f}) "
+                f"| {real['all']:.2f} | {_percent(part['artefacts'])} | {_percent(real['artefacts'])} "
+                f"| {part['nearest']:.1f} | {real['nearest']:.1f} |"
+            )
+    return rows
+
+
+def returns(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Mean returns of 50 steps in dream and game of each model and policy that was measured."""
+    rows = ["| Model | player | in dreams | in the game | difference |", "|---|---|---|---|---|"]
+    for name, card in cards.items():
+        for policy in ("random", "agent"):
+            figures = card["figures"].get("returns", {}).get(policy)
+            cells = [_NONE] * 3 if figures is None else [_mean(figures, key) for key in ("dream", "real", "difference")]
+            player = "random play" if policy == "random" else "own agent"
+            rows.append(f"| `{name}` | {player} | {' | '.join(cells)} |")
+    return rows
+
+
+def _mean(figures: Mapping[str, Any], key: str) -> str:
+    low, high = figures[f"{key}_interval_95"]
+    return f"{figures[key]:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+def tables() -> dict[str, list[str]]:
+    """All tables as lines of Markdown, by what they are of."""
+    cards = {}
+    for name in MODELS:
+        card = resolve(name).card
+        cards[name] = {"game": card.game, "figures": card.figures}
+    policies = {"random play": survival(cards, "random"), "the agents' play": survival(cards, "agent")}
+    return {**policies, "returns": returns(cards)}
+
+
+if __name__ == "__main__":
+    for title, lines in tables().items():
+        print(f"{title}\n\n" + "\n".join(lines) + "\n")
