@@ -206,42 +206,6 @@ class AtariGame:
             self._rng.bit_generator.state = state.rng
 
 
-def ale_vector(
-    game: str, num_envs: int, *, noop_max: int = 30, size: tuple[int, int] = (SIZE, SIZE), **keywords: Any
-) -> Any:
-    """ALE's native batch with the preprocessing of this module; frames are uint8 (num_envs, 1, 64, 64, 3).
-
-    It plays on all processors, draws its no-ops otherwise and gives nobody its state.
-
-    `keywords` are more of `ale_py.vector_env.AtariVectorEnv`'s own.
-
-    Raises:
-        BadArgument: There are fewer no-ops than none, or more than a game has frames.
-    """
-    check_noops(noop_max)
-    try:
-        from ale_py.vector_env import AtariVectorEnv
-    except ModuleNotFoundError as error:
-        raise DiamondGymError(MISSING) from error
-    return AtariVectorEnv(
-        find_game(game).ale_id,
-        num_envs,
-        img_height=size[0],
-        img_width=size[1],
-        grayscale=False,
-        stack_num=1,
-        frameskip=FRAME_SKIP,
-        maxpool=True,
-        noop_max=noop_max,
-        max_num_frames_per_episode=MAX_FRAMES,
-        repeat_action_probability=0.0,
-        full_action_space=False,
-        reward_clipping=False,
-        use_fire_reset=False,
-        **keywords,
-    )
-
-
 def check_noops(noop_max: int) -> None:
     """Refuses an impossible number of no-ops."""
     if not 0 <= noop_max <= MAX_FRAMES:
