@@ -99,7 +99,10 @@ class Killed(Exception):
     """Ends a training after a checkpoint."""
 
 
-@pytest.mark.parametrize("checkpoint", [1, 2, 4, 6, 9, 10, 12, 14])
+SLOW = pytest.mark.slow  # what comes in the same phase of an epoch as another one
+
+
+@pytest.mark.parametrize("checkpoint", [1, 4, 9, 14, *(pytest.param(number, marks=SLOW) for number in (2, 6, 10, 12))])
 def test_killed_within_an_epoch_it_goes_on_from_there(whole, tmp_path, checkpoint):
     """With a checkpoint after every step: in the first two epochs one while it plays, fits, and dreams."""
     _, figures, expected, episodes = whole
