@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 ATARI, CSGO = GOLDEN / "atari", GOLDEN / "csgo"
 ATARI_FILES = (ATARI / "agent.pt", ATARI / "agent.yaml", ATARI / "env.yaml")
 CSGO_FILES = (CSGO / "csgo.pt", CSGO / "agent.yaml", CSGO / "env.yaml")
-PULL = ["--start-steps", "60"]  # few, for what pulls a game that is there to be played
+PULL = ["--start-steps", "100"]  # few, for what pulls a game that is there to be played
 
 NETWORK = {"img_channels", "cond_channels", "depths", "channels", "attn_depths"}
 INNER = NETWORK | {"num_steps_conditioning"}

@@ -1,8 +1,11 @@
 """Episodes of noise, whole and in parts, to put into stores."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
-from diamond_gym.data import About, Episode
+from diamond_gym.data import About, Episode, EpisodeStore
 
 SHAPE = (4, 3, 2)  # H, W, C, all different
 ABOUT = About("Catch", SHAPE, 3, ("LEFT", "STAY", "RIGHT"))
@@ -38,3 +41,16 @@ def assert_same(a: Episode, b: Episode) -> None:
         assert x.dtype == y.dtype, name
         np.testing.assert_array_equal(x, y)
     assert a.info == b.info
+
+
+def write_in_parts(words: tuple[Path, int]) -> list[int]:
+    """Ten episodes in two parts each, by a process of its own (which finds this here because it loads no torch)."""
+    folder, seed = words
+    numbers = []
+    with EpisodeStore(folder, "a", ABOUT) as store:
+        seen = len(store)
+        for i in range(10):
+            piece = replace(episode(5, seed + i, end=False), info={"writer": seed})
+            numbers.append(store.append(piece) - seen)
+            store.extend(numbers[-1] + seen, piece)
+    return numbers

@@ -5,14 +5,13 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import ABOUT, SHAPE, assert_same, episode, part
+from stores import ABOUT, SHAPE, assert_same, episode, part, write_in_parts
 
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
@@ -166,7 +165,7 @@ def test_readers_see_what_is_added(tmp_path: Path) -> None:
 def test_several_writers_at_a_time(tmp_path: Path) -> None:
     here = EpisodeStore(tmp_path, "a", ABOUT)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        others = pool.map_async(_write, [(tmp_path, seed) for seed in (100, 200)], chunksize=1)
+        others = pool.map_async(write_in_parts, [(tmp_path, seed) for seed in (100, 200)], chunksize=1)
         while not others.ready():
             here.append(episode(2, len(here)))
         assert others.get() == [list(range(10))] * 2, "each numbers what it has seen"
@@ -181,19 +180,6 @@ def test_several_writers_at_a_time(tmp_path: Path) -> None:
             expected = episode(5, seed + i, end=False)
             np.testing.assert_array_equal(each.act, np.tile(expected.act, 2))
     assert len(store) == mine + 20 and store.num_steps == 2 * mine + 200
-
-
-def _write(words: tuple[Path, int]) -> list[int]:
-    """Ten episodes in two parts each, by a process of its own that looks at nobody else's."""
-    folder, seed = words
-    numbers = []
-    with EpisodeStore(folder, "a", ABOUT) as store:
-        seen = len(store)
-        for i in range(10):
-            piece = replace(episode(5, seed + i, end=False), info={"writer": seed})
-            numbers.append(store.append(piece) - seen)
-            store.extend(numbers[-1] + seen, piece)
-    return numbers
 
 
 def test_back_to_a_mark(tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ def test_every_library_has_its_snippet() -> None:
     assert sections == list(dict.fromkeys(name.rpartition("-")[0] for name in SNIPPETS))
 
 
-@pytest.mark.parametrize("name", SNIPPETS)
+# to load TorchRL takes longest, and tests/test_torchrl.py uses it in all ways
+SLOW = {name: [pytest.mark.slow] for name in SNIPPETS if name.startswith("TorchRL")}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in SNIPPETS])
 def test_the_snippet_runs(name: str, home: Path, tmp_path: Path) -> None:
     code = SNIPPETS[name]
     real = {"ale_py", "cv2"} if "DiamondReal" in code or "AtariStack" in code else set()

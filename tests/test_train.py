@@ -93,7 +93,7 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train("--run", str(whole), "--final-episodes", "0") == 0
     assert "it is not registered" in capsys.readouterr().err and (whole / "model").is_dir()
-    words = ("--run", str(parts), "--final-episodes", "0", "--videos-every", "1")  # which make no difference
+    words = ("--run", str(parts), "--final-episodes", "0", "--videos-every", "3")  # which make no difference
     for _ in range(2):  # once it has played, and after an update of the world model
         assert train(*words, "--minutes", "1e-9") == 0
         assert "stopped with epoch 0 of 3 done and the next one begun; repeat" in capsys.readouterr().err
