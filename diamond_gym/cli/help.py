@@ -14,20 +14,21 @@ _WIDTH, _COLUMN = 80, 26
 _OTHERS = "options"
 _GROUPS = {
     "game, model and players": (
-        "game", "env", "render_obs", "size", "model", "agent", "algo", "preset", "init", "name", "policy", "policies",
-        "played_by", "starts", "random", "stochastic", "deterministic", "real", "frame_stack", "epsilon", "temperature",
+        "game", "env", "render_obs", "size", "low_size", "model", "agent", "algo", "objective", "preset", "init",
+        "name", "policy", "policies", "played_by", "starts", "random", "stochastic", "deterministic", "real",
+        "frame_stack", "epsilon", "temperature",
     ),
     "how much": (
         "steps", "minutes", "seconds", "collect_steps", "test_steps", "episodes", "windows", "num_envs", "n_envs",
-        "batches", "precisions", "max_episode_steps", "quality", "num_denoising_steps", "noop_max", "repeat",
-        "score_minutes", "quick", "seed", "dry_run",
+        "batches", "precisions", "max_episode_steps", "horizon", "max_sessions", "quality", "num_denoising_steps",
+        "noop_max", "repeat", "score_minutes", "quick", "seed", "dry_run",
     ),
     _OTHERS: (),
     "files": (
-        "data", "run_folder", "out", "register", "videos_every", "picture", "page", "video", "save", "as_json", "runs",
-        "published", "plot", "fps", "scale", "wandb",
+        "data", "run_folder", "out", "record", "replay", "register", "videos_every", "picture", "page", "video", "save",
+        "as_json", "runs", "published", "plot", "fps", "scale", "wandb",
     ),
-    "machine": ("device", "precision", "compile", "threads", "eager"),
+    "machine": ("device", "precision", "compile", "threads", "eager", "host", "port"),
 }  # fmt: skip
 
 
