@@ -17,7 +17,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve
 from diamond_gym.registry.card import AGENT
-from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats
+from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats, games_for
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.worlds import about_game, find_world
 
@@ -287,3 +287,7 @@ def test_wrong_configurations(tmp_path: Path) -> None:
     store = EpisodeStore(tmp_path, "a", about_game("Pong"))
     with pytest.raises(BadArgument, match="steps"):
         collect(store, 0, 1)
+
+
+def test_short_plays_load_few_games() -> None:
+    assert [games_for(steps) for steps in (1, 100, 400, 799, 800, 30_000)] == [2, 2, 8, 15, 16, 16]

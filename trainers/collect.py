@@ -91,6 +91,14 @@ class CollectStats:
     reward_signs: tuple[int, int, int] = (0, 0, 0)
 
 
+def games_for(steps: int) -> int:
+    """How many games to play side by side for so many steps: 16, or fewer where each would get less than 50 steps.
+
+    An Atari game takes a fifth of a second to load.
+    """
+    return min(16, max(2, steps // 50))
+
+
 class Collector:
     """Games that stay open between collections, as the alternation of collecting and training needs it.
 

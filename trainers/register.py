@@ -98,7 +98,6 @@ def half(model: WorldModel) -> dict[str, torch.Tensor]:
     return {key: value.half().cpu().contiguous() for key, value in model.weights().items()}
 
 
-NUM_ENVS = 16
 _ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
 
 
@@ -197,7 +196,7 @@ def starts_from_game(
     Raises:
         BadArgument: The agent cannot play the game.
     """
-    from diamond_gym.trainers.collect import CollectConfig, Collector
+    from diamond_gym.trainers.collect import CollectConfig, Collector, games_for
     from diamond_gym.trainers.policies import AgentPolicy
     from diamond_gym.trainers.worlds import World, about_game
 
@@ -207,10 +206,10 @@ def starts_from_game(
         agent = ActorCritic(ActorCriticConfig(**model.card.actor_critic))
     prefix = PREFIXES["actor_critic"]
     agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
-    policy = AgentPolicy(agent.eval(), NUM_ENVS, np.random.default_rng([seed, 1]))
+    policy = AgentPolicy(agent.eval(), games_for(steps), np.random.default_rng([seed, 1]))
     world = World(about_game(model.card.game, model.frame_shape[:2]), model.card.game)
     with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", world.about) as store:
-        with Collector(store, world.envs(NUM_ENVS), CollectConfig(seed=seed), policy) as collector:
+        with Collector(store, world.envs(games_for(steps)), CollectConfig(seed=seed), policy) as collector:
             collector.collect(steps, progress)
         return draw_starts(store, model.num_steps_conditioning, n, seed)
 

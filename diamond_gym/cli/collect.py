@@ -199,11 +199,11 @@ def experience(folder: Path, world: "World", steps: int, seed: int, policy: Poli
         store.about.check_same(world.about, folder)
         if store.num_steps >= steps:
             return store  # read only: another run may be reading it too
-    from diamond_gym.trainers.collect import CollectConfig, Collector
+    from diamond_gym.trainers.collect import CollectConfig, Collector, games_for
 
     with EpisodeStore(folder, "a", world.about) as store:
         lacking = steps - store.num_steps
-        play = Collector(store, world.envs(16), CollectConfig(played_by(policy, world.name), seed=seed))
+        play = Collector(store, world.envs(games_for(lacking)), CollectConfig(played_by(policy, world.name), seed=seed))
         with play as collector, counting(f"playing {world.name}", lacking, "steps") as advance:
             collector.collect(lacking, advance)
     return EpisodeStore(folder)
