@@ -36,10 +36,8 @@ COMPARED = (1, 3)
 """Denoising steps whose frames are compared over noises (the paper's figure 4)."""
 MEASURED, PICTURES = "measured.json", "pictures.npz"
 _CURVE = 24  # points of a curve, evenly on a logarithmic scale
-_EVERY = 10  # of the steps of long play: so many lie between the frames that set the limit
 _REFERENCE = 4000  # recorded frames among which a dreamed one's nearest is looked for
 _NOISES = 32
-_KNOWN = 0.99  # of the frames of held-out play, which count as within the data
 _QUICK = {"seeds": 1, "windows": 32, "drift_steps": 200, "trajectories": 4}
 
 
@@ -88,21 +86,23 @@ class RecordedFrames:
 
     Args:
         store: The experience that the models were fitted to.
-        real: Held-out play: a frame has left the data that is farther away than 99 of 100 of its frames.
         seed: Seeds the choice of frames.
 
     Attributes:
-        limit: That distance, mean absolute differences of pixels in [0, 1] as all distances here.
+        limit: The mean distance of two of them drawn at random. A frame has left the data that is farther than this
+            from the nearest. As all distances here it is a mean absolute difference of pixels in [0, 1].
     """
 
-    def __init__(self, store: EpisodeStore, real: _Frames, seed: int = 0) -> None:
+    def __init__(self, store: EpisodeStore, seed: int = 0) -> None:
         ends = np.cumsum(store.lengths + 1)  # an episode of N steps has N + 1 frames
-        flat = np.random.default_rng(seed).choice(ends[-1], min(_REFERENCE, int(ends[-1])), replace=False)
+        rng = np.random.default_rng(seed)
+        flat = rng.choice(ends[-1], min(_REFERENCE, int(ends[-1])), replace=False)
         episode = np.searchsorted(ends, flat, side="right")
         frames = store.frames(episode, flat - np.concatenate(([0], ends))[episode])
         self._frames = _flat(frames)
         self._squares = self._frames.square().sum(1)
-        self.limit = float(np.quantile(self.distances(real), _KNOWN))
+        others = self._frames[torch.from_numpy(rng.permutation(len(self._frames)))]
+        self.limit = float((self._frames - others).abs().mean())
 
     def distances(self, frames: _Frames) -> _Floats:
         """Of frames uint8 (N, C, h, w) to the one that is nearest by squared differences, (N,)."""
@@ -129,12 +129,6 @@ class Reference:
     long: Rollouts
     recorded: RecordedFrames
 
-    @classmethod
-    def of(cls, windows: Rollouts, long: Rollouts, store: EpisodeStore) -> "Reference":
-        """Of held-out play, whose frames say from what distance on one has left the data, and what was fitted to."""
-        frames = np.concatenate((windows.after[:, -1], *np.moveaxis(long.after[:, ::_EVERY], 1, 0)))
-        return cls(windows, long, RecordedFrames(store, frames))
-
     @property
     def curve(self) -> npt.NDArray[np.int64]:
         """The steps at which curves are taken, from 1 on, (K,); those that are shown are among them."""
@@ -148,8 +142,8 @@ def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) 
 
     Figures: those of `fidelity.figures`; and by step of the long dreams `drift`, the mean absolute difference of pixels
     to real play under the same actions where that is still the same game, with the number of dreams and their spread;
-    `nearest`, that to the nearest recorded frame; and `left`, the share of dreams that are farther from it than 99 of
-    100 frames of real play.
+    `nearest`, that to the nearest recorded frame; and `left`, the share of dreams that are farther from it than
+    two recorded frames are from each other on average.
     """
     sampler, real, long = SamplerConfig(num_denoising_steps=n), reference.windows, reference.long
     dreamed = dream_rollouts(model, real, sampler, None, seed)

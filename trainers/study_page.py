@@ -21,6 +21,12 @@ COLUMNS = (
     "nearest_1000", "left_100", "left_1000", "frames_per_second",
 )  # fmt: skip
 """The figures of a line of the table."""
+HEADS = {
+    "objective": "", "reward_f1": "F1", "frames_per_second": "fps", "drift_1000": "drift 1k", "nearest_100": "near 100",
+    "nearest_1000": "near 1k", "left_1000": "left 1k", "left_100": "left 100", "drift_100": "drift 100",
+    **{f"mse_over_copy_{h}": f"mse {h}" for h in (1, 4, 16)},
+}  # fmt: skip
+"""What stands above them where there is little room."""
 _CURVES = {
     "drift": "distance to real play under the same actions",
     "nearest": "distance to the nearest recorded frame",
@@ -33,8 +39,8 @@ _EXPLAINED = (
     "Means over seeds, ± their standard deviation. mse over copy: squared error at that step of dreams of held-out "
     "play under its own actions, over that of repeating the last real frame. drift: mean absolute difference of pixels "
     "in [0, 1] to real play under the same actions, where that is still the same game. nearest: that to the nearest "
-    "of 4,000 recorded frames. left: share of dreams that are farther from it than 99 of 100 frames of held-out play. "
-    "Frames per second are those of long dreams, reward and end included, on this machine."
+    "of 4,000 recorded frames. left: share of dreams that are farther from it than two recorded frames are from "
+    "each other on average. Frames per second are those of long dreams, reward and end included, on this machine."
 )
 
 

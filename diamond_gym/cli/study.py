@@ -24,11 +24,12 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import home_folder
+from diamond_gym.trainers.measuring import describe
 from diamond_gym.trainers.policies import Policy, StickyPolicy
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
 from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
-from diamond_gym.trainers.study import Reference, Study, StudyConfig, summary
-from diamond_gym.trainers.study_page import COLUMNS, write_page
+from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig, summary
+from diamond_gym.trainers.study_page import COLUMNS, HEADS, write_page
 from diamond_gym.trainers.world_model import WorldModelConfig
 from diamond_gym.trainers.worlds import Games, World, check_learnable
 
@@ -159,14 +160,16 @@ class StudyCommand(WorldOptions):
             horizon = horizon_within(held_out, t, sizes.drift_steps)
             if horizon < sizes.drift_steps:
                 console.print(f"the longest recording that is held out has {horizon} steps: dreams are as long")
-            return Reference.of(windows, Rollouts.held_out(held_out, sizes.trajectories, t, horizon), store)
+            long = Rollouts.held_out(held_out, sizes.trajectories, t, horizon)
+            return Reference(windows, long, RecordedFrames(store))
         scripted, actions = self._policy(world) == "scripted", world.about.num_actions
 
         def make(rows: int, rng: np.random.Generator) -> Policy:
             return ScriptedPolicy(world.name, rows, rng) if scripted else StickyPolicy(actions, np.zeros(rows), rng)
 
         with closing(Games(world.envs(sizes.trajectories))) as playing:
-            return Reference.of(windows, real_rollouts(playing, make, t, sizes.drift_steps, TEST_SEED), store)
+            long = real_rollouts(playing, make, t, sizes.drift_steps, TEST_SEED)
+        return Reference(windows, long, RecordedFrames(store))
 
     def _about(self, world: World, study: Study, reference: Reference) -> dict[str, Any]:
         """What the page says of how it was made."""
@@ -176,7 +179,8 @@ class StudyCommand(WorldOptions):
             "preset": self.preset,
             "updates": study.updates,
             "real_steps": study.store.num_steps,
-            "played_by": self._policy(world) if self.plays else "recordings",
+            "played_by": describe(study.store)["policy"],
+            "long_play": ("scripted" if self._policy(world) == "scripted" else "random") if world.env else "held out",
             "long_dreams": list(reference.long.rew.shape),
             "windows": len(reference.windows),
             "left_beyond": reference.recorded.limit,
@@ -190,7 +194,7 @@ def _print(about: dict[str, Any], study: Study) -> None:
     columns = [key for key in COLUMNS if any(key in row for row in summary(study.results(), study.config))]
     table = Table(title=f"{about['world']}: {about['updates']:,} updates of {about['preset']}")
     for name in ("objective", "n", "seeds", *columns):
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(HEADS.get(name, name), justify="right")
     for row in summary(study.results(), study.config):
         figures = [f"{row[key]:.3g}" if key in row else "" for key in columns]
         table.add_row(row["objective"], str(row["n"]), str(row["seeds"]), *figures)
