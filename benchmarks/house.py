@@ -1,5 +1,6 @@
 """Sizes of the code: `python -m benchmarks.house`. One line a figure, to be run before and after a change."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -55,8 +56,7 @@ def options(command: str) -> int:
     """How many options the help of a command shows."""
     arguments = [sys.executable, "-m", "diamond_gym", command, "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT)
-    starts = (line.lstrip("│ ╭╰").partition(" ")[0] for line in done.stdout.splitlines())
-    return len({word.rstrip(",") for word in starts if word.startswith("--")})
+    return len(set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)))
 
 
 def main() -> None:
