@@ -44,6 +44,18 @@ def denoiser_config(table: Table) -> DenoiserConfig:
     return DenoiserConfig(**{**table, "inner_model": InnerModelConfig(**table["inner_model"])})
 
 
+def check_steps(card: "Card | None", sampler: SamplerConfig) -> None:
+    """Refuses several denoising steps of a student, which knows one noise level alone.
+
+    Raises:
+        BadArgument: They are more than one.
+    """
+    if card is not None and card.is_student and sampler.num_denoising_steps > 1:
+        raise BadArgument(
+            f"{card.name} was distilled to dream in one denoising step: its quality is fast, num_denoising_steps 1"
+        )
+
+
 def versions(module: nn.Module) -> tuple[int, ...]:
     """A record of a module's weights that differs after they have been written to, replaced or moved."""
     tensors = (*module.parameters(), *module.buffers())
@@ -220,6 +232,7 @@ class WorldModel(nn.Module):
             if sampler is not None and not isinstance(sampler, SamplerConfig):
                 raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
             sampler = sampler or SamplerConfig(**own)
+            check_steps(self.card, sampler)
             return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
         from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, sampler_of
 

@@ -115,6 +115,11 @@ class Card:
         return self.actor_critic is not None or AGENT in self.files
 
     @property
+    def is_student(self) -> bool:
+        """Whether the model was distilled from another one, so that it knows one denoising step alone."""
+        return "teacher" in self.training
+
+    @property
     def created_at(self) -> datetime:
         """`created`, to compare."""
         return datetime.fromisoformat(self.created)
@@ -233,7 +238,7 @@ _RECORD: Fields = {
 # These tables may hold more than the keys that are checked.
 _FREE: dict[str, Fields] = {
     "spaces": {"obs_shape": _SHAPE, "low_res_shape": _SHAPE, "num_actions": Number(1, MOST_ACTIONS)},
-    "training": {"data": _TABLE, "pulled": _TABLE, **_FAILURES},
+    "training": {"data": _TABLE, "teacher": _TABLE, "pulled": _TABLE, **_FAILURES},
     "figures": _FAILURES,
 }
 _FIELDS: Fields = {

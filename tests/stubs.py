@@ -84,7 +84,7 @@ class StubWorldModel(nn.Module):
         self.actor_critic = self.upsampler = None
         self.precision = "float32"
         self.starts = make_starts(size=size)
-        self.card = SimpleNamespace(name=name, sampler={}, action_meanings=MEANINGS)
+        self.card = SimpleNamespace(name=name, sampler={}, action_meanings=MEANINGS, is_student=False)
         self.obs_shape, self.num_actions = (size, size, 3), ACTIONS
         self.device = torch.device("cpu")
 

@@ -63,6 +63,7 @@ BASES: dict[str, list[list[str]]] = {
     "dream": [["--model", "tiny", "--steps", "2"], ["--model", "tiny", "--steps", "2", "--out", "x.gif"]],
     "evaluate-wm": [["tiny"]],
     "study": [["--game", "Pong"], ["--data", "./store", "--quick"]],
+    "distill": [["tiny"], ["tiny", "--dry-run"], ["tiny", "--data", "./store"]],
     "train": [["--game", "Pong"], ["--game", "Pong", "--dry-run"], ["--env", "DiamondGym/Catch-v0"]],
     "train-agent": [["--game", "Breakout", "--model", "tiny"], ["--game", "Breakout", "--algo", "ppo"]],
     "evaluate": [["--game", "Breakout", "--random"], ["--runs", "."], ["--published"]],
@@ -143,7 +144,7 @@ def lines(count: int, seed: int = 0) -> list[tuple[list[str], bool]]:
 @pytest.fixture
 def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
-    from diamond_gym.cli import benchmark, dream, dry_run, evaluate, evaluate_wm, train_agent, train_wm
+    from diamond_gym.cli import benchmark, distill, dream, dry_run, evaluate, evaluate_wm, train_agent, train_wm
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.play import serving
     from diamond_gym.registry import hub
@@ -188,6 +189,8 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (train_wm.Rollouts, "held_out", reached),
         (evaluate_wm, "experience", lambda *_: EpisodeStore(store)),
         (evaluate_wm, "measure", reached),
+        (distill, "experience", lambda *_: EpisodeStore(store)),
+        (distill, "DistillTrainer", reached),
         (dream.DreamCommand, "_play", played),
         (WorldModel, "compile_networks", lambda _: None),
         (serving.Running, "run", reached),

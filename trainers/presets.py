@@ -94,10 +94,23 @@ def command_line(name: str, command: Any, kind: str, left_out: Collection[str] =
         left_out: Fields that make no difference to the result.
     """
     preset = command.preset if command.preset in preset_names(kind) else "paper"
-    base = _typed(type(command)()) | dict(_leaves(preset_table(preset, kind))) | {"preset": preset}
-    words = ["diamond-gym", name]
-    for option, value in _typed(replace(command, preset=preset)).items():
-        if option in left_out or (value == base.get(option) and option != "preset") or value is None:
+    base = _typed(type(command)()) | dict(_leaves(preset_table(preset, kind)))
+    return plain_command_line(f"{name} --preset {preset}", replace(command, preset=preset), base, (*left_out, "preset"))
+
+
+def plain_command_line(name: str, command: Any, base: Any, left_out: Collection[str] = ()) -> str:
+    """The command that does what an options object says: all that differs from what holds without options.
+
+    Args:
+        name: The command's name, and its words that are no options.
+        command: A dataclass of options.
+        base: That without options, or a table of its options by the names that one types.
+        left_out: Fields that make no difference to the result.
+    """
+    base = base if isinstance(base, Mapping) else _typed(base)
+    words = ["diamond-gym", *shlex.split(name)]
+    for option, value in _typed(command).items():
+        if option in left_out or value == base.get(option) or value is None:
             continue
         if value is False:
             path, _, last = option.rpartition(".")

@@ -37,6 +37,7 @@ _COMMANDS = {
     "data export": ("data:Export", "write a store as a Minari data set"),
     "data convert": ("data:Convert", "convert folders of experience of earlier versions"),
     "train-wm": ("train_wm:TrainWm", "train a world model, from a game's name alone"),
+    "distill": ("distill:Distill", "train a model to dream in one step, as another does in three"),
     "play": ("play:Play", "play a dream in the browser or the terminal"),
     "dream": ("dream:DreamCommand", "write a video of dreams, and time them"),
     "evaluate-wm": ("evaluate_wm:EvaluateWm", "measure how well a model predicts real play"),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,14 +10,15 @@ import tyro
 
 from diamond_gym.cli.numbers import check_least, check_positive, missing
 from diamond_gym.cli.terminal import console, counting
-from diamond_gym.data.about import ABOUT
+from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
-from diamond_gym.registry import home_folder, resolve
+from diamond_gym.registry import games, home_folder, resolve
 from diamond_gym.registry.card import AGENT
 
 if TYPE_CHECKING:
+    from diamond_gym.registry import Card
     from diamond_gym.trainers.policies import Policy
     from diamond_gym.trainers.sb3_files import SavedAgent
     from diamond_gym.trainers.worlds import World
@@ -165,6 +166,28 @@ class Collect(WorldOptions):
             raise BadArgument(f"the agent of {self.agent} plays another game than {world.name}")
         rng = np.random.default_rng([self.seed, 1])
         return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
+
+
+def world_of(card: "Card", env: str | None = None, render_obs: bool = False) -> "World":
+    """What a model dreams, with its environment where there is one to play.
+
+    Args:
+        card: The model's.
+        env: The environment that an own world's model dreams, by its id.
+        render_obs: Whether the environment's rendered picture takes the observation's place.
+
+    Raises:
+        BadArgument: The environment has other frames or actions than the model's dreams.
+    """
+    from diamond_gym.trainers.worlds import World, can_play_atari, find_world
+
+    about = About(card.game, card.obs_shape, card.num_actions, card.action_meanings)
+    if env is not None:
+        world = find_world(env=env, size=card.obs_shape[0], render_obs=render_obs)
+        if world.about.frame_shape != about.frame_shape or world.about.num_actions != about.num_actions:
+            raise BadArgument(f"{env} has other frames or actions than the dreams of {card.name}")
+        return replace(world, about=about)
+    return World(about, card.game if card.game in games() and can_play_atari() else "")
 
 
 TEST_SEED = 1000

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +55,30 @@ def measure(
         precision: Of the world model's networks.
     """
     config, (real_steps, updates, windows) = config.for_game(world.about), amounts
+    with played(world, real_steps, num_envs) as (store, phases):
+        world_model = trainer_of(config.fit)(config.fit, store, updates, 0, device, precision)
+        every = config.fit.reward_end_every
+        each = seconds(lambda: [world_model.train_step() for _ in range(every)][-1]) / every
+        phases.append(Phase("world model", updates, "updates", each))
+        if windows:
+            model, batch = world_model.averaged(), config.agent.optimizer.batch_size
+            t = model.denoiser.num_steps_conditioning
+            model.starts = replay_starts(store, t, batch, np.random.default_rng(0))
+            agent = ActorCriticTrainer(config.agent, device=device)
+            agent.dream_in(model.dream(batch, sampler=config.sampler, horizon=config.agent.horizon))
+            phases.append(Phase("agent", windows, "windows", seconds(agent.train_step)))
+    return phases
+
+
+@contextmanager
+def played(world: World, real_steps: int, num_envs: int) -> Iterator[tuple[EpisodeStore, list[Phase]]]:
+    """A little of a world's play, and the phase of playing; torch's chance, and what is left behind, are as before.
+
+    Args:
+        world: What is played; where it cannot be, nothing happens in the play, and there is no such phase.
+        real_steps: To be played in all.
+        num_envs: Environments to play in, side by side.
+    """
     phases: list[Phase] = []
     with (
         torch.random.fork_rng(devices=[]),
@@ -68,18 +93,7 @@ def measure(
         else:
             obs = np.zeros((_REAL_STEPS + 1, *world.about.frame_shape), np.uint8)
             store.append(Episode(obs, np.zeros(_REAL_STEPS, np.int64)))
-        world_model = trainer_of(config.fit)(config.fit, store, updates, 0, device, precision)
-        every = config.fit.reward_end_every
-        each = _seconds(lambda: [world_model.train_step() for _ in range(every)][-1]) / every
-        phases.append(Phase("world model", updates, "updates", each))
-        if windows:
-            model, batch = world_model.averaged(), config.agent.optimizer.batch_size
-            t = model.denoiser.num_steps_conditioning
-            model.starts = replay_starts(store, t, batch, np.random.default_rng(0))
-            agent = ActorCriticTrainer(config.agent, device=device)
-            agent.dream_in(model.dream(batch, sampler=config.sampler, horizon=config.agent.horizon))
-            phases.append(Phase("agent", windows, "windows", _seconds(agent.train_step)))
-    return phases
+        yield store, phases
 
 
 def print_phases(phases: list[Phase], where: str) -> None:
@@ -97,7 +111,7 @@ def clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _seconds(step: Callable[[], dict[str, float | torch.Tensor]]) -> float:
+def seconds(step: Callable[[], dict[str, float | torch.Tensor]]) -> float:
     """How long a step takes, the device's work included."""
     took = _SLOW + 1
     for _ in range(2):

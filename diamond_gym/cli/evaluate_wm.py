@@ -12,13 +12,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import TEST_SEED, experience, store_folder
+from diamond_gym.cli.collect import TEST_SEED, experience, store_folder, world_of
 from diamond_gym.cli.numbers import check_least
 from diamond_gym.cli.terminal import console, counting
-from diamond_gym.data.about import ABOUT, About
+from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.registry import Card, games, home_folder, load_world_model, resolve, update_card
+from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
 from diamond_gym.registry.card import AGENT
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
@@ -27,7 +27,7 @@ from diamond_gym.trainers.fidelity import rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
 from diamond_gym.trainers.rollouts import policies_of
-from diamond_gym.trainers.worlds import World, can_play_atari, find_world
+from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import sampler_of
 
 _VIDEOS = (".mp4", ".gif")
@@ -121,7 +121,7 @@ class EvaluateWm:
             from diamond_gym.trainers.own_agent import own_file
 
             saved = own_file(entry, self.device)
-        world = self._world(card)
+        world = world_of(card, self.env, self.render_obs)
         policies = policies_of(card.has_agent, game, self.policies) if world.env else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
@@ -145,16 +145,6 @@ class EvaluateWm:
         else:
             _print(f"{entry.name}, {model.precision}", table)
         return 0
-
-    def _world(self, card: Card) -> World:
-        """What the model dreams, with its environment where there is one to play."""
-        about = About(card.game, card.obs_shape, card.num_actions)
-        if self.env is not None:
-            world = find_world(env=self.env, size=card.obs_shape[0], render_obs=self.render_obs)
-            if world.about.frame_shape != about.frame_shape or world.about.num_actions != about.num_actions:
-                raise BadArgument(f"{self.env} has other frames or actions than the dreams of {card.name}")
-            return replace(world, about=about)
-        return World(about, card.game if card.game in games() and can_play_atari() else "")
 
     def _held_out(self, world: World) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
         """The stores with what they are, by names that tell them apart: the policies', or else the folders'."""

@@ -19,7 +19,7 @@ from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig, check_sampler, objective_of
 from diamond_gym.schema import SamplerFields
-from diamond_gym.world_model import WorldModel
+from diamond_gym.world_model import WorldModel, check_steps
 
 if TYPE_CHECKING:
     from diamond_gym.two_stage import TwoStageSampler
@@ -118,6 +118,7 @@ def choose_sampler(
         if not two_stages:
             sampler = dataclasses.replace(own if quality is None else QUALITIES[quality], **first)
             check_sampler(sampler, objective_of(world_model.denoiser))
+            check_steps(world_model.card, sampler)
             return sampler
         both: TwoStageSampler = qualities[quality or "fast"]
         keeps_own = quality is None and world_model.card is not None and world_model.card.sampler

@@ -138,7 +138,7 @@ class Worlds:
                 "real": real(name) and is_like_the_game(entries[0].card),
                 **controls_of(space_of(entries[0]), list(entries[0].card.action_meanings)),
                 "size": list(entries[0].card.obs_shape[:2]),
-                "qualities": ["fast", "quality"] if entries[0].card.upsampler else ["fast", "paper", "fine"],
+                "qualities": qualities_of(entries[0].card),
             }
             for name, entries in self.entries().items()
         ]
@@ -171,9 +171,16 @@ class Worlds:
                 del self._loaded[key]
 
 
+def qualities_of(card: Card) -> list[Quality]:
+    """The qualities in which a model dreams, fastest first."""
+    if card.upsampler is not None:
+        return ["fast", "quality"]
+    return ["fast"] if card.is_student else ["fast", "paper", "fine"]
+
+
 def own_quality(model: Any) -> str | None:
     """The name of the quality that is a model's own setting, if it has one."""
-    names: tuple[Quality, ...] = ("fast", "paper", "fine") if model.upsampler is None else ("fast", "quality")
+    names = qualities_of(model.card)
     return next((name for name in names if choose_sampler(model, name, {}) == choose_sampler(model, None, {})), None)
 
 
