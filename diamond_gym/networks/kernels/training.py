@@ -9,10 +9,13 @@ from functools import cache
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.device import clock, remembered
 from diamond_gym.networks.kernels import MULTIPLE, built_kernels, kernels_version
+
+_MOST_FILLED = 1.5  # times as many products as there are, lest zeros take more time than a quarter of them saves
 
 
 class Conv3x3(nn.Conv2d):
@@ -29,7 +32,13 @@ class Conv3x3(nn.Conv2d):
         if not plain or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         assert self.bias is not None
-        return cast(Tensor, built_kernels().conv3x3(x, self.weight, self.bias))
+        weight, bias = self.weight, self.bias
+        more_in, more_out = -self.in_channels % MULTIPLE, -self.out_channels % MULTIPLE
+        if more_in or more_out:  # as at a network's door: zeros fill up
+            x = F.pad(x, (0, 0, 0, 0, 0, more_in))
+            weight, bias = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out)), F.pad(bias, (0, more_out))
+        y = cast(Tensor, built_kernels().conv3x3(x, weight, bias))
+        return y[:, : self.out_channels] if more_out else y
 
 
 def train_with_kernels(module: nn.Module) -> bool:
@@ -79,4 +88,6 @@ def _fits(conv: nn.Conv2d) -> bool:
     shape = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
     kept = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and conv.bias is not None
     here = conv.weight.device.type == "cpu" and conv.weight.dtype == torch.float32
-    return kept and here and conv.in_channels % MULTIPLE == conv.out_channels % MULTIPLE == 0
+    numbers = conv.in_channels, conv.out_channels
+    filled = math.prod(-(-n // MULTIPLE) * MULTIPLE for n in numbers)  # the numbers of channels that are computed
+    return kept and here and filled <= _MOST_FILLED * math.prod(numbers)
