@@ -138,7 +138,7 @@ class Dream:
             seed: Row i is seeded with seed + i, or with its own of a sequence. None: the streams go on.
             mask: bool (B,), the rows to reset.
             obs: Real frames to dream on from instead, uint8 (T, H, W, C) or (B, T, H, W, C).
-            act: The actions between them, int64 (T - 1,) or (B, T - 1).
+            act: The actions between them as the networks take them, (T - 1[, A]) or (B, T - 1[, A]).
             start: A stored start, or one per row (B,), instead of a random one.
 
         Returns:
@@ -182,7 +182,7 @@ class Dream:
         """Dreams one step of every row, or of the rows in `mask`; the others stand still.
 
         Args:
-            act: Actions on the device, int64 (B,), or multi-hot (B, A).
+            act: Actions as the networks take them, on the device: int64 (B,), or vectors (B, A).
             restart: Whether finished rows restart within the step; else the caller has to `reset` them.
             mask: bool (B,) on the device; rows outside it keep their state and their random stream.
 
@@ -282,7 +282,8 @@ class Dream:
     def check_state(self, state: DreamState, num_actions: int | None = None) -> None:
         """Refuses a state of another dream, or a damaged one (ValueError); `num_actions` if they are discrete."""
         most = 1 if self.multi_hot else None if num_actions is None else num_actions - 1
-        check_state(state, self._any_state(), self.num_starts, most)
+        like = self._any_state()
+        check_state(state, like, self.num_starts, (-1 if like.act.is_floating_point() else 0, most))
 
     def _any_state(self) -> DreamState:
         """A state that this dream could have."""

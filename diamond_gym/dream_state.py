@@ -95,14 +95,14 @@ class DreamState(Copied):
         return vars(self.copied("cpu"))
 
 
-def check_state(state: object, like: DreamState, num_starts: int, highest: int | None) -> None:
+def check_state(state: object, like: DreamState, num_starts: int, actions: tuple[int, int | None]) -> None:
     """Refuses what is no state of a dream.
 
     Args:
         state: What it is about.
         like: A state of the dream.
         num_starts: The starts there are.
-        highest: The largest number in an action, if it is known.
+        actions: The smallest and the largest number in an action, this if it is known.
 
     Raises:
         ValueError: What is wrong with it.
@@ -114,7 +114,7 @@ def check_state(state: object, like: DreamState, num_starts: int, highest: int |
         if type(theirs) is not type(mine) or theirs != mine:
             raise ValueError(f"this state is of another dream: its {name} is {theirs!r}, here it is {mine!r}.")
     _check("frames", state.obs, like.obs)
-    _check("actions", state.act, like.act, 0, highest)
+    _check("actions", state.act, like.act, *actions)
     _check("steps", state.steps, like.steps, 0)
     _check("start", state.start, like.start, -1, num_starts - 1)
     if type(state) is not type(like) or (state.memory is None) != (like.memory is None):

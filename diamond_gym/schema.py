@@ -100,11 +100,12 @@ DENOISER: Fields = {
     "residual": _FLAG,
     "objective": _OBJECTIVE,
 }
-REWARD_END: Fields = {**_UNET, "lstm_dim": _SIZE, "img_size": Number(1, LARGEST_IMAGE), "difference": _FLAG}
+_FRAME: Fields = {"img_size": Number(1, LARGEST_IMAGE), "img_width": Number(1, LARGEST_IMAGE, optional=True)}
+REWARD_END: Fields = {**_UNET, **_FRAME, "lstm_dim": _SIZE, "difference": _FLAG}
 ACTOR_CRITIC: Fields = {
     "lstm_dim": _SIZE,
     "img_channels": Number(1, 64),
-    "img_size": Number(1, LARGEST_IMAGE),
+    **_FRAME,
     "channels": Levels(_SIZE),
     "down": Levels(Number(0, 1)),
     "num_actions": _ACTIONS,
@@ -218,8 +219,9 @@ def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:
             before = width
         if name in ("reward_end", "actor_critic"):  # what is left of the image goes into an LSTM
             halvings = sum(table["down"]) if "down" in table else len(channels) - 1
-            side = -(-table.get("img_size", 64) // (patch * 2**halvings))
-            total += 4 * table.get("lstm_dim", 512) * (channels[-1] * side**2 + 2 * table.get("lstm_dim", 512))
+            h = table.get("img_size", 64)
+            area = math.prod(-(-side // (patch * 2**halvings)) for side in (h, table.get("img_width") or h))
+            total += 4 * table.get("lstm_dim", 512) * (channels[-1] * area + 2 * table.get("lstm_dim", 512))
     return total
 
 

@@ -4,6 +4,7 @@ import math
 import zipfile
 from dataclasses import MISSING, dataclass, fields
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ class Starts:
 
     Attributes:
         obs: Frames, uint8 (N, T, H, W, C), oldest first.
-        act: Actions, int64 (N, T - 1), or multi-hot (N, T - 1, A).
+        act: Actions as the networks take them (`diamond_gym.actions`): int64 (N, T - 1), or vectors (N, T - 1, A),
+            int64 or float32.
         first: bool (N,), whether the piece begins a game.
         full_res: For models of two stages, the last frames at full size that the second stage sees, uint8
             (N, T', H', W', C).
@@ -37,7 +39,7 @@ class Starts:
     """
 
     obs: npt.NDArray[np.uint8]
-    act: npt.NDArray[np.int64]
+    act: npt.NDArray[Any]
     first: npt.NDArray[np.bool_]
     full_res: npt.NDArray[np.uint8] | None = None
     next_act: npt.NDArray[np.int8] | None = None
@@ -49,9 +51,9 @@ class Starts:
                 f"got {self.obs.dtype} {self.obs.shape}."
             )
         n, t = self.obs.shape[:2]
-        if self.act.dtype != np.int64 or self.act.ndim not in (2, 3):
+        if self.act.dtype not in (np.int64, np.float32)[: self.act.ndim - 1] or self.act.ndim not in (2, 3):
             raise DiamondGymError(
-                f"actions of starts are int64 ({n}, {t - 1}) or ({n}, {t - 1}, A), "
+                f"actions of starts are int64 ({n}, {t - 1}), or int64 or float32 ({n}, {t - 1}, A), "
                 f"got {self.act.dtype} {self.act.shape}."
             )
         if self.act.shape[:2] != (n, t - 1) or self.first.shape != (n,) or self.first.dtype != np.bool_:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from diamond_gym.action_spaces import codec_of_model
+from diamond_gym.actions import ActionCodec
 from diamond_gym.device import compile_network, pick_device, pick_precision
 from diamond_gym.dream import Dream
 from diamond_gym.dream_state import without_gradient
@@ -182,8 +184,14 @@ class WorldModel(nn.Module):
         raise DiamondGymError("this world model has neither a card nor starts: its image size is unknown")
 
     @property
+    def codec(self) -> ActionCodec:
+        """The actions: their space, and how the networks take them."""
+        card = None if self.card is None else self.card.codec
+        return codec_of_model(card, self.num_actions, self.starts is not None and self.starts.act.ndim == 3)
+
+    @property
     def num_actions(self) -> int:
-        """The number of discrete actions, or the length of a multi-hot one."""
+        """The number of discrete actions, or the length of the vector that the networks take for one."""
         num_actions = self.denoiser.config.inner_model.num_actions
         assert num_actions is not None
         return num_actions

@@ -1,5 +1,6 @@
 """A model's card: what it is, where it came from, how it is built, and which files belong to it."""
 
+import math
 import re
 import tomllib
 from collections.abc import Container, Mapping
@@ -7,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from diamond_gym.action_spaces import codec_of_table
+from diamond_gym.actions import ActionCodec
 from diamond_gym.errors import BadConfig, DamagedModel
 from diamond_gym.schema import (
     LARGEST_IMAGE,
@@ -61,7 +64,8 @@ class Card:
         name: The registry name, also the stem of the model's files.
         game: The game it dreams: one of the 26, or any word of the same characters.
         created: When it was made, ISO 8601 with a time zone; the newest model of a game is the one used.
-        spaces: `obs_shape` (height, width, channels) and `num_actions`, perhaps `action_meanings`.
+        spaces: `obs_shape` (height, width, channels), `num_actions`, and where actions are not numbered, `actions`:
+            their kind (`diamond_gym.actions`); perhaps `action_meanings`.
         denoiser: The denoiser's configuration, the inner network's in `inner_model`.
         reward_end: The reward and end model's configuration, or None if the model has none.
         actor_critic: The agent's configuration, or None.
@@ -96,8 +100,16 @@ class Card:
 
     @property
     def num_actions(self) -> int:
-        """How many actions there are, or the length of an action's vector where several are pressed."""
+        """How many actions there are, or the length of the vector that networks are given for one."""
         return int(self.spaces["num_actions"])
+
+    @property
+    def codec(self) -> ActionCodec:
+        """The actions: their space, and how networks take them."""
+        named = self.spaces.get("actions")
+        if named is None and self.game == "CSGO" and self.upsampler is not None:  # a card of before they said so
+            named = {"kind": "csgo"}
+        return codec_of_table(named or {}, self.num_actions)
 
     @property
     def action_meanings(self) -> tuple[str, ...]:
@@ -237,7 +249,7 @@ _RECORD: Fields = {
 }
 # These tables may hold more than the keys that are checked.
 _FREE: dict[str, Fields] = {
-    "spaces": {"obs_shape": _SHAPE, "low_res_shape": _SHAPE, "num_actions": Number(1, MOST_ACTIONS)},
+    "spaces": {"obs_shape": _SHAPE, "low_res_shape": _SHAPE, "num_actions": Number(1, MOST_ACTIONS), "actions": _TABLE},
     "training": {"data": _TABLE, "teacher": _TABLE, "pulled": _TABLE, **_FAILURES},
     "figures": _FAILURES,
 }
@@ -266,6 +278,13 @@ def _check(table: Table, where: str) -> None:
             _require(record, *_RECORD, above=f"files.{kind}.")
         _require(table["spaces"], "obs_shape", "num_actions", above="spaces.")
         count, meanings = table["spaces"]["num_actions"], table["spaces"].get("action_meanings")
+        actions = table["spaces"].get("actions", {})
+        try:
+            codec = codec_of_table(actions, count)
+        except BadConfig as error:
+            raise BadConfig(f"key 'spaces.actions': {error}") from None
+        if codec.is_vector:
+            count = math.prod(codec.shape)
         if meanings is not None and not (_are_words(meanings) and len(meanings) == count):
             raise BadConfig(f"key 'spaces.action_meanings' must be a list of {count} words, one for each action")
     except BadConfig as error:

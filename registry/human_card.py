@@ -45,7 +45,7 @@ def human_card(card: Card) -> str:
         "game": card.game,
         "created": card.created,
         "observations": f"uint8 ({height}, {width}, {channels})",
-        "actions": ", ".join(card.action_meanings) or card.num_actions,
+        "actions": ", ".join(card.action_meanings) or (card.codec.space if card.codec.is_vector else card.num_actions),
         "parts": ", ".join(card.networks),
         "sampler": ", ".join(f"{key} {_value(value)}" for key, value in card.sampler.items()) or "the paper's",
     }

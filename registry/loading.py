@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import numpy as np
+
+from diamond_gym.action_spaces import codec_of_model
 from diamond_gym.errors import DamagedModel
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
@@ -127,13 +130,15 @@ def check_starts(card: Card, starts: "Starts", where: str) -> None:
         raise DamagedModel(f"{where}: starts of shape {starts.obs.shape[1:]}, but the model sees {(frames, *shape)}")
     if starts.full_res is not None and starts.full_res.shape[2:] != card.obs_shape:
         raise DamagedModel(f"{where}: full-size frames {starts.full_res.shape[2:]}, not {card.obs_shape}")
-    several = starts.act.ndim == 3  # each of an action's parts is pressed or not
-    if several and starts.act.shape[2] != card.num_actions:
+    codec = codec_of_model(card.codec, card.num_actions, vectors := starts.act.ndim == 3)
+    if vectors and starts.act.shape[2] != card.num_actions:
         raise DamagedModel(f"{where}: actions of {starts.act.shape[2]} parts, but the model has {card.num_actions}")
-    most = 1 if several else card.num_actions - 1
-    for act, least in ((starts.act, 0), (starts.next_act, -1)):
-        if act is not None and act.size and not (least <= act.min() and act.max() <= most):
-            raise DamagedModel(f"{where}: its actions are not all from 0 to {most}, the model's")
+    if vectors != codec.is_vector or (starts.act.dtype == np.float32) != (codec.kind == "box"):
+        raise DamagedModel(f"{where}: actions are {starts.act.dtype} {starts.act.shape[2:]}, not those of {codec}")
+    least, most = codec.lowest, codec.highest
+    for act, low in ((starts.act, least), (starts.next_act, -1)):
+        if act is not None and act.size and not (low <= act.min() and act.max() <= most):
+            raise DamagedModel(f"{where}: its actions are not all from {least} to {most}, the model's")
 
 
 def _verify_file(entry: Entry, kind: str) -> None:

@@ -18,6 +18,7 @@ from diamond_gym.registry.card import Card, Table, check_name, now
 from diamond_gym.registry.checkpoint import read_checkpoint, read_yaml, resolve_references
 from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import check_weights
+from diamond_gym.registry.published import CSGO
 from diamond_gym.schema import LARGEST_IMAGE, NETWORKS, Number, check_table
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def read_released(
     spaces: Table = {"obs_shape": [*size, channels], "num_actions": num_actions}
     if upsampler:
         spaces["low_res_shape"] = list(frame_shape)
+        spaces["actions"] = {"kind": "csgo"} if game == CSGO else {"kind": "multi_binary", "shape": [num_actions]}
     known = games().get(game)
     if known and known.num_actions == num_actions:
         spaces["action_meanings"] = list(known.action_meanings)

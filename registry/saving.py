@@ -145,9 +145,10 @@ def _save_with_agent(
         table = {"img_size": height, "img_channels": channels, **config}
         table["num_actions"] = config.get("num_actions") or card.num_actions
         side, seen, actions = (table[key] for key in ("img_size", "img_channels", "num_actions"))
-        if (side, side, seen, actions) != (height, width, channels, card.num_actions):
+        across = table.get("img_width") or side
+        if (side, across, seen, actions) != (height, width, channels, card.num_actions):
             raise BadArgument(
-                f"the agent sees frames of {side}x{side}x{seen} and has {actions} actions, "
+                f"the agent sees frames of {side}x{across}x{seen} and has {actions} actions, "
                 f"but {card.name} dreams {height}x{width}x{channels} with {card.num_actions}"
             )
         card, weights = replace(card, actor_critic=table), {**weights, **agent}

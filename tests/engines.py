@@ -8,6 +8,7 @@ from stubs import Conditioned, StubWorldModel, levels
 from test_golden import CSGO_INNER, CSGO_UPSAMPLER_INNER, GOLDEN, load_part
 from torch import nn
 
+from diamond_gym.actions import CsgoActions
 from diamond_gym.csgo import NUM_INPUTS, SIZES, encode
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.registry import Card
@@ -46,7 +47,7 @@ def engine_card(dynamics: Denoiser, upsampler: Denoiser, size: tuple[int, int] =
         name="csgo-diamond",
         game="CSGO",
         created="2024-10-31T00:00:00Z",
-        spaces={"obs_shape": [*size, 3], "num_actions": NUM_INPUTS},
+        spaces={"obs_shape": [*size, 3], "num_actions": NUM_INPUTS, "actions": {"kind": "csgo"}},
         denoiser=asdict(dynamics.config),
         upsampler=asdict(upsampler.config),
     )
@@ -87,7 +88,7 @@ class StubEngine(StubWorldModel):
         self.denoiser, self.upsampler, self.reward_end = StubDynamics(), StubUpsampler(), None
         self.starts = engine_starts(**kwargs)
         self.obs_shape, self.num_actions = (*LARGE, 3), NUM_INPUTS
-        self.card.action_meanings = ()
+        self.card.action_meanings, self.codec = (), CsgoActions()
 
     def dream(self, num_envs, *, sampler=None, horizon=50, seed=None, starts="any") -> TwoStageDream:
         return TwoStageDream(

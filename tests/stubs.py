@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diamond_gym.actions import Discrete
 from diamond_gym.dream import Dream
 from diamond_gym.frames import to_pixels
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -85,7 +86,7 @@ class StubWorldModel(nn.Module):
         self.precision = "float32"
         self.starts = make_starts(size=size)
         self.card = SimpleNamespace(name=name, sampler={}, action_meanings=MEANINGS, is_student=False)
-        self.obs_shape, self.num_actions = (size, size, 3), ACTIONS
+        self.obs_shape, self.num_actions, self.codec = (size, size, 3), ACTIONS, Discrete(ACTIONS)
         self.device = torch.device("cpu")
 
     def dream(self, num_envs, *, sampler=None, horizon=50, seed=None, starts="any") -> Dream:

@@ -102,7 +102,7 @@ class Vector(gym.Env):
         if continuous:
             self.observation_space, self.action_space = (
                 gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
-                gym.spaces.Box(-1, 1),
+                gym.spaces.Box(-np.inf, np.inf, (2,)),
             )
 
     def reset(self, *, seed=None, options=None):
@@ -126,7 +126,7 @@ def test_what_is_no_game_of_images(ids):
     assert about_env("Test/Vector-v3", render_obs=True).frame_shape == (12, 10, 3)
     for name, message in (
         ("Test/Vector-v3", "not uint8 images of height, width and channels; --render-obs"),
-        ("Test/Continuous-v0", "not discrete actions"),
+        ("Test/Continuous-v0", "which has no bounds"),
         ("Test/Nowhere-v0", "cannot be made"),
         ("nowhere:Test-v0", "cannot be made"),
     ):

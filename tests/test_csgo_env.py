@@ -19,6 +19,7 @@ from stubs import StubWorldModel
 
 import diamond_gym
 from diamond_gym import csgo
+from diamond_gym.actions import MultiBinary
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -198,7 +199,7 @@ def test_actions_outside_the_space():
 
 def test_other_multi_hot_models_keep_zeros_and_ones():
     model = StubEngine()
-    model.num_actions = 50
+    model.codec = MultiBinary([50])
     assert DreamEnv(model=model).action_space == gym.spaces.MultiBinary(50)
 
 

@@ -17,8 +17,21 @@ TREES = {"diamond_gym": "diamond_gym", "trainers": "diamond_gym.trainers", "regi
 # their own in the rooms of ROOMS; any other package counts as one.
 ROOMS = ("networks", "data", "envs")
 RANKS = [
-    {"errors", "files", "schema", "frames", "hallucination", "randomness", "device", "processes", "sampler"},
-    {"networks.blocks", "networks.preconditioning", "networks.cuda_graphs", "data.about", "data.episode_files", "csgo"},
+    {
+        "errors",
+        "files",
+        "schema",
+        "frames",
+        "hallucination",
+        "randomness",
+        "device",
+        "processes",
+        "sampler",
+        "csgo",
+    },
+    {"actions"},
+    {"action_spaces", "action_keys"},
+    {"networks.blocks", "networks.preconditioning", "networks.cuda_graphs", "data.about", "data.episode_files"},
     {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes", "data.convert"},
     {"data"},
     {"networks.folding", "data.segments", "data.checks", "data.importers"},

@@ -12,6 +12,7 @@ from stubs import save_tiny_model
 
 import diamond_gym
 from diamond_gym import cli
+from diamond_gym.actions import Box
 from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.train import Train
 from diamond_gym.cli.train_wm import TrainWm
@@ -141,32 +142,41 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys):
         ("train-wm --env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
         ("train-wm --env nowhere:Game-v0", 2, "cannot be made: "),
         ("train-wm --env CartPole-v1", 2, "--render-obs takes its rendered picture instead"),
-        ("train-wm --env Pendulum-v1 --render-obs", 2, "not discrete actions"),
+        ("train-wm --env CartPole-v1 --render-obs --size 12x", 2, "--size is a number or HEIGHTxWIDTH"),
+        ("train-wm --env CartPole-v1 --render-obs --size 0", 2, "--size must be from 1 to 1,024 a side, not 0"),
         (f"train-wm --env {ID} --game Pong", 2, "say which game"),
         ("train-wm --game Pong --size 32", 2, "--render-obs and --size are for --env"),
         ("train-wm --data nothing", 1, "no experience at"),
         ("train-wm --data a*b", 2, "names no store"),
-        ("train-wm --data wide", 2, "those of Wide have 12x20 pixels"),
-        ("train-wm --data steering", 2, "only numbered actions can be learned yet"),
+        ("train-wm --data steering", 2, "nothing says what the actions of Steering mean"),
         ("train-wm --data empty", 1, "there is no experience in"),
         ("train-wm --game Pong --data empty", 1, "holds experience with game Empty, not Pong"),
         ("train --data nothing", 1, "no experience at"),
-        ("train --data wide", 2, "those of Wide have 12x20 pixels"),
+        ("train --data driving", 2, "takes numbered actions, and those of Driving are Box(-1.0, 1.0, (2,), float32)"),
         ("collect --data nothing", 1, "no experience at"),
         ("collect --data empty", 2, "Empty cannot be played here"),
         ("evaluate-wm tiny --data nothing", 1, "there is no experience in"),
         ("evaluate-wm tiny --env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
         ("evaluate --env Nowhere-v0 --random", 2, "Nowhere-v0 cannot be made"),
-        (f"evaluate --env {ID} --game Pong", 2, "leave out --game and --agent, or --env"),
+        (f"evaluate --env {ID} --game Pong", 2, "--game and --env exclude each other"),
+        ("evaluate --game Pong --size 32", 2, "--render-obs and --size are for --env"),
+        (f"evaluate --env {ID} --data empty", 2, "--data empty holds recordings of Empty, not of Catch"),
+        ("evaluate --data empty", 2, "Empty cannot be played here"),
+        ("evaluate --data nothing", 1, "no experience at"),
         (f"evaluate --env {ID}", 1, "no world model for 'Catch' yet"),
         (f"train-agent --env {ID} --game Pong", 2, "--game and --env exclude each other"),
         ("train-agent --env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
-        ("train-agent --env Nowhere-v0 --algo ppo", 2, "--env is for --algo diamond"),
+        ("train-agent --env Nowhere-v0 --algo ppo --real", 2, "Nowhere-v0 cannot be made"),
+        ("train-agent --env Nowhere-v0 --size x", 2, "--size is a number or HEIGHTxWIDTH"),
+        ("train-agent --game Pong --size 3", 2, "--render-obs and --size are for --env"),
+        ("train-agent --data empty", 1, "no world model for 'Empty' yet"),
+        ("train-agent --data empty --game Pong", 2, "--data empty holds recordings of Empty, not of Pong"),
     ],
 )
 def test_one_line_for_what_cannot_be(words, code, message, home, capsys):
     save_tiny_model()
-    EpisodeStore(home / "data" / "wide", "a", About("Wide", (12, 20, 3), 2)).close()
+    driving = About.of("Driving", (16, 16, 3), Box([-1, -1], [1, 1]))
+    EpisodeStore(home / "data" / "driving", "a", driving).close()
     EpisodeStore(home / "data" / "empty", "a", About("Empty", (16, 16, 3), 2)).close()
     steering = About("Steering", (16, 16, 3), 0, action_dtype="float32", action_shape=(2,))
     EpisodeStore(home / "data" / "steering", "a", steering).close()

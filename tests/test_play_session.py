@@ -248,7 +248,7 @@ def test_a_dream_that_has_ended_takes_no_action() -> None:
 
 def test_keys_are_actions() -> None:
     played = session()  # NOOP, FIRE, UP, UPFIRE
-    controls = Controls(played.space, played.meanings)
+    controls = Controls(played.codec, played.meanings)
     assert (controls.idle, controls.take()) == (True, 0)
     for keys, action in (["space"], 1), (["w"], 2), (["space", "w"], 3), (["w", "s"], 0), (["a"], 0), (["q", "w"], 2):
         controls.hold(keys)
@@ -266,7 +266,7 @@ def test_two_stages_are_played_as_one() -> None:
     env = DreamEnv(model=model, quality="quality", max_episode_steps=-1)
     played = PlaySession(model, seed=3, quality="quality")
     obs, _ = env.reset(seed=3)
-    controls = Controls(played.space, played.meanings)
+    controls = Controls(played.codec, played.meanings)
     controls.hold(["w", "ctrl", "nonsense"])
     frames = []
     for dx, buttons in ((-30, 1), (0, 3), (500, 0), (4, 1), (0, 0)):
@@ -290,4 +290,4 @@ def test_two_stages_are_played_as_one() -> None:
     assert (branches.choose(1, played.apply).obs == branches.branches[1].obs).all()
     with pytest.raises(BadArgument, match="too many"):
         Branches(played, played.dream.twin(), "actions", actions[0])
-    assert Controls(played.space, played.meanings).noop.tolist() == csgo.action().tolist()
+    assert Controls(played.codec, played.meanings).noop.tolist() == csgo.action().tolist()

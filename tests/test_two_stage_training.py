@@ -50,7 +50,7 @@ UPSAMPLER = UpsamplerConfig(
 )
 SIDE = 2 * worlds.SIZE
 CONFIG = replace(worlds.CONFIG, upsampler=UPSAMPLER, age_weights=(1.0,), past_noise=0.1, motion_weight=0.0).for_frames(
-    SIDE, 3, worlds.ACTIONS
+    (SIDE, SIDE, 3), worlds.ACTIONS
 )
 
 

@@ -10,7 +10,8 @@ from gymnasium.vector import AutoresetMode
 import diamond_gym  # noqa: F401
 from diamond_gym.data import About, EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.trainers.worlds import Games, check_learnable, find_world
+from diamond_gym.trainers.games import Games
+from diamond_gym.trainers.worlds import check_learnable, find_world
 
 CATCH = "DiamondGym/Catch-v0"
 
@@ -110,8 +111,6 @@ def test_a_store_is_a_world(tmp_path):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        (About("Wide", (16, 20, 3), 3), "those of Wide have 16x20 pixels"),
-        (About("Steering", (16, 16, 3), 0, action_dtype="float32", action_shape=(2,)), "only numbered actions"),
         (About("my maze!", (16, 16, 3), 3), "'my maze!' cannot be used"),
     ],
 )

@@ -250,10 +250,14 @@ def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
     """The configuration with a model's image size and actions filled in.
 
     Raises:
-        BadArgument: The model's frames are not square.
+        BadArgument: The model's actions are not numbered.
     """
-    height, width, channels = entry.card.obs_shape
-    if height != width:
-        raise BadArgument(f"the agent sees square frames, and those of {entry.name} have {height}x{width} pixels")
-    network = replace(config.network, img_size=height, img_channels=channels, num_actions=entry.card.num_actions)
+    card, (h, w, c) = entry.card, entry.card.obs_shape
+    if card.codec.is_vector:
+        raise BadArgument(
+            f"DIAMOND's agent takes numbered actions, and those of {entry.name} are {card.codec.space}: "
+            "train with --algo ppo (or sac)"
+        )
+    frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
+    network = replace(config.network, **frame, num_actions=card.num_actions)
     return replace(config, network=network)

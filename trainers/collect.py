@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
+from diamond_gym.action_spaces import codec_of_space
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
-from diamond_gym.trainers.policies import Policy, StickyPolicy
+from diamond_gym.trainers.games import Games
+from diamond_gym.trainers.policies import Policy, StickyPolicy, explore
 from diamond_gym.trainers.scripted import ScriptedPolicy
-from diamond_gym.trainers.worlds import Games
 
 _Frames = npt.NDArray[np.uint8]
 _WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
@@ -27,20 +28,20 @@ class _OpenEpisode:
         obs: Frames, from the last one that is stored on, or the first.
         info: What is noted about the episode.
         number: Its number, once part of it is stored.
-        act: Actions.
+        act: Actions, numbers or arrays.
         rew: Rewards.
     """
 
     obs: list[_Frames]
     info: dict[str, Any]
     number: int | None = None
-    act: list[int] = field(default_factory=list)
+    act: list[Any] = field(default_factory=list)
     rew: list[float] = field(default_factory=list)
 
     def part(self, end: bool, trunc: bool) -> Episode:
         """What is to be stored; its last step may have ended the episode."""
         last = np.arange(len(self.act)) == len(self.act) - 1
-        act, rew = np.array(self.act, np.int64), np.array(self.rew, np.float32)
+        act, rew = np.array(self.act), np.array(self.rew, np.float32)
         info = self.info if self.number is None else {}
         return Episode(np.stack(self.obs), act, rew, last & end, last & trunc, info)
 
@@ -127,6 +128,7 @@ class Collector:
         self.store, self.config = store, config or CollectConfig()
         self._played_by = self.config.policy if policy is None else "agent"
         self._rng = np.random.default_rng([self.config.seed, store.num_episodes])
+        self._codec = store.codec or codec_of_space(envs.single_action_space)
         self._policy = self._built_in(envs.num_envs) if policy is None else policy
         self._games = Games(envs, self.config.life_loss_ends)
         obs = self._games.reset(int(self._rng.integers(2**31 - envs.num_envs)))
@@ -142,7 +144,7 @@ class Collector:
         repeat = np.full(num_envs, 0.0 if name == "random" else 1 - 1 / self.config.sticky_steps)
         if name == "mixed":
             repeat[::2] = 0.0
-        return StickyPolicy(about.num_actions, repeat, self._rng)
+        return StickyPolicy(self._codec, repeat, self._rng)
 
     def collect(self, steps: int, progress: Callable[[int], None] | None = None) -> CollectStats:
         """Plays until the store has `steps` more steps (up to B - 1 more than that).
@@ -203,9 +205,7 @@ class Collector:
         """One step of all games; returns how many rewards were negative, zero and positive, (3,)."""
         begins = np.array([part.number is None and not part.act for part in self._open])
         act = self._policy(self._games.obs, begins)
-        if self.config.epsilon:
-            chance = self._rng.random(len(act)) < self.config.epsilon
-            act = np.where(chance, self._rng.integers(self.store.about.num_actions, size=len(act)), act)
+        act = explore(act, self.config.epsilon, self._codec, self._rng)
         obs, rew, end, trunc, over = self._games.step(act)
         self.scores += rew
         for i, part in enumerate(self._open):

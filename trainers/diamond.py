@@ -85,10 +85,15 @@ class DiamondConfig:
 
     def for_game(self, about: About) -> "DiamondConfig":
         """The same with a game's image size and actions filled in; errors as those of `check_learnable`."""
-        check_learnable(about)
-        h, _, c = about.frame_shape
-        network = replace(self.agent.network, img_size=h, img_channels=c, num_actions=about.num_actions)
-        fit = self.fit.for_frames(h, c, about.num_actions)
+        check_learnable(about, numbered=True)
+        if self.fit.without_rewards:
+            raise BadArgument(
+                "without rewards there is nothing for the agent to learn: leave out --fit.without-rewards"
+            )
+        h, w, c = about.frame_shape
+        frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
+        network = replace(self.agent.network, **frame, num_actions=about.num_actions)
+        fit = self.fit.for_frames(about.frame_shape, about.num_actions)
         temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
         return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
@@ -110,7 +115,7 @@ class DiamondTrainer:
 
     A checkpoint is made after each epoch, and every two minutes within it. What was collected after it is forgotten
     when the training goes on from there, so that a training which was killed ends with the same weights as one which
-    was not, where an environment does the same from the same seed (`worlds.Games`).
+    was not, where an environment does the same from the same seed (`games.Games`).
 
     Attributes:
         config: The whole of it, with the game's sizes filled in.

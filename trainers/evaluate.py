@@ -11,13 +11,15 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from diamond_gym.action_spaces import codec_of_space
+from diamond_gym.actions import ActionCodec
 from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games
 from diamond_gym.trainers.policies import _SURE, AgentPolicy, Policy, StickyPolicy
-from diamond_gym.trainers.worlds import find_world
+from diamond_gym.trainers.worlds import World, find_world, game_name
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
@@ -84,24 +86,31 @@ class Scores:
 Agent: TypeAlias = "ActorCritic | SavedAgent | None"  # None plays at random
 
 
-def real_games(game: str, num_envs: int, max_episode_steps: int | None = None) -> VectorEnv[Any, Any, Any]:
-    """Real games for `play`, by a game's name or an environment's id: full ones, which a lost life does not end."""
-    if game not in games():
+def world_of(env: str, size: tuple[int, int] | None = None, render_obs: bool = False) -> World:
+    """The world of an environment's id, seen by its rendered picture where its observations are no images."""
+    if render_obs:
+        return find_world(env=env, size=size, render_obs=True)
+    try:
+        return find_world(env=env, size=size)
+    except BadArgument:
+        return find_world(env=env, size=size, render_obs=True)
+
+
+def real_games(game: str | World, num_envs: int, max_episode_steps: int | None = None) -> VectorEnv[Any, Any, Any]:
+    """Real games for `play`, by name, environment's id or world: full ones, which a lost life does not end."""
+    if isinstance(game, World) or game not in games():
         if max_episode_steps is not None:
             raise BadArgument("--max-episode-steps cuts Atari games; an environment has its own limit")
-        try:
-            world = find_world(env=game)
-        except BadArgument:  # its observations may be no images
-            world = find_world(env=game, render_obs=True)
+        world = game if isinstance(game, World) else world_of(game)
         return world.envs(num_envs, AutoresetMode.SAME_STEP)
     return RealVectorEnv(
         game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, max_episode_steps=max_episode_steps
     )
 
 
-def random_policy(num_actions: int, num_envs: int, seed: int = 0) -> Policy:
+def random_policy(actions: int | ActionCodec, num_envs: int, seed: int = 0) -> Policy:
     """Uniform actions."""
-    return StickyPolicy(num_actions, np.zeros(num_envs), np.random.default_rng([seed, 3]))
+    return StickyPolicy(actions, np.zeros(num_envs), np.random.default_rng([seed, 3]))
 
 
 def play(
@@ -173,20 +182,20 @@ def score(
         BadArgument: The agent sees other frames than the games show, or has other actions.
     """
     rows, shown = envs.num_envs, envs.single_observation_space.shape or ()
-    actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
+    codec = codec_of_space(envs.single_action_space, game)
     if agent is None:
-        policy = random_policy(actions, rows, seed)
+        policy = random_policy(codec, rows, seed)
     elif isinstance(agent, ActorCritic):
         config = agent.config
-        seen = config.img_size, config.img_size, config.img_channels
-        if (seen, config.num_actions) != (shown, actions):
+        seen = config.frame_shape
+        if (seen, config.num_actions, codec.is_vector) != (shown, codec.num_inputs, False):
             raise BadArgument(
                 f"the agent sees frames {seen} and has {config.num_actions} actions, "
-                f"but {game} shows {shown} and has {actions}"
+                f"but {game} shows {shown} and has {codec.space if codec.is_vector else codec.num_inputs}"
             )
         policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 9]), _SURE if deterministic else 1.0)
     else:
-        agent.check(game, shown, actions)
+        agent.check(game_name(game), shown, codec)
         policy = agent.playing(rows, deterministic, seed)
     with torch.random.fork_rng():  # agents of Stable-Baselines3 draw from torch's own stream
         torch.manual_seed(seed)
@@ -195,7 +204,7 @@ def score(
 
 def score_agent(
     agent: Agent,
-    game: str,
+    game: str | World,
     episodes: int = 100,
     num_envs: int = 10,
     seed: int = 0,
@@ -207,7 +216,7 @@ def score_agent(
 
     Args:
         agent: On its device; None for uniform random actions.
-        game: One of the 26, or the id of an environment.
+        game: One of the 26, the id of an environment, or a world that can be played.
         episodes: How many games.
         num_envs: How many of them side by side.
         seed: Of games and actions.
@@ -216,4 +225,5 @@ def score_agent(
         progress: Called with the number of finished games.
     """
     with closing(real_games(game, min(num_envs, episodes), max_episode_steps)) as envs:
-        return score(agent, envs, game, episodes, seed, deterministic, progress)
+        name = game.env if isinstance(game, World) else game
+        return score(agent, envs, name, episodes, seed, deterministic, progress)

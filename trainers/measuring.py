@@ -12,6 +12,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.fidelity import HORIZONS, Table
+from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.looks import Looks
 from diamond_gym.trainers.rollouts import (
     Progress,
@@ -21,7 +22,7 @@ from diamond_gym.trainers.rollouts import (
     policy_maker,
     real_rollouts,
 )
-from diamond_gym.trainers.worlds import Games, World
+from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import TwoStageSampler, enlarge_planes
 from diamond_gym.world_model import WorldModel
 
@@ -174,7 +175,7 @@ def measure(
                 continue
             done = sum(len(dreamed) for _, dreamed in pieces)
             with closing(Games(world.envs(n))) as playing:
-                real = real_rollouts(playing, make, t, steps, seed + done)
+                real = real_rollouts(playing, make, t, steps, seed + done, world.codec)
             # random play is the same in the dream: it takes no notice of what it sees
             same = None if policy == "random" else make
             pieces.append((real, dream_rollouts(model, real, sampler, same, seed + done, progress)))

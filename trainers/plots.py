@@ -107,7 +107,7 @@ def comparison(
     video = []
     for step, frames in enumerate(film):
         words = [f"step {step} of {steps}" if step else "the last real frame before the dream"]
-        if action_meanings:
+        if action_meanings and real.act.ndim == 2:
             acts = real.act[:, real.num_start_frames - 2 + step]
             words.append("actions: " + ", ".join(action_meanings[act] for act in acts) if step else "")
         picture = picture_of(frames, scale)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from diamond_gym.actions import ActionCodec, Discrete
 from diamond_gym.networks.actor_critic import ActorCritic
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ _SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 class Policy(Protocol):
     """Chooses actions for a batch of games."""
 
-    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """From frames (B, H, W, C), and in which rows an episode begins (B,), to actions (B,)."""
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+        """From frames (B, H, W, C), and in which rows an episode begins (B,), to actions (B, ...)."""
         ...
 
 
@@ -30,21 +31,30 @@ class StickyPolicy:
     Held keys make a paddle travel, so that it meets the ball more often than by a policy that trembles.
 
     Args:
-        num_actions: Actions are 0..num_actions-1.
+        actions: How many there are, 0..n-1, or the codec of other ones.
         repeat: Chance to keep the action for another step, per row (B,); 0 is the uniform random policy.
         rng: The source of chance.
     """
 
-    def __init__(self, num_actions: int, repeat: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
-        self._num_actions, self._repeat, self._rng = num_actions, repeat, rng
-        self._act = np.zeros(len(repeat), np.int64)
+    def __init__(self, actions: int | ActionCodec, repeat: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
+        self._codec = Discrete(actions) if isinstance(actions, int) else actions
+        self._repeat, self._rng = repeat, rng
+        self._act: npt.NDArray[Any] = np.zeros((len(repeat), *self._codec.shape), self._codec.dtype)
 
-    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """Chooses without looking."""
-        new = self._rng.integers(self._num_actions, size=len(self._repeat))
+        new = self._codec.sample(self._rng, len(self._repeat))
         keep = (self._rng.random(len(self._repeat)) < self._repeat) & ~first
-        self._act = np.where(keep, self._act, new)
+        self._act = np.where(keep.reshape(-1, *[1] * (new.ndim - 1)), self._act, new)
         return self._act
+
+
+def explore(act: npt.NDArray[Any], epsilon: float, codec: ActionCodec, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """Puts uniform random actions in the place of some of a batch's (B, ...), each with chance `epsilon`."""
+    if not epsilon:
+        return act
+    chance = rng.random(len(act)) < epsilon
+    return np.where(chance.reshape(-1, *[1] * (act.ndim - 1)), codec.sample(rng, len(act)), act)
 
 
 class AgentPolicy:

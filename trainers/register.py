@@ -54,10 +54,13 @@ def make_card(
         origin: Where the experience is from.
         began_with: The model whose weights the training began with.
     """
-    about, paper = store.about, asdict(SamplerConfig())
+    about, codec, paper = store.about, store.codec, asdict(SamplerConfig())
+    assert codec is not None, "whoever fitted to them knew what the actions mean"
     two_stages, small = config.upsampler.factor is not None, config.upsampler.small(about.frame_shape[:2])
     kind = "DIAMOND world model of two stages" if two_stages else "small DIAMOND world model"
     summary = f"A {kind} of {about.game}, fitted to {store.num_steps} steps of real play."
+    if config.without_rewards:
+        summary += " Nothing is known of rewards and ends: its dreams pay 0, and end by their horizon alone."
     if began_with is not None:
         earlier = began_with.card.training.get("stages", [began_with.card.source])
         training = {**training, "stages": [*earlier, command]}
@@ -70,12 +73,13 @@ def make_card(
         source=command,
         spaces={
             "obs_shape": list(about.frame_shape),
-            "num_actions": about.num_actions,
+            "num_actions": codec.num_inputs,
+            **({"actions": codec.table} if codec.table else {}),
             **({"low_res_shape": [*small, about.frame_shape[2]]} if two_stages else {}),
             **({"action_meanings": list(about.action_meanings)} if about.action_meanings else {}),
         },
         denoiser=asdict(config.denoiser),
-        reward_end=asdict(config.reward_end),
+        reward_end=None if config.without_rewards else asdict(config.reward_end),
         upsampler=asdict(config.upsampler.denoiser) if two_stages else None,
         sampler={key: value for key, value in asdict(sampler).items() if value != paper[key]},
         training={
@@ -152,12 +156,16 @@ def starts_from_folder(model: "Released", folder: Path, n: int = 256, seed: int 
     if not (folder / "store.json").exists():
         raise BadArgument(f"{folder} is not a folder of collected episodes")
     store = EpisodeStore(folder)
-    if store.about.frame_shape != model.frame_shape or store.about.num_actions != card.num_actions:
+    if store.about.frame_shape != model.frame_shape or store.codec != card.codec:
         raise BadArgument(
-            f"{folder} holds frames {store.about.frame_shape} and {store.about.num_actions} actions, "
+            f"{folder} holds frames {store.about.frame_shape} and {_how_many(store)} actions, "
             f"the model wants {model.frame_shape} and {card.num_actions}"
         )
     return draw_starts(store, model.num_steps_conditioning, n, seed)
+
+
+def _how_many(store: EpisodeStore) -> str:
+    return str(store.about.num_actions or (store.codec and store.codec.space) or store.about.action_dtype)
 
 
 def can_collect(model: "Released") -> None:

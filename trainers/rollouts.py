@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from diamond_gym.actions import ActionCodec
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import cut, windows
 from diamond_gym.dream import Dream
@@ -15,9 +16,9 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
+from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
-from diamond_gym.trainers.worlds import Games
 from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, in_two_sizes, shrink_planes
 from diamond_gym.world_model import WorldModel
 
@@ -36,7 +37,7 @@ class Rollouts:
 
     Attributes:
         obs: uint8 (N, T + H, C, H, W).
-        act: int64 (N, T + H - 1), the action between each two frames.
+        act: The action between each two frames as the networks take it, int64 (N, T + H - 1) or (N, T + H - 1, A).
         rew: float32 (N, H), signs of the rewards of the last H steps.
         end: bool (N, H), whether they ended the episode (in real games a lost life does).
         going: bool (N, H), false from the step on in which a new game began.
@@ -46,7 +47,7 @@ class Rollouts:
     """
 
     obs: npt.NDArray[np.uint8]
-    act: npt.NDArray[np.int64]
+    act: npt.NDArray[Any]
     rew: npt.NDArray[np.float32]
     end: npt.NDArray[np.bool_]
     going: npt.NDArray[np.bool_] | None = None
@@ -143,6 +144,7 @@ def dream_rollouts(
     n, t = len(real), real.num_start_frames
     frames = np.ascontiguousarray(real.obs[:, :t].transpose(0, 1, 3, 4, 2))  # (N, T, H, W, C)
     batch = -(-n // -(-n // _BATCH))
+    codec = model.codec if real.act.ndim > 2 else None
     whole = Starts(frames, real.act[:, : t - 1], np.zeros(n, np.bool_))
     dream = _begun_from(whole, model, batch, sampler)
     parts = []
@@ -161,6 +163,8 @@ def dream_rollouts(
         seen = frames[rows, -1]
         for _ in range(real.rew.shape[1] if steps is None else steps):
             act = policy(seen, first)
+            if codec is not None and make_policy is not None:  # which chooses among the environment's
+                act = codec.encode(act)
             first = np.zeros(batch, np.bool_)
             step = dream.step(torch.from_numpy(act).to(model.device), restart=False)
             seen = to_pixels(step.obs).cpu().numpy()
@@ -203,13 +207,21 @@ def horizon_within(store: EpisodeStore, t: int, horizon: int) -> int:
     return max(1, min(horizon, int(store.lengths.max(initial=0)) - t + 1))
 
 
-def _replay(act: npt.NDArray[np.int64]) -> Policy:
-    """Takes the given actions (B, T - 1 + H), whatever it sees; the first call is for the first frame of T."""
+def _replay(act: npt.NDArray[Any]) -> Policy:
+    """Takes the given actions (B, T - 1 + H, ...), whatever it sees; the first call is for the first frame of T."""
     columns = iter(act.swapaxes(0, 1))
     return lambda obs, first: next(columns)
 
 
-def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Generator, warm_up: int = 60) -> Rollouts:
+def record(
+    games: Games,
+    policy: Policy,
+    t: int,
+    steps: int,
+    rng: np.random.Generator,
+    warm_up: int = 60,
+    codec: ActionCodec | None = None,
+) -> Rollouts:
     """Plays each game for a random while, then on until T frames lie within one game, and records from there.
 
     They may be of several lives, as a dream's own past may be that goes on.
@@ -221,12 +233,15 @@ def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Gene
         steps: Steps to record after them, H.
         rng: The source of chance.
         warm_up: Steps to play before, 0 to so many.
+        codec: Of the actions; None where they are numbered.
     """
     obs = games.reset(int(rng.integers(2**31 - 1024)))
     n = len(obs)
     wait = rng.integers(0, warm_up + 1, size=n)
     frames = np.zeros((n, t + steps, *obs.shape[1:]), np.uint8)
-    act, rew = np.zeros((n, t + steps - 1), np.int64), np.zeros((n, steps), np.float32)
+    each = () if codec is None or not codec.is_vector else (codec.num_inputs,)
+    act = np.zeros((n, t + steps - 1, *each), np.float32 if codec is not None and codec.kind == "box" else np.int64)
+    rew = np.zeros((n, steps), np.float32)
     end, restart = np.zeros((n, steps), np.bool_), np.zeros((n, steps), np.bool_)
     # At how many frames each row's record stands; a new game begins it anew until one more than T are of the same.
     length, first = np.ones(n, np.int64), np.ones(n, np.bool_)
@@ -244,12 +259,13 @@ def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Gene
         chosen = policy(games.obs, first)
         obs, reward, ended, truncated, over = games.step(chosen)
         first, began = ended | truncated, over
+        inputs = chosen if codec is None else codec.encode(chosen)
         for i in np.flatnonzero(length < t + steps):
             if step < wait[i] and length[i] < t:
                 frames[i, 0], length[i] = obs[i], 1
                 continue
             at = length[i]
-            frames[i, at], act[i, at - 1] = obs[i], chosen[i]
+            frames[i, at], act[i, at - 1] = obs[i], inputs[i]
             if at >= t:
                 rew[i, at - t], end[i, at - t] = np.sign(reward[i]), ended[i]
             length[i] += 1
@@ -259,10 +275,12 @@ def record(games: Games, policy: Policy, t: int, steps: int, rng: np.random.Gene
     return Rollouts(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going, going)
 
 
-def real_rollouts(games: Games, make_policy: MakePolicy, t: int, steps: int, seed: int) -> Rollouts:
+def real_rollouts(
+    games: Games, make_policy: MakePolicy, t: int, steps: int, seed: int, codec: ActionCodec | None = None
+) -> Rollouts:
     """Plays real games for pieces to dream on from, one of each; arguments as those of `record`."""
     rng = np.random.default_rng([seed, steps])
-    return record(games, make_policy(games.num_envs, rng), t, steps, rng)
+    return record(games, make_policy(games.num_envs, rng), t, steps, rng, codec=codec)
 
 
 def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
@@ -292,6 +310,6 @@ def policy_maker(model: WorldModel, game: str, name: str, saved: "SavedAgent | N
         if name == "agent":
             assert model.actor_critic is not None
             return AgentPolicy(model.actor_critic, rows, rng)
-        return StickyPolicy(model.num_actions, np.zeros(rows), rng)
+        return StickyPolicy(model.codec, np.zeros(rows), rng)
 
     return make

@@ -12,24 +12,28 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
-from diamond_gym.envs.atari import RealVectorEnv
+from diamond_gym.action_spaces import codec_of_space
 from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import Entry, resolve
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3_files import AgentCard, save_agent
+from diamond_gym.trainers.sb3_card import AgentCard
+from diamond_gym.trainers.sb3_files import save_agent
+from diamond_gym.trainers.worlds import find_world
 from diamond_gym.world_model import WorldModel
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
+_TAKES = {"dqn": ("discrete", "numbered actions"), "sac": ("box", "numbers within bounds (Box)")}  # the others take all
 RHYTHM = Rhythm(log_steps=500, checkpoint_seconds=600.0)  # a DQN's checkpoint holds its replay buffer, up to 2 GB
 _REPLAY = 80_000  # frames in that buffer, before and after a step: 2 GB of 64x64
 _FREE = frozenset({"steps", "device", "precision", "compile", "model"})  # what a resumed run may change
@@ -54,10 +58,12 @@ class AgentConfig:
         device: Of the world model and the agent.
         precision: Of the world model: "auto" (measured), "float32" or "bfloat16".
         compile: Whether to compile the world model.
+        env: Of `real`, the id of the environment where it is no game of Atari; `size` and `render_obs` as those of
+            `worlds.find_world`.
     """
 
     game: str
-    algo: Literal["ppo", "a2c", "dqn"] = "ppo"
+    algo: Literal["ppo", "a2c", "dqn", "sac"] = "ppo"
     model: str | None = None
     steps: int = 100_000
     n_envs: int = 16
@@ -69,6 +75,9 @@ class AgentConfig:
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
+    env: str | None = None
+    size: tuple[int, int] | None = None
+    render_obs: bool | None = None
 
     def settings(self) -> dict[str, Any]:
         """The algorithm's hyperparameters, meant for budgets of ten thousand to a million steps."""
@@ -81,6 +90,12 @@ class AgentConfig:
             }  # fmt: skip
         if self.algo == "a2c":
             return {"n_steps": 8, "learning_rate": 7e-4, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.01}
+        if self.algo == "sac":
+            return {
+                "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "batch_size": 64, "gamma": 0.98,
+                "buffer_size": max(self.n_envs, min(self.steps, _REPLAY // self.frame_stack)),
+                "learning_starts": min(1_000, self.steps // 10), "learning_rate": 3e-4,
+            }  # fmt: skip
         return {
             # an update every two steps and returns of ten, for few steps (as in van Hasselt et al. 2019, 1906.05243)
             "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "n_steps": 10, "gamma": 0.98,
@@ -99,14 +114,14 @@ class AsDreamed(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """Begins new games."""
         obs = self.venv.reset()
-        self._lives = np.array([info["lives"] for info in self.venv.reset_infos])
+        self._lives = np.array([info.get("lives", 0) for info in self.venv.reset_infos])
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
         """Plays the step."""
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
-        lives = np.array([info["lives"] for info in infos])
+        lives = np.array([info.get("lives", 0) for info in infos])
         lost = (lives < self._lives) & ~dones
         for row in np.flatnonzero(lost):
             infos[row]["terminal_observation"] = obs[row].copy()
@@ -122,8 +137,8 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
         DiamondGymError: There is no such game or model.
     """
     if config.real:
-        games = RealVectorEnv(game=config.game, num_envs=config.n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        bridge = DreamVecEnv(games)  # type: ignore[arg-type]  # both are vector environments with the same keys
+        world = find_world(None if config.env else config.game, config.env, None, config.size, bool(config.render_obs))
+        bridge = DreamVecEnv(world.envs(config.n_envs, AutoresetMode.SAME_STEP))  # type: ignore[arg-type]  # the same keys
         envs: VecEnv = AsDreamed(bridge)
     else:
         which: dict[str, Any] = {"id": f"DiamondDream-{config.game}-v0"}
@@ -174,6 +189,12 @@ class SB3Trainer:
                 f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
                 f"not {height}x{width}: train with --algo diamond"
             )
+        self._codec, (kind, takes) = codec_of_space(self.bridge.action_space), _TAKES.get(config.algo, ("", ""))
+        if kind and self._codec.kind != kind:
+            raise BadArgument(
+                f"--algo {config.algo} takes {takes}, and the actions of {config.game} are {self._codec.space}: "
+                "train with --algo ppo"
+            )
         if run is not None:
             run.settle(asdict(config) | self._world(), _FREE)
         self.agent = self._agent(None if run is None else run.load())
@@ -197,7 +218,7 @@ class SB3Trainer:
             self.settings, self.seconds = state["settings"], state["seconds"]
             usual = {"replay_buffer_class": None}  # chosen anew, as at the beginning
             agent = algorithm.load(_file(state["agent"]), self._envs, config.device, custom_objects=usual)
-            if isinstance(agent, DQN):
+            if isinstance(agent, OffPolicyAlgorithm):
                 agent.load_replay_buffer(_file(state["replay"]))
         except KeyError as error:
             raise DamagedModel(f"this run's checkpoint has no {error}; begin the run anew in another --run") from None
@@ -230,7 +251,7 @@ class SB3Trainer:
         """The agent and the replay buffer as SB3 saves them. They hold pickles: resume none but your own runs."""
         agent = _bytes(self.agent.save)
         state = {"step": self.step, "settings": self.settings, "seconds": self.seconds, "agent": agent}
-        if isinstance(self.agent, DQN):
+        if isinstance(self.agent, OffPolicyAlgorithm):
             state["replay"] = _bytes(self.agent.save_replay_buffer)
         return state
 
@@ -244,7 +265,8 @@ class SB3Trainer:
             model="" if entry is None else entry.name,
             model_sha256="" if entry is None else entry.card.files["weights"].sha256,
             obs_shape=self.bridge.observation_space.shape,  # type: ignore[arg-type]
-            num_actions=int(self.bridge.action_space.n),  # type: ignore[attr-defined]
+            num_actions=self._codec.num_inputs,
+            actions=self._codec.table,
             frame_stack=config.frame_stack,
             steps=self.step,
             seconds=round(self.seconds, 1),

@@ -11,7 +11,7 @@ import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,70 +22,30 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import json_to_data
 from stable_baselines3.common.utils import get_device
 
+from diamond_gym.action_spaces import codec_of_space
+from diamond_gym.actions import ActionCodec, Discrete
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
 from diamond_gym.registry import Entry, with_agent_file
 from diamond_gym.schema import Number
+from diamond_gym.trainers.policies import explore
+from diamond_gym.trainers.sb3_card import AgentCard
 
 CARD = "diamond_gym.json"  # the name within the .zip
-_WEIGHTS, _OPTIMIZER = "policy.pth", "policy.optimizer.pth"
-FORMAT = 1
+_WEIGHTS, _OPTIMIZER = "policy.pth", "optimizer.pth"  # of SAC there are several of these
 # The policies from images that are built without opening a pickle, by the module that a file names.
 _KNOWN = {
     "stable_baselines3.common.policies": "ActorCriticCnnPolicy",  # of PPO and A2C
     "stable_baselines3.dqn.policies": "CnnPolicy",
+    "stable_baselines3.sac.policies": "CnnPolicy",
     "sb3_contrib.common.recurrent.policies": "RecurrentActorCriticCnnPolicy",
 }
-_SIDE, _ACTIONS, _WIDEST, _LARGEST = Number(1, 512), Number(1, 4096), 4096, 1 << 30
+_SIDE, _WIDEST, _LARGEST = Number(1, 512), 4096, 1 << 30
 # What of an agent's card goes into that of its world model.
 _FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
 _TRAINING_ONLY = {"optimizer_class", "optimizer_kwargs"}
 # What a .zip need not remember: where the last training stood, an eighth of a megabyte a row.
 _LEFT_OUT = ["_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"]
-
-
-@dataclass(frozen=True)
-class AgentCard:
-    """What an agent was trained on, and how.
-
-    Attributes:
-        game, algo, model, frame_stack, seed: As those of `diamond_gym.trainers.sb3.AgentConfig`; for the real game
-            there is no model ("").
-        trained_in: "dream" or "real".
-        model_sha256: Of the world model's weights, where they are known.
-        obs_shape: A single frame, (H, W, C).
-        num_actions: Actions are 0..num_actions-1.
-        steps: Steps of training, over all rows.
-        seconds: How long they took.
-        quality, max_episode_steps: Of the dreams; None for the model's own way, and for the real game.
-        settings: The algorithm's hyperparameters.
-        format: Of this card.
-    """
-
-    game: str
-    algo: str
-    trained_in: str
-    model: str
-    model_sha256: str
-    obs_shape: tuple[int, int, int]
-    num_actions: int
-    frame_stack: int
-    steps: int
-    seconds: float
-    seed: int
-    quality: str | None
-    max_episode_steps: int | None
-    settings: dict[str, Any]
-    format: int = FORMAT
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads what `json.dumps(asdict(card))` wrote; fields that are not known yet are left out."""
-        table = json.loads(text)
-        fields = {name: table[name] for name in cls.__dataclass_fields__ if name in table}
-        if not all(isinstance(fields[name], str) for name in ("game", "algo", "model")):
-            raise ValueError("its card is none")
-        return cls(**{**fields, "obs_shape": tuple(table["obs_shape"])})
 
 
 def save_agent(agent: BaseAlgorithm, path: Path, card: AgentCard) -> None:
@@ -112,7 +72,7 @@ def packed(path: Path) -> bytes:
             if name == "system_info.txt":  # of the machine it was trained on
                 continue
             content = source.read(name)
-            if name in (_WEIGHTS, _OPTIMIZER):
+            if name == _WEIGHTS or name.endswith(_OPTIMIZER):
                 state, buffer = _tensors(content), io.BytesIO()
                 if name == _WEIGHTS:
                     half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
@@ -134,7 +94,7 @@ def register_file(entry: Entry, path: Path) -> Entry:
             dreams.
     """
     saved, card = open_agent(path, "cpu"), entry.card
-    saved.check(card.game, card.obs_shape, card.num_actions)
+    saved.check(card.game, card.obs_shape, card.codec)
     if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
         raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
     facts = asdict(saved.card)
@@ -154,7 +114,7 @@ class SavedAgent:
         policy: SB3's, on its device.
         channels: Channels of all that it sees, C × frame_stack.
         size: (H, W) of what it sees.
-        num_actions: Actions are 0..num_actions-1.
+        codec: Of its actions.
         epsilon: DQN's chance of a random action where actions are not chosen greedily, else 0.
         card: None where the file was not written by this package.
     """
@@ -163,11 +123,11 @@ class SavedAgent:
     policy: BasePolicy
     channels: int
     size: tuple[int, int]
-    num_actions: int
+    codec: ActionCodec
     epsilon: float
     card: AgentCard | None
 
-    def check(self, game: str, obs_shape: tuple[int, ...], num_actions: int) -> None:
+    def check(self, game: str, obs_shape: tuple[int, ...], codec: ActionCodec) -> None:
         """Makes sure that the agent can play a game.
 
         Raises:
@@ -179,8 +139,11 @@ class SavedAgent:
         if self.size != (height, width) or self.channels % channels:
             seen, shown = "{}×{} with {} channels".format(*self.size, self.channels), f"{height}×{width}×{channels}"
             raise BadArgument(f"{self.path} sees frames of {seen}, but {game} shows {shown}, or several of them")
-        if self.num_actions != num_actions:
-            raise BadArgument(f"{self.path} knows {self.num_actions} actions, but {game} has {num_actions}")
+        if self.codec != codec:
+            mine, theirs = (
+                c.space if self.codec.is_vector or codec.is_vector else c.num_inputs for c in (self.codec, codec)
+            )
+            raise BadArgument(f"{self.path} knows {mine} actions, but {game} has {theirs}")
 
     def playing(self, num_envs: int, deterministic: bool = False, seed: int = 0) -> "PlayingAgent":
         """The agent as a policy for `num_envs` games at once."""
@@ -200,19 +163,17 @@ class PlayingAgent:
         self._seen = np.zeros((num_envs, *agent.size, agent.channels), np.uint8)
         self._memory: tuple[npt.NDArray[Any], ...] | None = None
 
-    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """From frames (B, H, W, C) and the rows in which an episode begins (B,) to actions (B,)."""
+    def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+        """From frames (B, H, W, C) and the rows in which an episode begins (B,) to actions (B, ...)."""
         self._seen[first] = 0
         self._seen = np.concatenate((self._seen[..., obs.shape[-1] :], obs), axis=-1)
         act, self._memory = self._agent.policy.predict(self._seen, self._memory, first, self._deterministic)
-        if self._agent.epsilon and not self._deterministic:
-            chance = self._rng.random(len(act)) < self._agent.epsilon
-            act = np.where(chance, self._rng.integers(self._agent.num_actions, size=len(act)), act)
-        return act.astype(np.int64)
+        epsilon = 0.0 if self._deterministic else self._agent.epsilon
+        return explore(act.astype(self._agent.codec.dtype), epsilon, self._agent.codec, self._rng)
 
 
 def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = False) -> SavedAgent:
-    """Opens a saved agent of PPO, A2C, DQN or sb3-contrib's RecurrentPPO that plays from images.
+    """Opens a saved agent of PPO, A2C, DQN, SAC or sb3-contrib's RecurrentPPO that plays from images.
 
     Args:
         path: The .zip.
@@ -230,24 +191,26 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
             text, weights = _member(archive, "data").decode(), _member(archive, _WEIGHTS)
             card = AgentCard.from_json(_member(archive, CARD).decode()) if CARD in archive.namelist() else None
         table, state = json.loads(text), _tensors(weights)
-        shape, num_actions = table["observation_space"].get("_shape"), table["action_space"].get("n")
-        num_actions = None if num_actions is None else int(num_actions)
+        shape, codec = table["observation_space"].get("_shape"), _codec(table["action_space"], card)
         epsilon = float(table.get("exploration_rate", 0.0))
         _check_sizes({**(table.get("policy_kwargs") or {})})
         settings = json_to_data(text) if trust_pickles else table
+        if codec is None and trust_pickles:
+            codec = codec_of_space(settings["action_space"], str(path))
     except Exception as error:  # each of zipfile, json, pickle and torch meets damage with exceptions of many kinds
         message = " ".join(str(error).split())[:100]
         raise DiamondGymError(f"{path} is no agent saved by Stable-Baselines3, or is damaged ({message})") from None
-    if not isinstance(shape, list) or len(shape) != 3 or num_actions is None:
-        raise DiamondGymError(f"{path} does not play from images with numbered actions, as these games need it")
-    if not (all(map(_SIDE.accepts, shape)) and _ACTIONS.accepts(num_actions) and 0 <= epsilon <= 1):
+    if not isinstance(shape, list) or len(shape) != 3 or codec is None:
+        raise DiamondGymError(
+            f"{path} does not play from images with numbered actions, as these games need it; other actions are read "
+            "from files of this package, or with --trust-pickles"
+        )
+    if not (all(map(_SIDE.accepts, shape)) and 0 <= epsilon <= 1):
         raise DiamondGymError(f"{path} says of itself what no agent is: frames, actions or chances out of bounds")
     policy_class, keywords = _policy_class(path, settings, trust_pickles)
     try:
         with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
-            policy = policy_class(
-                spaces.Box(0, 255, tuple(shape), np.uint8), spaces.Discrete(num_actions), lambda _: 0.0, **keywords
-            )
+            policy = policy_class(spaces.Box(0, 255, tuple(shape), np.uint8), codec.space, lambda _: 0.0, **keywords)
         policy.load_state_dict(state)
     except Exception as error:  # whatever SB3 and torch make of keywords that are not what they should be
         message = " ".join(str(error).split())[:100]
@@ -255,7 +218,15 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
     channels, *size = shape  # SB3 stores images with their channels first
-    return SavedAgent(path, policy, channels, tuple(size), num_actions, epsilon, card)
+    return SavedAgent(path, policy, channels, tuple(size), codec, epsilon, card)
+
+
+def _codec(space: dict[str, Any], card: AgentCard | None) -> ActionCodec | None:
+    """The actions' codec by an agent's card, or of numbered ones by SB3's plain text; None where neither says it."""
+    if card is not None:
+        return card.codec
+    numbered = str(space.get(":type:", "")).find("multi") < 0 and space.get("n") is not None
+    return Discrete(int(space["n"])) if numbered else None
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

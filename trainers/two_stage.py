@@ -43,6 +43,7 @@ class TwoStageTrainer(WorldModelTrainer):
         height, width, _ = store.about.frame_shape
         self.small, self._large = config.upsampler.small((height, width)), store
         dynamics = SmallFrames(store.folder, self.small)
+        dynamics.codec = store.codec
         super().__init__(config, dynamics, total_steps, seed, device, precision, compile, fabric)
         own = config.upsampler
         with torch.random.fork_rng(devices=[]):  # the same weights in every process

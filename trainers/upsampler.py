@@ -116,5 +116,10 @@ class SmallFrames(EpisodeStore):
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's table for a run's settings; where there is no upsampler it is None, as for older runs."""
-    return {**config, "upsampler": None if config["upsampler"]["factor"] is None else config["upsampler"]}
+    """A configuration's table for a run's settings; what changes nothing is None in it, as for older runs."""
+    upsampler, without = config["upsampler"], config["without_rewards"]
+    return {
+        **config,
+        "upsampler": None if upsampler["factor"] is None else upsampler,
+        "without_rewards": without or None,
+    }

@@ -86,6 +86,8 @@ class WorldModelConfig:
     age_weights: tuple[float, ...] | None = None
     """Chances of the episodes by age, in as many classes, oldest first: 1 for steps drawn evenly from all recordings
     (None: the paper's 0.1 0.1 0.1 0.7, for play that gets better)."""
+    without_rewards: bool = False
+    """Leave out the reward/end model, as where recordings have neither rewards nor ends: dreams pay 0, unending."""
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
 
     def __post_init__(self) -> None:
@@ -118,13 +120,14 @@ class WorldModelConfig:
         if self.age_weights is not None and (min(self.age_weights) < 0 or abs(sum(self.age_weights) - 1) > 1e-6):
             raise BadArgument(f"--age-weights are chances that sum to 1, not {self.age_weights}")
 
-    def for_frames(self, img_size: int, img_channels: int, num_actions: int) -> Self:
-        """The same with a world's image size and actions filled in."""
-        image: dict[str, Any] = {"img_channels": img_channels, "num_actions": num_actions}
+    def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
+        """The same with a world's frames (H, W, C) and actions (`ActionCodec.num_inputs`) filled in."""
+        h, w, c = frame_shape
+        image: dict[str, Any] = {"img_channels": c, "num_actions": num_actions}
         denoiser = replace(self.denoiser, inner_model=replace(self.denoiser.inner_model, **image))
-        side, _ = self.upsampler.small((img_size, img_size))
-        reward_end = replace(self.reward_end, img_size=side, **image)
-        upsampler = self.upsampler.for_frames(img_channels)
+        h, w = self.upsampler.small((h, w))
+        image |= {"img_size": h, "img_width": None if w == h else w}
+        reward_end, upsampler = replace(self.reward_end, **image), self.upsampler.for_frames(c)
         return replace(self, denoiser=denoiser, reward_end=reward_end, upsampler=upsampler)
 
 
@@ -167,7 +170,8 @@ class WorldModelTrainer:
         self.device, self.precision = torch.device(device), precision
         self._seed, self._fabric = seed, fabric
         self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        denoiser, reward_end = Denoiser(config.denoiser), RewardEnd(config.reward_end)
+        denoiser = Denoiser(config.denoiser)
+        reward_end = None if config.without_rewards else RewardEnd(config.reward_end)
         self.world_model = WorldModel(denoiser, reward_end).to_device(self.device, precision)
         networks = self.world_model.parts
         if self.device.type == "cpu" and precision == "float32" and not compile:
@@ -176,10 +180,13 @@ class WorldModelTrainer:
         if compile:
             prepare_to_compile(self.device.type)
             denoiser.inner_model.compile()
-            reward_end.encoder.compile()
+            if reward_end is not None:
+                reward_end.encoder.compile()
         self._configs = {"denoiser": config.denoiser_optimizer, "reward_end": config.reward_end_optimizer}
         self.optimizers = {name: adamw(part, self._configs[name], self.device) for name, part in networks.items()}
-        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss, "reward_end": reward_end.loss}
+        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss}
+        if reward_end is not None:
+            losses["reward_end"] = reward_end.loss
         trained = [name for name in networks if self._configs[name].lr]
         self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
         levels = training_levels(denoiser.objective, config.sigma, config.flow_times != "logit-normal")
@@ -223,7 +230,7 @@ class WorldModelTrainer:
         metrics: dict[str, float | Tensor] = {}
         if self.config.denoiser_optimizer.lr:
             metrics |= self._denoiser_step()
-        if self.config.reward_end_optimizer.lr and self.step % self.config.reward_end_every == 0:
+        if "reward_end" in self._objectives and self.step % self.config.reward_end_every == 0:
             metrics |= self._reward_end_step()
         self.step += 1
         return metrics

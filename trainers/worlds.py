@@ -1,7 +1,7 @@
 """What a world model learns: an Atari game, a Gymnasium environment of the user's, or recordings alone."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,20 +9,18 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import AddRenderObservation, ResizeObservation
+from gymnasium.wrappers import AddRenderObservation, ReshapeObservation, ResizeObservation
 
+from diamond_gym.action_spaces import codec_of_recordings, codec_of_space
+from diamond_gym.actions import ActionCodec
 from diamond_gym.data.about import ABOUT, About, read_about
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.envs.atari_game import SIZE
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, BadConfig
 from diamond_gym.registry.card import check_name
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games as known_games
-
-_Frames = npt.NDArray[np.uint8]
-_Rows = npt.NDArray[np.bool_]
-Step = tuple[_Frames, npt.NDArray[np.float32], _Rows, _Rows, _Rows]
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,14 @@ class World:
     def name(self) -> str:
         """What it is called: `DiamondDream-<name>-v0` dreams it."""
         return self.about.game
+
+    @property
+    def codec(self) -> ActionCodec:
+        """Its actions: their space, and how networks take them."""
+        codec = self.about.codec
+        if codec is None:
+            raise BadArgument(f"nothing says what the actions of {self.name} mean, and there are no recordings of it")
+        return codec
 
     @property
     def is_atari(self) -> bool:
@@ -81,16 +87,16 @@ def find_world(
     game: str | None = None,
     env: str | None = None,
     data: Path | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     render_obs: bool = False,
 ) -> World:
     """The world that a game's name, an environment's id or a store of experience means.
 
     Args:
         game: One of the 26 games.
-        env: A registered id, of uint8 images and discrete actions; `module:id` imports the module first.
+        env: A registered id, of uint8 images; `module:id` imports the module first.
         data: A store; what it holds has to be of the game or environment, if one is given.
-        size: Side of an environment's frames (default: their own if they are square and at most 64, else 64).
+        size: Side of an environment's frames, or (H, W) (default: their own if no side is above 64, else 64).
         render_obs: Whether the environment's rendered picture takes the observation's place.
 
     Raises:
@@ -105,11 +111,11 @@ def find_world(
         world = World(about_game(game), game)
     elif env is not None:
         about = about_env(env, None, render_obs)
-        h, w, _ = about.frame_shape
-        side = size or (h if h == w and h <= SIZE else SIZE)
-        world = World(about if (h, w) == (side, side) else about_env(env, (side, side), render_obs), env, render_obs)
+        own = about.frame_shape[:2]
+        wanted = (size, size) if isinstance(size, int) else size or (own if max(own) <= SIZE else (SIZE, SIZE))
+        world = World(about if own == wanted else about_env(env, wanted, render_obs), env, render_obs)
     elif data is not None:
-        about = read_about(data)
+        about = recorded(data)
         playable = about.game in known_games() and about.frame_shape == (SIZE, SIZE, 3) and can_play_atari()
         return World(about, about.game if playable else "")
     else:
@@ -119,14 +125,35 @@ def find_world(
     return world
 
 
-def check_learnable(about: About) -> None:
-    """Raises BadArgument where the networks cannot take what a store holds."""
-    h, w, _ = about.frame_shape
-    if h != w:
-        raise BadArgument(f"the networks see square frames, and those of {about.game} have {h}x{w} pixels")
-    if about.num_actions < 1:
-        kind = f"{about.action_dtype} {about.action_shape}"
-        raise BadArgument(f"only numbered actions can be learned yet, and those of {about.game} are {kind}")
+def recorded(folder: Path) -> About:
+    """What a store holds; where it does not say what its actions mean, their recorded range does."""
+    about = read_about(folder)
+    if about.codec is not None:
+        return about
+    store = EpisodeStore(folder)
+    if not store.num_steps:
+        return about
+    acts = [store.steps(np.full(n, i), np.arange(n))["act"] for i, n in enumerate(store.lengths.tolist())]
+    try:
+        return replace(about, actions=codec_of_recordings(np.concatenate(acts)).table)
+    except BadConfig as error:
+        raise BadArgument(f"the actions in {folder} cannot be learned: {error}") from None
+
+
+def knows_outcomes(store: EpisodeStore) -> bool:
+    """Whether any episode of a store has rewards or ends; of an empty one nothing speaks against it."""
+    return not len(store) or any(
+        not {"rew", "end"} <= set(store.pieces(number)[-1].unknown) for number in range(len(store))
+    )
+
+
+def check_learnable(about: About, numbered: bool = False) -> None:
+    """Raises BadArgument where networks cannot take what a store holds, or DIAMOND's agent its actions (`numbered`)."""
+    if numbered and about.codec is not None and about.codec.is_vector:
+        raise BadArgument(
+            f"DIAMOND's agent takes numbered actions, and those of {about.game} are {about.codec.space}: "
+            "train-wm, then train-agent --algo ppo (or sac)"
+        )
     check_name(about.game, "a world's name")
 
 
@@ -145,10 +172,10 @@ def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = 
     """What a store of an environment's experience holds; arguments and errors as `make_env`'s."""
     made = make_env(env, size, render_obs)
     h, w, c = made.observation_space.shape or ()
-    num_actions = int(made.action_space.n)  # type: ignore[attr-defined]
+    codec = codec_of_space(made.action_space, env)
     meanings: tuple[str, ...] = tuple(getattr(made.unwrapped, "get_action_meanings", tuple)())
     made.close()
-    return About(game_name(env), (h, w, c), num_actions, meanings, versions=_versions())
+    return About.of(game_name(env), (h, w, c), codec, meanings, _versions())
 
 
 def game_name(env: str) -> str:
@@ -158,7 +185,7 @@ def game_name(env: str) -> str:
 
 
 def make_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = False) -> gym.Env[Any, Any]:
-    """Makes an environment that shows uint8 frames (H, W, C) and takes discrete actions.
+    """Makes an environment that shows uint8 frames (H, W, C) and takes actions of a kind that a codec knows.
 
     Args:
         env: A registered id; `module:id` imports the module first, from the working folder if nowhere else.
@@ -176,14 +203,18 @@ def make_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = F
         raise BadArgument(f"{env} cannot be made: {error}") from None
     if render_obs:
         made = AddRenderObservation(made, render_only=True)
-    space, actions = made.observation_space, made.action_space
+    if isinstance(grey := made.observation_space, gym.spaces.Box) and grey.dtype == np.uint8 and len(grey.shape) == 2:
+        made = ReshapeObservation(made, (*grey.shape, 1))
+    space = made.observation_space
     if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         made.close()
         hint = "" if render_obs else "; --render-obs takes its rendered picture instead"
         raise BadArgument(f"{env} shows {space}, not uint8 images of height, width and channels{hint}")
-    if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
+    try:
+        codec_of_space(made.action_space, env)
+    except BadArgument:
         made.close()
-        raise BadArgument(f"{env} takes {actions}, not discrete actions counted from 0")
+        raise
     return made if size is None or space.shape[:2] == size else ResizeObservation(made, size)
 
 
@@ -196,94 +227,3 @@ def _versions(*more: str) -> dict[str, str]:
         except PackageNotFoundError:  # run from a checkout that was never installed
             continue
     return versions
-
-
-class Games:
-    """The rows of a vector environment as games, each of which begins anew, from a seed of its own, where it ends.
-
-    Their state is the seed of each game and its actions since then. Going back to it plays them again, which is exact
-    where the environment does the same from the same seed.
-
-    Args:
-        envs: B environments of uint8 frames (H, W, C) and discrete actions, in autoreset mode DISABLED.
-        life_loss_ends: Whether the loss of a life (`info["lives"]`) ends an episode, though the game goes on.
-
-    Attributes:
-        num_envs: How many there are, B.
-        obs: The frames to act on, uint8 (B, H, W, C).
-    """
-
-    obs: _Frames
-
-    def __init__(self, envs: VectorEnv[Any, Any, Any], life_loss_ends: bool = True) -> None:
-        if envs.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
-            raise ValueError("games are made of a vector environment in autoreset mode DISABLED")
-        self._envs, self._life_loss_ends, self.num_envs = envs, life_loss_ends, envs.num_envs
-        self._seeds = [0] * envs.num_envs
-        self._acts: list[list[int]] = [[] for _ in range(envs.num_envs)]
-        self._lives = np.zeros(envs.num_envs, np.int64)
-
-    def reset(self, seed: int) -> _Frames:
-        """Begins all of them: the frames to act on."""
-        self._rng = np.random.default_rng(seed)
-        self._begin(np.ones(self.num_envs, np.bool_))
-        return self.obs
-
-    def step(self, act: npt.NDArray[np.int64]) -> Step:
-        """Plays a step.
-
-        Returns:
-            The frames that it led to, (B, H, W, C), rewards, ends, truncations, and which games are over, (B,) each.
-            Where a game is over, `obs` shows the first frame of the next one.
-        """
-        for acts, one in zip(self._acts, act, strict=True):
-            acts.append(int(one))
-        self.obs, rew, end, trunc, info = self._envs.step(act)
-        obs, over, before = self.obs, end | trunc, self._lives
-        self._take_lives(info)
-        if self._life_loss_ends:
-            end = end | (self._lives < before)
-        if over.any():
-            self._begin(over)
-        return obs, rew.astype(np.float32), end, trunc, over
-
-    def close(self) -> None:
-        """Ends them."""
-        self._envs.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it takes to go on from here, as plain data."""
-        acts = [list(acts) for acts in self._acts]
-        return {"rng": self._rng.bit_generator.state, "seeds": list(self._seeds), "acts": acts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a state by playing it again; rows with fewer actions wait, so that all arrive together."""
-        self._rng = np.random.default_rng()
-        self._rng.bit_generator.state = state["rng"]
-        self._seeds, self._acts = list(state["seeds"]), [list(acts) for acts in state["acts"]]
-        longest = max(map(len, self._acts))
-        wait = np.array([longest - len(acts) for acts in self._acts])
-        over: _Rows = np.ones(self.num_envs, np.bool_)
-        for t in range(longest + 1):
-            if (begins := over | (wait == t)).any():
-                self._reset(begins)
-            if t == longest:
-                break
-            act = [acts[t - late] if t >= late else 0 for acts, late in zip(self._acts, wait, strict=True)]
-            self.obs, _, end, trunc, info = self._envs.step(np.array(act, np.int64))
-            self._take_lives(info)
-            over = end | trunc
-
-    def _begin(self, rows: _Rows) -> None:
-        for i in np.flatnonzero(rows):
-            self._seeds[i], self._acts[i] = int(self._rng.integers(2**31)), []
-        self._reset(rows)
-
-    def _reset(self, rows: _Rows) -> None:
-        seeds: Any = list(self._seeds)  # Gymnasium's annotation leaves out a seed for each row
-        self.obs, info = self._envs.reset(seed=seeds, options={"reset_mask": rows.copy()})
-        self._take_lives(info)
-
-    def _take_lives(self, info: dict[str, Any]) -> None:
-        if "lives" in info:
-            self._lives = np.where(info.get("_lives", True), info["lives"], self._lives)

@@ -68,9 +68,10 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
 
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.registry.games import game as find_game
+    from diamond_gym.trainers.games import Games
     from diamond_gym.trainers.policies import AgentPolicy, StickyPolicy
     from diamond_gym.trainers.scripted import ScriptedPolicy
-    from diamond_gym.trainers.worlds import Games, World, about_game
+    from diamond_gym.trainers.worlds import World, about_game
 
     torch.set_num_threads(1)
     rows, rng = task.num_envs, np.random.default_rng([task.seed, 1])

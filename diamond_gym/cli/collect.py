@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diamond_gym.cli.numbers import check_least, check_positive, missing
+from diamond_gym.cli.numbers import check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT, About
 from diamond_gym.data.episodes import EpisodeStore
@@ -40,13 +40,13 @@ class WorldOptions:
     game: str | None = None
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     env: str | None = None
-    """Or a Gymnasium environment of images and discrete actions, by its id; module:Id imports the module first."""
+    """Or a Gymnasium environment of images, by its id; module:Id imports the module first."""
     data: str | None = None
     """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name)."""
     render_obs: bool = False
     """With --env: its rendered picture takes the observations' place, as CartPole-v1 needs it."""
-    size: int | None = None
-    """With --env: side of the frames (default: their own if they are square and at most 64, else 64)."""
+    size: str | None = None
+    """With --env: side of the frames, or HEIGHTxWIDTH (default: their own if none is above 64, else 64)."""
 
     def check_world(self, wanted: str) -> None:
         """Refuses what leaves open which world it is, or what does not fit it.
@@ -62,7 +62,12 @@ class WorldOptions:
             raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
         if self.data is not None:
             store_folder(self.data)
-        check_least(self, size=1)
+        image_size(self.size, "--size")
+
+    @property
+    def settled_size(self) -> int | str | None:
+        """The size as runs keep it."""
+        return int(self.size) if self.size is not None and self.size.isdigit() else self.size
 
     @property
     def plays(self) -> bool:
@@ -74,7 +79,7 @@ class WorldOptions:
         from diamond_gym.trainers.worlds import find_world
 
         data = None if self.data is None else store_folder(self.data)
-        return find_world(self.game, self.env, data, self.size, self.render_obs)
+        return find_world(self.game, self.env, data, image_size(self.size, "--size"), self.render_obs)
 
     def store(self, world: "World") -> Path:
         """The folder of its recordings."""
@@ -151,7 +156,7 @@ class Collect(WorldOptions):
         if saved is not None:
             if self.temperature != 1:
                 raise BadArgument("--temperature is for agents of DIAMOND's kind; this one is Stable-Baselines3's")
-            saved.check(world.name, world.about.frame_shape, world.about.num_actions)
+            saved.check(world.name, world.about.frame_shape, world.codec)
             return saved.playing(self.num_envs, seed=self.seed)
         import numpy as np
 
@@ -162,7 +167,7 @@ class Collect(WorldOptions):
         model = load_world_model(entry)
         if model.actor_critic is None:
             raise BadArgument(f"the model {self.agent} has no agent")
-        if (model.obs_shape, model.num_actions) != (world.about.frame_shape, world.about.num_actions):
+        if (model.obs_shape, model.codec) != (world.about.frame_shape, world.codec):
             raise BadArgument(f"the agent of {self.agent} plays another game than {world.name}")
         rng = np.random.default_rng([self.seed, 1])
         return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
@@ -181,10 +186,11 @@ def world_of(card: "Card", env: str | None = None, render_obs: bool = False) -> 
     """
     from diamond_gym.trainers.worlds import World, can_play_atari, find_world
 
-    about = About(card.game, card.obs_shape, card.num_actions, card.action_meanings)
+    about = About.of(card.game, card.obs_shape, card.codec, card.action_meanings)
     if env is not None:
-        world = find_world(env=env, size=card.obs_shape[0], render_obs=render_obs)
-        if world.about.frame_shape != about.frame_shape or world.about.num_actions != about.num_actions:
+        rendered = render_obs or bool(card.training.get("render_obs"))
+        world = find_world(env=env, size=card.obs_shape[:2], render_obs=rendered)
+        if (world.about.frame_shape, world.codec) != (about.frame_shape, card.codec):
             raise BadArgument(f"{env} has other frames or actions than the dreams of {card.name}")
         return replace(world, about=about)
     return World(about, card.game if card.game in games() and can_play_atari() else "")
@@ -218,8 +224,7 @@ def experience(folder: Path, world: "World", steps: int, seed: int, policy: Poli
         DiamondGymError: The store holds other experience.
     """
     if (folder / ABOUT).exists():
-        store = EpisodeStore(folder)
-        store.about.check_same(world.about, folder)
+        store = read_store(folder, world)
         if store.num_steps >= steps:
             return store  # read only: another run may be reading it too
     from diamond_gym.trainers.collect import CollectConfig, Collector, games_for
@@ -229,4 +234,11 @@ def experience(folder: Path, world: "World", steps: int, seed: int, policy: Poli
         play = Collector(store, world.envs(games_for(lacking)), CollectConfig(played_by(policy, world.name), seed=seed))
         with play as collector, counting(f"playing {world.name}", lacking, "steps") as advance:
             collector.collect(lacking, advance)
-    return EpisodeStore(folder)
+    return read_store(folder, world)
+
+
+def read_store(folder: Path, world: "World") -> EpisodeStore:
+    """Opens recordings of a world for reading; an error if they are of another one."""
+    store = EpisodeStore(folder, about=world.about)
+    store.codec = store.codec or world.codec
+    return store

@@ -121,7 +121,7 @@ class DreamCommand:
 
             agent, card = saved or open_agent(self.agent, self.device), envs.world_model.card
             assert card is not None
-            agent.check(card.game, card.obs_shape, card.num_actions)
+            agent.check(card.game, card.obs_shape, card.codec)
             with torch.random.fork_rng():  # its policy draws from torch's own stream
                 torch.manual_seed(self.seed)
                 yield agent.playing(self.num_envs, seed=self.seed)

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -54,7 +54,9 @@ def measure(
         device: Where the networks would live.
         precision: Of the world model's networks.
     """
-    config, (real_steps, updates, windows) = config.for_game(world.about), amounts
+    (real_steps, updates, windows), about = amounts, world.about
+    fit = config.fit.for_frames(about.frame_shape, world.codec.num_inputs)
+    config = config.for_game(about) if windows else replace(config, fit=fit)
     with played(world, real_steps, num_envs) as (store, phases):
         world_model = trainer_of(config.fit)(config.fit, store, updates, 0, device, precision)
         every = config.fit.reward_end_every
@@ -79,6 +81,7 @@ def played(world: World, real_steps: int, num_envs: int) -> Iterator[tuple[Episo
         real_steps: To be played in all.
         num_envs: Environments to play in, side by side.
     """
+    about, codec = world.about, world.codec
     phases: list[Phase] = []
     with (
         torch.random.fork_rng(devices=[]),
@@ -91,8 +94,11 @@ def played(world: World, real_steps: int, num_envs: int) -> Iterator[tuple[Episo
                 steps = collector.collect(_REAL_STEPS).steps
                 phases.append(Phase("playing", real_steps, "real steps", (time.perf_counter() - began) / steps))
         else:
-            obs = np.zeros((_REAL_STEPS + 1, *world.about.frame_shape), np.uint8)
-            store.append(Episode(obs, np.zeros(_REAL_STEPS, np.int64)))
+            obs = np.zeros((_REAL_STEPS + 1, *about.frame_shape), np.uint8)
+            act = np.zeros((_REAL_STEPS, *about.action_shape), about.action_dtype)
+            if codec.shape == about.action_shape:
+                act[:] = codec.rest
+            store.append(Episode(obs, act))
         yield store, phases
 
 

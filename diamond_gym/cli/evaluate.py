@@ -11,14 +11,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.numbers import check_least, missing
+from diamond_gym.cli.collect import store_folder
+from diamond_gym.cli.numbers import check_least, image_size, missing
 from diamond_gym.cli.terminal import counting
+from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
-from diamond_gym.registry import game, load_world_model, resolve
+from diamond_gym.registry import game, games, load_world_model, resolve
 from diamond_gym.registry.published import published
 from diamond_gym.trainers.aggregate import RANDOM, Aggregates, Runs, aggregate, read_runs, rows_of, write_scores
-from diamond_gym.trainers.evaluate import Agent, Scores, score_agent
+from diamond_gym.trainers.evaluate import Agent, Scores, score_agent, world_of
+from diamond_gym.trainers.worlds import World, game_name
 
 OWN = "own"
 PUBLISHED = "DIAMOND (published)"
@@ -30,7 +33,7 @@ class Evaluate:
 
     Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. With --game or --model
     alone it is the world model's own agent that plays, with random actions beside it. Of Stable-Baselines3's agents,
-    PPO, A2C, DQN and sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
+    PPO, A2C, DQN, SAC and sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
 
     With --runs or --published it plays nothing, but sums up runs on several games: human-normalised mean, median,
     interquartile mean and optimality gap with 95 % stratified bootstrap intervals (Agarwal et al. 2021).
@@ -42,6 +45,13 @@ class Evaluate:
     """One of the 26 Atari 100k games (default: the one that the agent's file or the model names)."""
     env: str | None = None
     """Or the Gymnasium environment, by its id, that an own world's model dreams."""
+    data: str | None = None
+    """Or the world of these recordings: the name of a store in <home>/data, or a folder; --env says how to play it
+    where it is no game of Atari."""
+    render_obs: bool = False
+    """With --env: its rendered picture takes the observations' place (as without it, where those are no images)."""
+    size: str | None = None
+    """With --env: side of the frames, or HEIGHTxWIDTH (default: as the agent's)."""
     model: str | None = None
     """The name or folder of the world model whose own agent plays, instead of the one that the game's id means."""
     episodes: int = 100
@@ -78,17 +88,20 @@ class Evaluate:
         if self.game is not None:
             game(self.game)
         check_least(self, seed=0, episodes=1, n_envs=1, max_episode_steps=1)
-        if self.env is not None and (self.game is not None or self._saved is not None):
-            raise BadArgument("--env is for the agents of own worlds' models: leave out --game and --agent, or --env")
+        if self.env is not None and self.game is not None:
+            raise BadArgument("--game and --env exclude each other")
+        if self.env is None and (self.render_obs or self.size is not None):
+            raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
+        image_size(self.size, "--size")
         if self._sums_up:
-            if self.agent or self.random or self.game or self.env or self.model:
+            if self.agent or self.random or self.game or self.env or self.model or self.data:
                 raise BadArgument(
                     "--runs and --published play nothing: leave out --agent, --game, --model and --random"
                 )
             return
         if self.plot is not None:
             raise BadArgument("--plot draws what --runs or --published sum up")
-        if self._saved is None and self.game is self.env is self.model is None:
+        if self._saved is None and self.game is self.env is self.model is self.data is None:
             if self.random or self.agent is not None:
                 missing("which game: --game Pong")
             missing("what to score: --game Pong (its world model's agent), --agent FILE, or --random")
@@ -116,6 +129,7 @@ class Evaluate:
         if self._sums_up:
             sum_up(self)
             return 0
+        self._take_data()
         name, agents = self._agents()
         if self.random or self._own:
             agents[RANDOM] = None
@@ -131,42 +145,62 @@ class Evaluate:
             write_scores(self.out, scores)
         return 0
 
-    def _agents(self) -> tuple[str, dict[str, Agent]]:
+    def _take_data(self) -> None:
+        """Has recordings say which world is meant; BadArgument where another is named, or it cannot be played."""
+        if self.data is None:
+            return
+        found = read_about(store_folder(self.data)).game
+        if found != (named := self.game or (game_name(self.env) if self.env is not None else found)):
+            raise BadArgument(f"--data {self.data} holds recordings of {found}, not of {named}")
+        if self.env is None and found not in games():
+            raise BadArgument(f"{found} cannot be played here: there are recordings of it alone, but --env ID plays it")
+        object.__setattr__(self, "game", found if self.env is None else None)
+
+    def _where(self, size: tuple[int, int] | None) -> str | World:
+        """What is played: a game's name, or a world of the user's with frames of this size, if not --size."""
+        return self.game or world_of(self.env or "", image_size(self.size, "--size") or size, self.render_obs)
+
+    def _agents(self) -> tuple[str | World, dict[str, Agent]]:
         """The game, and the agent that plays it by what it is called; none if only chance plays."""
         if self._saved is not None:
             from diamond_gym.trainers.sb3_files import open_agent
 
             saved = open_agent(self._saved, self.device, self.trust_pickles)
+            if self.env is not None:
+                return self._where(saved.size), {self._saved.name: saved}
             name = self.game or (saved.card.game if saved.card is not None else None)
             if name is None:
                 raise BadArgument(f"{self._saved} does not say which game it was trained for: --game Pong")
             return name, {self._saved.name: saved}
         if not self._own:
-            return self.env or self.game or "", {}
+            return self._where(None), {}
         from diamond_gym.trainers.own_agent import own_agent, own_file
-        from diamond_gym.trainers.worlds import game_name
 
         entry = resolve(self.model or self.game or game_name(self.env or ""))
         name = entry.card.game
         if self.game not in (None, name):
             raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
-        if self.env is None:
-            game(name)  # of another world, --env has to say where whole games are played
+        if self.env is not None:
+            where: str | World = self._where(entry.card.obs_shape[:2])
+        else:
+            where = game(name).name  # of another world, --env has to say where whole games are played
         agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))
-        return self.env or name, {f"the agent of {entry.name}": agent}
+        return where, {f"the agent of {entry.name}": agent}
 
 
-def score_agents(agents: Mapping[str, Agent], game: str, episodes: int, **how: Any) -> dict[str, Scores]:
+def score_agents(agents: Mapping[str, Agent], game: str | World, episodes: int, **how: Any) -> dict[str, Scores]:
     """Scores agents by what they are called, one after the other; None is random play.
 
     Args:
         agents: Whom.
-        game: One of the 26, or the id of an environment.
+        game: One of the 26, the id of an environment, or a world.
         episodes: Full games of each.
         **how: More of `score_agent`'s arguments.
     """
     scores: dict[str, Scores] = {}
-    with counting(f"playing {game}", len(agents) * episodes, "games") as advance:
+    with counting(
+        f"playing {game.env if isinstance(game, World) else game}", len(agents) * episodes, "games"
+    ) as advance:
         for name, agent in agents.items():
             scores[name] = score_agent(
                 agent, game, episodes, progress=lambda games: advance(len(scores) * episodes + games), **how

@@ -116,10 +116,13 @@ def missing(what: str) -> NoReturn:
     raise BadArgument(f"say {what}")
 
 
-def image_size(text: str | None, option: str) -> tuple[int, int] | None:
-    """Height and width that an option gives as a number or HEIGHTxWIDTH; BadArgument for others."""
+def image_size(text: str | None, option: str, least: int = 1, most: int = _MOST["size"]) -> tuple[int, int] | None:
+    """Height and width that an option gives as a number or HEIGHTxWIDTH; BadArgument for others, or out of bounds."""
     if text is None:
         return None
     if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)):
         raise BadArgument(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
-    return int(found[1]), int(found[2] or found[1])
+    size = int(found[1]), int(found[2] or found[1])
+    if not least <= min(size) <= max(size) <= most:
+        raise BadArgument(f"{option} must be from {least} to {most:,} a side, not {text}")
+    return size

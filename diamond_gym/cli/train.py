@@ -10,7 +10,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.cli.collect import WorldOptions, store_folder
-from diamond_gym.cli.numbers import check_least, check_positive
+from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, progress_line, showing
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
@@ -71,7 +71,8 @@ class Train(WorldOptions):
     loop: Annotated[DiamondConfig, tyro.conf.arg(name="")] = field(default_factory=DiamondConfig)
 
     def __post_init__(self) -> None:
-        check_least(self, size=8, seed=0, videos_every=0)
+        check_least(self, seed=0, videos_every=0)
+        image_size(self.size, "--size", least=8)
         if self.loop.fit.upsampler.factor is not None:
             raise BadArgument("the whole loop fits one stage: diamond-gym train-wm fits two (--fit.upsampler.factor)")
         check_positive(self, "minutes")
@@ -89,7 +90,7 @@ class Train(WorldOptions):
     def run(self) -> int:
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
         world = self.world()
-        check_learnable(world.about)
+        check_learnable(world.about, numbered=True)
         if self.dry_run:
             device = pick_device(self.device)
             return self._plan(world, device, pick_precision(self.precision, device))
@@ -113,7 +114,8 @@ class Train(WorldOptions):
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_SETTLED}
         loop = asdict(self.loop)
-        return settings | {"render_obs": self.render_obs or None, "loop": {**loop, "fit": settled(loop["fit"])}}
+        settings |= {"render_obs": self.render_obs or None, "size": self.settled_size}
+        return settings | {"loop": {**loop, "fit": settled(loop["fit"])}}
 
     def _plan(self, world: World, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.evaluate import print_scores, score_agents
-from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_dreams, missing
+from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_dreams, image_size, missing
 from diamond_gym.cli.terminal import console, fitting
+from diamond_gym.data.about import read_about
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
@@ -17,20 +20,20 @@ from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, agent_for, world_to_dream_in
 from diamond_gym.trainers.aggregate import RANDOM
-from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent
+from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent, world_of
 from diamond_gym.trainers.loop import Rhythm, Trainer, train
 from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
-from diamond_gym.trainers.worlds import game_name
+from diamond_gym.trainers.worlds import World, game_name
 
 # options that may differ when a run is resumed
 _FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
 _GAMES = 10  # that score the agent on the way, if none do at the end
 # which options say something to the one kind of algorithm alone
 _SB3_ONLY = ("out", "register", "frame_stack", "real", "max_episode_steps")
-_DIAMOND_ONLY = ("env", "num_denoising_steps", "init", "score_minutes", "fit")
+_DIAMOND_ONLY = ("num_denoising_steps", "init", "score_minutes", "fit")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,15 @@ class TrainAgent:
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     env: str | None = None
     """Or the Gymnasium environment, by its id, that an own world's model dreams: it scores the agent."""
-    algo: Literal["diamond", "ppo", "a2c", "dqn"] = "diamond"
-    """DIAMOND's actor-critic, or one of Stable-Baselines3's algorithms."""
+    data: str | None = None
+    """Or the world of these recordings: the name of a store in <home>/data, or a folder."""
+    render_obs: bool = False
+    """With --env: its rendered picture takes the observations' place (as without it, where those are no images)."""
+    size: str | None = None
+    """With --env: side of the frames, or HEIGHTxWIDTH (default: as the world model's)."""
+    algo: Literal["diamond", "ppo", "a2c", "dqn", "sac"] = "diamond"
+    """DIAMOND's actor-critic, for numbered actions, or one of Stable-Baselines3's algorithms: ppo and a2c for any
+    actions, sac for numbers within bounds."""
     preset: str = "auto"
     """diamond: paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your options come on top."""
     model: str | None = None
@@ -101,11 +111,21 @@ class TrainAgent:
         """Refuses a game that is missing or unknown, and options that do not go together."""
         if self.env is not None and self.game:
             raise BadArgument("--game and --env exclude each other")
+        if self.env is None and (self.render_obs or self.size is not None):
+            raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
+        image_size(self.size, "--size")
+        if self.data is not None:
+            found = read_about(store_folder(self.data)).game
+            if found != (named := self.game or (game_name(self.env) if self.env is not None else found)):
+                raise BadArgument(f"--data {self.data} holds recordings of {found}, not of {named}")
+            object.__setattr__(self, "game", found)
         if not self.game and (self.model or self.env):
             known = game_name(self.env) if self.env is not None else resolve(self.model or "").card.game
             object.__setattr__(self, "game", known)
-        if self.env is None and (self.model is None or self.algo != "diamond"):
+        if self.env is self.data is self.model is None:
             game(self.game or missing("which game: diamond-gym train-agent Pong"))
+        if self.real and self.env is None:
+            game(self.game)
         if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
             raise BadArgument(
                 f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {self.quality}"
@@ -116,7 +136,7 @@ class TrainAgent:
             raise BadArgument("--register is for an agent that learned in dreams: leave it out, or --real")
         if self.out is not None and (self.out.suffix != ".zip" or self.out.is_dir()):
             raise BadArgument(f"--out must end in .zip, not {self.out}")
-        own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c and dqn")
+        own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c, dqn and sac")
         defaults = {f.name: f.default for f in fields(self)} | {"fit": AgentFitConfig()}
         for name in own:
             if getattr(self, name) != defaults[name]:
@@ -137,15 +157,23 @@ class TrainAgent:
         keep_memory()
         if self.env is None and self.game not in games():
             console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
-            return replace(self, episodes=0, score_minutes=0)._train_diamond()
+            return replace(self, episodes=0, score_minutes=0)._train_either()
         if self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
             real_games(self._where, 1).close()
+        return self._train_either()
+
+    def _train_either(self) -> int:
         return self._train_diamond() if self.algo == "diamond" else self._train_sb3()
 
-    @property
-    def _where(self) -> str:
-        """The game, or the environment's id, that is played to score the agent."""
-        return self.env or self.game
+    @cached_property
+    def _where(self) -> str | World:
+        """The game's name, or the world of the user's, that is played to score the agent."""
+        if self.env is None:
+            return self.game
+        size = image_size(self.size, "--size")
+        if size is None and not self.real:
+            size = self._entry().card.obs_shape[:2]
+        return world_of(self.env, size, self.render_obs)
 
     def _train(
         self, trainer: Trainer, run: RunFolder, unit: str, rhythm: Rhythm, check: Callable[[int], None] | None = None
@@ -232,7 +260,8 @@ class TrainAgent:
         return sampler
 
     def _settings(self, config: AgentFitConfig, sampler: SamplerConfig) -> dict[str, Any]:
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("run_folder", "out")}
+        left_out = ("run_folder", "out", "data", "size", "render_obs")  # which do not change what is learnt
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
 
     def _train_sb3(self) -> int:
@@ -240,7 +269,10 @@ class TrainAgent:
         from diamond_gym.trainers import sb3
         from diamond_gym.trainers.sb3_files import open_agent, register_file
 
-        same = {f.name: getattr(self, f.name) for f in fields(sb3.AgentConfig)}
+        same: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(sb3.AgentConfig)}
+        same |= {"size": None, "render_obs": None}
+        if self.real and isinstance(self._where, World):
+            same |= {"size": self._where.about.frame_shape[:2], "render_obs": self._where.render_obs or None}
         config = sb3.AgentConfig(**{name: value for name, value in same.items() if value is not None})
         world = f"{self.game.lower()}-real" if self.real else self._entry().name
         where = "the real game" if self.real else f"dreams of {world}"

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from diamond_gym.cli.collect import TEST_SEED, PolicyName, WorldOptions, experience
+from diamond_gym.cli.collect import TEST_SEED, PolicyName, WorldOptions, experience, read_store
 from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import console, counting, fitting
-from diamond_gym.data.about import ABOUT, About
+from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.stores import held_out_beside
 from diamond_gym.device import keep_memory, pick_device, pick_precision
@@ -27,7 +27,7 @@ from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.two_stage import trainer_of
 from diamond_gym.trainers.upsampler import settled
 from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
-from diamond_gym.trainers.worlds import World, check_learnable
+from diamond_gym.trainers.worlds import World, check_learnable, knows_outcomes
 
 _HORIZON = 16
 # options that may differ when a run is resumed
@@ -112,7 +112,7 @@ class TrainWm(WorldOptions):
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
         world = self.world()
-        config = self._for_world(world.about)
+        config = self._for_world(world)
         label = f"{world.name.lower() if self.plays else self.store(world).name}-{Path(self.preset).stem}"
         label += f"-{self.objective}" if self.objective not in (None, "edm") else ""
         local_folder(self.name or label)  # a name that cannot be had is better refused now than after hours
@@ -174,12 +174,10 @@ class TrainWm(WorldOptions):
         if self.plays:
             store = experience(folder, world, self.collect_steps, self.seed, self.policy)
             return store, experience(test, world, self.test_steps, self.seed + TEST_SEED, self.policy)
-        held_out = EpisodeStore(test) if (test / ABOUT).exists() else None
+        held_out = read_store(test, world) if (test / ABOUT).exists() else None
         if held_out is None:
             console.print(f"nothing is held out (in {test}): the model will not be measured", soft_wrap=True)
-        else:
-            held_out.about.check_same(world.about, test)
-        store = EpisodeStore(folder)
+        store = read_store(folder, world)
         if not store.num_steps:
             raise DiamondGymError(f"there is no experience in {folder} to learn from")
         return store, held_out
@@ -187,12 +185,8 @@ class TrainWm(WorldOptions):
     def _settings(self, config: WorldModelConfig) -> dict[str, Any]:
         left_out = ("run_folder", "dry_run")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
-        settings |= {
-            "render_obs": self.render_obs or None,
-            "sampler": asdict(self.sampler),
-            "fit": settled(asdict(config)),
-        }
-        return settings
+        settings |= {"render_obs": self.render_obs or None, "size": self.settled_size}
+        return settings | {"sampler": asdict(self.sampler), "fit": settled(asdict(config))}
 
     def _plan(self, world: World, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases
@@ -207,11 +201,16 @@ class TrainWm(WorldOptions):
         print_phases(phases, f"{device} in {precision}")
         return 0
 
-    def _for_world(self, about: About) -> WorldModelConfig:
-        """The configuration with the world's image size and actions filled in."""
+    def _for_world(self, world: World) -> WorldModelConfig:
+        """The configuration with the world's image size and actions filled in, and what its recordings know."""
+        about = world.about
         check_learnable(about)
-        side, width, channels = about.frame_shape
-        return self._stages((side, width)).for_frames(side, channels, about.num_actions)
+        fit = self._stages(about.frame_shape[:2]).for_frames(about.frame_shape, world.codec.num_inputs)
+        if self.plays or knows_outcomes(EpisodeStore(self.store(world))):
+            return fit
+        if not fit.without_rewards:
+            console.print("no rewards and no ends were recorded: the model learns none, and its dreams pay 0")
+        return replace(fit, without_rewards=True)
 
     def _stages(self, size: tuple[int, int]) -> WorldModelConfig:
         """The configuration for frames of a size, with --low-size as a factor."""

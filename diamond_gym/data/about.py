@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from diamond_gym.action_spaces import codec_of_table
+from diamond_gym.actions import ActionCodec
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import atomic_write
 
@@ -57,6 +59,8 @@ class About:
         versions: Of the libraries with which it was made.
         action_dtype: NumPy's name of an action's type.
         action_shape: An action's shape; () for a number.
+        actions: What kind of actions they are, as `ActionCodec.table` says it; empty for numbered ones, and where
+            nothing but type and shape is known.
     """
 
     game: str
@@ -67,6 +71,30 @@ class About:
     versions: Mapping[str, str] = field(default_factory=dict)
     action_dtype: str = "int64"
     action_shape: tuple[int, ...] = ()
+    actions: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        game: str,
+        frame_shape: tuple[int, int, int],
+        codec: ActionCodec,
+        action_meanings: tuple[str, ...] = (),
+        versions: Mapping[str, str] | None = None,
+    ) -> "About":
+        """What holds actions as a world's environments take them."""
+        numbered = not codec.is_vector
+        return cls(
+            game, frame_shape, codec.num_inputs if numbered else 0, action_meanings, versions=versions or {},
+            action_dtype="int64" if numbered else codec.dtype.name, action_shape=codec.shape, actions=codec.table,
+        )  # fmt: skip
+
+    @cached_property
+    def codec(self) -> ActionCodec | None:
+        """The actions' codec; None where the store does not say what its vectors mean."""
+        if self.actions or self.num_actions:
+            return codec_of_table(self.actions, None if self.actions else self.num_actions)
+        return None
 
     @cached_property
     def step_type(self) -> np.dtype[np.void]:
@@ -87,8 +115,11 @@ class About:
         """Raises DiamondGymError if experience of `other` does not belong into this store."""
         words = {"game": "game", "frame_shape": "frame shape", "num_actions": "number of actions"}
         words |= {"action_dtype": "actions of type", "action_shape": "actions of shape"}
+        words |= {"actions": "actions"}
         for name, word in words.items():
             mine, theirs = getattr(self, name), getattr(other, name)
+            if name == "actions" and not (mine and theirs):  # one of them does not say
+                continue
             if mine != theirs:
                 message = f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder"
                 raise DiamondGymError(message)
@@ -102,6 +133,10 @@ class About:
             raise ValueError(f"actions are {here} here, not {piece.act.dtype} {piece.act.shape[1:]}")
         if self.num_actions and not 0 <= piece.act.min() <= piece.act.max() < self.num_actions:
             raise ValueError(f"actions lie in 0..{self.num_actions - 1} here")
+        if piece.act.dtype.kind == "f" and not np.isfinite(piece.act).all():
+            raise ValueError("an action is not finite")
+        if self.actions and self.codec is not None and self.codec.shape == self.action_shape:
+            self.codec.check(piece.act, piece.act.shape[:1])
 
 
 def write_about(folder: Path, about: About) -> None:
@@ -132,6 +167,9 @@ def read_about(folder: Path, version: int = FORMAT) -> About:
         h, w, c = about.frame_shape
         if not min(h, w, c) > 0 or about.step_type.itemsize > 1 << 20 or about.step_type.hasobject:
             raise ValueError("frames or actions are of no size")
+        codec = about.codec if about.actions else None
+        if codec is not None and codec.kind != "csgo" and codec.shape != about.action_shape:
+            raise ValueError(f"actions are of shape {about.action_shape}, but {codec} are meant")
         return about
     except (FileNotFoundError, NotADirectoryError):
         raise DiamondGymError(f"no experience at {folder}: diamond-gym collect makes some") from None

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.actions import ActionCodec
 from diamond_gym.data import episode_files as files
 from diamond_gym.data.about import ABOUT, About, read_about, write_about
 from diamond_gym.data.episode_files import SUFFIX, Episode, Link, Piece
@@ -45,6 +46,8 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
 
     Attributes:
         version: Grows whenever episodes are added or extended.
+        codec: Of the actions, by which segments hold them as the networks take them; None where neither the store nor
+            its reader says what its vectors mean, which are then left as they are. May be replaced.
 
     Raises:
         DiamondGymError: There is no store, it is of another kind, or its description is damaged.
@@ -70,6 +73,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         self.about = read_about(self.folder)
         if about is not None:
             self.about.check_same(about, self.folder)
+        self.codec: ActionCodec | None = self.about.codec or (None if about is None else about.codec)
         if self._writable:
             self._clear(until)
         self.version, self._warned = 0, set[str]()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from diamond_gym.action_spaces import codec_of_table
 from diamond_gym.data.about import About
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
@@ -273,9 +274,13 @@ class Import:
             num_actions = 0
         elif not num_actions:
             num_actions = 1 + max(int(checked_steps(recording).act.max(initial=0)) for recording in self._recordings)
-        words = self._source.action_meanings
+        words, actions, shape = self._source.action_meanings, dict(self._source.actions), tuple(act.shape[1:])
+        if num_actions:
+            actions = {}
+        elif actions and codec_of_table(actions).shape == () and shape == (1,):
+            del actions["shape"]
         return About(
-            self.game, (h, w, c), num_actions, words, action_dtype=act.dtype.name, action_shape=tuple(act.shape[1:])
+            self.game, (h, w, c), num_actions, words, action_dtype=act.dtype.name, action_shape=shape, actions=actions
         )
 
 

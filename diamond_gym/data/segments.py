@@ -25,7 +25,8 @@ class Batch:
 
     Attributes:
         obs: Frames, uint8 (B, L, C, H, W).
-        act: Actions, (B, L, ...) of the store's type; int64 (B, L) where they are numbers.
+        act: Actions as the networks take them (`diamond_gym.actions`): int64 (B, L) where they are numbered, else
+            vectors (B, L, A), int64 or float32.
         rew: Rewards, float32 (B, L), unclipped.
         end: bool (B, L).
         trunc: bool (B, L).
@@ -94,11 +95,12 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_liv
         np.concatenate((rows.ravel(), episode[has_last])), np.concatenate((inside.ravel(), steps_of[has_last]))
     )
     obs, steps = frames[: rows.size].reshape(*rows.shape, *frames.shape[1:]), store.steps(rows, inside)
-    obs[~mask] = 0
+    act = np.ascontiguousarray(steps["act"] if store.codec is None else store.codec.encode(steps["act"]))
+    obs[~mask], act[~mask] = 0, 0
     steps[~mask] = 0
     final_obs = np.zeros((len(start), *frames.shape[1:]), np.uint8)
     final_obs[has_last] = frames[rows.size :]
-    act, rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("act", "rew", "end", "trunc"))
+    rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("rew", "end", "trunc"))
     return Batch(obs, act, rew, end, trunc, mask, final_obs, np.where(has_last, last, -1), episode, start)
 
 

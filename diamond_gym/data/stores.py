@@ -157,6 +157,8 @@ def export_minari(store: EpisodeStore, dataset_id: str, lossless: bool = True) -
     action_space: spaces.Space[Any]
     if about.num_actions:
         action_space = spaces.Discrete(about.num_actions)
+    elif about.codec is not None and about.codec.shape == about.action_shape:
+        action_space = about.codec.space
     elif about.action_dtype == "bool":
         action_space = spaces.MultiBinary(about.action_shape)
     else:

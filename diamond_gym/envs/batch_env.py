@@ -170,13 +170,14 @@ class BatchEnv:
         raise NotImplementedError
 
     def render(self) -> Any:
-        """The rows' present pictures, a tuple of B uint8 frames (H, W, C); None without a render mode."""
+        """The rows' present pictures, a tuple of B uint8 frames (H, W, C), grey ones as RGB; None without a mode."""
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')
             return None
         self._check_begun("render")
-        return tuple(map(np.copy, self._frames()))
+        frames = self._frames()
+        return tuple(np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames.copy())
 
     def get_action_meanings(self) -> list[str]:
         """A word for each action, the same in all rows, as the single environment has them."""

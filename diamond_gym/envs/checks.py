@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diamond_gym.actions import ActionCodec
 from diamond_gym.device import settle_threads
 from diamond_gym.envs.arguments import ObsDtype
 from diamond_gym.errors import BadArgument, ModelNotFound
@@ -135,71 +136,42 @@ def plain(value: Any) -> Any:
     return fspath(value) if isinstance(value, PathLike) else value
 
 
-class ActionFormat:
-    """The actions of a model: discrete; CS:GO's keys, clicks and mouse (`diamond_gym.csgo`); or zeros and ones.
+def check_actions(codec: ActionCodec, actions: Any, num_envs: int) -> npt.NDArray[Any]:
+    """Actions of all rows as the model takes them: int64 (B,), or vectors (B, A), int64 or float32.
 
-    Attributes:
-        space: That of one action.
-        meanings: A word for each action; of CS:GO, the names of an action's parts.
+    Raises:
+        gymnasium.error.InvalidAction: They are not of the batched space.
     """
-
-    def __init__(self, model: WorldModel, multi_hot: bool) -> None:
-        self._encode: Any = None  # to what the model takes, where that is something else
-        self.space: gym.Space[Any] = gym.spaces.MultiBinary(model.num_actions)
-        self.meanings = [] if model.card is None else list(model.card.action_meanings)
-        self._highest: Any = 1  # of one action, and of what the model takes
-        self.highest = 1
-        if not multi_hot:
-            self.space = gym.spaces.Discrete(model.num_actions)
-            self._highest = self.highest = model.num_actions - 1
-        elif model.upsampler is not None:
-            from diamond_gym import csgo
-
-            if model.num_actions == csgo.NUM_INPUTS:
-                self._encode, self._highest = csgo.encode, np.array(csgo.SIZES) - 1
-                self.space, self.meanings = gym.spaces.MultiDiscrete(list(csgo.SIZES)), list(csgo.NAMES)
-
-    def check(self, actions: Any, num_envs: int) -> npt.NDArray[np.int64]:
-        """Actions of all rows as the model takes them.
-
-        Returns:
-            int64 (B,), or multi-hot (B, A); CS:GO's come encoded.
-
-        Raises:
-            gymnasium.error.InvalidAction: They are not of the batched space.
-        """
-        act, shape = np.asarray(actions), (num_envs, *(self.space.shape or ()))
-        if act.shape != shape or act.dtype.kind not in "iu" or act.min() < 0 or (act > self._highest).any():
-            if self._encode is not None:
-                wanted = f"integers of shape {shape}, each row below {tuple((self._highest + 1).tolist())}"
-            elif len(shape) == 1:
-                wanted = f"{num_envs} integers from 0 to {self._highest}"
-            else:
-                wanted = f"zeros and ones of shape {shape}"
-            values = " ".join(np.array2string(act, threshold=8).split())
-            raise gym.error.InvalidAction(f"actions must be {wanted}, got {values} ({act.dtype} {act.shape}).")
-        return act.astype(np.int64) if self._encode is None else self._encode(act)
-
-    def past(self, act: Any) -> Tensor:
-        """The actions between given frames as the model takes them.
-
-        Raises:
-            ValueError: They are none of its actions.
-        """
-        tensor = as_tensor("act", act if self._encode is None else self._encode(np.asarray(act)))
-        if not tensor.is_floating_point() and tensor.numel() and not 0 <= tensor.min() <= tensor.max() <= self.highest:
-            raise ValueError(f"options['act'] must be actions from 0 to {self.highest}, got {act}.")
-        return tensor
+    try:
+        return codec.encode(codec.check(actions, (num_envs,)))
+    except ValueError as error:
+        raise gym.error.InvalidAction(f"{error}.") from None
 
 
-def check_beginning(
-    options: dict[str, Any], actions: ActionFormat, num_envs: int, num_starts: int
-) -> dict[str, Tensor]:
+def past_actions(codec: ActionCodec, act: Any) -> Tensor:
+    """The actions between given frames as the model takes them.
+
+    Raises:
+        ValueError: They are none of its actions.
+    """
+    if codec.is_vector:
+        array = np.asarray(act)
+        try:
+            return torch.from_numpy(codec.encode(codec.check(array, array.shape[: array.ndim - len(codec.shape)])))
+        except ValueError as error:
+            raise ValueError(f"options['act']: an action is {codec.words}; {error}.") from None
+    tensor = as_tensor("act", act)
+    if not tensor.is_floating_point() and tensor.numel() and not 0 <= tensor.min() <= tensor.max() <= codec.highest:
+        raise ValueError(f"options['act'] must be actions from 0 to {codec.highest}, got {act}.")
+    return tensor
+
+
+def check_beginning(options: dict[str, Any], codec: ActionCodec, num_envs: int, num_starts: int) -> dict[str, Tensor]:
     """The keywords for `Dream.reset` that say where to begin: none, frames with actions, or a start.
 
     Args:
         options: Those of `reset` besides `reset_mask`.
-        actions: Those of the model.
+        codec: Of the model's actions.
         num_envs: Rows.
         num_starts: Stored starts.
 
@@ -213,7 +185,7 @@ def check_beginning(
     if (obs is None) != (act is None) or (obs is not None and start is not None):
         raise ValueError("options take 'obs' together with 'act', or 'start' alone.")
     if obs is not None:
-        return {"obs": as_tensor("obs", obs), "act": actions.past(act)}
+        return {"obs": as_tensor("obs", obs), "act": past_actions(codec, act)}
     if start is None:
         return {}
     index = np.asarray(start)

@@ -3,7 +3,6 @@
 from itertools import combinations
 from typing import Any, Unpack
 
-import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.envs.arguments import Array, Info
@@ -98,10 +97,18 @@ class DreamEnv(SingleEnv):
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
         """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire.
 
-        Of CS:GO its keys but ctrl and shift, up to three at once; hand `noop=csgo.action()` to `play`.
+        Actions that are vectors have the keys of `diamond_gym.action_keys`, up to three at once. CS:GO has its own
+        but ctrl and shift; hand `noop=csgo.action()` to `play`.
         """
-        if not isinstance(self.action_space, gym.spaces.MultiDiscrete):
+        codec = self.world_model.codec
+        if not codec.is_vector:
             return dict(keys_to_action(self.get_action_meanings()))
+        if codec.kind != "csgo":
+            from diamond_gym.action_keys import held_action, key_settings
+
+            known = [key for key, *_ in key_settings(codec)]
+            several = (chord for size in (1, 2, 3) for chord in combinations(known, size))
+            return {chord: held_action(codec, chord) for chord in several}
         from diamond_gym import csgo
 
         names = {" " if name == "space" else name: name for name in csgo.KEYS if name not in ("ctrl", "shift")}

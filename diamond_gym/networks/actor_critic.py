@@ -22,13 +22,21 @@ class ActorCriticConfig:
     lstm_dim: int = 512
     img_channels: int = 3
     img_size: int = 64
+    """Height of the frames."""
     channels: list[int] = field(default_factory=lambda: [32, 32, 64, 64])
     down: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     num_actions: int | None = None
+    img_width: int | None = None
+    """Width of the frames, where it is another (None: as high)."""
 
     def __post_init__(self) -> None:
         """Refuses what no agent has."""
         check_config(self, ACTOR_CRITIC)
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Of the frames that it sees, (H, W, C)."""
+        return self.img_size, self.img_width or self.img_size, self.img_channels
 
 
 class FrameEncoder(nn.Module):
@@ -60,8 +68,8 @@ class ActorCritic(nn.Module):
             raise BadConfig("the actor-critic needs num_actions")
         self.config = config
         self.encoder = FrameEncoder(config)
-        side = max(1, config.img_size // self.encoder.least)
-        self.lstm = nn.LSTMCell(config.channels[-1] * side**2, config.lstm_dim)
+        h, w = (max(1, side // self.encoder.least) for side in config.frame_shape[:2])
+        self.lstm = nn.LSTMCell(config.channels[-1] * h * w, config.lstm_dim)
         self.critic_linear = nn.Linear(config.lstm_dim, 1)
         self.actor_linear = nn.Linear(config.lstm_dim, config.num_actions)
         zero_(self.critic_linear)

@@ -134,8 +134,18 @@ class FourierFeatures(nn.Module):
         return torch.cat((f.cos(), f.sin()), dim=-1)
 
 
+def embed(table: nn.Embedding, act: Tensor) -> Tensor:
+    """Embeds actions: numbers int64 (N,) are looked up, vectors (N, A) go through the table as a linear map.
+
+    A vector of zeros and ones is thus the sum of rows, as in the released networks for CS:GO.
+    """
+    if act.ndim == 1:
+        return table(act)  # type: ignore[no-any-return]
+    return act.to(table.weight.dtype) @ table.weight
+
+
 class ActionEmbedding(nn.Sequential):
-    """An embedding of the last `past` actions: int64 (B, T) or multi-hot (B, T, A) -> (B, past * width)."""
+    """An embedding of the last `past` actions: int64 (B, T) or vectors (B, T, A) -> (B, past * width)."""
 
     def __init__(self, num_actions: int, width: int, past: int) -> None:
         super().__init__(nn.Embedding(num_actions, width))
@@ -143,12 +153,9 @@ class ActionEmbedding(nn.Sequential):
 
     def forward(self, act: Tensor) -> Tensor:
         """Embeds the actions one by one."""
-        embedding, act = self[0], act[:, -self.past :]
-        if act.ndim == 2:
-            return embedding(act).flatten(1)  # type: ignore[no-any-return]
-        assert isinstance(embedding, nn.Embedding)
-        table = embedding.weight  # a multi-hot action is a sum of rows: the table as a linear map
-        return (act.to(table.dtype) @ table).flatten(1)
+        table, act = self[0], act[:, -self.past :]
+        assert isinstance(table, nn.Embedding)
+        return embed(table, act.flatten(0, 1)).reshape(len(act), -1)
 
 
 class Downsample(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diamond_gym.device import is_compiled
 from diamond_gym.frames import quantise
-from diamond_gym.networks.blocks import from_patches, to_patches
+from diamond_gym.networks.blocks import embed, from_patches, to_patches
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
 from diamond_gym.networks.folding import fold_norms, hold, shared
 from diamond_gym.networks.preconditioning import c_noise
@@ -224,9 +224,9 @@ class FoldedNetworks(nn.Module):
         self.dtype, self.difference = dtype, own.config.difference
 
     def features(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-        """Flattened features (B, F) of transitions: frames (B, C, H, W), actions (B,)."""
+        """Flattened features (B, F) of transitions: frames (B, C, H, W), actions (B,) or (B, A)."""
         x = torch.cat((obs, next_obs - obs if self.difference else next_obs), dim=1).to(self.dtype)
-        return self.encoder(x, self.modulation(self.act_emb(act))).flatten(1)  # type: ignore[no-any-return]
+        return self.encoder(x, self.modulation(embed(self.act_emb, act))).flatten(1)  # type: ignore[no-any-return]
 
     def remember(self, x: Tensor, state: LstmState) -> LstmState:
         """One LSTM step from features (B, F) and the state (hx, cx), each float32 (B, D)."""
@@ -285,7 +285,7 @@ class FoldedRewardEnd:
     ) -> tuple[Tensor, Tensor, LstmState]:
         """Scores transitions; arguments and results are those of `RewardEnd.forward`."""
         with torch.autocast(obs.device.type, enabled=False):
-            networks, (b, t) = self._form(obs[:, 0], act[:, 0], next_obs[:, 0]), act.shape
+            networks, (b, t) = self._form(obs[:, 0], act[:, 0], next_obs[:, 0]), act.shape[:2]
             if state is None:
                 zero = torch.zeros(b, networks.lstm.hidden_size, dtype=torch.float32, device=obs.device)
                 state = (zero, zero)

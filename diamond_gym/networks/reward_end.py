@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
-from diamond_gym.networks.blocks import Downsample, ResBlocks, conv3x3, to_patches
+from diamond_gym.networks.blocks import Downsample, ResBlocks, conv3x3, embed, to_patches
 from diamond_gym.schema import REWARD_END, check_config
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class RewardEndConfig:
     lstm_dim: int = 512
     img_channels: int = 3
     img_size: int = 64
+    """Height of the frames."""
     cond_channels: int = 128
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
     channels: list[int] = field(default_factory=lambda: [32, 32, 32, 32])
@@ -40,6 +41,8 @@ class RewardEndConfig:
     difference: bool = False
     """Show the network next_obs - obs in place of next_obs. What rewards hang on is often a few pixels that
     change, hardly to be seen in either frame but plain in their difference. Not the paper's."""
+    img_width: int | None = None
+    """Width of the frames, where it is another (None: as high)."""
 
     def __post_init__(self) -> None:
         """Refuses what no network has."""
@@ -80,10 +83,10 @@ class RewardEnd(nn.Module):
         self.config = config
         self.encoder = TransitionEncoder(config)
         self.act_emb = nn.Embedding(config.num_actions, config.cond_channels)
-        side = -(-config.img_size // config.patch_size)
+        h, w = (-(-side // config.patch_size) for side in (config.img_size, config.img_width or config.img_size))
         for _ in config.channels[1:]:
-            side = -(-side // 2)  # a stride-2 convolution with padding 1 rounds up
-        self.lstm = nn.LSTM(config.channels[-1] * side**2, config.lstm_dim, batch_first=True)
+            h, w = -(-h // 2), -(-w // 2)  # a stride-2 convolution with padding 1 rounds up
+        self.lstm = nn.LSTM(config.channels[-1] * h * w, config.lstm_dim, batch_first=True)
         self.head = nn.Sequential(
             nn.Linear(config.lstm_dim, config.lstm_dim),
             nn.SiLU(),
@@ -99,7 +102,7 @@ class RewardEnd(nn.Module):
 
         Args:
             obs: Frames in [-1, 1] the actions were taken in, float32 (B, T, C, H, W).
-            act: Actions, int64 (B, T).
+            act: Actions, int64 (B, T), or vectors (B, T, A).
             next_obs: The frames that followed, float32 (B, T, C, H, W); where a step ended its episode, the
                 episode's true final frame.
             state: LSTM state (hx, cx), each (1, B, lstm_dim), zero where not given.
@@ -108,11 +111,11 @@ class RewardEnd(nn.Module):
             Reward logits (B, T, 3) for the signs -1, 0 and 1, end logits (B, T, 2), and the LSTM state after the
             last transition, all float32.
         """
-        b, t = act.shape
+        b, t = act.shape[:2]
         second = next_obs - obs if self.config.difference else next_obs
         x = self.encoder(
             torch.cat((obs, second), dim=2).flatten(0, 1),  # (B*T, 2C, H, W)
-            self.act_emb(act.flatten()),
+            embed(self.act_emb, act.flatten(0, 1)),
         )
         x, (hx, cx) = self.lstm(x.reshape(b, t, -1), state)
         logits = self.head(x).float()

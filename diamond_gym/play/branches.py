@@ -85,7 +85,7 @@ class Branches:
                 for i, seed in enumerate(seeds)
             ]
         else:
-            if not isinstance(session.space.shape, tuple) or session.space.shape:
+            if session.codec.is_vector:
                 raise BadArgument("this world's actions are too many to show one by one")
             words = session.meanings or [str(i) for i in range(session.model.num_actions)]
             self.branches = [Branch(word, i, None, state, obs) for i, word in enumerate(words)]
@@ -106,7 +106,7 @@ class Branches:
         index = min(going, key=lambda i: self.branches[i].steps)
         branch = self.branches[index]
         self._dream.restore_state(branch.state)
-        step = self._dream.step(as_inputs(branch.action, self._session.space, self._dream.device), restart=False)
+        step = self._dream.step(as_inputs(branch.action, self._session.codec, self._dream.device), restart=False)
         branch.state, branch.obs = self._dream.clone_state(include_rng=True), pixels_of(self._dream)
         branch.steps, branch.reward = branch.steps + 1, branch.reward + float(step.rew)
         branch.ended = bool(step.end | step.trunc)
@@ -150,7 +150,8 @@ class Spread:
         assert session.before is not None
         self.step, self.count = session.now.step, count
         self._before, self._session, self._dream = session.before, session, dream
-        self._act = as_inputs(session.now.action if session.now.action is not None else 0, session.space, dream.device)
+        action = session.codec.rest if session.now.action is None else session.now.action
+        self._act = as_inputs(action, session.codec, dream.device)
         self._frames: list[Tensor] = []
 
     @property

@@ -63,7 +63,7 @@ class Game:
             if horizon is not None and not (type(horizon) is int and horizon > 0):
                 raise BadArgument(f"the recording's horizon is {horizon!r:.40}, which is none")
         self.session = PlaySession(loaded.model, seed=None, horizon=horizon, agent=agent, dream=loaded.dream.twin())
-        self.controls = Controls(self.session.space, self.session.meanings)
+        self.controls = Controls(self.session.codec, self.session.meanings)
         self.seek: int | None = None
         self.denoise = False
         self.branches: Branches | None = None
@@ -266,10 +266,7 @@ class Game:
         return home_folder() / "recordings" / f"{self.world}-{kind}"
 
     def _about(self) -> About:
-        model, shape = self.loaded.model, self.session.space.shape or ()
-        number = 0 if shape else model.num_actions
-        meanings = () if shape else tuple(self.session.meanings)
-        return About(self.world, model.obs_shape, number, meanings, action_shape=tuple(shape))
+        return About.of(self.world, self.loaded.model.obs_shape, self.session.codec, tuple(self.session.meanings))
 
     def view(self) -> View:
         """The game's present state and pictures for clients."""

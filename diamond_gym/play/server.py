@@ -195,7 +195,7 @@ class Server:
         model, now = loaded.model, game.session.now
         started = {
             **next((world for world in listing if world["name"] == entry.card.game), {}),
-            **controls_of(game.session.space, game.session.meanings),
+            **controls_of(game.session.codec, game.session.meanings),
             "model": entry.name,
             "size": list(now.obs.shape[:2]),
             "seed": now.seed,

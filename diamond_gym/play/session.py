@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym.dream import Dream, DreamState
-from diamond_gym.envs.checks import ActionFormat, choose_sampler
+from diamond_gym.envs.checks import choose_sampler
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels
 from diamond_gym.play.agent import Agent, draw
@@ -74,8 +74,8 @@ class PlaySession:
         self.model, self.agent, self.reality = model, agent, reality
         self.dream = dream or model.dream(1)
         self.dream.horizon = horizon
-        actions = ActionFormat(model, self.dream.multi_hot)
-        self.space, self.meanings = actions.space, actions.meanings
+        self.codec, card = model.codec, model.card
+        self.meanings = list(self.codec.part_names or (card.action_meanings if card is not None else ()))
         self.operations: list[Operation] = []
         self.trajectory: list[Tensor] = []
         self.before: DreamState | None = None
@@ -130,7 +130,7 @@ class PlaySession:
             self._quality = value
             return None
         if name == "act":
-            return self._act(check_action(value, self.space), by)
+            return self._act(check_action(value, self.codec), by)
         if name not in OPERATIONS:
             raise BadArgument(f"there is no operation {name!r}: there are {', '.join(OPERATIONS)}")
         if not (value is None and name == "reset") and not (type(value) is int and 0 <= value < 2**63):
@@ -172,7 +172,7 @@ class PlaySession:
             raise BadArgument("the dream has ended, or not begun: reset comes first")
         now = self.now
         self.before = self.dream.clone_state(include_rng=True)
-        step = self.dream.step(as_inputs(action, self.space, self.dream.device), restart=False)
+        step = self.dream.step(as_inputs(action, self.codec, self.dream.device), restart=False)
         self.trajectory, obs, reward = step.trajectory, pixels_of(self.dream), float(step.rew)
         return self._seen(
             replace(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import MultiDiscrete
 from PIL import Image
 
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -158,7 +157,7 @@ class TerminalPlayer:
     def __init__(self, game: Game, fps: int) -> None:
         self._game, self.fps, self.paused, self.over = game, fps, False, False
         self._keys, self._message = HeldKeys(), ""
-        self._mouse = isinstance(game.session.space, MultiDiscrete)  # CS:GO's
+        self._mouse = game.session.codec.kind == "csgo"
 
     def obey(self, key: str, now: float) -> None:
         """Does what a key says, or holds it down for the next steps."""

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from diamond_gym import csgo
+from diamond_gym.actions import ActionCodec
 from diamond_gym.device import pick_device
 from diamond_gym.dream import Dream
-from diamond_gym.envs.checks import ActionFormat, Quality, choose_sampler, open_model
+from diamond_gym.envs.checks import Quality, choose_sampler, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.card import Card
@@ -58,8 +57,8 @@ class Loaded:
 
     def warm_up(self) -> None:
         """Dreams two steps, so that no player waits for what the first one does, and times the second."""
-        space = ActionFormat(self.model, self.dream.multi_hot).space
-        act = as_inputs(Controls(space, []).noop, space, self.dream.device)
+        codec = self.model.codec
+        act = as_inputs(Controls(codec, []).noop, codec, self.dream.device)
         self.dream.reset(0, start=0)
         for _ in range(2):
             began = time.perf_counter()
@@ -136,7 +135,7 @@ class Worlds:
                 ],
                 "preview": f"/api/preview/{name}.png",
                 "real": real(name) and is_like_the_game(entries[0].card),
-                **controls_of(space_of(entries[0]), list(entries[0].card.action_meanings)),
+                **controls_of(entries[0].card.codec, list(entries[0].card.action_meanings)),
                 "size": list(entries[0].card.obs_shape[:2]),
                 "qualities": qualities_of(entries[0].card),
             }
@@ -215,25 +214,16 @@ def is_like_the_game(card: Card) -> bool:
     return game is not None and card.obs_shape == (64, 64, 3) and card.num_actions == game.num_actions
 
 
-def space_of(entry: Entry) -> gym.Space[Any]:
-    """The action space that a card tells of; that of a loaded model is the authority."""
-    card = entry.card
-    if card.upsampler is not None and card.num_actions == csgo.NUM_INPUTS:
-        return gym.spaces.MultiDiscrete(list(csgo.SIZES))
-    return gym.spaces.Discrete(card.num_actions)
-
-
-def controls_of(space: gym.Space[Any], meanings: list[str]) -> dict[str, Any]:
+def controls_of(codec: ActionCodec, meanings: list[str]) -> dict[str, Any]:
     """How a world is controlled, as clients are told."""
-    buttons = isinstance(space, gym.spaces.MultiDiscrete)
-    kind = "discrete" if isinstance(space, gym.spaces.Discrete) else "buttons" if buttons else "multi"
-    numbered = space.n if isinstance(space, gym.spaces.Discrete) else space.shape[0] if space.shape else 0
+    numbered = math.prod(codec.shape) if codec.is_vector else codec.num_inputs
+    kinds = {"discrete": "discrete", "csgo": "buttons", "multi_binary": "multi"}
     return {
-        "kind": kind,
-        "actions": list(csgo.NAMES) if buttons else meanings or [str(i) for i in range(int(numbered))],
-        "keys": [[list(keys), action] for keys, action in key_table(space, meanings)],
-        "key_names": key_names(space, meanings),
-        "mouse": buttons,
+        "kind": kinds.get(codec.kind, "vector"),
+        "actions": list(codec.part_names) or meanings or [str(i) for i in range(numbered)],
+        "keys": [[list(keys), action] for keys, action in key_table(codec, meanings)],
+        "key_names": key_names(codec, meanings),
+        "mouse": codec.kind == "csgo",
     }
 
 
@@ -253,6 +243,8 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
     card = loaded.entry.card
     if path is None and not card.has_agent:
         return None, ""
+    if card.codec.is_vector:
+        return None, "agents look on where actions are numbered"
     if path is None and loaded.model.actor_critic is not None:
         from diamond_gym.play.agent import OwnAgent
 
@@ -270,7 +262,7 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
         device = str(loaded.model.device)
         agent = opened(path, device) if path is not None else own_file(loaded.entry, device)
         if agent is not None:
-            agent.check(card.game, card.obs_shape, card.num_actions)
+            agent.check(card.game, card.obs_shape, card.codec)
         loaded.saved[path] = agent
     agent = loaded.saved[path]
     return (None if agent is None else SavedAgentLooksOn(agent)), ""

@@ -83,6 +83,8 @@ class Source:
         num_actions: Actions are 0..num_actions-1; 0 where they are anything else, None where it does not say.
         action_meanings: A word for each action, or none.
         fps: Frames per second, where the format knows.
+        actions: What kind of actions they are where they are no numbers, as `About.actions`; empty where it does not
+            say.
         origin: Where it lies, for messages and to know it again; filled in.
     """
 
@@ -91,6 +93,7 @@ class Source:
     action_meanings: tuple[str, ...] = ()
     fps: float | None = None
     origin: str = ""
+    actions: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Importer(Protocol):

@@ -53,4 +53,4 @@ def read(source: Path, camera: str | None = None) -> Source:
 
         return Recording(path.relative_to(source if source.is_dir() else path.parent).as_posix(), steps, frames, count)
 
-    return Source([recording(path) for path in paths], 0, (), FPS)
+    return Source([recording(path) for path in paths], 0, (), FPS, actions={"kind": "csgo"})

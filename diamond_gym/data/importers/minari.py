@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diamond_gym.action_spaces import codec_of_table
 from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, read_json, readable
 
 LOOKS_FOR = "a Minari data set (data/metadata.json, or the id of one in Minari's cache)"
@@ -37,9 +38,27 @@ def read(source: Path, camera: str | None = None) -> Source:
     with readable(folder / "metadata.json"):
         space = json.loads(metadata.get("action_space", "{}"))
         num_actions = int(space["n"]) if space.get("type") == "Discrete" and not space.get("start") else 0
-    if metadata.get("data_format") == "hdf5":
-        return Source(_of_hdf5(folder / "main_data.hdf5", camera), num_actions)
-    return Source(_by_minari(folder, camera), num_actions)
+    hdf5 = metadata.get("data_format") == "hdf5"
+    recordings = _of_hdf5(folder / "main_data.hdf5", camera) if hdf5 else _by_minari(folder, camera)
+    return Source(recordings, num_actions, actions={} if num_actions else _kind(space))
+
+
+def _kind(space: dict[str, Any]) -> dict[str, Any]:
+    """The kind of actions that a space, as Minari writes it, has; empty where it has none that is known here."""
+    lists = {key: np.array(space[key]) for key in ("low", "high", "nvec", "n", "start") if key in space}
+    try:
+        if space["type"] == "Box":
+            table: dict[str, Any] = {"kind": "box", "shape": list(space["shape"])}
+            table |= {key: lists[key].ravel().tolist() for key in ("low", "high")}
+        elif space["type"] == "MultiBinary":
+            table = {"kind": "multi_binary", "shape": lists["n"].ravel().tolist()}
+        else:
+            sizes = np.where(lists["start"].any(), 0, lists["nvec"])  # 0 is no size
+            table = {"kind": "multi_discrete", "sizes": sizes.ravel().tolist(), "shape": list(sizes.shape)}
+        codec_of_table(table)
+    except (KeyError, ValueError):  # another space, or a box without bounds
+        return {}
+    return table
 
 
 def _of_hdf5(path: Path, camera: str | None) -> list[Recording]:

@@ -45,4 +45,5 @@ def read(source: Path, camera: str | None = None) -> Source:
 
     about = store.about
     recordings = (recording(number) for number in range(len(store)))
-    return Source(recordings, about.num_actions, about.action_meanings, origin=str(source.resolve()))
+    words, origin = about.action_meanings, str(source.resolve())
+    return Source(recordings, about.num_actions, words, origin=origin, actions=about.actions)
