@@ -165,7 +165,7 @@ class MultiBinary(ActionCodec):
         return f"zeros and ones of shape {shape}"
 
     def _accepts(self, act: Array) -> bool:
-        return act.dtype.kind in "biu" and bool(np.isin(act, (0, 1)).all())
+        return bool(np.isin(act, (0, 1)).all())  # of any type: Stable-Baselines3 gives floats
 
 
 class MultiDiscrete(ActionCodec):
