@@ -168,7 +168,7 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys):
         ("train-agent --env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
         ("train-agent --env Nowhere-v0 --algo ppo --real", 2, "Nowhere-v0 cannot be made"),
         ("train-agent --env Nowhere-v0 --size x", 2, "--size is a number or HEIGHTxWIDTH"),
-        ("train-agent --game Pong --size 3", 2, "--render-obs and --size are for --env"),
+        ("train-agent --game Pong --size 3", 2, "--size is for --env"),
         ("train-agent --data empty", 1, "no world model for 'Empty' yet"),
         ("train-agent --data empty --game Pong", 2, "--data empty holds recordings of Empty, not of Pong"),
     ],

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -181,7 +181,8 @@ class Evaluate:
         if self.game not in (None, name):
             raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
         if self.env is not None:
-            where: str | World = self._where(entry.card.obs_shape[:2])
+            rendered = self.render_obs or bool(entry.card.training.get("render_obs"))
+            where: str | World = replace(self, render_obs=rendered)._where(entry.card.obs_shape[:2])
         else:
             where = game(name).name  # of another world, --env has to say where whole games are played
         agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))

@@ -51,8 +51,6 @@ class TrainAgent:
     """Or the Gymnasium environment, by its id, that an own world's model dreams: it scores the agent."""
     data: str | None = None
     """Or the world of these recordings: the name of a store in <home>/data, or a folder."""
-    render_obs: bool = False
-    """With --env: its rendered picture takes the observations' place (as without it, where those are no images)."""
     size: str | None = None
     """With --env: side of the frames, or HEIGHTxWIDTH (default: as the world model's)."""
     algo: Literal["diamond", "ppo", "a2c", "dqn", "sac"] = "diamond"
@@ -111,8 +109,8 @@ class TrainAgent:
         """Refuses a game that is missing or unknown, and options that do not go together."""
         if self.env is not None and self.game:
             raise BadArgument("--game and --env exclude each other")
-        if self.env is None and (self.render_obs or self.size is not None):
-            raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
+        if self.env is None and self.size is not None:
+            raise BadArgument("--size is for --env; the games are seen as in the paper")
         image_size(self.size, "--size")
         if self.data is not None:
             found = read_about(store_folder(self.data)).game
@@ -171,9 +169,10 @@ class TrainAgent:
         if self.env is None:
             return self.game
         size = image_size(self.size, "--size")
-        if size is None and not self.real:
-            size = self._entry().card.obs_shape[:2]
-        return world_of(self.env, size, self.render_obs)
+        if self.real:
+            return world_of(self.env, size)
+        card = self._entry().card
+        return world_of(self.env, size or card.obs_shape[:2], bool(card.training.get("render_obs")))
 
     def _train(
         self, trainer: Trainer, run: RunFolder, unit: str, rhythm: Rhythm, check: Callable[[int], None] | None = None
@@ -260,7 +259,7 @@ class TrainAgent:
         return sampler
 
     def _settings(self, config: AgentFitConfig, sampler: SamplerConfig) -> dict[str, Any]:
-        left_out = ("run_folder", "out", "data", "size", "render_obs")  # which do not change what is learnt
+        left_out = ("run_folder", "out", "data", "size")  # which do not change what is learnt
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
 

@@ -253,7 +253,8 @@ class TrainWm(WorldOptions):
             with counting("measuring", self.windows * horizon, "frames") as advance:
                 dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))
             measured = closed_loop(real, dreamed, [h for h in HORIZONS if h <= horizon])
-        training = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
+        training: dict[str, Any] = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
+        training |= {"render_obs": True} if self.render_obs else {}
         command = command_line("train-wm", self, WORLD_MODEL, _NO_DIFFERENCE)
         card = make_card(
             self.name or label, store, fit.config, training, measured, command, self.sampler, world.origin, began_with
