@@ -67,7 +67,7 @@ class WorldOptions:
     @property
     def settled_size(self) -> int | str | None:
         """The size as runs keep it."""
-        return int(self.size) if self.size is not None and self.size.isdigit() else self.size
+        return int(self.size) if self.size is not None and str(self.size).isdigit() else self.size
 
     @property
     def plays(self) -> bool:

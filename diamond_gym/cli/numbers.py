@@ -116,11 +116,13 @@ def missing(what: str) -> NoReturn:
     raise BadArgument(f"say {what}")
 
 
-def image_size(text: str | None, option: str, least: int = 1, most: int = _MOST["size"]) -> tuple[int, int] | None:
+def image_size(
+    text: str | int | None, option: str, least: int = 1, most: int = _MOST["size"]
+) -> tuple[int, int] | None:
     """Height and width that an option gives as a number or HEIGHTxWIDTH; BadArgument for others, or out of bounds."""
     if text is None:
         return None
-    if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)):
+    if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(text))):
         raise BadArgument(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
     size = int(found[1]), int(found[2] or found[1])
     if not least <= min(size) <= max(size) <= most:

@@ -46,7 +46,7 @@ class StudyCommand(WorldOptions):
     stopped.
     """
 
-    size: int | None = None
+    size: int | None = None  # type: ignore[assignment]  # games are studied in squares
     """Side of the frames: of a game 64 (the default), or less for a study that is done sooner."""
     preset: str = "study-nano"
     """How all are fitted, as train-wm takes it, besides what the objectives change."""
@@ -122,12 +122,11 @@ class StudyCommand(WorldOptions):
     def _configs(self, world: World, sizes: StudyConfig) -> tuple[dict[str, WorldModelConfig], int]:
         """How each objective is fitted, and the number of updates."""
         check_learnable(world.about)
-        side, _, channels = world.about.frame_shape
         found, updates = {}, self.updates or (_QUICK_UPDATES if self.quick else None)
         for objective in sizes.objectives:
             words = ["--data", "any", "--preset", self.preset, "--objective", objective]
             command: TrainWm = cli._parse(TrainWm, "train-wm", words)
-            found[objective] = command.fit.for_frames(side, channels, world.about.num_actions)
+            found[objective] = command.fit.for_frames(world.about.frame_shape, world.codec.num_inputs)
             updates = updates or command.steps
         assert updates is not None
         return found, updates
