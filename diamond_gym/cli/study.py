@@ -24,6 +24,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import home_folder
+from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.measuring import describe
 from diamond_gym.trainers.policies import Policy, StickyPolicy
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
@@ -31,7 +32,7 @@ from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
 from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig, summary
 from diamond_gym.trainers.study_page import COLUMNS, HEADS, write_page
 from diamond_gym.trainers.world_model import WorldModelConfig
-from diamond_gym.trainers.worlds import Games, World, check_learnable
+from diamond_gym.trainers.worlds import World, check_learnable
 
 _HORIZON, _QUICK_UPDATES, _QUICK_SIZE, _LEAST_SIZE = 16, 400, 32, 16
 _FULL_SIZE = 64
