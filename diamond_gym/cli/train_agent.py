@@ -268,7 +268,7 @@ class TrainAgent:
         from diamond_gym.trainers import sb3
         from diamond_gym.trainers.sb3_files import open_agent, register_file
 
-        same: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(sb3.AgentConfig)}
+        same: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in fields(sb3.AgentConfig)}
         same |= {"size": None, "render_obs": None}
         if self.real and isinstance(self._where, World):
             same |= {"size": self._where.about.frame_shape[:2], "render_obs": self._where.render_obs or None}
