@@ -5,6 +5,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import first_person
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from test_golden import CSGO_INNER, CSGO_UPSAMPLER_INNER, GOLDEN, load_part, rec
 from torch import nn
 
 from diamond_gym import cli
+from diamond_gym.actions import CsgoActions
 from diamond_gym.cli.train_wm import TrainWm
-from diamond_gym.csgo import SIZES, encode
+from diamond_gym.csgo import SIZES, action, decode, encode
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler
 from diamond_gym.errors import BadArgument
@@ -27,7 +29,7 @@ from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelCo
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise
 from diamond_gym.play.session import PlaySession
-from diamond_gym.registry import load_world_model, resolve
+from diamond_gym.registry import load_world_model, resolve, save_model
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.loop import ALONE
 from diamond_gym.trainers.measuring import closed_loop
@@ -276,6 +278,44 @@ def test_from_recordings_to_a_dream_of_two_stages(home: Path, tmp_path: Path, ca
     capsys.readouterr()
     assert cli.main(["train-wm", "--data", "walk", *TINY, "--dry-run"]) == 0
     assert "world model" in capsys.readouterr().out
+
+
+def test_first_person_play_by_keys_and_mouse(home: Path, capsys) -> None:
+    """Frames that are no squares, CS:GO's actions, neither rewards nor ends: as the authors' recordings are."""
+    about = About.of("Ground", (36, 48, 3), CsgoActions())
+    for name, seed in (("ground", 0), ("ground-test", 7)):
+        with EpisodeStore(home / "data" / name, "a", about) as writer:
+            for k in range(2):
+                walk = first_person.episode(seed + k, 24)
+                writer.append(Episode(np.ascontiguousarray(walk.obs[:, :36]), decode(walk.act)))
+    assert cli.main(["train-wm", "--data", "ground", *TINY]) == 0
+    card = resolve("Ground").card
+    assert (card.obs_shape, card.spaces["low_res_shape"], card.spaces["actions"]) == (
+        (36, 48, 3), [12, 16, 3], {"kind": "csgo"},
+    )  # fmt: skip
+    assert card.reward_end is None and "reward_f1" not in card.figures
+    assert card.figures["mse_over_copy_16"] > 0 and card.figures["low_res"]["mse_over_copy_16"] > 0
+    env = gym.make("diamond_gym:DiamondDream-v0", model="ground-two-stage-nano", device="cpu")
+    env.reset(seed=0)
+    obs, reward, terminated, *_ = env.step(action("w", "left", mouse_x=-30))
+    assert env.action_space == CsgoActions().space and obs.shape == (36, 48, 3) and (reward, terminated) == (0, False)
+    capsys.readouterr()
+    words = "evaluate-wm Ground --data ground-test --windows 2 --horizon 2 --starts 1 --dreams-per-start 0 --json"
+    assert cli.main(words.split()) == 0
+    assert json.loads(capsys.readouterr().out)["low_res"]["mse_over_copy_1"] > 0
+
+
+def test_the_authors_model_is_measured_too(home: Path, capsys) -> None:
+    model, rng = golden_engine(), np.random.default_rng(0)
+    save_model(model.card, model.weights(), model.starts)
+    with EpisodeStore(home / "data" / "held", "a", About.of("CSGO", (*LARGE, 3), CsgoActions())) as writer:
+        obs = rng.integers(0, 256, (13, *LARGE, 3), dtype=np.uint8)
+        writer.append(Episode(obs, rng.integers(0, SIZES, (12, len(SIZES)))))
+    words = "evaluate-wm csgo-diamond --data held --windows 2 --horizon 4 --starts 1 --dreams-per-start 0 --json"
+    assert cli.main(words.split()) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["num_denoising_steps"] == FAST.dynamics.num_denoising_steps and table["held_out"]["steps"] == 12
+    assert table["mse_4"] > 0 and table["low_res"]["mse_4"] > 0
 
 
 def test_dreams_beside_real_play_have_frames_of_both_sizes() -> None:
