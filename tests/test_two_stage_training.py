@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import first_person
@@ -372,8 +372,9 @@ def test_kernels_dream_the_same_frames_in_both_stages(walks: EpisodeStore) -> No
 
 def test_a_run_with_one_stage_knows_no_upsampler() -> None:
     """So that runs begun before there were two go on."""
-    assert settled({"lr": 1, "upsampler": {"factor": None, "every": 1}}) == {"lr": 1, "upsampler": None}
-    assert settled({"upsampler": {"factor": 2}}) == {"upsampler": {"factor": 2}}
+    one, two = asdict(worlds.CONFIG), asdict(CONFIG)
+    assert settled(one)["upsampler"] is None and settled(two)["upsampler"]["factor"] == 2
+    assert {**settled(one), "upsampler": None} == settled({**one, "upsampler": {**one["upsampler"], "every": 3}})
 
 
 @pytest.mark.parametrize(
