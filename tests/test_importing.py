@@ -178,7 +178,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "offset": (two_sizes, "no more than --action-offset leaves out", ["--action-offset", "40"]),
     "fps": (two_sizes, "does not say how many frames there are per second", ["--fps", "5"]),
     "rate": (lambda folder: film(folder, A[1]), "--fps 7 is no part of the recording's 10: try 10, 5", ["--fps", "7"]),
-    "size": (two_sizes, "--size is", ["--size", "0"]),
+    "size": (two_sizes, "--size must be from 1 to 4,096", ["--size", "0"]),
 }
 
 

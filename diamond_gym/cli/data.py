@@ -21,7 +21,7 @@ from diamond_gym.errors import BadArgument
 _SIZE = PrimitiveConstructorSpec[tuple[int, int] | None](
     nargs=1,
     metavar="SIZE",
-    instance_from_str=lambda words: image_size(words[0], "--size"),
+    instance_from_str=lambda words: image_size(words[0], "--size", most=4096),
     is_instance=lambda value: value is None or isinstance(value, tuple),
     str_from_instance=lambda value: ["None" if value is None else "x".join(map(str, value))],
 )
