@@ -76,7 +76,7 @@ def test_from_an_environments_id_to_a_dream_and_its_figures(home, tmp_path, caps
     # The card's source is the command that makes this model, and names what it began with.
     again = cli._parse(TrainWm, "train-wm", shlex.split(card.source)[2:])
     typed = cli._parse(TrainWm, "train-wm", words[1:])
-    assert card.source.startswith("diamond-gym train-wm --env") and again == replace(typed, device="auto")
+    assert card.source.startswith("diamond-gym train-wm --preset nano --env") and again == replace(typed, device="auto")
     assert cli.main([*words, "--init", "catch-nano", "--name", "second", "--run", str(tmp_path / "run")]) == 0
     second = resolve("second").card
     assert "in 2 stages: it began with the weights of catch-nano." in second.summary
