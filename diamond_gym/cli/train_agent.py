@@ -154,6 +154,7 @@ class TrainAgent:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
         keep_memory()
         if self.env is None and self.game not in games():
+            self._entry()  # a missing model is said first
             console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
             return replace(self, episodes=0, score_minutes=0)._train_either()
         if self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
@@ -171,6 +172,7 @@ class TrainAgent:
         size = image_size(self.size, "--size")
         if self.real:
             return world_of(self.env, size)
+        world_of(self.env)  # one that is unknown is said before a missing model
         card = self._entry().card
         return world_of(self.env, size or card.obs_shape[:2], bool(card.training.get("render_obs")))
 
