@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from stubs import ACTIONS, StubWorldModel
 
 from diamond_gym import cli
+from diamond_gym.actions import Discrete
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.sb3 import make_dream_vec_env
 from diamond_gym.trainers import evaluate
@@ -227,11 +228,11 @@ def test_agents_of_other_games(tmp_path):
     path = tmp_path / "agent.zip"
     trained().save(path)
     agent = open_agent(path)
-    agent.check("Breakout", (SIDE, SIDE, 3), ACTIONS)
+    agent.check("Breakout", (SIDE, SIDE, 3), Discrete(ACTIONS))
     with pytest.raises(BadArgument, match="sees frames of 36×36 with 6 channels, but Pong shows 64×64×3"):
-        agent.check("Pong", (64, 64, 3), ACTIONS)
+        agent.check("Pong", (64, 64, 3), Discrete(ACTIONS))
     with pytest.raises(BadArgument, match="knows 4 actions, but Pong has 6"):
-        agent.check("Pong", (SIDE, SIDE, 3), 6)
+        agent.check("Pong", (SIDE, SIDE, 3), Discrete(6))
 
 
 @pytest.fixture

@@ -58,7 +58,9 @@ def run_training(folder, rollouts=None, **words):
 
 
 @pytest.mark.parametrize("frame_stack", [1, 3])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algo", [name for name in ALGORITHMS if name != "sac"]
+)  # whose actions are numbers within bounds
 def test_goes_on_with_what_it_had_learnt(algo, frame_stack, tmp_path, stub_dreams, short):
     words = {"algo": algo, "steps": 60, "frame_stack": frame_stack}
     before = run_training(tmp_path, 3, **words)

@@ -17,6 +17,7 @@ from stubs import ACTIONS, StubWorldModel, save_tiny_model
 from test_evaluate import Games
 
 from diamond_gym import cli
+from diamond_gym.actions import Discrete
 from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.trainers import evaluate, loop, sb3
@@ -68,7 +69,9 @@ def test_frames_too_small_for_sb3_are_refused_before_the_first_step(capsys):
     assert "at least 36x36 pixels, not 16x16" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algo", [name for name in ALGORITHMS if name != "sac"]
+)  # whose actions are numbers within bounds
 def test_trains_and_saves(algo, tmp_path, stub_dreams):
     seen = []
     training = train_agent(
@@ -87,9 +90,9 @@ def test_trains_and_saves(algo, tmp_path, stub_dreams):
     assert (card.obs_shape, card.num_actions, card.frame_stack) == ((SIDE, SIDE, 3), ACTIONS, 4)
     assert (card.steps, card.seed, card.quality, card.max_episode_steps) == (training.steps, 3, "fast", 5)
     assert opened.channels == 12
-    opened.check("Breakout", (SIDE, SIDE, 3), ACTIONS)
+    opened.check("Breakout", (SIDE, SIDE, 3), Discrete(ACTIONS))
     with pytest.raises(BadArgument, match="was trained for Breakout, not for Pong"):
-        opened.check("Pong", (SIDE, SIDE, 3), ACTIONS)
+        opened.check("Pong", (SIDE, SIDE, 3), Discrete(ACTIONS))
     loaded = ALGORITHMS[algo].load(tmp_path / "a" / "agent.zip", device="cpu")  # SB3 itself reads it, too
     assert loaded.num_timesteps == training.steps
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"agent.zip"}
