@@ -110,7 +110,7 @@ def test_an_opened_agent_plays_as_sb3_does(algorithm, tmp_path, monkeypatch):
     agent = trained(algorithm)
     agent.save(tmp_path / "agent.zip")
     opened = open_agent(tmp_path / "agent.zip", device="cpu")
-    assert (opened.channels, opened.size, opened.num_actions, opened.card) == (6, (SIDE, SIDE), ACTIONS, None)
+    assert (opened.channels, opened.size, opened.codec.num_inputs, opened.card) == (6, (SIDE, SIDE), ACTIONS, None)
     playing = opened.playing(3, deterministic=True)
     envs = make_dream_vec_env("DiamondDream-v0", 3, model=StubWorldModel(size=SIDE), max_episode_steps=4)
     stacked = VecFrameStack(envs, 2)
