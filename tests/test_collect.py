@@ -259,7 +259,7 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
             2,
             "a scripted player for Breakout, Pong",
         ),
-        ("--env DiamondGym/Catch-v0 --size 0", 2, "--size must be at least 1, not 0"),
+        ("--env DiamondGym/Catch-v0 --size 0", 2, "--size must be from 1 to 1,024 a side, not 0"),
         ("--env Nowhere-v0", 2, "Nowhere-v0 cannot be made"),
         ("--env CartPole-v1", 2, "--render-obs takes its rendered picture instead"),
     ],
