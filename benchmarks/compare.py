@@ -67,7 +67,8 @@ def updates(name: str, batch: int) -> Callable[[], Any]:
 
     from benchmarks.test_networks import experience, world_model
     from diamond_gym.trainers.optim import OptimizerConfig
-    from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+    from diamond_gym.trainers.world_model import WorldModelTrainer
+    from diamond_gym.trainers.world_model_config import WorldModelConfig
 
     model = world_model(name, torch.device("cpu"))
     store = experience(Path(tempfile.mkdtemp()), model, episodes=2)

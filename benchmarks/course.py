@@ -13,7 +13,8 @@ import torch
 from benchmarks.test_networks import experience, world_model
 from diamond_gym.networks.kernels import training
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
 def losses(name: str, batch: int, updates: int, kernels: bool, weights: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -20,7 +20,8 @@ from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import QUALITIES, sample
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -26,7 +26,7 @@ from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.start_states import replay_starts
-from diamond_gym.trainers.world_model import WorldModelConfig
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import find_world
 
 ID = "DiamondGym/Catch-v0"

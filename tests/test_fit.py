@@ -23,7 +23,8 @@ from diamond_gym.trainers.register import half, make_card
 from diamond_gym.trainers.run import CHECKPOINT, Means, RunFolder
 from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.warm_start import begin_with
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser, InnerModelConfig
 from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.trainers.warm_start import begin_with
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
 def with_memory(**inner: int) -> WorldModelConfig:

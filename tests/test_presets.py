@@ -8,7 +8,7 @@ from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.presets import preset_flags, preset_names, preset_table
-from diamond_gym.trainers.world_model import WorldModelConfig
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
 def parse(*words: str) -> TrainWm:

@@ -8,7 +8,7 @@ from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.world_model import WorldModelConfig
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 SIZE, ACTIONS = 8, 3
 ABOUT = About("Walk", (SIZE, SIZE, 3), ACTIONS)

@@ -24,7 +24,8 @@ from diamond_gym.trainers.loop import ALONE, Loop, Processes, Rhythm, mean_of_pr
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import check_learnable
 
 

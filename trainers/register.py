@@ -27,7 +27,7 @@ from diamond_gym.world_model import PREFIXES, WorldModel
 if TYPE_CHECKING:
     from diamond_gym.registry.released import Released
     from diamond_gym.trainers.diamond import DiamondTrainer
-    from diamond_gym.trainers.world_model import WorldModelConfig
+    from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
 def make_card(

@@ -24,7 +24,8 @@ from diamond_gym.trainers.fidelity import HORIZONS, figures
 from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
 
 _Frames = npt.NDArray[np.uint8]

@@ -19,7 +19,8 @@ from diamond_gym.networks.preconditioning import TrainingNoise
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import adamw, average
 from diamond_gym.trainers.upsampler import Size, SmallFrames
-from diamond_gym.trainers.world_model import WorldModelConfig, WorldModelTrainer
+from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.two_stage import enlarge, shrink
 
 

@@ -31,7 +31,7 @@ from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollout
 from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
 from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig, summary
 from diamond_gym.trainers.study_page import COLUMNS, HEADS, write_page
-from diamond_gym.trainers.world_model import WorldModelConfig
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import World, check_learnable
 
 _HORIZON, _QUICK_UPDATES, _QUICK_SIZE, _LEAST_SIZE = 16, 400, 32, 16

@@ -1,0 +1,114 @@
+"""What a world model is fitted with: its networks, losses, sampling of batches and optimizers.
+
+Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appendix for the optimizers.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from diamond_gym.errors import BadArgument
+from diamond_gym.networks.denoiser import DenoiserConfig
+from diamond_gym.networks.preconditioning import SigmaDistribution
+from diamond_gym.networks.reward_end import RewardEndConfig
+from diamond_gym.schema import check_least
+from diamond_gym.trainers.optim import OptimizerConfig
+from diamond_gym.trainers.upsampler import UpsamplerConfig
+
+_PARTS: tuple[str, ...] = ("autoregressive_from", "reward_end_dreams_from", "decay_fraction", "ema_decay")
+_PARTS += ("focus", "denoiser_focus", "appearance_focus", "prioritized")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """A training; the defaults are the paper's but for the number of steps, which there follows from its outer loop."""
+
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
+    denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
+    sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
+    flow_times: Literal["uniform", "logit-normal"] | None = None
+    """Times that a rectified flow is trained at (None: uniform); logit-normal ones have logits as --sigma.loc and
+    --sigma.scale say."""
+    num_autoregressive_steps: int = 1
+    """k: predictions of a segment beyond the first, each on the model's own frames."""
+    autoregressive_from: float = 0.0
+    """Part of the steps, at the beginning, that do without those (0: the paper's)."""
+    past_noise: float | None = None
+    """Noise on the past frames in training, of a level drawn for each row: for one half uniform from 0 to this, for the
+    other 0, as in dreams (None: none at all, the paper's). --denoiser.inner-model.noise-cond tells the network the
+    level."""
+    reward_end_length: int = 19
+    """Steps per segment of the reward/end model (horizon 15 + T)."""
+    reward_end_every: int = 1
+    """Denoiser steps per step of the reward/end model."""
+    reward_end_dreams_from: float = 1.0
+    """Scheduled sampling: part of the steps, at the beginning, in which the reward/end model sees real frames follow;
+    afterwards those that the denoiser predicts, as in dreams (1: always real ones, the paper's)."""
+    reward_end_dream_length: int = 1
+    """Of those, so many in a row are predicted, each on the ones before, until real frames follow again."""
+    decay_fraction: float = 0.0
+    """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of all weights, which is then what is dreamed with (0: none, the paper's)."""
+    motion_weight: float = 0.0
+    """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
+    focus: float = 0.0
+    """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
+    denoiser_focus: float = 0.0
+    """The same for the denoiser's batches."""
+    appearance_focus: float = 0.0
+    """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
+    across_lives: bool = False
+    """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
+    of padding (the paper's)."""
+    prioritized: float = 0.0
+    """Part of the denoiser's batches drawn in proportion to how badly it has predicted them, as when a ball bounces."""
+    prioritized_every: int = 1000
+    """Steps after which these errors are measured anew."""
+    age_weights: tuple[float, ...] | None = None
+    """Chances of the episodes by age, in as many classes, oldest first: 1 for steps drawn evenly from all recordings
+    (None: the paper's 0.1 0.1 0.1 0.7, for play that gets better)."""
+    without_rewards: bool = False
+    """Leave out the reward/end model, as where recordings have neither rewards nor ends: dreams pay 0, unending."""
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense, in one line, by the flag's name."""
+        for name in _PARTS:
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise BadArgument(f"--{name.replace('_', '-')} is a part, from 0 to 1, not {value}")
+        try:
+            _ = self.denoiser.inner_model.num_past_actions
+        except ValueError as error:
+            raise BadArgument(f"--denoiser: {error}") from None
+        objective = self.denoiser.objective or "edm"
+        if objective == "ddpm" and self.num_autoregressive_steps:
+            raise BadArgument(
+                "the objective ddpm needs --num-autoregressive-steps 0: its image at a high noise level is no frame to "
+                "go on from"
+            )
+        if self.flow_times is not None and objective != "flow":
+            raise BadArgument(f"--flow-times is for the objective flow, not {objective}")
+        check_least(self, num_autoregressive_steps=0, reward_end_length=2, reward_end_every=1, motion_weight=0)
+        check_least(self, reward_end_dream_length=1, prioritized_every=1)
+        if self.past_noise is not None and not 0 <= self.past_noise <= 1:
+            raise BadArgument(f"--past-noise is a noise level, from 0 to 1, not {self.past_noise}")
+        remembered = self.denoiser.inner_model.num_steps_conditioning
+        if self.reward_end_dreams_from < 1 and self.reward_end_length <= remembered:
+            raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")
+        stages = (self.denoiser_optimizer, self.reward_end_optimizer)
+        if not any(part.lr for part in (*stages, *([self.upsampler.optimizer] if self.upsampler.factor else []))):
+            raise BadArgument("all learning rates are 0: there is nothing to train")
+        if self.age_weights is not None and (min(self.age_weights) < 0 or abs(sum(self.age_weights) - 1) > 1e-6):
+            raise BadArgument(f"--age-weights are chances that sum to 1, not {self.age_weights}")
+
+    def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
+        """The same with a world's frames (H, W, C) and actions (`ActionCodec.num_inputs`) filled in."""
+        h, w, c = frame_shape
+        image: dict[str, Any] = {"img_channels": c, "num_actions": num_actions}
+        denoiser = replace(self.denoiser, inner_model=replace(self.denoiser.inner_model, **image))
+        h, w = self.upsampler.small((h, w))
+        image |= {"img_size": h, "img_width": None if w == h else w}
+        reward_end, upsampler = replace(self.reward_end, **image), self.upsampler.for_frames(c)
+        return replace(self, denoiser=denoiser, reward_end=reward_end, upsampler=upsampler)
