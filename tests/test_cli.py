@@ -118,7 +118,7 @@ def test_one_line_for_a_wrong_word(
 
 @dataclass(frozen=True)
 class Fails:
-    """A command that fails as it is told."""
+    """A command that fails as asked."""
 
     steps: int = 1
     """How many."""

@@ -37,7 +37,7 @@ def collect(
 
 @pytest.fixture(scope="module")
 def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two games of Breakout, in two sittings of one collector."""
+    """Two games of Breakout, in two runs of one collector."""
     folder = tmp_path_factory.mktemp("breakout")
     with EpisodeStore(folder, "a", about_game("Breakout")) as store:
         envs = find_world("Breakout").envs(2, noop_max=0)

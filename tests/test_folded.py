@@ -18,7 +18,7 @@ CHURN = SamplerConfig(s_churn=2.0, s_tmax=4.0, s_cond=0.01)
 CONFIGS = {
     "paper's kind": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS)),
     "nano's kind": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS, patch_size=2), residual=True),
-    "told its condition's noise": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS, noise_cond=True)),
+    "given its condition's noise": DenoiserConfig(InnerModelConfig(**SHAPE, num_actions=ACTIONS, noise_cond=True)),
     "upsampler's kind": DenoiserConfig(
         InnerModelConfig(**SHAPE, num_steps_conditioning=1, num_extra_images=1), upsampling_factor=2
     ),
@@ -75,7 +75,7 @@ def test_output_before_quantisation(config):
 
 @pytest.mark.parametrize("sampler", [*QUALITIES.values(), CHURN])
 def test_samples_in_blocks_of_rows(sampler, monkeypatch):
-    config = CONFIGS["told its condition's noise"]
+    config = CONFIGS["given its condition's noise"]
     without_rounding(monkeypatch)
     torch.manual_seed(0)
     denoiser = filled(Denoiser(config))

@@ -92,7 +92,7 @@ def actor_critic_loss(
         returns: Lambda-returns (B, T), without gradient.
         config: Weights.
     """
-    policy = Categorical(logits=logits_act, validate_args=False)  # which waits for the device; NaN is told later
+    policy = Categorical(logits=logits_act, validate_args=False)  # validation waits for the device
     advantage = (returns - val).detach()
     actions = -(policy.log_prob(act) * advantage).mean()
     entropy = policy.entropy().mean()

@@ -15,7 +15,7 @@ _Int = npt.NDArray[np.int64]
 _PAST = 4  # frames in which nothing may have moved near the place
 _CHANGE, _MOTION = 48, 24  # levels of 255: of what appears, and of what counts as motion before it
 _REACH = 6  # pixels around what moved: further than a ball flies in a step
-_CELL = 8  # pixels: the places that are told apart
+_CELL = 8  # pixels: the side of a place
 _COMMON = 0.1  # of all steps: the part from which on motion at a place is nothing special
 _MOST = 1000  # of one place's appearances
 

@@ -60,8 +60,8 @@ def spread(
     frames = []
     for window, acts in zip(obs.split(4), act.split(4), strict=True):
         noise = torch.randn((len(window) * k, *window.shape[2:]), generator=dice).to(obs.device)
-        past, told = window.repeat_interleave(k, dim=0), acts.repeat_interleave(k, dim=0)
-        frames.append(sample(denoiser.condition, past, told, noise, sampler)[0].float().unflatten(0, (-1, k)))
+        past, actions = window.repeat_interleave(k, dim=0), acts.repeat_interleave(k, dim=0)
+        frames.append(sample(denoiser.condition, past, actions, noise, sampler)[0].float().unflatten(0, (-1, k)))
     return torch.cat(frames)
 
 
