@@ -60,7 +60,7 @@ def test_the_next_agent_takes_its_place() -> None:
     first, second = an_agent(1), an_agent(2)
     entry = with_agent(entry, config, {f"actor_critic.{k}": v for k, v in first.state_dict().items()}, {"n": 1})
     assert same(load_world_model("tiny", "cpu").actor_critic, first)
-    assert entry.card.actor_critic == asdict(CONFIG)
+    assert entry.card.actor_critic == {key: value for key, value in asdict(CONFIG).items() if value is not None}
     with_agent(entry, config, {f"_orig_mod.{k}": v for k, v in second.state_dict().items()}, {"m": 2})
     assert same(load_world_model("tiny", "cpu").actor_critic, second)
     assert resolve("tiny").card.training["agent"] == {"m": 2}

@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 
 import diamond_gym  # noqa: F401
 from diamond_gym.data import EpisodeStore
-from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.networks.actor_critic import ActorCriticConfig
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
-from diamond_gym.networks.reward_end import RewardEndConfig
+from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.collect import Collector
@@ -266,6 +266,13 @@ def test_catch_is_learnt_in_dreams_alone(tmp_path):
     assert returns[-1] >= 0.8, returns
 
 
-def test_frames_that_are_not_square_are_refused_before_anything_is_played():
-    with pytest.raises(BadArgument, match="those of Catch have 16x20 pixels"):
-        TINY.for_game(replace(WORLD.about, frame_shape=(16, 20, 3)))
+def test_frames_need_not_be_square():
+    config = TINY.for_game(replace(WORLD.about, frame_shape=(16, 20, 3)))
+    agent, frames = ActorCritic(config.agent.network), torch.zeros(2, 3, 16, 20)
+    assert agent.config.frame_shape == (16, 20, 3)
+    logits, value, _ = agent(frames, agent.initial_state(2))
+    assert (logits.shape, value.shape) == ((2, WORLD.about.num_actions), (2,))
+    reward_end = RewardEnd(config.fit.reward_end)
+    films = frames[:, None].expand(2, 3, 3, 16, 20)
+    act = torch.zeros(2, 3, dtype=torch.int64)
+    assert reward_end(films, act, films)[0].shape == (2, 3, 3)

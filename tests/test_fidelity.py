@@ -223,7 +223,7 @@ def test_a_page_and_a_table_of_all(walk: World, tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     model = WorldModel(Denoiser(worlds.CONFIG.denoiser), RewardEnd(worlds.CONFIG.reward_end)).eval()
-    model.card = SimpleNamespace(name="toy")
+    model.card = SimpleNamespace(name="toy", codec=walk.about.codec)
     store = worlds.store(tmp_path / "walks", episodes=40)
     held_out = {"random play": (store, describe(store, "random"))}
     sizes = Sizes(windows=8, horizon=4, rollouts=N, rollout_steps=5, free_dreams=N, free_steps=11, starts=2)

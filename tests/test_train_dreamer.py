@@ -124,7 +124,7 @@ def test_a_model_without_rewards_is_refused(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--frame-stack", "2"), "--frame-stack is for --algo ppo, a2c and dqn"),
+        (("--frame-stack", "2"), "--frame-stack is for --algo ppo, a2c, dqn and sac"),
         (("--real",), "--real is for --algo ppo"),
         (("--horizon", "0"), "--horizon and --optimizer.batch-size must be at least 1"),
         (("--preset", "nanoo"), "did you mean nano"),

@@ -29,6 +29,7 @@ def test_an_environment_of_a_module_in_the_working_folder(tmp_path, monkeypatch)
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    monkeypatch.delitem(sys.modules, "my_games", raising=False)  # another test's
     try:
         world = find_world(env="my_games:Mine/Catch-v0")
         assert (world.name, world.about.frame_shape) == ("Catch", (16, 16, 3))
