@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 import diamond_gym
 from diamond_gym.cli import main
 from diamond_gym.registry import resolve
@@ -11,6 +13,7 @@ from diamond_gym.registry import resolve
 PAGE = Path(__file__).parents[1] / "docs" / "two-stages.md"
 
 
+@pytest.mark.slow
 def test_the_tutorial_of_two_stages(tmp_path, home, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8").split("## A first world of two stages")[1]
