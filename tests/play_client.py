@@ -60,7 +60,8 @@ class Client:
         if kind is Kind.DREAM:
             self.frames[step] = pixels
             if self.draws:
-                self.send("ack", sequence=sequence)
+                with suppress(ConnectionClosed):  # what the server sent before it closed is still to be read
+                    self.send("ack", sequence=sequence)
         elif kind is Kind.BRANCH:
             self.frames[-1000 * (index + 1) - step] = pixels
         return None
