@@ -9,8 +9,7 @@ import torch.nn.functional as F
 import worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.library import opcheck
+from torch import library, nn
 
 from diamond_gym.networks.kernels import built_kernels, training
 from diamond_gym.networks.kernels.training import Conv3x3, train_with_kernels
@@ -101,9 +100,9 @@ def test_they_are_operators_of_torch():
     layout = torch.channels_last
     x, gradient = (torch.randn(2, c, 5, 4).contiguous(memory_format=layout) for c in (16, 32))
     weight, bias = torch.randn(32, 16, 3, 3, requires_grad=True), torch.randn(32, requires_grad=True)
-    opcheck(KERNELS.conv3x3.default, (x, weight, bias), test_utils=checks)
-    opcheck(KERNELS.conv3x3_input_gradient.default, (gradient, weight.detach()), test_utils=checks[:2])
-    opcheck(KERNELS.conv3x3_weight_gradient.default, (x, gradient, weight.detach()), test_utils=checks[:2])
+    library.opcheck(KERNELS.conv3x3.default, (x, weight, bias), test_utils=checks)
+    library.opcheck(KERNELS.conv3x3_input_gradient.default, (gradient, weight.detach()), test_utils=checks[:2])
+    library.opcheck(KERNELS.conv3x3_weight_gradient.default, (x, gradient, weight.detach()), test_utils=checks[:2])
 
 
 def test_what_does_not_fit_is_refused_or_left_to_torch(faster):

@@ -11,8 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stubs import ACTIONS
-from torch import nn
-from torch.library import opcheck
+from torch import library, nn
 
 from diamond_gym.device import compile_network, cpp_compiler
 from diamond_gym.errors import BadArgument
@@ -130,8 +129,8 @@ def test_they_are_operators_of_torch(dtype, skip):
     block, x, condition = ours.resblocks[0], images(dtype, 2, 32, 5, 3), modulation(torch.randn(2, 8))
     more = images(dtype, 2, skip, 5, 3) if skip else None
     weights, checks = (*block.convolutions, *block.projection), ("test_schema", "test_faketensor")
-    opcheck(KERNELS.resblock.default, (x, more, condition, *weights, *block.norms), test_utils=checks)
-    opcheck(KERNELS.upsample.default, (x, *_square(dtype).convolution), test_utils=checks)
+    library.opcheck(KERNELS.resblock.default, (x, more, condition, *weights, *block.norms), test_utils=checks)
+    library.opcheck(KERNELS.upsample.default, (x, *_square(dtype).convolution), test_utils=checks)
     traced = torch.export.export(block, (x, condition, more)).module()
     assert traced(x, condition, more).equal(block(x, condition, more))
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.library import register_autograd, register_fake
+from torch import Tensor, library, nn
 
 from diamond_gym.device import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
@@ -60,12 +59,14 @@ def built_kernels() -> Any:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
         _log.warning("the kernels could not be built, compile=True falls back on torch.compile: %s", reason)
         return None
-    register_fake("diamond_gym::resblock", _shape_of_resblock)
-    register_fake("diamond_gym::upsample", _shape_of_upsample)
-    register_fake("diamond_gym::conv3x3", lambda x, weight, bias: _images(x, len(weight)))
-    register_fake("diamond_gym::conv3x3_input_gradient", lambda gradient, weight: _images(gradient, weight.shape[1]))
-    register_fake("diamond_gym::conv3x3_weight_gradient", lambda x, gradient, weight: torch.empty_like(weight))
-    register_autograd("diamond_gym::conv3x3", _gradients, setup_context=_keep_inputs)
+    library.register_fake("diamond_gym::resblock", _shape_of_resblock)
+    library.register_fake("diamond_gym::upsample", _shape_of_upsample)
+    library.register_fake("diamond_gym::conv3x3", lambda x, weight, bias: _images(x, len(weight)))
+    library.register_fake(
+        "diamond_gym::conv3x3_input_gradient", lambda gradient, weight: _images(gradient, weight.shape[1])
+    )
+    library.register_fake("diamond_gym::conv3x3_weight_gradient", lambda x, gradient, weight: torch.empty_like(weight))
+    library.register_autograd("diamond_gym::conv3x3", _gradients, setup_context=_keep_inputs)
     return torch.ops.diamond_gym
 
 
