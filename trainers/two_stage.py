@@ -14,10 +14,8 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.networks.preconditioning import TrainingNoise
-from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
-from diamond_gym.trainers.optim import adamw, average
+from diamond_gym.trainers.loop import ALONE, Processes, own_rows
 from diamond_gym.trainers.upsampler import Size, SmallFrames
 from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.trainers.world_model_config import WorldModelConfig
@@ -52,20 +50,14 @@ class TwoStageTrainer(WorldModelTrainer):
             upsampler = Denoiser(own.denoiser)
         self.world_model.upsampler = upsampler
         self.world_model.to_device(self.device, precision)
-        if self.device.type == "cpu" and precision == "float32" and not compile:
-            train_with_kernels(upsampler)
-        if config.ema_decay:
-            self.ema["upsampler"] = average(upsampler, config.ema_decay)
-        if compile:
-            upsampler.inner_model.compile()
-        self._configs["upsampler"] = own.optimizer
-        self.optimizers["upsampler"] = adamw(upsampler, own.optimizer, self.device)
-        if own.optimizer.lr:
-            objective = Objective(
-                upsampler, lambda obs, mask: upsampler_loss(upsampler, obs, mask, self.small, self._noise)
-            )
-            self._objectives["upsampler"] = fabric.setup_module(objective)
         self._noise = TrainingNoise.on(self.device, own.sigma)
+        self._train(
+            "upsampler",
+            upsampler,
+            upsampler.inner_model,
+            own.optimizer,
+            lambda obs, mask: upsampler_loss(upsampler, obs, mask, self.small, self._noise),
+        )
 
     def _begin_chance(self, store: EpisodeStore) -> None:
         super()._begin_chance(store)

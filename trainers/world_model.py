@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
@@ -22,7 +23,7 @@ from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.focus import Focus, FocusedSampler, PrioritizedSteps, find_events, motion_weight, split
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
-from diamond_gym.trainers.optim import adamw, average, lr_factor, update
+from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor, update
 from diamond_gym.trainers.scheduled_sampling import dreamed
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
@@ -72,26 +73,35 @@ class WorldModelTrainer:
         denoiser = Denoiser(config.denoiser)
         reward_end = None if config.without_rewards else RewardEnd(config.reward_end)
         self.world_model = WorldModel(denoiser, reward_end).to_device(self.device, precision)
-        networks = self.world_model.parts
-        if self.device.type == "cpu" and precision == "float32" and not compile:
-            train_with_kernels(self.world_model)
-        self.ema = {name: average(part, config.ema_decay) for name, part in networks.items() if config.ema_decay}
+        self._compile = compile
+        self._by_kernels = self.device.type == "cpu" and precision == "float32" and not compile
         if compile:
             prepare_to_compile(self.device.type)
-            denoiser.inner_model.compile()
-            if reward_end is not None:
-                reward_end.encoder.compile()
-        self._configs = {"denoiser": config.denoiser_optimizer, "reward_end": config.reward_end_optimizer}
-        self.optimizers = {name: adamw(part, self._configs[name], self.device) for name, part in networks.items()}
-        losses: dict[str, Callable[..., Any]] = {"denoiser": self._denoiser_loss}
+        self.ema: dict[str, AveragedModel] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._configs: dict[str, OptimizerConfig] = {}
+        self._objectives: dict[str, nn.Module] = {}
+        self._train("denoiser", denoiser, denoiser.inner_model, config.denoiser_optimizer, self._denoiser_loss)
         if reward_end is not None:
-            losses["reward_end"] = reward_end.loss
-        trained = [name for name in networks if self._configs[name].lr]
-        self._objectives = {n: fabric.setup_module(Objective(networks[n], losses[n])) for n in trained}
+            self._train("reward_end", reward_end, reward_end.encoder, config.reward_end_optimizer, reward_end.loss)
         levels = training_levels(denoiser.objective, config.sigma, config.flow_times != "logit-normal")
         self.noise = TrainingNoise.on(self.device, levels, past_noise=config.past_noise or 0.0)
         self._frames = prepared(denoiser, PRECISIONS[precision])
         self._begin_chance(store)
+
+    def _train(
+        self, name: str, part: nn.Module, core: nn.Module, config: OptimizerConfig, loss: Callable[..., Any]
+    ) -> None:
+        """Prepares a network's training: its average, its optimizer and its loss; `core` is what may be compiled."""
+        if self._by_kernels:
+            train_with_kernels(part)
+        if self.config.ema_decay:
+            self.ema[name] = average(part, self.config.ema_decay)
+        if self._compile:
+            core.compile()
+        self._configs[name], self.optimizers[name] = config, adamw(part, config, self.device)
+        if config.lr:
+            self._objectives[name] = self._fabric.setup_module(Objective(part, loss))
 
     def _begin_chance(self, store: EpisodeStore) -> None:
         """Builds the samplers of both networks' batches and seeds the noise, for this process from this step on."""
