@@ -9,18 +9,20 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience, store_folder, world_of
+from diamond_gym.cli.collect import PolicyName, read_store, store_folder, world_of
+from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps
 from diamond_gym.cli.numbers import check_least, check_positive
-from diamond_gym.cli.terminal import console, counting, fitting
+from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.stores import held_out_beside
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Entry, home_folder, load_world_model, resolve, save_model
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.distill import DistillConfig, DistillTrainer, check_can_teach
-from diamond_gym.trainers.loop import any_process, launch, train
+from diamond_gym.trainers.loop import any_process, launch
 from diamond_gym.trainers.presets import plain_command_line
 from diamond_gym.trainers.register import half
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
@@ -29,7 +31,6 @@ from diamond_gym.trainers.student import compare, student_card
 from diamond_gym.trainers.worlds import World, check_learnable
 from diamond_gym.world_model import WorldModel
 
-_HORIZON = 16
 # what a resumed run may be told differently
 _FREE = frozenset({"steps", "minutes", "device", "precision", "data", "windows", "policy"})
 _NO_DIFFERENCE = ("name", "run", "minutes", "device", "dry-run")
@@ -120,41 +121,34 @@ class Distill:
                 with run.resuming():
                     fit.load_state_dict(state)
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision}")
-            shown, t = held_out or store, fit.student.num_steps_conditioning
-            real = Rollouts.held_out(shown, 3, t, horizon_within(shown, t, _HORIZON))
 
-            def draw(step: int) -> None:
-                from diamond_gym.trainers.plots import strip, write_png
+            def dream(real: Rollouts) -> Rollouts:
+                return dream_rollouts(fit.averaged(teacher), real, self.fit.student)
 
-                dreamed = dream_rollouts(fit.averaged(teacher), real, self.fit.student)
-                write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
-
-            with fitting(fit, self.minutes) as report:
-                outcome = train(fit, run, self.minutes, None, report, draw if main else None, fabric)
-            if not main:
-                return 130 if outcome.reason == "interrupted" else 0
-            draw(fit.step)
-            if outcome.reason != "steps":
-                console.print(f"stopped at step {fit.step:,} of {self.steps:,}; repeat the command to go on")
-                return 130 if outcome.reason == "interrupted" else 0
+            t = fit.student.num_steps_conditioning
+            status = fit_with_strips(fit, run, self.minutes, held_out or store, t, dream, fabric)
+            if status is not None:
+                return status
             registered = self._register(fit, teacher, entry, world, store, held_out, name)
         console.print(f"registered {registered.name} in {registered.folder}")
         console.print(f'gym.make("DiamondDream-{world.name}-v0") dreams with it from now on')
         return 0
 
+    def _store(self, world: World) -> Path:
+        return home_folder() / "data" / world.name.lower() if self.data is None else store_folder(self.data)
+
     def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore | None]:
         """Where dreams begin, and what is held out; recordings alone are taken as they are, held out or not."""
-        folder = home_folder() / "data" / world.name.lower() if self.data is None else store_folder(self.data)
-        test = folder.with_name(f"{folder.name}-test")
+        folder = self._store(world)
+        test = held_out_beside(folder)
         if world.env:
-            store = experience(folder, world, self.collect_steps, self.seed, self.policy)
-            return store, experience(test, world, self.test_steps, self.seed + TEST_SEED, self.policy)
+            return both_stores(folder, world, (self.collect_steps, self.test_steps), self.seed, self.policy)
         if not (folder / ABOUT).exists():
             raise DiamondGymError(f"there is no play in {folder} to dream from; --data names another store")
-        held_out = experience(test, world, 0, 0) if (test / ABOUT).exists() else None
+        held_out = read_store(test, world) if (test / ABOUT).exists() else None
         if held_out is None:
             console.print(f"nothing is held out (in {test}): the student will not be measured", soft_wrap=True)
-        return experience(folder, world, 0, 0), held_out
+        return read_store(folder, world), held_out
 
     def _settings(self, entry: Entry) -> dict[str, Any]:
         """What a run was begun with; another teacher of the same name is another one."""
@@ -165,13 +159,7 @@ class Distill:
     def _plan(self, world: World, teacher: WorldModel) -> int:
         from diamond_gym.cli.dry_run import Phase, played, print_phases, seconds
 
-        lacking = 0
-        if world.env:
-            folder = home_folder() / "data" / world.name.lower() if self.data is None else store_folder(self.data)
-            wanted = {folder: self.collect_steps, folder.with_name(f"{folder.name}-test"): self.test_steps}
-            for place, steps in wanted.items():
-                there = EpisodeStore(place).num_steps if (place / ABOUT).exists() else 0
-                lacking += max(0, steps - there)
+        lacking = lacking_steps(self._store(world), (self.collect_steps, self.test_steps)) if world.env else 0
         with played(world, lacking, 16) as (store, phases):
             fit = DistillTrainer(self.fit, teacher, store, self.fit.dream_length, self.seed)
             each = seconds(fit.train_step) / self.fit.dream_length
@@ -193,7 +181,7 @@ class Distill:
         weights, measured = half(model), dict[str, Any]()
         model.load_weights(weights)  # measure what is stored
         if self.windows and held_out is not None:
-            horizon = horizon_within(held_out, fit.student.num_steps_conditioning, _HORIZON)
+            horizon = horizon_within(held_out, fit.student.num_steps_conditioning, HORIZON)
             with counting("measuring", 3 * self.windows * horizon, "frames") as advance:
                 measured = compare(
                     self.fit, teacher, model, held_out, self.windows, horizon, self.seed, lambda n: advance(n, True)

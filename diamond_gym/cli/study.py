@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym import cli
-from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, experience, played_by
+from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, played_by
+from diamond_gym.cli.fits import both_stores
 from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import console
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.stores import held_out_beside
 from diamond_gym.device import keep_memory
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import home_folder
@@ -137,11 +139,9 @@ class StudyCommand(WorldOptions):
         folder = self.store(world)
         if self.data is None and world.about.frame_shape[0] != _FULL_SIZE and self.game is not None:
             folder = folder.with_name(f"{folder.name}-{world.about.frame_shape[0]}")
-        test = folder.with_name(f"{folder.name}-test")
         if self.plays:
-            policy = self._policy(world)
-            store = experience(folder, world, self.collect_steps, 0, policy)
-            return store, experience(test, world, self.test_steps, TEST_SEED, policy)
+            return both_stores(folder, world, (self.collect_steps, self.test_steps), 0, self._policy(world))
+        test = held_out_beside(folder)
         if not (test / ABOUT).exists():
             raise DiamondGymError(f"nothing is held out (in {test}): diamond-gym data split makes both stores of one")
         return EpisodeStore(folder), EpisodeStore(test)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from diamond_gym.cli.collect import TEST_SEED, PolicyName, WorldOptions, experience, read_store
+from diamond_gym.cli.collect import PolicyName, WorldOptions, read_store
+from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps
 from diamond_gym.cli.numbers import check_least, check_positive, image_size
-from diamond_gym.cli.terminal import console, counting, fitting
+from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.stores import held_out_beside
@@ -20,7 +21,7 @@ from diamond_gym.registry import Entry, home_folder, resolve
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig, check_sampler
-from diamond_gym.trainers.loop import any_process, launch, train
+from diamond_gym.trainers.loop import any_process, launch
 from diamond_gym.trainers.presets import WORLD_MODEL, command_line, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
@@ -30,7 +31,6 @@ from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import World, check_learnable, knows_outcomes
 
-_HORIZON = 16
 # options that may differ when a run is resumed
 _FREE = frozenset(
     {"steps", "minutes", "device", "precision", "compile", "name", "run", "data", "windows", "policy", "sampler"}
@@ -146,23 +146,13 @@ class TrainWm(WorldOptions):
             sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
 
-            shown, t = held_out or store, config.denoiser.inner_model.num_steps_conditioning
-            real = Rollouts.held_out(shown, 3, t, horizon_within(shown, t, _HORIZON))
+            def dream(real: Rollouts) -> Rollouts:
+                return dream_rollouts(fit.averaged(), real, self.sampler)
 
-            def draw(step: int) -> None:
-                from diamond_gym.trainers.plots import strip, write_png
-
-                dreamed = dream_rollouts(fit.averaged(), real, self.sampler)
-                write_png(folder / "strips" / f"{step:07d}.png", strip(real, dreamed))
-
-            with fitting(fit, self.minutes) as report:
-                outcome = train(fit, run, self.minutes, None, report, draw if main else None, fabric)
-            if not main:
-                return 130 if outcome.reason == "interrupted" else 0
-            draw(fit.step)
-            if outcome.reason != "steps":
-                console.print(f"stopped at step {fit.step:,} of {self.steps:,}; repeat the command to go on")
-                return 130 if outcome.reason == "interrupted" else 0
+            t = config.denoiser.inner_model.num_steps_conditioning
+            status = fit_with_strips(fit, run, self.minutes, held_out or store, t, dream, fabric)
+            if status is not None:
+                return status
             entry = self._register(fit, world, store, held_out, began_with, label, precision)
         console.print(f"registered {entry.name} in {entry.folder}")
         console.print(f'gym.make("DiamondDream-{world.name}-v0") dreams with it from now on')
@@ -173,8 +163,7 @@ class TrainWm(WorldOptions):
         folder = self.store(world)
         test = held_out_beside(folder)
         if self.plays:
-            store = experience(folder, world, self.collect_steps, self.seed, self.policy)
-            return store, experience(test, world, self.test_steps, self.seed + TEST_SEED, self.policy)
+            return both_stores(folder, world, (self.collect_steps, self.test_steps), self.seed, self.policy)
         held_out = read_store(test, world) if (test / ABOUT).exists() else None
         if held_out is None:
             console.print(f"nothing is held out (in {test}): the model will not be measured", soft_wrap=True)
@@ -193,11 +182,8 @@ class TrainWm(WorldOptions):
         from diamond_gym.cli.dry_run import measure, print_phases
         from diamond_gym.trainers.diamond import DiamondConfig
 
-        folder, to_play = self.store(world), 0
-        wanted = {folder: self.collect_steps, held_out_beside(folder): self.test_steps}
-        for place, steps in wanted.items() if self.plays else ():
-            there = EpisodeStore(place).num_steps if (place / ABOUT).exists() else 0
-            to_play += max(0, steps - there)
+        wanted = self.collect_steps, self.test_steps
+        to_play = lacking_steps(self.store(world), wanted) if self.plays else 0
         phases = measure(DiamondConfig(self.fit), world, (to_play, self.steps, 0), 16, device, precision)
         print_phases(phases, f"{device} in {precision}")
         return 0
@@ -249,7 +235,7 @@ class TrainWm(WorldOptions):
         model.load_weights(weights)  # measure what is stored
         measured: dict[str, Any] = {}
         if self.windows and held_out is not None:
-            horizon = horizon_within(held_out, t, _HORIZON)
+            horizon = horizon_within(held_out, t, HORIZON)
             real = Rollouts.held_out(held_out, self.windows, t, horizon)
             with counting("measuring", self.windows * horizon, "frames") as advance:
                 dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))

@@ -1,0 +1,90 @@
+"""What the commands that fit a model share: a store to learn from and one held out, and the fitting of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience
+from diamond_gym.cli.terminal import console, fitting
+from diamond_gym.data.about import ABOUT
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.stores import held_out_beside
+from diamond_gym.trainers.loop import Processes, Trainer, train
+from diamond_gym.trainers.rollouts import Rollouts, horizon_within
+from diamond_gym.trainers.run import RunFolder
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.worlds import World
+
+HORIZON = 16
+"""Steps of the dreams that are drawn and measured."""
+_DRAWN = 3  # dreams of a picture
+
+
+def both_stores(
+    folder: Path, world: "World", steps: tuple[int, int], seed: int, policy: PolicyName
+) -> tuple[EpisodeStore, EpisodeStore]:
+    """Opens the store to learn from and the one held out beside it, each filled up first.
+
+    Args:
+        folder: The first one's.
+        world: What to play.
+        steps: How many there have to be in each.
+        seed: Of the play; the held-out play has another one.
+        policy: Who plays what is missing.
+    """
+    first = experience(folder, world, steps[0], seed, policy)
+    return first, experience(held_out_beside(folder), world, steps[1], seed + TEST_SEED, policy)
+
+
+def lacking_steps(folder: Path, steps: tuple[int, int]) -> int:
+    """How many steps `both_stores` would play."""
+    places = zip((folder, held_out_beside(folder)), steps, strict=True)
+    return sum(max(0, wanted - _steps_in(place)) for place, wanted in places)
+
+
+def _steps_in(folder: Path) -> int:
+    return EpisodeStore(folder).num_steps if (folder / ABOUT).exists() else 0
+
+
+def fit_with_strips(
+    trainer: Trainer,
+    run: RunFolder,
+    minutes: float | None,
+    shown: EpisodeStore,
+    memory: int,
+    dream: Callable[[Rollouts], Rollouts],
+    fabric: Processes,
+) -> int | None:
+    """Trains on, and draws dreams beside real play on the way and at the end.
+
+    Args:
+        trainer: Restored from the run's checkpoint, if there is one.
+        run: Where checkpoints, metrics and pictures go.
+        minutes: Time limit.
+        shown: Where the real play comes from.
+        memory: Frames that the model remembers, T.
+        dream: Dreams real play over again, by the model as it is by now.
+        fabric: The processes that train together.
+
+    Returns:
+        None where all steps are done and the model is this process's to register; else the command's exit status.
+    """
+    real = Rollouts.held_out(shown, _DRAWN, memory, horizon_within(shown, memory, HORIZON))
+
+    def draw(step: int) -> None:
+        from diamond_gym.trainers.plots import strip, write_png
+
+        write_png(run.path / "strips" / f"{step:07d}.png", strip(real, dream(real)))
+
+    main = fabric.is_global_zero
+    with fitting(trainer, minutes) as report:
+        outcome = train(trainer, run, minutes, None, report, draw if main else None, fabric)
+    status = 130 if outcome.reason == "interrupted" else 0
+    if not main:
+        return status
+    draw(trainer.step)
+    if outcome.reason == "steps":
+        return None
+    console.print(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}; repeat the command to go on")
+    return status
