@@ -12,11 +12,12 @@ restored from ALE's own state, which is exact but for details of the television 
 """
 
 import json
+import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,13 +28,12 @@ from diamond_gym.dream_state import DreamStep
 from diamond_gym.envs.atari_game import AtariGame
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import to_frames
-from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.registry import game as find_game
-from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, ActorCriticTrainer, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.evaluate import real_games, score
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.policies import StickyPolicy
+from diamond_gym.trainers.presets import AGENT, flags, preset_table
 
 MEMORY = 4  # frames that a start shows, as the paper's world models remember
 
@@ -48,23 +48,13 @@ class Experiment:
     """Updates, each on a window of every game."""
     minutes: float = float("inf")
     """Stop after so many."""
-    games: int = 32
-    """Games side by side."""
-    horizon: int = 15
-    """Steps of a window."""
     episode: int = 15
     """Steps after which a game goes back to a start; 0: it is played to its end."""
     starts: int = 1000
     """States of sticky-random play that windows begin from."""
-    lr: float = 5e-4
-    """Of the agent's optimizer."""
-    gamma: float = 0.985
-    """Discount."""
-    entropy: float = 0.003
-    """Weight of the entropy bonus."""
-    lstm_dim: int = 256
-    channels: tuple[int, ...] = (16, 32, 32, 16)
-    """Sizes of the agent: the preset nano's."""
+    fit: Annotated[AgentFitConfig, tyro.conf.arg(name="")] = field(default_factory=AgentFitConfig)
+    """The agent and its training, as in `train-agent`: those of the preset nano, and the options on top. The batch
+    size is the number of games."""
     score_games: int = 10
     """Full games at the end."""
     seed: int = 0
@@ -84,7 +74,7 @@ class RealDream:
     device = torch.device("cpu")
 
     def __init__(self, experiment: Experiment) -> None:
-        self.num_envs, self._episode = experiment.games, experiment.episode
+        self.num_envs, self._episode = experiment.fit.optimizer.batch_size, experiment.episode
         self._rng = np.random.default_rng([experiment.seed, 1])
         self._games = [AtariGame(experiment.game, terminal_on_life_loss=True) for _ in range(self.num_envs)]
         self.num_actions = len(find_game(experiment.game).action_meanings)
@@ -167,10 +157,8 @@ def _tensor(frames: np.ndarray[Any, Any]) -> Tensor:
 def main(experiment: Experiment) -> None:
     """Trains, prints and scores."""
     dream = RealDream(experiment)
-    network = ActorCriticConfig(experiment.lstm_dim, channels=list(experiment.channels), num_actions=dream.num_actions)
-    optimizer = OptimizerConfig(lr=experiment.lr, weight_decay=0.0, max_grad_norm=100.0, batch_size=experiment.games)
-    loss = ActorCriticLossConfig(gamma=experiment.gamma, weight_entropy_loss=experiment.entropy)
-    trainer = ActorCriticTrainer(AgentFitConfig(network, loss, optimizer, experiment.horizon), seed=experiment.seed)
+    network = replace(experiment.fit.network, num_actions=dream.num_actions)
+    trainer = ActorCriticTrainer(replace(experiment.fit, network=network), seed=experiment.seed)
     trainer.imagination = Imagination(trainer.agent, dream, experiment.seed)  # type: ignore[arg-type]
     begun, sums, count = time.monotonic(), dict[str, float](), 0
     lines = list[dict[str, Any]]()
@@ -198,7 +186,8 @@ def main(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
+    preset = {name: value for name, value in preset_table("nano", AGENT).items() if name != "steps"}
     try:
-        main(tyro.cli(Experiment))
+        main(tyro.cli(Experiment, args=[*flags(preset), *sys.argv[1:]]))
     except DiamondGymError as error:
         raise SystemExit(str(error)) from None

@@ -8,11 +8,18 @@ pytest.importorskip("ale_py")
 
 from benchmarks.perfect_simulator import Experiment, RealDream, main
 from diamond_gym.frames import to_pixels
+from diamond_gym.networks.actor_critic import ActorCriticConfig
+from diamond_gym.trainers.actor_critic import AgentFitConfig
+from diamond_gym.trainers.optim import OptimizerConfig
+
+FIT = AgentFitConfig(
+    ActorCriticConfig(lstm_dim=8, channels=[4, 4], down=[1, 1]), optimizer=OptimizerConfig(batch_size=2), horizon=3
+)
 
 
 @pytest.fixture
 def dream() -> RealDream:
-    dream = RealDream(Experiment("Pong", games=2, episode=3, starts=4, seed=1))
+    dream = RealDream(Experiment("Pong", fit=FIT, episode=3, starts=4, seed=1))
     dream.reset()
     return dream
 
@@ -47,7 +54,7 @@ def test_games_go_back_after_their_steps(dream: RealDream) -> None:
 
 def test_trains_and_scores(tmp_path) -> None:
     out = tmp_path / "lines.jsonl"
-    main(Experiment("Pong", windows=2, games=2, horizon=3, episode=3, starts=4, score_games=1, minutes=1, out=out))
+    main(Experiment("Pong", windows=2, fit=FIT, episode=3, starts=4, score_games=1, minutes=1, out=out))
     lines = out.read_text().splitlines()
     assert len(lines) == 3
     assert '"window": 2' in lines[0]
