@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import worlds
-from test_two_stage_training import store as large_store
+from two_stages import store as large_store
 
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.loop import ALONE, launch, own_rows

@@ -8,7 +8,7 @@ import torch
 import worlds
 from stubs import StubWorldModel
 from test_diamond import TINY, WORLD
-from test_two_stage_training import CONFIG as TWO_STAGES
+from two_stages import CONFIG as TWO_STAGES
 
 from diamond_gym.data import EpisodeStore
 from diamond_gym.networks.actor_critic import ActorCriticConfig
