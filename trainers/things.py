@@ -23,7 +23,6 @@ _Bool = npt.NDArray[np.bool_]
 _Int = npt.NDArray[np.int64]
 
 TABLE = Path(__file__).with_name("things.toml")
-_Z = 1.959964  # the normal quantile of 95 % intervals
 _FAINT = 0.2  # the least share of its own colour in a pixel that belongs to a thing
 _NEVER = -1  # a row where nothing is: a thing not seen yet
 _PATCHES = 4096  # real patches to compare with, at most
@@ -243,7 +242,8 @@ def _lives(part: Part, place: _Int, act: _Int) -> _Bool:
 
 
 def wilson(hits: int, n: int) -> list[float]:
-    """Wilson's interval of a share, which is honest at 0 and 1 too (Wilson 1927)."""
-    p, z2 = hits / n, _Z**2
-    middle, half = p + z2 / (2 * n), _Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
-    return [float(max(0.0, (middle - half) / (1 + z2 / n))), float(min(1.0, (middle + half) / (1 + z2 / n)))]
+    """Wilson's 95 % interval of a share, which is honest at 0 and 1 too (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
