@@ -239,9 +239,8 @@ def record(
     n = len(obs)
     wait = rng.integers(0, warm_up + 1, size=n)
     frames = np.zeros((n, t + steps, *obs.shape[1:]), np.uint8)
-    each = () if codec is None or not codec.is_vector else (codec.num_inputs,)
-    act = np.zeros((n, t + steps - 1, *each), np.float32 if codec is not None and codec.kind == "box" else np.int64)
-    rew = np.zeros((n, steps), np.float32)
+    like = np.zeros((), np.int64) if codec is None else codec.encode(codec.rest)
+    act, rew = np.zeros((n, t + steps - 1, *like.shape), like.dtype), np.zeros((n, steps), np.float32)
     end, restart = np.zeros((n, steps), np.bool_), np.zeros((n, steps), np.bool_)
     # At how many frames each row's record stands; a new game begins it anew until one more than T are of the same.
     length, first = np.ones(n, np.int64), np.ones(n, np.bool_)
