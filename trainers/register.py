@@ -90,11 +90,18 @@ def make_card(
                 "source": origin,
                 **{f"versions.{package}": number for package, number in about.versions.items()},
             },
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
+            **made_here(),
         },
         figures=rounded(figures),
     )
+
+
+def made_here() -> dict[str, Any]:
+    """The machine and the versions with which something is made, for cards and reports."""
+    return {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
+    }
 
 
 def half(model: WorldModel) -> dict[str, torch.Tensor]:

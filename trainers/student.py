@@ -1,10 +1,8 @@
 """A distilled student: held against its teacher on held-out play, and its card."""
 
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.distill import DistillConfig
 from diamond_gym.trainers.fidelity import HORIZONS, Table, figures, rounded
+from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts
 from diamond_gym.world_model import WorldModel
 
@@ -154,8 +153,7 @@ def student_card(
                 "sampler": {key: value for key, value in asdict(config.teacher).items() if np.isfinite(value)},
             },
             "data": {"steps": store.num_steps, "episodes": store.num_episodes, "source": origin},
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "versions": {package: version(package) for package in ("diamond-gym", "torch", "numpy", "gymnasium")},
+            **made_here(),
         },
         figures=rounded(measured),
         files={},

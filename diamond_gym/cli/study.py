@@ -1,15 +1,12 @@
 """`diamond-gym study`: the same network fitted with each objective, and how far its dreams keep to the real game."""
 
-import platform
 import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +26,7 @@ from diamond_gym.registry import home_folder
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.measuring import describe
 from diamond_gym.trainers.policies import Policy, StickyPolicy
+from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
 from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
 from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig, summary
@@ -184,8 +182,7 @@ class StudyCommand(WorldOptions):
             "long_dreams": list(reference.long.rew.shape),
             "windows": len(reference.windows),
             "left_beyond": reference.recorded.limit,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy")},
+            **made_here(),
         }
 
 
