@@ -196,7 +196,8 @@ class Card:
     def _table(self) -> Table:
         table = {key: value for key, value in vars(self).items() if value is not None}
         table["files"] = {kind: vars(record) for kind, record in self.files.items()}
-        table["figures"] = _writable({k: v for k, v in self.figures.items() if k != _STALE_TABLE}, _STALE)
+        stale = {_STALE_TABLE} if isinstance(self.figures.get(_STALE_TABLE), Mapping) else set()
+        table["figures"] = _writable({k: v for k, v in self.figures.items() if k not in stale}, _STALE)
         result: Table = _writable(table)
         return result
 

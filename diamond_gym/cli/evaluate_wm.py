@@ -31,7 +31,6 @@ from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import sampler_of
 
 _VIDEOS = (".mp4", ".gif")
-_NO_LONGER_MEASURED = ("reward_ece", "end_ece", "ball", "diversity")  # what cards of earlier versions hold
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
 
 def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """A card's figures with new ones in their place; those of policies that were not measured again stay."""
-    kept = {name: value for name, value in figures.items() if name not in _NO_LONGER_MEASURED}
+    kept = {name: value for name, value in figures.items() if name != "diversity"}  # one of earlier versions, or older
     by_policy = {name: {**kept.get(name, {}), **table[name]} for name in ("returns", "looks") if name in table}
     return {**kept, **table, **by_policy}
 
