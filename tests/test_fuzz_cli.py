@@ -144,7 +144,17 @@ def lines(count: int, seed: int = 0) -> list[tuple[list[str], bool]]:
 @pytest.fixture
 def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with models and files, where nothing that takes long is begun."""
-    from diamond_gym.cli import benchmark, distill, dream, dry_run, evaluate, evaluate_wm, train_agent, train_wm
+    from diamond_gym.cli import (
+        benchmark,
+        distill,
+        dream,
+        dry_run,
+        evaluate,
+        evaluate_wm,
+        fits,
+        train_agent,
+        train_wm,
+    )
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.play import serving
     from diamond_gym.registry import hub
@@ -185,11 +195,10 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (dry_run, "measure", planned),
         (benchmark, "step_seconds", reached),
         (collect.Collector, "__init__", reached),
-        (train_wm, "experience", lambda *_: EpisodeStore(store)),
+        (fits, "experience", lambda *_: EpisodeStore(store)),
         (train_wm.Rollouts, "held_out", reached),
         (evaluate_wm, "experience", lambda *_: EpisodeStore(store)),
         (evaluate_wm, "measure", reached),
-        (distill, "experience", lambda *_: EpisodeStore(store)),
         (distill, "DistillTrainer", reached),
         (dream.DreamCommand, "_play", played),
         (WorldModel, "compile_networks", lambda _: None),
