@@ -111,6 +111,12 @@ class RealDream:
         assert self.obs_window is not None
         return self.obs_window[:, -1]
 
+    @property
+    def shown_window(self) -> Tensor:
+        """The last frames."""
+        assert self.obs_window is not None
+        return self.obs_window
+
     def reset(self, seed: int | None = None) -> None:
         """Begins every game from a start."""
         self.obs_window = _tensor(np.stack([self._begin(row) for row in range(self.num_envs)]))

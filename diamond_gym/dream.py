@@ -49,7 +49,10 @@ class Dream:
         steps: How many steps each row has dreamt since its start, int64 (B,).
         start: The start each row dreams from, int64 (B,), -1 for frames given to `reset`.
         fingerprint: What a cloned state has to agree with.
+        state_type: The class of a cloned state.
     """
+
+    state_type: type[DreamState] = DreamState
 
     @without_gradient()
     def __init__(
@@ -265,9 +268,14 @@ class Dream:
     @property
     def obs(self) -> Tensor:
         """The current frame of every row, float32 (B, C, H, W) in [-1, 1], a copy."""
+        return self.shown_window[:, -1].clone()
+
+    @property
+    def shown_window(self) -> Tensor:
+        """The last frames that the dream keeps at the size of `obs`, (B, T, C, H, W), the newest last; not a copy."""
         if self.obs_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
-        return self.obs_window[:, -1].clone()
+        return self.obs_window
 
     @without_gradient()
     def clone_state(self, include_rng: bool = False) -> DreamState:

@@ -114,6 +114,8 @@ class TwoStageDream(Dream):
         full_window: The last T' large ones, (B, T', C, H, W); T' is 1 in the released model.
     """
 
+    state_type = TwoStageState
+
     @without_gradient()
     def __init__(
         self,
@@ -194,11 +196,11 @@ class TwoStageDream(Dream):
             self._given_full = None
 
     @property
-    def obs(self) -> Tensor:
-        """The current large frame of every row, float32 (B, C, H, W) in [-1, 1], a copy."""
+    def shown_window(self) -> Tensor:
+        """The last large frames, `full_window`, which `obs` shows; not a copy."""
         if self.full_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
-        return self.full_window[:, -1].clone()
+        return self.full_window
 
     @without_gradient()
     def refresh(self) -> None:

@@ -87,7 +87,7 @@ def test_bundled_agents_see_as_they_play() -> None:
     assert looks_on.kind == "dqn"
     for first in (True, False, False, True, False):
         frame = np.random.default_rng(first).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        chances, value = looks_on.see(frame, None, first)
+        chances, value = looks_on.see(frame, torch.zeros(4, 3, 64, 64), first)
         assert int(np.argmax(chances)) == plays(frame[None], np.array([first]))[0]
         assert sum(chances) == pytest.approx(1)
         assert value is not None

@@ -152,7 +152,7 @@ def test_the_agent_sees_what_it_would_see_alone() -> None:
     assert played.at(0).probabilities == tuple(chances)
     assert played.at(0).value == value
     assert sum(chances) == pytest.approx(1)
-    chances, value = alone.see(played.now.obs, None, False)
+    chances, value = alone.see(played.now.obs, played.dream.shown_window[0], False)
     assert (played.now.probabilities, played.now.value) == (tuple(chances), value)
 
 

@@ -16,11 +16,13 @@ from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import Entry, load_world_model
+from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.schema import AGENT_LOSS, check_config
 from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import OptimizerConfig, lr_factor, update
-from diamond_gym.world_model import WorldModel
+from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler, sampler_of
+from diamond_gym.world_model import WorldModel, check_steps
 
 
 @dataclass(frozen=True)
@@ -232,18 +234,46 @@ def world_to_dream_in(
         compile: Compile the networks; see `diamond_gym.envs.DreamVectorEnv`.
 
     Raises:
-        BadArgument: Nothing is rewarded in the model's dreams, or an agent cannot act in them; or compiling was asked
-            for and cannot work.
+        BadArgument: Nothing is rewarded in the model's dreams, or they have no starts; or compiling was asked for and
+            cannot work.
     """
     model = load_world_model(entry, str(device), "float32").to_device(str(device), precision)
-    if model.reward_end is None or model.upsampler is not None:
-        raise BadArgument(f"an agent cannot learn in {entry.name}: it needs rewards and single actions in its dreams")
+    if model.reward_end is None:
+        raise BadArgument(f"an agent cannot learn in {entry.name}: it has no reward model, so nothing is rewarded")
     if model.starts is None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
     model.requires_grad_(False)
     if compile:
         model.compile_networks()
-    return WorldModel(model.denoiser, model.reward_end, starts=model.starts, precision=model.precision)
+    return WorldModel(
+        model.denoiser, model.reward_end, None, model.upsampler, starts=model.starts, precision=model.precision
+    )
+
+
+def sampler_for(
+    entry: Entry, quality: str | None = None, num_denoising_steps: int | None = None
+) -> SamplerConfig | TwoStageSampler:
+    """How a model's dreams are sampled for an agent, of two stages both of them.
+
+    Args:
+        entry: The model.
+        quality: The name of one of its qualities; default: as its card says.
+        num_denoising_steps: In the place of the quality's; of two stages those of the small frames.
+
+    Raises:
+        BadArgument: The model has no such quality, or was distilled to dream in one step.
+    """
+    two_stages, own = entry.card.upsampler is not None, entry.card.sampler
+    qualities: dict[str, Any] = dict(TWO_STAGE_QUALITIES if two_stages else QUALITIES)
+    if quality is not None and quality not in qualities:
+        raise BadArgument(f"{entry.name} dreams in qualities {', '.join(qualities)}, not {quality}")
+    steps = {} if num_denoising_steps is None else {"num_denoising_steps": num_denoising_steps}
+    if two_stages:
+        both: TwoStageSampler = sampler_of(own) if quality is None else qualities[quality]
+        return replace(both, dynamics=replace(both.dynamics, **steps))
+    sampler: SamplerConfig = replace(SamplerConfig(**own) if quality is None else qualities[quality], **steps)
+    check_steps(entry.card, sampler)
+    return sampler
 
 
 def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:

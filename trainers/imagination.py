@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState, DreamStep, draw_category
+from diamond_gym.dream import Dream, DreamStep, draw_category
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import LstmState
 
@@ -47,6 +47,10 @@ class Imagination:
     the last frame is valued with the memory that led to it; then the memory is zeroed and burnt in on the new
     start's earlier frames, T - 1 of them.
 
+    The agent sees what an environment of the dream shows, so that it plays as well there: of two stages, the large
+    frames. A start keeps T' of these, one in most models: with one, there is no earlier frame to burn in, and a memory
+    begins at zero, as it does in the real game.
+
     Everything stays on the device, and what passes to the next window stays in the same tensors. The host waits once a
     step to learn which dreams have ended; not so with random numbers from outside, as a CUDA graph needs it: then
     every row's memory is burnt in at each step, and kept where a dream has ended.
@@ -71,13 +75,13 @@ class Imagination:
         self._uniform = uniform or own
         if dream.obs_window is None:
             dream.reset(seed)
-        self._memory = self._burn_in(self._frames)
+        self._memory = self._burn_in(dream.shown_window)
 
     def begin(self) -> None:
         """Begins all dreams anew, in the world model as it is by now."""
         self.dream.refresh()
         self.dream.reset()
-        self._remember(self._burn_in(self._frames))
+        self._remember(self._burn_in(self.dream.shown_window))
 
     def window(self, length: int) -> Window:
         """Acts for `length` steps, L."""
@@ -118,15 +122,13 @@ class Imagination:
         Raises:
             ValueError: The state is of other dreams.
         """
-        self.dream.restore_state(DreamState(**state["dream"]))
+        try:
+            dream = self.dream.state_type(**state["dream"])
+        except TypeError:
+            raise ValueError("this state is of dreams of another number of stages.") from None
+        self.dream.restore_state(dream)
         self._remember(state["memory"])
         self._chance.set_state(state["chance"].cpu())
-
-    @property
-    def _frames(self) -> Tensor:
-        """The last T frames of every dream, (B, T, C, H, W)."""
-        assert self.dream.obs_window is not None
-        return self.dream.obs_window
 
     @torch.no_grad()
     def _remember(self, memory: Iterable[Tensor]) -> None:
@@ -151,7 +153,7 @@ class Imagination:
         hx, cx = memory
         with torch.no_grad():
             _, val, _ = self.agent(final_obs[rows], (hx[rows], cx[rows]))
-        fresh = self._burn_in(self._frames[rows])
+        fresh = self._burn_in(self.dream.shown_window[rows])
         hx, cx = (old.index_copy(0, rows, new) for old, new in zip(memory, fresh, strict=True))
         hx, cx = (torch.where(over[:, None], new, old) for old, new in zip(memory, (hx, cx), strict=True))
         return val_final.index_copy(0, rows, val), (hx, cx)

@@ -122,6 +122,8 @@ class HeldActions:
 class DreamPolicy(AgentPolicy):
     """An agent that plays as it was trained to: where a dream begins, it has seen the start's earlier frames.
 
+    Of two stages these are the large ones that a start keeps, often none but the present one.
+
     Args:
         actor_critic: The agent, on the dream's device.
         dream: Where it plays.
@@ -138,12 +140,10 @@ class DreamPolicy(AgentPolicy):
     @torch.no_grad()
     def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """From the dream's present frames (B, H, W, C) and the rows in which one has just begun (B,) to actions."""
-        window = self._dream.obs_window
-        # Dreams of two stages remember small frames only: there the memory begins empty.
-        if first.any() and window is not None and window.shape[2:] == self._dream.obs.shape[1:]:
+        if first.any():
             rows = torch.from_numpy(np.flatnonzero(first)).to(self._device)
             memory = self._agent.initial_state(len(rows), self._device)
-            for earlier in window[rows, :-1].unbind(1):
+            for earlier in self._dream.shown_window[rows, :-1].unbind(1):
                 _, _, memory = self._agent(earlier, memory)
             hx, cx = (old.index_copy(0, rows, new) for old, new in zip(self._state, memory, strict=True))
             self._state = hx, cx

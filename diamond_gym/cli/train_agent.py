@@ -18,7 +18,13 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, agent_for, world_to_dream_in
+from diamond_gym.trainers.actor_critic import (
+    ActorCriticTrainer,
+    AgentFitConfig,
+    agent_for,
+    sampler_for,
+    world_to_dream_in,
+)
 from diamond_gym.trainers.aggregate import RANDOM
 from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent, world_of
 from diamond_gym.trainers.loop import Rhythm, Trainer, train
@@ -27,6 +33,7 @@ from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
 from diamond_gym.trainers.worlds import World, game_name
+from diamond_gym.two_stage import TwoStageSampler
 
 # options that may differ when a run is resumed
 _FREE = frozenset({"steps", "minutes", "device", "precision", "compile", "episodes", "score_minutes", "model"})
@@ -77,7 +84,7 @@ class TrainAgent:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<model>-agent-<preset>, or sb3: <model>-agent-<algo>)."""
     num_denoising_steps: int | None = None
-    """diamond: steps of the sampler per frame, over those of the quality."""
+    """diamond: steps of the sampler per frame, of two stages per small frame, over those of the quality."""
     init: str | None = None
     """diamond: begin with the agent of this model (a name or a folder) instead of random weights."""
     score_minutes: float = 0.0
@@ -202,7 +209,7 @@ class TrainAgent:
     def _train_diamond(self) -> int:
         """Trains DIAMOND's actor-critic, registers it with its model, and scores it; returns the exit code."""
         entry = self._entry()
-        config, sampler = agent_for(self.fit, entry), self._sampler(entry)
+        config, sampler = agent_for(self.fit, entry), sampler_for(entry, self.quality, self.num_denoising_steps)
         if self.n_envs is not None:
             config = replace(config, optimizer=replace(config.optimizer, batch_size=self.n_envs))
         folder = self.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{Path(self.preset).stem}"
@@ -222,9 +229,11 @@ class TrainAgent:
                 with run.resuming():
                     fit.load_state_dict(state)
             size = sum(p.numel() for p in fit.agent.parameters()) / 1e6
+            stages = [sampler] if isinstance(sampler, SamplerConfig) else [sampler.dynamics, sampler.upsampler]
+            denoising = " and ".join(str(stage.num_denoising_steps) for stage in stages)
             console.print(
                 f"{folder}: window {fit.step:,} of {fit.total_steps:,}, each of {per_step} dreamed steps of "
-                f"{entry.name}, {sampler.num_denoising_steps} denoising steps, on {device} in {precision} "
+                f"{entry.name}, {denoising} denoising steps, on {device} in {precision} "
                 f"(agent {size:.2f} M)",
                 soft_wrap=True,
             )
@@ -252,15 +261,7 @@ class TrainAgent:
             update_card(entry, replace(entry.card, training={**entry.card.training, "agent": facts}))
         return 0
 
-    def _sampler(self, entry: Entry) -> SamplerConfig:
-        if self.quality is not None and self.quality not in QUALITIES:
-            raise BadArgument(f"{entry.name} dreams in qualities {', '.join(QUALITIES)}, not {self.quality}")
-        sampler = SamplerConfig(**entry.card.sampler) if self.quality is None else QUALITIES[self.quality]
-        if self.num_denoising_steps is not None:
-            sampler = replace(sampler, num_denoising_steps=self.num_denoising_steps)
-        return sampler
-
-    def _settings(self, config: AgentFitConfig, sampler: SamplerConfig) -> dict[str, Any]:
+    def _settings(self, config: AgentFitConfig, sampler: SamplerConfig | TwoStageSampler) -> dict[str, Any]:
         left_out = ("run_folder", "out", "data", "size")  # which do not change what is learnt
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return settings | {"fit": asdict(config), "sampler": asdict(sampler)}

@@ -21,13 +21,12 @@ class Agent(Protocol):
 
     kind: str
 
-    def see(self, obs: Pixels, window: Tensor | None, first: bool) -> tuple[list[float], float | None]:
+    def see(self, obs: Pixels, window: Tensor, first: bool) -> tuple[list[float], float | None]:
         """Looks at the next frame.
 
         Args:
             obs: The frame, uint8 (H, W, C).
-            window: The dream's last frames, float32 (T, C, H, W) in [-1, 1], the newest last; None where the dream
-                remembers frames of another size.
+            window: The dream's last frames of that size, float32 (T, C, H, W) in [-1, 1], the newest last.
             first: Whether a dream begins with it.
 
         Returns:
@@ -55,11 +54,11 @@ class OwnAgent:
         self._memory = network.initial_state(1, self._device)
 
     @torch.no_grad()
-    def see(self, obs: Pixels, window: Tensor | None, first: bool) -> tuple[list[float], float | None]:
+    def see(self, obs: Pixels, window: Tensor, first: bool) -> tuple[list[float], float | None]:
         """Looks at the next frame, where a dream begins also at those before it, as in training."""
         if first:
             self._memory = self._network.initial_state(1, self._device)
-            for earlier in () if window is None else window[:-1]:
+            for earlier in window[:-1]:
                 _, _, self._memory = self._network(earlier[None], self._memory)
         frame = to_frames(torch.from_numpy(obs).to(self._device))[None]
         logits, value, self._memory = self._network(frame, self._memory)
@@ -89,7 +88,7 @@ class SavedAgentLooksOn:
         self._memory: Any = None
 
     @torch.no_grad()
-    def see(self, obs: Pixels, window: Tensor | None, first: bool) -> tuple[list[float], float | None]:
+    def see(self, obs: Pixels, window: Tensor, first: bool) -> tuple[list[float], float | None]:
         """Looks at the next frame, stacked as `VecFrameStack` does it: black ones before a dream's first."""
         if first:
             self._seen, self._memory = np.zeros_like(self._seen), None

@@ -199,9 +199,7 @@ class PlaySession:
             now = first if step.action is None else real.step(int(step.action), step.obs)
             step = replace(step, real=now, real_total=step.real_total + now.reward)
         if self.agent is not None:
-            window = self.dream.obs_window
-            fitting = window[0] if window is not None and window.shape[2:] == self.dream.obs.shape[1:] else None
-            chances, value = self.agent.see(step.obs, fitting, step.action is None)
+            chances, value = self.agent.see(step.obs, self.dream.shown_window[0], step.action is None)
             step = replace(step, probabilities=tuple(chances), value=value)
         return step
 
