@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rollouts import H, N, Right, T, Walks, oracle, recorded
 
+from diamond_gym.cli.evaluate_wm import _updated
 from diamond_gym.device import is_compiled
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser
@@ -31,11 +32,13 @@ from diamond_gym.trainers.fidelity import (
     drift,
     figures,
     mse,
+    over,
     psnr,
+    rounded,
     similarity,
     ssim,
 )
-from diamond_gym.trainers.measuring import Sizes, describe, measure
+from diamond_gym.trainers.measuring import Sizes, closed_loop, describe, measure
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.trainers.worlds import World
 from diamond_gym.world_model import WorldModel
@@ -135,6 +138,36 @@ def test_copying_the_last_frame_scores_one(real: Rollouts) -> None:
     table = figures(real, copied, (1, 4))
     assert table["mse_over_copy_1"] == table["mse_over_copy_4"] == 1
     assert "reward_f1" not in table, "there is no reward/end model"
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_nothing_moves_there_is_no_ratio() -> None:
+    """Nothing moves in the first step, everything by 51 levels in the second; dreams are 102 and 51 levels off."""
+    real = film(np.stack([np.full((2, 3, 12, 12), level, np.uint8) for level in (0, 0, 51)], axis=1))
+    dreamed = film(np.stack([np.full((2, 3, 12, 12), level, np.uint8) for level in (0, 102, 102)], axis=1))
+    assert over(np.array([1.0, 0, 3]), np.array([0, 0, 2.0])) == pytest.approx([np.nan, np.nan, 1.5], nan_ok=True)
+    table = figures(real, dreamed, (1, 2))
+    assert np.isnan(table["mse_over_copy_1"]) and table["mse_over_copy_2"] == pytest.approx(1)
+    card = rounded({**table, "low_res": {"mse_over_copy_1": np.nan, "mse_1": 0.5}})
+    assert card["undefined"] == "mse_over_copy_1, low_res.mse_over_copy_1"
+    assert card["mse_1"] == 0.16 and "mse_over_copy_1" not in card and card["low_res"] == {"mse_1": 0.5}
+    assert "undefined" not in rounded(figures(real, real, (2,)))
+
+
+def test_large_frames_as_the_small_ones_enlarged_have_no_ratio_either() -> None:
+    flat = film(np.full((2, 3, 3, 12, 12), 90, np.uint8))
+    table = closed_loop(flat, replace(flat, low_res=np.full((2, 3, 3, 6, 6), 90, np.uint8)), (1, 2))
+    assert table["mse_1"] == table["low_res"]["mse_2"] == 0
+    ratios = table["mse_over_enlarged_2"], table["mse_over_copy_1"], table["low_res"]["mse_over_copy_1"]
+    assert np.isnan(ratios).all()
+
+
+def test_a_card_forgets_a_figure_that_is_undefined_now() -> None:
+    card = _updated({"mse_over_copy_1": 0.5, "reward_f1": 0.2}, {"mse_1": 0.1, "undefined": "mse_over_copy_1"})
+    assert card == {"reward_f1": 0.2, "mse_1": 0.1, "undefined": "mse_over_copy_1"}
+    returns = {"returns": {"random": {"dream": 1.0}}}
+    assert _updated(card, returns) == {**card, **returns}, "what was not measured again is as undefined as before"
+    assert _updated(card, {"mse_over_copy_1": 0.7}) == {"reward_f1": 0.2, "mse_1": 0.1, "mse_over_copy_1": 0.7}
 
 
 def test_brier_by_hand() -> None:

@@ -19,6 +19,8 @@ _Floats = npt.NDArray[np.float64]
 Table = dict[str, Any]
 
 HORIZONS = (1, 4, 16)
+UNDEFINED = "undefined"
+"""The name under which a card lists the figures that could not be defined on its held-out play."""
 PSNR_LIMIT = 100.0  # dB, of frames that agree to the last bit
 _BATCH = 16  # windows scored at once: few enough for a CPU's cache
 _SSIM_WINDOW = 11
@@ -30,6 +32,12 @@ def mse(a: _Frames, b: _Frames) -> _Floats:
     # step by step: all at once would take gigabytes
     pairs = ((a[:, i].astype(np.float32), b[:, i if b.shape[1] > 1 else 0]) for i in range(a.shape[1]))
     return np.array([(((x - y) / 255) ** 2).mean(dtype=np.float64) for x, y in pairs])
+
+
+def over(error: _Floats, other: _Floats) -> _Floats:
+    """Errors over others, NaN where the other is 0: where nothing moves, copying has no error to be compared with."""
+    result: _Floats = np.divide(error, other, out=np.full(error.shape, np.nan), where=other > 0)
+    return result
 
 
 def psnr(error: float) -> float:
@@ -77,6 +85,9 @@ def detection(real: npt.NDArray[np.generic], result: npt.NDArray[np.generic]) ->
 def figures(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
     """Errors over those of copying the last frame, and detection of rewards and ends, in closed loop.
 
+    Where the real frames at a step are those that the windows begin with, copying makes no error, and `mse_over_copy`
+    of that step is NaN; a card leaves it out and names it as undefined (`rounded`).
+
     Rewards and ends count as detected where they are the most probable outcome, at the exact step; `_sampled` are
     the same with outcomes as the dream sampled them.
 
@@ -87,8 +98,9 @@ def figures(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZON
     """
     dream, copy = mse(real.after, dreamed.after), mse(real.after, real.last)
     table: Table = {"windows": len(real)}
+    ratio = over(dream, copy)
     for h in horizons:
-        table |= {f"mse_{h}": float(dream[h - 1]), f"mse_over_copy_{h}": float(dream[h - 1] / copy[h - 1])}
+        table |= {f"mse_{h}": float(dream[h - 1]), f"mse_over_copy_{h}": float(ratio[h - 1])}
     if dreamed.rew_prob is None or dreamed.end_prob is None:
         return table
     scores = {
@@ -210,15 +222,27 @@ def diversity(real: Rollouts, dreams: Rollouts, step: int) -> float:
 
 
 def rounded(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data of four significant digits; what is no number (never happened, so never measured) is left out."""
+    """Plain data of four significant digits, for a card.
+
+    What is no number is left out, and its name stands under `undefined`, nested ones with dots: the play had nothing
+    that the figure could be measured on or divided by (nothing moved, no reward came, the frames are too small).
+    """
+    left_out: list[str] = []
+    plain = _rounded(table, "", left_out)
+    return plain | ({UNDEFINED: ", ".join(left_out)} if left_out else {})
+
+
+def _rounded(table: Mapping[str, Any], above: str, left_out: list[str]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            plain[key] = rounded(value)
+            plain[key] = _rounded(value, f"{above}{key}.", left_out)
         elif isinstance(value, list):
             plain[key] = [float(f"{item:.4g}") for item in value]
         elif isinstance(value, str | int):
             plain[key] = value
         elif np.isfinite(value):
             plain[key] = float(f"{value:.4g}")
+        else:
+            left_out.append(f"{above}{key}")
     return plain

@@ -84,15 +84,16 @@ class Sizes:
 def closed_loop(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
     """Figures of held-out play and of its dreams; of two stages, those of the small frames too, as "low_res".
 
-    There is also the error of the large frames over that of the small ones, enlarged: what the upsampler adds.
+    There is also the error of the large frames over that of the small ones, enlarged: what the upsampler adds; NaN
+    where these have no error.
     """
     table = fidelity.figures(real, dreamed, horizons)
     if dreamed.low_res is None:
         return table
     size = dreamed.low_res.shape[-2:]
     enlarged = replace(dreamed, obs=enlarge_planes(dreamed.low_res, real.obs.shape[-1] // size[1]))
-    bicubic = fidelity.mse(real.after, enlarged.after)
-    table |= {f"mse_over_enlarged_{h}": table[f"mse_{h}"] / float(bicubic[h - 1]) for h in horizons}
+    ratio = fidelity.over(fidelity.mse(real.after, dreamed.after), fidelity.mse(real.after, enlarged.after))
+    table |= {f"mse_over_enlarged_{h}": float(ratio[h - 1]) for h in horizons}
     small = fidelity.figures(real.small(size), dreamed.small(size), horizons)
     return table | {"low_res": {name: value for name, value in small.items() if name.startswith("mse")}}
 

@@ -19,7 +19,7 @@ from diamond_gym.files import atomic_path, atomic_write
 from diamond_gym.frames import tile, to_pixels
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.aggregate import STATISTICS, Aggregates, Runs, human_normalised
-from diamond_gym.trainers.fidelity import mse
+from diamond_gym.trainers.fidelity import mse, over
 from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.start_states import replay_starts
@@ -208,7 +208,7 @@ def _errors(part: Any, result: "Fidelity") -> None:
         steps = np.arange(1, len(dream) + 1)
         left.plot(steps, dream, style, color=_DREAM, label=f"dream, {label}")
         left.plot(steps, copy, style, color=_COPY, label=f"last frame copied, {label}")
-        right.plot(steps, dream / copy, style, color=_DREAM, label=label)
+        right.plot(steps, over(dream, copy), style, color=_DREAM, label=label)
     left.set(title="mean squared error", yscale="log", xlabel="steps dreamed")
     right.axhline(1, color=_COPY)
     right.set(title="error over that of copying", ylim=(0, None), xlabel="steps dreamed")

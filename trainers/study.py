@@ -141,14 +141,15 @@ class Reference:
 def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) -> tuple[dict[str, Any], _Frames]:
     """The figures of dreams of n denoising steps, and the frames of the first long one at the steps that are shown.
 
-    Figures: those of `fidelity.figures`; and by step of the long dreams `drift`, the mean absolute difference of pixels
-    to real play under the same actions where that is still the same game, with the number of dreams and their spread;
-    `nearest`, that to the nearest recorded frame; and `left`, the share of dreams that are farther from it than
-    two recorded frames are from each other on average.
+    Figures: those of `fidelity.figures` that are defined; and by step of the long dreams `drift`, the mean absolute
+    difference of pixels to real play under the same actions where that is still the same game, with the number of
+    dreams and their spread; `nearest`, that to the nearest recorded frame; and `left`, the share of dreams that are
+    farther from it than two recorded frames are from each other on average.
     """
     sampler, real, long = SamplerConfig(num_denoising_steps=n), reference.windows, reference.long
     dreamed = dream_rollouts(model, real, sampler, None, seed)
-    table: dict[str, Any] = figures(real, dreamed, [h for h in HORIZONS if h <= real.rew.shape[1]])
+    closed = figures(real, dreamed, [h for h in HORIZONS if h <= real.rew.shape[1]])
+    table: dict[str, Any] = {name: value for name, value in closed.items() if not np.isnan(value)}
     began = time.perf_counter()
     far = dream_rollouts(model, long, sampler, None, seed)
     seconds, at = time.perf_counter() - began, reference.curve

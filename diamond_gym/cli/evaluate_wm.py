@@ -23,7 +23,7 @@ from diamond_gym.registry.card import AGENT
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.fidelity import rounded
+from diamond_gym.trainers.fidelity import UNDEFINED, rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
 from diamond_gym.trainers.rollouts import policies_of
@@ -184,8 +184,16 @@ def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
 
 
 def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """A card's figures with new ones in their place; those of policies that were not measured again stay."""
-    kept = {name: value for name, value in figures.items() if name != "diversity"}  # one of earlier versions, or older
+    """A card's figures with new ones in their place; those of policies that were not measured again stay.
+
+    A figure that is undefined now leaves the card, and one that is defined now is no longer called undefined.
+    """
+    new, old = (side.get(UNDEFINED, "").split(", ") for side in (table, figures))
+    undefined = filter(None, [*new, *(name for name in old if name not in new and name not in dict(flat_rows(table)))])
+    if names := ", ".join(undefined):
+        table = {**table, UNDEFINED: names}
+    gone = {"diversity", UNDEFINED, *new}  # the first is of earlier versions
+    kept = {name: value for name, value in figures.items() if name not in gone}
     by_policy = {name: {**kept.get(name, {}), **table[name]} for name in ("returns", "looks") if name in table}
     return {**kept, **table, **by_policy}
 
