@@ -1,7 +1,7 @@
 """Random-shooting planning in a dream, with `clone_state` and `restore_state`, beside the model's own agent.
 
-The planner tries random action sequences from the present state, goes back, and plays the beginning of the sequence
-with the highest return. It plans in the very model that it is scored in, which a real game does not offer.
+The planner tries random action sequences from the present state, goes back, and plays the one with the highest return.
+It plans in the very model that it is scored in, random numbers included, which a real game does not offer.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,6 @@ class Args:
     candidates: int = 8  # sequences tried at every plan
     plan: int = 12  # steps of a sequence
     hold: int = 4  # steps for which an action of a sequence is kept
-    execute: int = 4  # steps played before planning again
     gamma: float = 0.97
     seed: int = 0
 
@@ -51,7 +50,7 @@ def uniform(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tenso
 
 
 def planner(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tensor]:
-    """A policy that plans anew every `execute` steps."""
+    """A policy that plans anew when a sequence has been played."""
     generator = torch.Generator().manual_seed(args.seed)
     best: Tensor | None = None
 
@@ -62,7 +61,7 @@ def planner(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tenso
 
     def act(t: int) -> Tensor:
         nonlocal best
-        if t % args.execute == 0:
+        if t % args.plan == 0:
             now = dream.clone_state(include_rng=True)
             found = torch.full((args.num_envs,), -torch.inf, device=dream.device)
             best = sequence()
@@ -76,7 +75,7 @@ def planner(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Tenso
                 best, found = torch.where(better, tried, best), torch.where(better, value, found)
                 dream.restore_state(now)
         assert best is not None
-        return best[t % args.execute]
+        return best[t % args.plan]
 
     return act
 

@@ -108,7 +108,7 @@ class Plays2:
 
 def test_planning_finds_what_random_actions_do_not(monkeypatch):
     plan = load("plan")
-    args = plan.Args(num_envs=4, steps=8, candidates=8, plan=4, hold=2, execute=2)
+    args = plan.Args(num_envs=4, steps=8, candidates=8, plan=4, hold=2)
     monkeypatch.setattr(plan, "own_file", lambda entry, device: None if entry.name == "pong-nano" else Plays2)
     returns = plan.main(paying_model(), args)
     assert returns.keys() == {"random", "planning", "agent"}
