@@ -172,10 +172,14 @@ def _parse(kind: type[Any], name: str, words: list[str]) -> Any:
     preset, flags = presets(words) if presets is not None and not help_all else ("", [])
     words = ["--help"] if help_all else _with_game(kind, words)
     # A switch that a preset turns on can be turned off again; elsewhere there is `--json` without `--no-json`.
-    config = () if presets is not None else (tyro.conf.FlagCreatePairsOff,)
+    config: tuple[Any, ...] = () if presets is not None else (tyro.conf.FlagCreatePairsOff,)
+    if not help_all:  # what comments say is for the help alone, and to read them takes half of the parsing's time
+        config += (tyro.conf.HelptextFromCommentsOff,)
     try:
         with strict_numbers():
-            below: Any = tyro.cli(kind, prog=f"diamond-gym {name}: preset {preset}", args=flags) if flags else None
+            below: Any = None
+            if flags:
+                below = tyro.cli(kind, prog=f"diamond-gym {name}: preset {preset}", args=flags, config=config)
             command: Any = tyro.cli(kind, prog=f"diamond-gym {name}", args=words, default=below, config=config)
         if preset:
             command = replace(command, preset=preset)
