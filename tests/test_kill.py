@@ -140,9 +140,9 @@ def hold(folder, held, let_go):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Fresh processes that find torch loaded already."""
+    """Fresh processes that find torch loaded already, and what it loads with the first optimizer: 800 modules."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_kill", "test_diamond"])
+    context.set_forkserver_preload(["test_kill", "test_diamond", "torch._dynamo"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
         yield context
 

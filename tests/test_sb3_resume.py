@@ -190,7 +190,7 @@ def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
 def processes():
     """Fresh processes that find torch and Stable-Baselines3 loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_sb3_resume", "diamond_gym.trainers.sb3"])
+    context.set_forkserver_preload(["test_sb3_resume", "diamond_gym.trainers.sb3", "torch._dynamo"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
         yield context
 
