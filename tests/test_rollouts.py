@@ -13,8 +13,8 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.policies import StickyPolicy
-from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, policies_of, policy_maker, record
+from diamond_gym.trainers.policies import StickyPolicy, policies_of, policy_maker
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, record
 from diamond_gym.world_model import WorldModel
 
 T, H, N = 2, 12, 6

@@ -14,12 +14,12 @@ from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.fidelity import HORIZONS, Table
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.looks import Looks
+from diamond_gym.trainers.policies import policy_maker
 from diamond_gym.trainers.rollouts import (
     Progress,
     Rollouts,
     dream_rollouts,
     horizon_within,
-    policy_maker,
     real_rollouts,
 )
 from diamond_gym.trainers.worlds import World

@@ -1,6 +1,6 @@
 """Policies: random play, and an actor-critic in real games and in dreams."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -8,12 +8,17 @@ import numpy.typing as npt
 import torch
 
 from diamond_gym.actions import ActionCodec, Discrete
+from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
+from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
 
 if TYPE_CHECKING:
     from diamond_gym.dream import Dream
     from diamond_gym.envs.vector_env import DreamVectorEnv
+    from diamond_gym.trainers.sb3_files import SavedAgent
+    from diamond_gym.world_model import WorldModel
 
+POLICIES = ("random", "scripted", "agent")
 _SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
 
@@ -23,6 +28,9 @@ class Policy(Protocol):
     def __call__(self, obs: npt.NDArray[np.uint8], first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """From frames (B, H, W, C), and in which rows an episode begins (B,), to actions (B, ...)."""
         ...
+
+
+MakePolicy = Callable[[int, np.random.Generator], Policy]  # from the number of rows
 
 
 class StickyPolicy:
@@ -149,3 +157,35 @@ class DreamPolicy(AgentPolicy):
             self._state = hx, cx
             first = np.zeros_like(first)
         return super().__call__(obs, first)
+
+
+def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
+    """The policies to compare: those wanted, else random and, where the model has one, its own agent.
+
+    Raises:
+        BadArgument: There is no such policy, or the model has no agent.
+    """
+    for name in wanted:
+        if name not in POLICIES:
+            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
+        if name == "scripted":
+            check_scripted(game)
+    if "agent" in wanted and not has_agent:
+        raise BadArgument("this model has no agent of its own")
+    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
+
+
+def policy_maker(model: "WorldModel", game: str, name: str, saved: "SavedAgent | None" = None) -> MakePolicy:
+    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
+
+    def make(rows: int, rng: np.random.Generator) -> Policy:
+        if name == "scripted":
+            return ScriptedPolicy(game, rows, rng)
+        if name == "agent" and saved is not None:
+            return saved.playing(rows, seed=int(rng.integers(2**31)))
+        if name == "agent":
+            assert model.actor_critic is not None
+            return AgentPolicy(model.actor_critic, rows, rng)
+        return StickyPolicy(model.codec, np.zeros(rows), rng)
+
+    return make

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +12,14 @@ from diamond_gym.actions import ActionCodec
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import cut, windows
 from diamond_gym.dream import Dream
-from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.games import Games
-from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
-from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
+from diamond_gym.trainers.policies import MakePolicy, Policy
 from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, in_two_sizes, shrink_planes
 from diamond_gym.world_model import WorldModel
 
-if TYPE_CHECKING:
-    from diamond_gym.trainers.sb3_files import SavedAgent
-
-POLICIES = ("random", "scripted", "agent")
-MakePolicy = Callable[[int, np.random.Generator], Policy]  # from the number of rows
 Progress = Callable[[int], None]
 _BATCH = 32
 
@@ -280,35 +273,3 @@ def real_rollouts(
     """Plays real games for pieces to dream on from, one of each; arguments as those of `record`."""
     rng = np.random.default_rng([seed, steps])
     return record(games, make_policy(games.num_envs, rng), t, steps, rng, codec=codec)
-
-
-def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
-    """The policies to compare: those wanted, else random and, where the model has one, its own agent.
-
-    Raises:
-        BadArgument: There is no such policy, or the model has no agent.
-    """
-    for name in wanted:
-        if name not in POLICIES:
-            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
-        if name == "scripted":
-            check_scripted(game)
-    if "agent" in wanted and not has_agent:
-        raise BadArgument("this model has no agent of its own")
-    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
-
-
-def policy_maker(model: WorldModel, game: str, name: str, saved: "SavedAgent | None" = None) -> MakePolicy:
-    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
-
-    def make(rows: int, rng: np.random.Generator) -> Policy:
-        if name == "scripted":
-            return ScriptedPolicy(game, rows, rng)
-        if name == "agent" and saved is not None:
-            return saved.playing(rows, seed=int(rng.integers(2**31)))
-        if name == "agent":
-            assert model.actor_critic is not None
-            return AgentPolicy(model.actor_critic, rows, rng)
-        return StickyPolicy(model.codec, np.zeros(rows), rng)
-
-    return make
