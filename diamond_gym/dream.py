@@ -14,8 +14,11 @@ from torch import Tensor
 from diamond_gym.device import PRECISIONS
 from diamond_gym.dream_state import DreamState, DreamStep, Outcome, check_state, put, without_gradient
 from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.folding import without_autocast
 from diamond_gym.networks.inference import prepared
+from diamond_gym.networks.kernels import random_words
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
+from diamond_gym.networks.ways import KERNELS
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom, draw_category
 from diamond_gym.sampler import SamplerConfig, check_sampler, objective_of, sample
 from diamond_gym.starts import StartBank, Starts
@@ -99,7 +102,8 @@ class Dream:
         self._objective = objective_of(denoiser)
         check_sampler(self.sampler, self._objective)
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
-        self._rng = RowRandom(num_envs, self.device, secrets.randbits(63) if seed is None else seed)
+        self._words = random_words() if KERNELS in getattr(self._frames, "forms", ()) else None
+        self._rng = RowRandom(num_envs, self.device, secrets.randbits(63) if seed is None else seed, self._words)
         self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
         # A CPU asks whether any row restarts, which costs nothing there; elsewhere every row computes a restart.
         self._waits = self.device.type == "cpu"
@@ -120,7 +124,8 @@ class Dream:
     def twin(self) -> Self:
         """Another dream of the same prepared networks and starts, which has not begun and has a state of its own."""
         twin = copy.copy(self)
-        twin._rng, twin._graphs = RowRandom(self.num_envs, self.device, secrets.randbits(63)), {}
+        twin._graphs = {}
+        twin._rng = RowRandom(self.num_envs, self.device, secrets.randbits(63), self._words)
         twin.obs_window = twin.act_window = twin._memory = None
         twin.steps, twin.start = torch.zeros_like(self.steps), torch.full_like(self.start, -1)
         return twin
@@ -235,7 +240,8 @@ class Dream:
         noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
         extra = self._rng.further(EXTRA_NOISE)
         # Folded networks see to their precision themselves; of others autocast reaches convolutions and linears.
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+        half = self._dtype != torch.float32
+        with torch.autocast(self.device.type, self._dtype) if half else without_autocast(self.device.type):
             how = self.sampler, extra, self._objective
             next_obs, trajectory = sample(self._frames.condition, window, actions, noise, *how)
             if self._outcome is None:

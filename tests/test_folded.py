@@ -151,7 +151,7 @@ def test_the_original_is_left_as_it_was():
     denoiser, reward_end = tiny_networks()
     before = {k: v.clone() for k, v in denoiser.state_dict().items()}
     dtypes = {p.requires_grad for p in denoiser.parameters()}
-    assert FoldedDenoiser(denoiser, torch.bfloat16).inner.weight_obs.dtype == torch.bfloat16
+    assert FoldedDenoiser(denoiser, torch.bfloat16).inner.enter_past.weight.dtype == torch.bfloat16
     assert FoldedRewardEnd(reward_end, torch.bfloat16).networks.lstm.weight_ih_l0.dtype == torch.bfloat16
     assert {p.requires_grad for p in denoiser.parameters()} == dtypes == {True}
     assert all(v.dtype == torch.float32 and v.equal(before[k]) for k, v in denoiser.state_dict().items())
@@ -161,7 +161,7 @@ def test_the_original_is_left_as_it_was():
 def test_a_large_network_is_not_held_twice():
     denoiser, _ = tiny_networks()
     inner = FoldedDenoiser(denoiser.to(memory_format=torch.channels_last)).inner
-    assert inner.conv_out.weight.data_ptr() == denoiser.inner_model.conv_out.weight.data_ptr()
+    assert inner.leave.conv.weight.data_ptr() == denoiser.inner_model.conv_out.weight.data_ptr()
 
 
 def test_many_hot_actions(monkeypatch):

@@ -35,7 +35,7 @@ RANKS = [
     {"networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes", "data.convert"},
     {"data"},
     {"networks.folding", "data.segments", "data.checks", "data.importers"},
-    {"networks.kernels", "networks.kernels.training", "data.importing", "data.preview"},
+    {"networks.kernels", "networks.kernels.training", "networks.kernels.dreams", "data.importing", "data.preview"},
     {"networks.inference", "networks.ways", "data.stores"},
     {"networks"},
     {"starts"},

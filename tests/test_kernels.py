@@ -16,12 +16,21 @@ from torch import library, nn
 from diamond_gym.device import compile_network, cpp_compiler
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks import kernels
-from diamond_gym.networks.blocks import ResBlocks, Upsample
+from diamond_gym.networks.blocks import Downsample, ResBlocks, SelfAttention2d, Upsample
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.networks.folding import fold_norms, hold
+from diamond_gym.networks.folding import Enter, Leave, fold_norms, hold
 from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
-from diamond_gym.networks.kernels import KernelResBlocks, KernelUpsample, built_kernels, use_kernels
+from diamond_gym.networks.kernels import built_kernels, random_words
+from diamond_gym.networks.kernels.dreams import (
+    KernelDownsample,
+    KernelEnter,
+    KernelLeave,
+    KernelResBlocks,
+    KernelUpsample,
+    use_kernels,
+)
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.randomness import RowRandom
 
 KERNELS = built_kernels()
 HAS_BFLOAT16 = KERNELS is not None and bool(KERNELS.has_bfloat16())
@@ -49,9 +58,11 @@ def images(dtype: torch.dtype, *shape: int) -> torch.Tensor:
     return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def blocks(dtype: torch.dtype, wide: int, skip: int, out: int) -> tuple[ResBlocks, nn.Module, nn.Module]:
+def blocks(
+    dtype: torch.dtype, wide: int, skip: int, out: int, attn: bool = False
+) -> tuple[ResBlocks, nn.Module, nn.Module]:
     """Blocks, what computes their folded modulation, and their form on the kernels."""
-    whole = filled(nn.Sequential(ResBlocks([wide + skip], [out], 8, attn=False)))
+    whole = filled(nn.Sequential(ResBlocks([wide + skip], [out], 8, attn=attn)))
     folded = copy.deepcopy(whole)
     modulation = fold_norms(folded)
     hold(folded, dtype)
@@ -99,12 +110,78 @@ def test_an_enlargement(dtype, batch, height, width, wide):
     assert relative(folded(x), theirs(x.float())) < TOLERANCE[dtype]
 
 
+def replaced(module: nn.Module, dtype: torch.dtype, kind: type[nn.Module]) -> nn.Module:
+    """A part of a network in the form that calls the kernels."""
+    folded = copy.deepcopy(nn.Sequential(module.conv if isinstance(module, Downsample) else module))  # as it is folded
+    hold(folded, dtype)
+    assert use_kernels(folded, dtype)
+    assert type(folded[0]) is kind
+    return folded[0]
+
+
 @needs_kernels
 @dtypes
-def test_an_image_does_not_depend_on_its_batch_or_on_the_threads(dtype):
+@settings(max_examples=20)
+@given(batch=st.integers(1, 3), height=st.integers(1, 19), width=st.integers(1, 19), wide=widths)
+def test_halving(dtype, batch, height, width, wide):
     torch.manual_seed(0)
-    _, modulation, ours = blocks(dtype, 64, 32, 32)
-    x, skip, condition = images(dtype, 5, 64, 64, 64), images(dtype, 5, 32, 64, 64), modulation(torch.randn(5, 8))
+    theirs, x = filled(Downsample(wide)), images(dtype, batch, wide, height, width)
+    wanted = theirs(x.float())
+    found = replaced(theirs, dtype, KernelDownsample)(x)
+    assert found.shape == wanted.shape and relative(found, wanted) < TOLERANCE[dtype]
+
+
+@needs_kernels
+@dtypes
+@settings(max_examples=20)
+@given(batch=st.integers(1, 3), height=st.integers(1, 19), width=st.integers(1, 19), wide=widths)
+def test_attention(dtype, batch, height, width, wide):
+    torch.manual_seed(0)
+    whole = blocks(dtype, wide, 0, wide, attn=True)[0]
+    nn.init.normal_(whole.resblocks[0].attn.qkv_proj.weight, std=0.2)  # some pixels see few others
+    folded = copy.deepcopy(nn.Sequential(whole))
+    modulation = fold_norms(folded)
+    hold(folded, dtype)
+    assert use_kernels(folded, dtype) and not any(isinstance(m, SelfAttention2d) for m in folded.modules())
+    x, cond = images(dtype, batch, wide, height, width), torch.randn(batch, 8)
+    wanted = whole(x.float(), cond)[0]
+    assert relative(folded[0](x, modulation(cond))[0], wanted) < 2 * TOLERANCE[dtype]
+
+
+@needs_kernels
+@dtypes
+@settings(max_examples=30)
+@given(
+    batch=st.integers(1, 3), channels=st.integers(1, 7), patch=st.integers(1, 3), height=st.integers(1, 13),
+    width=st.integers(1, 13), wide=widths, added=st.booleans(), bias=st.booleans(),
+)  # fmt: skip
+def test_images_enter_and_leave(dtype, batch, channels, patch, height, width, wide, added, bias):
+    torch.manual_seed(0)
+    depth, frames = channels * patch**2, torch.randn(batch, channels, height, width)
+    enter = Enter(torch.randn(wide, depth, 3, 3) * 0.1, torch.randn(wide) if bias else None, patch)
+    inside = enter(frames)
+    more = images(dtype, *inside.shape) if added else None
+    wanted = inside if more is None else inside + more.float()
+    found = replaced(enter, dtype, KernelEnter)(frames, more)
+    assert found.dtype == dtype and found.shape == wanted.shape
+    assert relative(found, wanted) < TOLERANCE[dtype]
+    leave = filled(Leave(nn.GroupNorm(wide // 16, wide), nn.Conv2d(wide, depth, 3, padding=1), patch))
+    nn.init.normal_(leave.norm.weight)
+    wanted = leave(found.float(), frames.shape)
+    found = replaced(leave, dtype, KernelLeave)(found, frames.shape)
+    assert found.dtype == torch.float32 and found.shape == wanted.shape
+    assert relative(found, wanted) < 2 * TOLERANCE[dtype]
+
+
+@needs_kernels
+@dtypes
+@pytest.mark.parametrize("attn", [False, True])
+def test_an_image_does_not_depend_on_its_batch_or_on_the_threads(dtype, attn):
+    torch.manual_seed(0)
+    _, modulation, ours = blocks(dtype, 64, 32, 32, attn)
+    side = 20 if attn else 64
+    x, skip = images(dtype, 5, 64, side, side), images(dtype, 5, 32, side, side)
+    condition = modulation(torch.randn(5, 8))
     together = ours(x, condition, [skip])[0]
     threads = torch.get_num_threads()
     try:
@@ -131,6 +208,16 @@ def test_they_are_operators_of_torch(dtype, skip):
     weights, checks = (*block.convolutions, *block.projection), ("test_schema", "test_faketensor")
     library.opcheck(KERNELS.resblock.default, (x, more, condition, *weights, *block.norms), test_utils=checks)
     library.opcheck(KERNELS.upsample.default, (x, *_square(dtype).convolution), test_utils=checks)
+    more, odd = images(dtype, 2, 16, 3, 2), torch.randn(2, 3, 5, 3)
+    down = replaced(Downsample(32), dtype, KernelDownsample)
+    library.opcheck(KERNELS.halve.default, (x, *down.convolution), test_utils=checks)
+    enter = replaced(Enter(torch.randn(16, 12, 3, 3), None, 2), dtype, KernelEnter)
+    library.opcheck(KERNELS.enter.default, (odd, 2, *enter.convolution, more), test_utils=checks)
+    leave = replaced(Leave(nn.GroupNorm(2, 16), nn.Conv2d(16, 12, 3, padding=1), 2), dtype, KernelLeave)
+    library.opcheck(KERNELS.leave.default, (more, *leave.arguments, 2, 3, 5, 3), test_utils=checks)
+    attention = blocks(dtype, 32, 0, 32, attn=True)[2].resblocks[0].attention
+    library.opcheck(KERNELS.attention.default, (x, *attention), test_utils=checks)
+    more = images(dtype, 2, skip, 5, 3) if skip else None
     traced = torch.export.export(block, (x, condition, more)).module()
     assert traced(x, condition, more).equal(block(x, condition, more))
 
@@ -140,6 +227,19 @@ def _square(dtype: torch.dtype) -> KernelUpsample:
     hold(folded, dtype)
     assert use_kernels(folded, dtype)
     return folded[0]
+
+
+@needs_kernels
+@given(st.integers(0, 2**64), st.integers(0, 2**40), st.integers(1, 70), st.sampled_from([0, 1, 16, 2**31 + 17]))
+def test_random_words_are_those_of_torchs_operators(seed, draw, size, stream):
+    theirs, ours = RowRandom(3, "cpu", seed), RowRandom(3, "cpu", seed, random_words())
+    for rows in (theirs, ours):
+        rows.draw += draw + torch.tensor([0, 1, 2**32])
+    for found, wanted in zip(*(r.normal_and_uniform((size,), stream, 4) for r in (ours, theirs)), strict=True):
+        assert found.equal(wanted)
+    library.opcheck(KERNELS.words.default, (ours.seed, ours.draw, size, stream), test_utils="test_faketensor")
+    with pytest.raises(RuntimeError, match="seeds and draws"):
+        KERNELS.words(ours.seed, ours.draw[:2], size, stream)
 
 
 @needs_kernels
@@ -155,6 +255,18 @@ def test_what_does_not_fit_is_refused():
             block(*arguments)
     with pytest.raises(RuntimeError):
         block(x, condition, x[:1])
+    enter = replaced(Enter(torch.randn(16, 12, 3, 3), None, 2), torch.float32, KernelEnter)
+    leave = replaced(Leave(nn.GroupNorm(2, 16), nn.Conv2d(16, 12, 3, padding=1), 2), torch.float32, KernelLeave)
+    frames, inside = torch.randn(2, 3, 6, 4), images(torch.float32, 2, 16, 3, 2)
+    leave(enter(frames, inside), frames.shape)
+    for call in (
+        lambda: enter(frames.double()), lambda: enter(frames[0]), lambda: enter(frames.repeat(1, 2, 1, 1)),
+        lambda: enter(frames, inside[:1]), lambda: leave(inside, frames[..., :2].shape), lambda: leave(x, frames.shape),
+        lambda: replaced(Downsample(16), torch.float32, KernelDownsample)(x),
+        lambda: KERNELS.attention(x, *blocks(torch.float32, 16, 0, 16, attn=True)[2].resblocks[0].attention),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError):
+            call()
 
 
 @needs_kernels

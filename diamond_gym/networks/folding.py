@@ -10,13 +10,22 @@ Whoever changes the original's weights has them folded anew (`refresh`).
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_gym.networks.blocks import GROUP_NORM_EPS, AdaGroupNorm, Downsample, GroupNorm, ResBlock
+from diamond_gym.networks.blocks import (
+    GROUP_NORM_EPS,
+    AdaGroupNorm,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    from_patches,
+    to_patches,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -75,6 +84,41 @@ class FoldedResBlock(nn.Module):
         return self.attn(x.add_(r))  # type: ignore[no-any-return]
 
 
+class Enter(nn.Module):
+    """The first convolution of a network, or of a part of its input channels, on patches of images.
+
+    Args:
+        weight: (O, I, 3, 3).
+        bias: (O,), or None.
+        patch: Pixels per side folded into channels.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, patch: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.patch = patch
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """Images, float32 (B, C, H, W) -> (B, O, H', W') in the weights' arithmetic, plus what else is given."""
+        x = to_patches(x.to(self.weight.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(x, self.weight, self.bias, padding=1)
+        return x if more is None else x.add_(more)
+
+
+class Leave(nn.Module):
+    """The last norm and convolution of a network, and the way back from patches to images."""
+
+    def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, patch: int) -> None:
+        super().__init__()
+        self.norm, self.conv, self.patch = norm, conv, patch
+
+    def forward(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """(B, O, H', W') -> float32 (B, C, H, W), height and width as in that shape."""
+        x = self.conv(F.silu(self.norm(x), inplace=True)).float()
+        return from_patches(x, self.patch, shape)
+
+
 def fold_norms(module: nn.Module) -> Modulation:
     """Replaces the residual blocks in a module by folded ones; returns what computes their modulation."""
     norms, place = list[AdaGroupNorm](), 0
@@ -99,6 +143,12 @@ def hold(module: nn.Module, dtype: torch.dtype) -> None:
     """Puts a module's weights into the arithmetic and the memory layout of a dream, for good."""
     module.requires_grad_(False).eval()
     module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Turns autocast off where it is on; to enter torch's own context costs as much as a small operator."""
+    on = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 def renew(old: nn.Module, new: nn.Module) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from diamond_gym.device import is_compiled
 from diamond_gym.frames import quantise
-from diamond_gym.networks.blocks import embed, from_patches, to_patches
+from diamond_gym.networks.blocks import embed
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
-from diamond_gym.networks.folding import fold_norms, hold, shared
+from diamond_gym.networks.folding import Enter, Leave, fold_norms, hold, shared, without_autocast
 from diamond_gym.networks.preconditioning import c_noise
 from diamond_gym.networks.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
 from diamond_gym.networks.ways import Way, fastest, folded_forms, measured_by
@@ -22,6 +22,13 @@ CACHE_BYTES = 2**21
 _SIGMA = 0.5  # at which a network is measured
 SMALL = 2**16
 """Bytes of a batch's largest feature map below which the fastest way is not measured: all are fast."""
+
+
+def largest_map(denoiser: Denoiser, obs: Tensor, dtype: torch.dtype) -> float:
+    """Bytes of the largest feature map of a row of obs (B, T, C, H, W)."""
+    config = denoiser.config.inner_model
+    per_pixel = max(channels / 4**level for level, channels in enumerate(config.channels))
+    return float(obs.shape[-2] * obs.shape[-1] * per_pixel / config.patch_size**2 * dtype.itemsize)
 
 
 def prepared(network: Any, dtype: torch.dtype) -> Any:
@@ -34,16 +41,13 @@ class FoldedInner(nn.Module):
 
     def __init__(self, inner: InnerModel, dtype: torch.dtype) -> None:
         super().__init__()
-        self.patch, self.dtype = inner.config.patch_size, dtype
-        image = inner.config.img_channels * self.patch**2
-        own = shared(inner)
-        self.unet, self.norm_out, self.conv_out = own.unet, own.norm_out.norm, own.conv_out
+        own, patch = shared(inner), inner.config.patch_size
+        image = inner.config.img_channels * patch**2
+        self.unet, self.leave = own.unet, Leave(own.norm_out.norm, own.conv_out, patch)
         # conv(cat(obs, noisy)) = conv_obs(obs) + conv_noisy(noisy); the bias goes with the former
-        weight, bias = own.conv_in.weight.detach(), own.conv_in.bias
-        assert bias is not None
-        self.weight_obs = nn.Parameter(weight[:, :-image].clone())
-        self.weight_noisy = nn.Parameter(weight[:, -image:].clone())
-        self.bias = nn.Parameter(bias.detach().clone())
+        weight = own.conv_in.weight
+        self.enter_past = Enter(weight[:, :-image].clone(), own.conv_in.bias, patch)
+        self.enter_noisy = Enter(weight[:, -image:].clone(), None, patch)
         modulation = fold_norms(self.unet)
         hold(self, dtype)
         # the condition is small: it stays float32
@@ -68,18 +72,12 @@ class FoldedInner(nn.Module):
 
     def past(self, obs: Tensor) -> Tensor:
         """What the first convolution makes of scaled past frames (B, T*C, H, W)."""
-        return self._enter(obs, self.weight_obs, self.bias)
+        return self.enter_past(obs)  # type: ignore[no-any-return]
 
     def forward(self, noisy: Tensor, past: Tensor, modulation: Tensor) -> Tensor:
         """The output F, float32 (B, C, H, W), of scaled noisy images (B, C, H, W)."""
-        x = self._enter(noisy, self.weight_noisy, None).add_(past)
-        x = self.unet(x, modulation)
-        x = self.conv_out(F.silu(self.norm_out(x), inplace=True)).float()
-        return from_patches(x, self.patch, noisy.shape)
-
-    def _enter(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = to_patches(x.to(self.dtype), self.patch)
-        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, padding=1)
+        x = self.unet(self.enter_noisy(noisy, past), modulation)
+        return self.leave(x, noisy.shape)  # type: ignore[no-any-return]
 
 
 class Level(NamedTuple):
@@ -108,9 +106,6 @@ class FoldedDenoiser:
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> None:
         self.denoiser, self.dtype, self.objective = denoiser, dtype, denoiser.objective
-        config = denoiser.config.inner_model
-        per_pixel = max(channels / 4**level for level, channels in enumerate(config.channels))
-        self._bytes_per_pixel = per_pixel / config.patch_size**2 * dtype.itemsize  # of the largest feature map
         self.forms: dict[str, FoldedInner] = {}
         self.ways: dict[tuple[int, int, int], Way] = {}
         self.refresh()
@@ -124,7 +119,7 @@ class FoldedDenoiser:
         """Folds the original's weights as they are now: for whoever has trained them."""
         network = cast(InnerModel, self.denoiser.inner_model)
         fold, asked = partial(network.fold, self.dtype), is_compiled(network)
-        self.forms = folded_forms(fold, lambda inner: inner, lambda inner: inner.unet, self.dtype, asked, self.forms)
+        self.forms = folded_forms(fold, lambda inner: inner, lambda inner: inner, self.dtype, asked, self.forms)
         self._levels: dict[tuple[tuple[float, ...], float | None], list[Level]] = {}
 
     def condition(
@@ -146,24 +141,26 @@ class FoldedDenoiser:
         batch, h, w = len(obs), *obs.shape[-2:]
         if (batch, h, w) not in self.ways:
             forms, rows = list(self.forms), self.rows_at_once(obs)
-            small = batch * h * w * self._bytes_per_pixel < SMALL
+            small = batch * largest_map(self.denoiser, obs, self.dtype) < SMALL
             if obs.device.type != "cpu" or small or (batch == len(forms) == 1):
                 return Way(forms[0], rows)
 
             def start(form: str, rows: int) -> Callable[[], object]:
-                few = None if act is None else act[:rows]
-                denoise = self._condition(self.forms[form], obs[:rows], few, sigma_cond, (_SIGMA,))
-                return partial(denoise, obs[:rows, -1], _SIGMA)
+                return self.call(form, obs[:rows], None if act is None else act[:rows], sigma_cond)
 
             about = measured_by(self.forms, self.dtype, self.denoiser.config.inner_model, h, w)
             self.ways[batch, h, w] = fastest(forms, rows, batch, start, about)
         return self.ways[batch, h, w]
 
+    def call(self, form: str, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None) -> Callable[[], object]:
+        """What computes a denoising step under these past frames in a form, to be measured."""
+        return partial(self._condition(self.forms[form], obs, act, sigma_cond, (_SIGMA,)), obs[:, -1], _SIGMA)
+
     def rows_at_once(self, obs: Tensor) -> int:
         """How many of the rows of obs (B, T, C, H, W) are computed together at first: on a CPU as fit its cache."""
         if obs.device.type != "cpu":
             return len(obs)
-        fitting = max(1, int(CACHE_BYTES / (obs.shape[-2] * obs.shape[-1] * self._bytes_per_pixel)))
+        fitting = max(1, int(CACHE_BYTES / largest_map(self.denoiser, obs, self.dtype)))
         return -(-len(obs) // -(-len(obs) // fitting))
 
     def _condition(
@@ -182,14 +179,14 @@ class FoldedDenoiser:
             modulations = inner.modulations(torch.stack([level.embedding for level in levels]), act)
             at.update(zip(sigmas, zip(levels, modulations.expand(-1, len(obs), -1), strict=True), strict=True))
 
-        with torch.autocast(obs.device.type, enabled=False):
+        with without_autocast(obs.device.type):
             if sigmas:
                 prepare(sigmas)
             past = inner.past(obs.flatten(1, 2) / config.sigma_data)
         last = obs[:, -1] if config.residual else None
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x.device.type):
                 if sigma not in at:
                     prepare((sigma,))
                 level, modulation = at[sigma]
@@ -217,7 +214,10 @@ class FoldedNetworks(nn.Module):
     def __init__(self, model: RewardEnd, dtype: torch.dtype) -> None:
         super().__init__()
         own = shared(model)
-        modulation = fold_norms(own.encoder)
+        modulation, entry = fold_norms(own.encoder), own.encoder.conv_in
+        # the encoder's own way in makes patches of one pixel
+        own.encoder.conv_in = Enter(entry.weight, entry.bias, own.encoder.patch_size)  # type: ignore[assignment]
+        own.encoder.patch_size = 1
         hold(own, dtype)
         self.encoder, self.lstm, self.head = own.encoder, own.lstm, own.head.float()
         self.modulation, self.act_emb = modulation, own.act_emb.float()
@@ -225,7 +225,7 @@ class FoldedNetworks(nn.Module):
 
     def features(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
         """Flattened features (B, F) of transitions: frames (B, C, H, W), actions (B,) or (B, A)."""
-        x = torch.cat((obs, next_obs - obs if self.difference else next_obs), dim=1).to(self.dtype)
+        x = torch.cat((obs, next_obs - obs if self.difference else next_obs), dim=1)
         return self.encoder(x, self.modulation(embed(self.act_emb, act))).flatten(1)  # type: ignore[no-any-return]
 
     def remember(self, x: Tensor, state: LstmState) -> LstmState:
@@ -284,7 +284,7 @@ class FoldedRewardEnd:
         self, obs: Tensor, act: Tensor, next_obs: Tensor, state: LstmState | None = None
     ) -> tuple[Tensor, Tensor, LstmState]:
         """Scores transitions; arguments and results are those of `RewardEnd.forward`."""
-        with torch.autocast(obs.device.type, enabled=False):
+        with without_autocast(obs.device.type):
             networks, (b, t) = self._form(obs[:, 0], act[:, 0], next_obs[:, 0]), act.shape[:2]
             if state is None:
                 zero = torch.zeros(b, networks.lstm.hidden_size, dtype=torch.float32, device=obs.device)

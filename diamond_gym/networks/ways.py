@@ -13,7 +13,8 @@ from torch import nn
 
 from diamond_gym.device import clock, compile_network, remembered
 from diamond_gym.networks.folding import renew
-from diamond_gym.networks.kernels import kernels_version, use_kernels
+from diamond_gym.networks.kernels import kernels_version
+from diamond_gym.networks.kernels.dreams import use_kernels
 
 EAGER, KERNELS, COMPILED = "eager", "kernels", "compiled"
 _SECONDS = 0.05
@@ -94,18 +95,24 @@ def fastest(
         "ways",
         torch.device("cpu"),
         words,
-        lambda text: (way := _read(text)) is not None and way.form in forms and 1 <= way.rows <= batch,
+        lambda text: (way := read(text)) is not None and way.form in forms and 1 <= way.rows <= batch,
         lambda: str(measure(forms, rows, batch, start)),
     )
-    way = _read(text)
+    way = read(text)
     assert way is not None
     return way
 
 
-def measure(forms: Collection[str], rows: int, batch: int, start: Callable[[str, int], Callable[[], object]]) -> Way:
+def measure(
+    forms: Collection[str],
+    rows: int,
+    batch: int,
+    start: Callable[[str, int], Callable[[], object]],
+    usual_form: str = EAGER,
+) -> Way:
     """The fastest way now: of the forms with the usual number of rows, then of fewer and of more rows in that form."""
-    usual = EAGER, rows
-    times = _times([(form, rows) for form in (EAGER, *(form for form in forms if form != EAGER))], start)
+    usual = usual_form, rows
+    times = _times([(form, rows) for form in (usual_form, *(form for form in forms if form != usual_form))], start)
     best = min(times, key=lambda way: times[way])
     if best[0] != COMPILED:  # which would compile anew for each number of rows, for a minute
         for factor in (0.5, 2.0):
@@ -140,6 +147,7 @@ def _times(
     return times
 
 
-def _read(text: str) -> Way | None:
+def read(text: str) -> Way | None:
+    """A way as it is kept; None where the text is none."""
     found = re.fullmatch(r"(\w+) (\d+) \(([^()]*)\)", text)
     return None if found is None else Way(found[1], int(found[2]), found[3])

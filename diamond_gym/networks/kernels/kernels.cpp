@@ -1,139 +1,18 @@
-// Residual blocks of a U-Net on CPUs, in float32 on any and in bfloat16 on those with AVX512-BF16, and 3x3 convolutions
-// with their gradients, in float32.
-//
-// Of a residual block, group norm, its condition and the SiLU are applied while the inputs are read, bias and residual
-// while the outputs are written, so that a feature map is read once and written once per convolution. Sums are float32 in
-// either arithmetic; what lies between is of the element's type.
+// The operators of dreams and of training on CPUs: residual blocks, attention and the convolutions of a U-Net, in float32
+// on any and in bfloat16 on those with AVX512-BF16, and 3x3 convolutions with their gradients, in float32. Sums are
+// float32 in either arithmetic; what lies between is of the element's type.
 //
 // Tensors are images next to each other, each of H rows of W pixels of C channels (torch's channels_last). All numbers of
 // channels are multiples of 16.
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <optional>
-
-#include "winograd.h"
+#include "attention.h"
+#include "doors.h"
+#include "gradients.h"
+#include "random.h"
+#include "resblock.h"
+#include "tensors.h"
 
 namespace {
-
-// Sums and sums of squares of each channel over pixels [begin, end) of one tensor, added to sum and square.
-template <typename E>
-void add_moments(const typename E::Number* x, int channels, size_t begin, size_t end, double* sum, double* square) {
-    constexpr int RUN = 64;  // pixels that are summed in float32, in four sums that do not wait for each other
-    for (int c = 0; c < channels; c += LANES) {
-        for (size_t p = begin; p < end; p += RUN) {
-            Vector s[4] = {}, q[4] = {};
-            const auto add = [&](int k, size_t pixel) {
-                const Vector v = E::read(x + pixel * channels + c);
-                s[k] += v;
-                q[k] += v * v;
-            };
-            const size_t stop = std::min(p + RUN, end);
-            size_t i = p;
-            for (; i + 4 <= stop; i += 4)
-#pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) add(k, i + k);
-            for (; i < stop; ++i) add(0, i);
-            const Vector sums = (s[0] + s[1]) + (s[2] + s[3]), squares = (q[0] + q[1]) + (q[2] + q[3]);
-            for (int k = 0; k < LANES; ++k) sum[c + k] += sums[k], square[c + k] += squares[k];
-        }
-    }
-}
-
-// The group norm of an image and its condition as one scale and shift per channel.
-template <typename E>
-void norm_of(const Pair<typename E::Number>& x, size_t image, size_t pixels, int groups, const float* modulation, float* scale,
-             float* shift) {
-    constexpr double EPS = 1e-5;
-    static thread_local Scratch<double> memory;
-    const int channels = x.channels(), each = channels / groups;
-    double* sum = memory.take(2 * size_t(channels));
-    double* square = sum + channels;
-    std::fill(sum, sum + 2 * channels, 0.0);
-    const size_t begin = image * pixels, end = begin + pixels;
-    add_moments<E>(x.first, x.first_channels, begin, end, sum, square);
-    if (x.second)
-        add_moments<E>(x.second, x.second_channels, begin, end, sum + x.first_channels, square + x.first_channels);
-    for (int g = 0; g < channels; g += each) {
-        double mean = 0, spread = 0;
-        for (int c = g; c < g + each; ++c) mean += sum[c], spread += square[c];
-        mean /= double(pixels) * each;
-        spread = std::max(0.0, spread / (double(pixels) * each) - mean * mean);
-        const double norm = 1 / std::sqrt(spread + EPS);
-        for (int c = g; c < g + each; ++c) {
-            scale[c] = float(norm * modulation[c]);
-            shift[c] = float(modulation[channels + c] - mean * norm * modulation[c]);
-        }
-    }
-}
-
-// A residual block: conv2(silu(norm2(conv1(silu(norm1(x)))))) + proj(x), where x is first and second side by side.
-// Where there is no projection, there is no second either.
-struct ResBlock {
-    const void *weights1, *weights2, *weights_proj;  // packed; no weights_proj where x has the width of the output
-    const float *bias1, *bias2, *bias_proj;
-    int first_channels, second_channels, out_channels, groups1, groups2;
-    int place1, place2;  // of the norms' scales and shifts in a row of the modulation
-};
-
-template <typename E, typename T = typename E::Number>
-void resblock(const ResBlock& b, const T* first, const T* second, const float* modulation, long stride, int images,
-              int height, int width, T* middle, T* out, int threads) {
-    static thread_local Scratch<float> memory;
-    const Pair<T> x{first, second, b.first_channels, second ? b.second_channels : 0};
-    const Pair<T> h{middle, nullptr, b.out_channels, 0};
-    const T* const weights_proj = static_cast<const T*>(b.weights_proj);
-    const size_t pixels = size_t(height) * width, total = images * pixels;
-    const size_t widest = std::max(x.channels(), b.out_channels);
-    float* scale = memory.take(2 * images * widest);
-    float* shift = scale + images * widest;
-    const Strips strips1(height, width, images, E::OUTPUTS, x.channels(), threads);
-    const Strips strips2(height, width, images, E::OUTPUTS, b.out_channels, threads);
-    const int jobs = strips1.count();
-    const Convolution<T> conv1{{x, height, width, false, scale, shift}, static_cast<const T*>(b.weights1), b.bias1,
-                               nullptr, middle, b.out_channels};
-    const Convolution<T> conv2{{h, height, width, false, scale, shift}, static_cast<const T*>(b.weights2), b.bias2,
-                               weights_proj ? out : first, out, b.out_channels};
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(dynamic) nowait
-        for (int i = 0; i < images; ++i)
-            norm_of<E>(x, i, pixels, b.groups1, modulation + i * stride + b.place1, scale + size_t(i) * x.channels(),
-                       shift + size_t(i) * x.channels());
-        if (weights_proj) {
-#pragma omp for schedule(dynamic) nowait
-            for (int i = 0; i < jobs; ++i)
-                for_blocks(b.out_channels, x.channels(), [&](auto count, int c, size_t start) {
-                    pointwise_block<E, decltype(count)::value>(x, total * i / jobs, total * (i + 1) / jobs,
-                                                               weights_proj + start, b.bias_proj + c, out + c,
-                                                               b.out_channels);
-                });
-        }
-#pragma omp barrier
-#pragma omp for schedule(dynamic)
-        for (int i = 0; i < jobs; ++i) convolve<E>(conv1, strips1, i);
-#pragma omp for schedule(dynamic)
-        for (int i = 0; i < images; ++i)
-            norm_of<E>(h, i, pixels, b.groups2, modulation + i * stride + b.place2, scale + size_t(i) * h.channels(),
-                       shift + size_t(i) * h.channels());
-#pragma omp for schedule(dynamic)
-        for (int i = 0; i < strips2.count(); ++i) convolve<E>(conv2, strips2, i);
-    }
-}
-
-template <typename E>
-void convolution(const Convolution<typename E::Number>& job, int images, int threads) {
-    const int zoom = job.source.twice ? 2 : 1;
-    const Strips strips(job.source.height * zoom, job.source.width * zoom, images, E::OUTPUTS,
-                        job.source.images.channels(), threads);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int i = 0; i < strips.count(); ++i) convolve<E>(job, strips, i);
-}
 
 // How many output channels a block of packed weights has.
 int64_t block_width() { return WIDE * LANES; }
@@ -146,48 +25,6 @@ bool has_bfloat16() {
     return false;
 #endif
 }
-
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-
-// Calls `run` with the element of a tensor's type.
-template <typename Run>
-void with_element(const Tensor& x, Run run) {
-    if (x.scalar_type() == ScalarType::Float) return run(Float32{});
-#ifdef __AVX512BF16__
-    if (x.scalar_type() == ScalarType::BFloat16) return run(Bfloat16{});
-#endif
-    STD_TORCH_CHECK(false, "the kernels know no numbers of this type here");
-}
-
-template <typename T>
-const T* numbers(const Tensor& x) {
-    return static_cast<const T*>(x.const_data_ptr());
-}
-
-// Images (B, C, H, W) as the kernels read them, pixel by pixel.
-Tensor channels_last(const Tensor& x) {
-    STD_TORCH_CHECK(x.dim() == 4 && x.size(1) % 16 == 0, "images are (B, C, H, W) of a multiple of 16 channels");
-    return torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
-}
-
-Tensor new_images(const Tensor& like, int64_t channels, int zoom) {
-    return torch::stable::empty({like.size(0), channels, zoom * like.size(2), zoom * like.size(3)}, like.scalar_type(),
-                                std::nullopt, std::nullopt, std::nullopt, MemoryFormat::ChannelsLast);
-}
-
-// Refuses others than packed weights of the images' type and a bias in float32, of so many multiplications an output.
-void check_weights(const Tensor& x, const Tensor& weights, const Tensor& bias, int64_t multiplications) {
-    STD_TORCH_CHECK(weights.scalar_type() == x.scalar_type() && weights.is_contiguous() && bias.is_contiguous() &&
-                        bias.scalar_type() == ScalarType::Float && bias.numel() % 16 == 0 &&
-                        weights.numel() == bias.numel() * multiplications,
-                    "these weights are not packed for these images");
-}
-
-// Numbers in a transformed tile of such images.
-int64_t positions(const Tensor& x) { return x.scalar_type() == ScalarType::Float ? 36 : 16; }
 
 // See the schema of `resblock` below: x and skip lie side by side, the block's scales and shifts begin at `place`.
 Tensor resblock_of(Tensor images, MaybeTensor more, Tensor modulation, Tensor weights1, Tensor bias1, Tensor weights2,
@@ -236,11 +73,6 @@ Tensor resblock_of(Tensor images, MaybeTensor more, Tensor modulation, Tensor we
     return out;
 }
 
-template <typename T>
-Source<T> plain(const Tensor& x, bool twice = false) {
-    return {{numbers<T>(x), nullptr, int(x.size(1)), 0}, int(x.size(2)), int(x.size(3)), twice, nullptr, nullptr};
-}
-
 // See the schema of `upsample` below.
 Tensor upsample_of(Tensor images, Tensor weights, Tensor bias) {
     const Tensor x = channels_last(images);
@@ -257,17 +89,111 @@ Tensor upsample_of(Tensor images, Tensor weights, Tensor bias) {
     return out;
 }
 
-// The filters (O, I, 3, 3) of a convolution in float32, or of its way back.
-Filters filters_of(const Tensor& weight, bool turned) {
-    STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float && weight.dim() == 4 && weight.size(0) % 16 == 0 &&
-                        weight.size(1) % 16 == 0 && weight.size(2) == 3 && weight.size(3) == 3,
-                    "filters are float32 (O, I, 3, 3), O and I multiples of 16");
-    const int o = turned, i = !turned;
-    return {static_cast<float*>(weight.data_ptr()),
-            {weight.stride(o), weight.stride(i), weight.stride(2), weight.stride(3)},
-            int(weight.size(o)),
-            int(weight.size(i)),
-            turned};
+// See the schema of `attention` below.
+Tensor attention_of(Tensor images, Tensor norm, int64_t groups, Tensor weights_qkv, Tensor bias_qkv, Tensor weights_out,
+                    Tensor bias_out) {
+    const Tensor x = channels_last(images), out = new_images(x, x.size(1), 1);
+    const int64_t channels = x.size(1);
+    check_weights(x, weights_qkv, bias_qkv, channels);
+    check_weights(x, weights_out, bias_out, channels);
+    check_norm(x, norm, groups);
+    STD_TORCH_CHECK(bias_qkv.numel() == 3 * channels && bias_out.numel() == channels,
+                    "queries, keys, values and results are as wide as the images");
+    const Attention job{numbers<float>(norm),  int(groups), weights_qkv.const_data_ptr(), weights_out.const_data_ptr(),
+                        numbers<float>(bias_qkv), numbers<float>(bias_out), int(channels)};
+    with_element(x, [&](auto element) {
+        using E = decltype(element);
+        using T = typename E::Number;
+        attention<E>(job, numbers<T>(x), int(x.size(0)), size_t(x.size(2)) * x.size(3),
+                     static_cast<T*>(out.mutable_data_ptr()), int(torch::stable::get_num_threads()));
+    });
+    return out;
+}
+
+// See the schema of `halve` below.
+Tensor halve_of(Tensor images, Tensor weights, Tensor bias) {
+    const Tensor x = channels_last(images);
+    check_weights(x, weights, bias, 9 * x.size(1));
+    const Tensor out = new_images(x.size(0), bias.numel(), (x.size(2) + 1) / 2, (x.size(3) + 1) / 2, x.scalar_type());
+    with_element(x, [&](auto element) {
+        using E = decltype(element);
+        using T = typename E::Number;
+        halve<E>(numbers<T>(x), int(x.size(0)), int(x.size(2)), int(x.size(3)), int(x.size(1)), numbers<T>(weights),
+                 numbers<float>(bias), static_cast<T*>(out.mutable_data_ptr()), int(bias.numel()),
+                 int(torch::stable::get_num_threads()));
+    });
+    return out;
+}
+
+// See the schema of `enter` below.
+Tensor enter_of(Tensor images, int64_t side, Tensor weights, Tensor bias, MaybeTensor more) {
+    STD_TORCH_CHECK(images.dim() == 4 && images.scalar_type() == ScalarType::Float && side > 0,
+                    "frames are float32 (B, C, H, W)");
+    const Tensor x = torch::stable::contiguous(images);
+    const Frames frames{int(x.size(0)), int(x.size(1)), int(x.size(2)), int(x.size(3)), int(side)};
+    const int64_t wide = (frames.patch() + 15) / 16 * 16;
+    const Tensor patches = new_images(x.size(0), wide, frames.rows(), frames.columns(), weights.scalar_type());
+    check_weights(patches, weights, bias, positions(patches) * wide);
+    const Tensor out = new_images(patches, bias.numel(), 1);
+    const Tensor added = more ? channels_last(*more) : out;
+    STD_TORCH_CHECK(same_images(added, out), "what is added has the size and type of the result");
+    const int threads = int(torch::stable::get_num_threads());
+    with_element(patches, [&](auto element) {
+        using E = decltype(element);
+        using T = typename E::Number;
+        to_patches<E>(frames, numbers<float>(x), int(wide), static_cast<T*>(patches.mutable_data_ptr()), threads);
+        const Convolution<T> job{plain<T>(patches), numbers<T>(weights), numbers<float>(bias),
+                                 more ? numbers<T>(added) : nullptr, static_cast<T*>(out.mutable_data_ptr()),
+                                 int(bias.numel())};
+        convolution<E>(job, int(x.size(0)), threads);
+    });
+    return out;
+}
+
+// See the schema of `leave` below.
+Tensor leave_of(Tensor images, Tensor norm, int64_t groups, Tensor weights, Tensor bias, int64_t side, int64_t channels,
+                int64_t height, int64_t width) {
+    static thread_local Scratch<float> memory;
+    const Tensor x = channels_last(images);
+    check_weights(x, weights, bias, positions(x) * x.size(1));
+    check_norm(x, norm, groups);
+    const Frames frames{int(x.size(0)), int(channels), int(height), int(width), int(side)};
+    STD_TORCH_CHECK(side > 0 && frames.rows() == x.size(2) && frames.columns() == x.size(3) &&
+                        frames.patch() <= bias.numel(),
+                    "the frames' patches have the size of the images");
+    const Tensor patches = new_images(x, bias.numel(), 1);
+    const Tensor out = torch::stable::empty({x.size(0), channels, height, width}, ScalarType::Float);
+    const int threads = int(torch::stable::get_num_threads());
+    float* const scale = memory.take(2 * size_t(x.size(0) * x.size(1)));
+    float* const shift = scale + x.size(0) * x.size(1);
+    with_element(x, [&](auto element) {
+        using E = decltype(element);
+        using T = typename E::Number;
+        Source<T> source = plain<T>(x);
+        source.scale = scale, source.shift = shift;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int i = 0; i < int(x.size(0)); ++i)
+            norm_of<E>(source.images, i, size_t(x.size(2)) * x.size(3), int(groups), numbers<float>(norm),
+                       scale + i * x.size(1), shift + i * x.size(1));
+        T* const made = static_cast<T*>(patches.mutable_data_ptr());
+        convolution<E>({source, numbers<T>(weights), numbers<float>(bias), nullptr, made, int(bias.numel())},
+                       int(x.size(0)), threads);
+        from_patches<E>(frames, made, int(bias.numel()), static_cast<float*>(out.mutable_data_ptr()), threads);
+    });
+    return out;
+}
+
+// See the schema of `words` below.
+Tensor words_of(Tensor seed, Tensor draw, int64_t blocks, int64_t stream) {
+    const Tensor keys = torch::stable::contiguous(seed), draws = torch::stable::contiguous(draw);
+    STD_TORCH_CHECK(keys.scalar_type() == ScalarType::Long && draws.scalar_type() == ScalarType::Long &&
+                        keys.dim() == 1 && draws.dim() == 1 && keys.numel() == draws.numel() && blocks > 0,
+                    "seeds and draws are int64 (B,)");
+    const Tensor out = torch::stable::empty({keys.numel(), 4 * blocks}, ScalarType::Long);
+    for (int64_t row = 0; row < keys.numel(); ++row)
+        philox(uint64_t(numbers<int64_t>(keys)[row]), uint64_t(numbers<int64_t>(draws)[row]), uint32_t(stream), blocks,
+               static_cast<int64_t*>(out.mutable_data_ptr()) + row * 4 * blocks);
+    return out;
 }
 
 // See the schema of `pack` below.
@@ -286,61 +212,6 @@ Tensor pack_of(Tensor weight, bool bfloat16) {
     return packed(Float32{}, ScalarType::Float, 36);
 }
 
-Tensor convolved(const Tensor& x, const Filters& filters, const float* bias) {
-    static thread_local Scratch<float> memory;
-    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float && x.size(1) == filters.channels,
-                    "images are float32, of as many channels as the filters have");
-    float* const packed = memory.take(size_t(36) * filters.channels * filters.out_channels);
-    pack<Float32>(filters, packed);
-    const Tensor out = new_images(x, filters.out_channels, 1);
-    const Convolution<float> job{
-        plain<float>(x), packed, bias, nullptr, static_cast<float*>(out.mutable_data_ptr()), filters.out_channels};
-    convolution<Float32>(job, int(x.size(0)), int(torch::stable::get_num_threads()));
-    return out;
-}
-
-// See the schema of `conv3x3` below.
-Tensor conv3x3_of(Tensor images, Tensor weight, Tensor bias) {
-    STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.is_contiguous() && bias.numel() == weight.size(0),
-                    "a bias is float32, of as many numbers as there are outputs");
-    return convolved(channels_last(images), filters_of(weight, false), numbers<float>(bias));
-}
-
-// See the schema of `conv3x3_input_gradient` below.
-Tensor input_gradient_of(Tensor gradient, Tensor weight) {
-    return convolved(channels_last(gradient), filters_of(weight, true), nullptr);
-}
-
-// See the schema of `conv3x3_weight_gradient` below. Every thread has strips and sums of its own, always the same ones, so
-// that the result is the same bit for bit.
-Tensor weight_gradient_of(Tensor images, Tensor out_gradient, Tensor weight) {
-    static thread_local Scratch<float> memory;
-    const Tensor x = channels_last(images), gradient = channels_last(out_gradient);
-    const Tensor out = torch::stable::empty_like(weight);
-    const Filters filters = filters_of(out, false);
-    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float && gradient.scalar_type() == ScalarType::Float &&
-                        x.size(0) == gradient.size(0) && x.size(2) == gradient.size(2) &&
-                        x.size(3) == gradient.size(3) && x.size(1) == filters.channels &&
-                        gradient.size(1) == filters.out_channels,
-                    "images and the gradient of what came of them are float32, of one number and size");
-    const int threads = int(torch::stable::get_num_threads());
-    const Strips strips(int(x.size(2)), int(x.size(3)), int(x.size(0)), 4, filters.channels + filters.out_channels,
-                        threads);
-    const size_t size = size_t(36) * filters.channels * filters.out_channels;
-    float* const sums = memory.take(threads * size);
-    const Source<float> x_source = plain<float>(x), gradient_source = plain<float>(gradient);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int t = 0; t < threads; ++t) {
-        std::fill(sums + t * size, sums + (t + 1) * size, 0.0f);
-        for (int i = strips.count() * t / threads; i < strips.count() * (t + 1) / threads; ++i)
-            add_filter_gradient(x_source, gradient_source, strips, i, sums + t * size);
-    }
-    for (int t = 1; t < threads; ++t)
-        for (size_t i = 0; i < size; ++i) sums[i] += sums[t * size + i];
-    unpack(sums, filters);
-    return out;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY(diamond_gym, m) {
@@ -350,6 +221,21 @@ STABLE_TORCH_LIBRARY(diamond_gym, m) {
         "Tensor bias2, Tensor? weights_proj, Tensor? bias_proj, int groups1, int groups2, int place) -> Tensor");
     // A 3x3 convolution with padding of x read twice as large: (B, out_channels, 2H, 2W)
     m.def("upsample(Tensor x, Tensor weights, Tensor bias) -> Tensor");
+    // norm(x) + out(attention(qkv(norm(x)))), heads of 8 channels; norm: scales, then shifts: (B, C, H, W)
+    m.def(
+        "attention(Tensor x, Tensor norm, int groups, Tensor weights_qkv, Tensor bias_qkv, Tensor weights_out, "
+        "Tensor bias_out) -> Tensor");
+    // A 3x3 convolution with padding and stride 2: (B, out_channels, H / 2, W / 2), rounded up
+    m.def("halve(Tensor x, Tensor weights, Tensor bias) -> Tensor");
+    // A 3x3 convolution of the patches of frames, float32 (B, C, H, W), `side` pixels a side, plus `more`, if any:
+    // (B, out_channels, H / side, W / side), rounded up, of the weights' type
+    m.def("enter(Tensor x, int side, Tensor weights, Tensor bias, Tensor? more) -> Tensor");
+    // The way back, conv(silu(norm(x))): frames, float32 (B, channels, height, width)
+    m.def(
+        "leave(Tensor x, Tensor norm, int groups, Tensor weights, Tensor bias, int side, int channels, int height, "
+        "int width) -> Tensor");
+    // Random 32-bit words of rows with a seed and a draw each, int64 (B,): int64 (B, 4 * blocks)
+    m.def("words(Tensor seed, Tensor draw, int blocks, int stream) -> Tensor");
     // The filters of a 3x3 convolution (O, I, 3, 3), float32, as the operators above take them, in one dimension
     m.def("pack(Tensor weight, bool bfloat16) -> Tensor");
     // A 3x3 convolution with padding: x (B, I, H, W) -> (B, O, H, W), float32, and its gradients
@@ -363,6 +249,11 @@ STABLE_TORCH_LIBRARY(diamond_gym, m) {
 STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CPU, m) {
     m.impl("resblock", TORCH_BOX(&resblock_of));
     m.impl("upsample", TORCH_BOX(&upsample_of));
+    m.impl("attention", TORCH_BOX(&attention_of));
+    m.impl("halve", TORCH_BOX(&halve_of));
+    m.impl("enter", TORCH_BOX(&enter_of));
+    m.impl("leave", TORCH_BOX(&leave_of));
+    m.impl("words", TORCH_BOX(&words_of));
     m.impl("pack", TORCH_BOX(&pack_of));
     m.impl("conv3x3", TORCH_BOX(&conv3x3_of));
     m.impl("conv3x3_input_gradient", TORCH_BOX(&input_gradient_of));

@@ -68,16 +68,20 @@ void product(int rows, const typename E::Number* a, size_t lda, int channels, co
     product_rest<E, ROWS - 1, N>(rows - r, a + r * lda, lda, channels, weights, out + r * N * LANES);
 }
 
-// The pointwise convolution of pixels [begin, end) of a pair: out = weights * x + bias. The weights come in blocks of
-// output channels, each with those of the first tensor and then of the second.
+// The pointwise convolution of pixels [begin, end) of a pair: out = weights * x + bias + residual, this if there is one,
+// laid out like out. The weights come in blocks of output channels, each with those of the first tensor and then of the
+// second.
 template <typename E, int N>
 void pointwise_block(const Pair<typename E::Number>& x, size_t begin, size_t end, const typename E::Number* weights,
-                     const float* bias, typename E::Number* out, int out_channels) {
+                     const float* bias, const typename E::Number* residual, typename E::Number* out, int out_channels) {
     const auto some = [&](size_t p, auto count) {
         constexpr int R = decltype(count)::value;
         Vector sums[R][N];
         for (int r = 0; r < R; ++r)
-            for (int n = 0; n < N; ++n) sums[r][n] = load(bias + n * LANES);
+            for (int n = 0; n < N; ++n) {
+                sums[r][n] = load(bias + n * LANES);
+                if (residual) sums[r][n] += E::read(residual + (p + r) * out_channels + n * LANES);
+            }
         multiply<E, R, N>(x.first + p * x.first_channels, x.first_channels, x.first_channels, weights, sums);
         if (x.second)
             multiply<E, R, N>(x.second + p * x.second_channels, x.second_channels, x.second_channels,
@@ -102,6 +106,16 @@ void for_blocks(int out_channels, size_t weights_per_channel, F f) {
             default: f(std::integral_constant<int, 1>{}, c, weights);
         }
     }
+}
+
+// The pointwise convolution of pixels [begin, end) for all output channels.
+template <typename E>
+void pointwise(const Pair<typename E::Number>& x, size_t begin, size_t end, const typename E::Number* weights,
+               const float* bias, const typename E::Number* residual, typename E::Number* out, int out_channels) {
+    for_blocks(out_channels, x.channels(), [&](auto count, int c, size_t start) {
+        pointwise_block<E, decltype(count)::value>(x, begin, end, weights + start, bias + c,
+                                                   residual ? residual + c : nullptr, out + c, out_channels);
+    });
 }
 
 }  // namespace

@@ -76,6 +76,7 @@ struct Float32 {
     static constexpr int OUTPUTS = 4;     // of a Winograd tile, per side
     static constexpr int DEPTH = 1;       // input channels that one instruction multiplies
     static constexpr int EXP_DEGREE = 6;  // relative error 1e-7
+    static float number(float x) { return x; }
     static Vector read(const float* p) { return load(p); }
     static void write(float* p, Vector x) { store(p, x); }
     static Weights weights(const float* p) { return load(p); }
@@ -90,6 +91,12 @@ struct Bfloat16 {
     static constexpr int OUTPUTS = 2;  // the larger tiles' transforms are too much for eight bits of precision
     static constexpr int DEPTH = 2;
     static constexpr int EXP_DEGREE = 4;  // 4e-5: far below bfloat16's 4e-3
+    static float number(uint16_t x) {
+        const uint32_t bits = uint32_t(x) << 16;
+        float number;
+        std::memcpy(&number, &bits, sizeof number);
+        return number;
+    }
     static Vector read(const uint16_t* p) {
         const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);

@@ -269,62 +269,14 @@ void pack(const Filters& filters, typename E::Number* packed) {
     });
 }
 
-// sums (C, O) += a^T b of one position: the outer products of the tiles' transforms a (tiles, C) and b (tiles, O).
-template <int R, int N>
-void outer_products(int tiles, const float* a, int channels, const float* b, int out_channels, float* sums) {
-    Vector s[R][N];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) s[r][n] = load(sums + size_t(r) * out_channels + n * LANES);
-    for (int t = 0; t < tiles; ++t, a += channels, b += out_channels) {
-        Vector v[N];
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) v[n] = load(b + n * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) s[r][n] += a[r] * v[n];
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) store(sums + size_t(r) * out_channels + n * LANES, s[r][n]);
-}
-
-// Adds the part of strip `index` to the gradient of the transformed filters, sums (positions, C, O).
-inline void add_filter_gradient(const Source<float>& x, const Source<float>& gradient, const Strips& strips, int index,
-                                float* sums) {
-    constexpr int M = 4, TILE = M + 2, POSITIONS = TILE * TILE, R = 4;
-    static thread_local Scratch<float> x_memory, gradient_memory;
-    const int tiles = (strips.last(index) - strips.first(index)) * strips.tiles;
-    const int channels = x.images.channels(), out_channels = gradient.images.channels();
-    const size_t plane = size_t(tiles) * channels + PAD, gradient_plane = size_t(tiles) * out_channels + PAD;
-    float* const a = x_memory.take(POSITIONS * plane);
-    float* const b = gradient_memory.take(POSITIONS * gradient_plane);
-    transform_tiles<Float32, TILE, M, TILE>(x, strips, index, 1, plane, a, Winograd<M>::input);
-    transform_tiles<Float32, M, M, TILE>(gradient, strips, index, 0, gradient_plane, b, Winograd<M>::gradient);
-    for (int p = 0; p < POSITIONS; ++p)
-        for_blocks(out_channels, 0, [&](auto count, int o, size_t) {
-            for (int c = 0; c < channels; c += R)
-                outer_products<R, decltype(count)::value>(tiles, a + p * plane + c, channels, b + p * gradient_plane + o,
-                                                          out_channels,
-                                                          sums + (size_t(p) * channels + c) * out_channels + o);
-        });
-}
-
-// G^T u G of the gradient of the transformed filters, into that of the filters.
-inline void unpack(const float* sums, const Filters& filters) {
-    constexpr int POSITIONS = 36;
-    const size_t plane = size_t(filters.channels) * filters.out_channels;
-    for (int i = 0; i < filters.channels; ++i)
-        for (int o = 0; o < filters.out_channels; o += LANES) {
-            Vector u[POSITIONS], g[9];
-            for (int p = 0; p < POSITIONS; ++p) u[p] = load(sums + p * plane + size_t(i) * filters.out_channels + o);
-            twice<6, 3>(u, g, Winograd<4>::filter_gradient);
-            for (int k = 0; k < 9; ++k)
-                for (int lane = 0; lane < LANES; ++lane) *filters.at(o + lane, i, k) = g[k][lane];
-        }
+// All strips of a convolution.
+template <typename E>
+void convolution(const Convolution<typename E::Number>& job, int images, int threads) {
+    const int zoom = job.source.twice ? 2 : 1;
+    const Strips strips(job.source.height * zoom, job.source.width * zoom, images, E::OUTPUTS,
+                        job.source.images.channels(), threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int i = 0; i < strips.count(); ++i) convolve<E>(job, strips, i);
 }
 
 }  // namespace
