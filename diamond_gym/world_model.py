@@ -208,6 +208,27 @@ class WorldModel(nn.Module):
         self.precision = pick_precision(precision, device)
         return self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
+    @without_gradient()
+    def settle_precision(self, num_envs: int) -> str:
+        """Chooses the precision for dreams of so many rows by a measurement on the CPU; for whoever left it at "auto".
+
+        It is made once for a machine, a model and a batch, and kept (`diamond_gym.networks.precision`). On other
+        devices, and for models of two stages, the precision stays what "auto" has come to for the machine. To be called
+        after `compile_networks`, if the networks are to be compiled.
+
+        Returns:
+            The precision and why, to be shown.
+        """
+        why = "chosen for this machine"
+        if self.device.type == "cpu" and self.upsampler is None and self.starts is not None:
+            from diamond_gym.networks.precision import fastest_precision
+
+            t, h, w, c = self.starts.obs.shape[1:]
+            act = torch.zeros((num_envs, t, *self.starts.act.shape[2:]), dtype=torch.from_numpy(self.starts.act).dtype)
+            obs = torch.linspace(-1, 1, t * c * h * w).view(1, t, c, h, w).expand(num_envs, -1, -1, -1, -1)
+            self.precision, why = fastest_precision(self.denoiser, obs, act)
+        return f"{self.precision}: {why}"
+
     def dream(
         self,
         num_envs: int,

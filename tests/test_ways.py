@@ -5,11 +5,12 @@ import re
 import pytest
 import torch
 from rounding import assert_close, without_rounding
-from stubs import ACTIONS, T, make_starts
+from stubs import ACTIONS, T, make_starts, save_tiny_model
 from torch import nn
 
 from diamond_gym.cli import main
-from diamond_gym.networks import inference, ways
+from diamond_gym.envs.vector_env import DreamVectorEnv
+from diamond_gym.networks import inference, precision, ways
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
 from diamond_gym.networks.kernels import built_kernels
@@ -141,11 +142,79 @@ def test_small_batches_are_not_measured(monkeypatch, cache):
     assert folded.ways
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What was measured to choose a precision, on a machine where bfloat16 may be faster; the answers are set by it."""
+    asked = []
+
+    def measure(forms, rows, batch, start, usual):
+        for form in forms:
+            start(form, 1)()
+        asked.append((forms, rows, batch, usual))
+        return Way("bfloat16_eager" if batch > 2 else "float32_eager", 2, f"batch {batch}")
+
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: True)
+    monkeypatch.setattr(precision, "measure", measure)
+    return asked
+
+
+def test_the_precision_is_measured_for_a_model_and_a_batch(asked, monkeypatch):
+    model = networks()
+    for _ in range(2):
+        assert model.settle_precision(2) == "float32: eager 2 (batch 2)" and model.precision == "float32"
+        assert model.settle_precision(4) == "bfloat16: eager 2 (batch 4)" and model.precision == "bfloat16"
+    forms = ["float32_eager", "bfloat16_eager"]
+    assert asked == [(forms, 2, 2, forms[0]), (forms, 4, 4, forms[0])]  # the second time it is remembered
+    assert model.dream(4).step is not None
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: False)
+    assert model.settle_precision(4).startswith("float32: a convolution in bfloat16 is not faster")
+    assert model.precision == "float32" and len(asked) == 2
+
+
+@needs_kernels
+def test_the_precision_and_the_way_are_one_measurement(asked, cache):
+    model = networks()
+    model.use_kernels()
+    model.settle_precision(2)
+    assert set(asked[0][0]) >= {"float32_kernels", "float32_eager", "bfloat16_eager"}
+    (kept,) = cache.glob("*.txt")
+    for damage in ("", "kernels 2 (x)\n", "float16_eager 2 (x)\n"):
+        kept.write_text(damage)
+        assert model.settle_precision(2) == "float32: eager 2 (batch 2)"
+    assert len(asked) == 4
+
+
+def test_the_faster_precision_is_chosen(monkeypatch):
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: True)
+    seconds = {("float32_eager", 4): 5, ("bfloat16_eager", 4): 4, ("bfloat16_eager", 2): 3, ("bfloat16_eager", 1): 6}
+    start, _ = clocked(monkeypatch, seconds)
+    monkeypatch.setattr(
+        inference.FoldedDenoiser, "call", lambda self, form, obs, act: start(names[self.dtype], len(obs))
+    )
+    names = {torch.float32: "float32_eager", torch.bfloat16: "bfloat16_eager"}
+    model = networks()
+    assert model.settle_precision(4).startswith("bfloat16: eager 2 (ms a row: float32_eager 4: 5e+03, bfloat16_eager 4")
+
+
+def test_a_named_precision_stays(asked):
+    save_tiny_model()
+    for name in ("float32", "bfloat16"):
+        env = DreamVectorEnv(model="tiny", num_envs=4, device="cpu", precision=name)
+        assert env.precision == name and not asked
+        env.close()
+    env = DreamVectorEnv(model="tiny", num_envs=4, device="cpu")
+    assert env.precision == "bfloat16" and len(asked) == 1
+    env.close()
+
+
 @needs_kernels
 def test_the_benchmark_says_what_was_chosen(capsys, monkeypatch):
     monkeypatch.setattr("diamond_gym.cli.benchmark.load", lambda *_: networks())
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: False)
     words = ["benchmark", "small", "--batches", "2", "--precisions", "float32", "--quality", "fast"]
     assert main([*words, "--seconds", "0.001"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    for line, forms in zip(lines, ("eager", "eager|kernels"), strict=True):
+    for line, forms in zip(lines[:2], ("eager", "eager|kernels"), strict=True):
         assert re.search(rf"  ({forms}) [12] \(ms a row: eager 2: [\d.e+]+", line)
+    for line, way in zip(lines[2:], ("eager", "compiled"), strict=True):
+        assert re.fullmatch(rf" +2  auto +{way} +float32: a convolution in bfloat16 is not faster .*", line)

@@ -27,7 +27,8 @@ class Benchmark:
 
     A frame is a whole step of a dream: sampler, reward and end. Each figure is the median of repeated steps. On a CPU
     the way that was chosen for a batch follows its figure: the form of the network, how many rows are computed at once,
-    and the times that decided it, which were measured once for this machine and are kept.
+    and the times that decided it, which were measured once for this machine and are kept. Last comes what the precision
+    auto takes for each batch, and why.
     """
 
     model: tyro.conf.Positional[str] = "breakout-nano"
@@ -67,6 +68,7 @@ class Benchmark:
         about = machine(device)
         print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
         print(f"{'batch':>6}  {'precision':<9}  {'networks':<8}  {'frames/s':>10}  {'ms a step':>10}  chosen")
+        batches = self.batches or ((1, 8, 32) if device.type == "cpu" else (1, 8, 32, 128, 512))
         rows = []
         for precision in self.precisions:
             for networks in ("eager",) if self.eager else ("eager", "compiled"):
@@ -75,16 +77,28 @@ class Benchmark:
                     raise BadArgument(f"{self.model} has two stages, which `diamond-gym dream` measures")
                 if networks == "compiled":
                     model.compile_networks()
-                for batch in self.batches or ((1, 8, 32) if device.type == "cpu" else (1, 8, 32, 128, 512)):
+                for batch in batches:
                     seconds, chosen = step_seconds(model, batch, self.quality, self.seconds)
                     row: dict[str, Any] = {"batch": batch, "precision": precision, "networks": networks}
                     row |= {"frames/s": batch / seconds, "ms a step": 1000 * seconds}
                     line = "{:>6,}  {:<9}  {:<8}  {:>10,.1f}  {:>10,.1f}".format(*row.values())
                     print("  ".join((line, *chosen)), flush=True)
                     rows.append(row | {"chosen": chosen})
+        auto = []
+        for networks in ("eager",) if self.eager else ("eager", "compiled"):
+            model = load(self.model, device, "auto")
+            if networks == "compiled":
+                model.compile_networks()
+            for batch in batches:
+                auto.append({"batch": batch, "networks": networks, "chosen": model.settle_precision(batch)})
+                print("{:>6,}  {:<9}  {:<8}  {}".format(batch, "auto", networks, auto[-1]["chosen"]), flush=True)
         if self.out is not None:
             with atomic_write(self.out, "w") as file:
-                json.dump({"about": about, "model": self.model, "quality": self.quality, "rows": rows}, file, indent=1)
+                json.dump(
+                    {"about": about, "model": self.model, "quality": self.quality, "rows": rows, "auto": auto},
+                    file,
+                    indent=1,
+                )
             print(f"wrote {self.out}")
         return 0
 

@@ -92,7 +92,8 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
             model: A model's name or folder, instead; or a `WorldModel` in memory, used where and as precise as it is.
             num_envs: Rows of the batch, B.
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
-            precision: "float32", "bfloat16" or "auto": the faster one, measured once for a machine, in `precision`.
+            precision: "float32", "bfloat16" or "auto": the faster one, on a CPU measured once for a machine,
+                a model and a batch; `precision` says which.
             compile: Compile the networks, for faster steps after a slow first one: on CPUs with AVX2 (in bfloat16 with
                 AVX512-BF16) kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
             quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";
@@ -123,6 +124,8 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         self._spec: EnvSpec | None = None
         self._model: WorldModel | None
         self._model, self._entry = checks.open_model(game, model, device, precision, compile)
+        if precision == "auto" and self._entry is not None:
+            self._model.settle_precision(self.num_envs)
         self._loaded = versions(self._model)
         chosen = checks.choose_sampler(self._model, quality, sampler)
         dream = self._model.dream(self.num_envs, sampler=chosen, horizon=self.horizon, starts=starts)

@@ -156,6 +156,8 @@ class Worlds:
                 model, _ = open_model(None, entry, self._device, self._precision, self._compile)
                 if not self._compile:
                     model.use_kernels()  # at batch 1 a third to a half of the time; built once for a machine
+                if self._precision == "auto":
+                    model.settle_precision(1)
                 loaded = self._loaded[key] = Loaded(entry, model, model.dream(1), compiled=self._compile)
                 loaded.warm_up()
             loaded.players += 1
