@@ -5,7 +5,8 @@ A way is one of
 - `plain`: frames of the baseline of `benchmarks/plain.py`, without reward and end;
 - `frames`, `frames-compiled`: the same frames by folded networks, eager or compiled;
 - `eager`, `compiled`: whole steps of a dream;
-- `update`: updates of the denoiser, with two predictions each.
+- `update`: updates of the denoiser, with two predictions each;
+- `imagine`: dreamed steps of an agent's training, windows of 15 steps and their updates.
 
 The first way is computed by the checkout in FOLDER, if one is given, else both by this one. Each has a process of its
 own with one thread; they take turns, so that whatever else the machine does meets both. Printed are the medians of
@@ -24,6 +25,7 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+HORIZON = 15  # steps of a window in imagination
 WORKER = f"""
 import runpy, sys
 sys.path.insert(0, sys.argv[1])
@@ -78,15 +80,31 @@ def updates(name: str, batch: int) -> Callable[[], Any]:
     return lambda: [float(value) for value in trainer.train_step().values()]
 
 
+def imagination(name: str, batch: int) -> Callable[[], Any]:
+    """Trains an agent in a batch of dreams, by a window."""
+    from diamond_gym.networks.actor_critic import ActorCriticConfig
+    from diamond_gym.registry import resolve
+    from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, world_to_dream_in
+    from diamond_gym.trainers.optim import OptimizerConfig
+
+    model = world_to_dream_in(resolve(name))
+    network = ActorCriticConfig(num_actions=model.num_actions)
+    trainer = ActorCriticTrainer(AgentFitConfig(network, optimizer=OptimizerConfig(batch_size=batch)), 10**6)
+    trainer.dream_in(model.dream(batch, horizon=HORIZON))
+    return lambda: [float(value) for value in trainer.train_step().values()]
+
+
 def work(name: str, batch: str, way: str, seconds: str) -> None:
     """A process of a comparison: measures once for each line that it is sent."""
     import torch
 
     torch.set_num_threads(1)
-    torch.set_grad_enabled(way == "update")
+    torch.set_grad_enabled(way in ("update", "imagine"))
     size = int(batch)
     if way == "update":
         call, done = updates(name, size), 1
+    elif way == "imagine":
+        call, done = imagination(name, size), HORIZON * size
     else:
         call = steps(name, size, way == "compiled") if way in ("eager", "compiled") else frames(name, size, way)
         done = size
@@ -126,7 +144,8 @@ def compare(ways: list[tuple[Path, str]], name: str, batch: int, turns: int, sec
 def main() -> None:
     """Prints a line for each model and batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ways", nargs=2, choices=["plain", "frames", "frames-compiled", "eager", "compiled", "update"])
+    ways = ["plain", "frames", "frames-compiled", "eager", "compiled", "update", "imagine"]
+    parser.add_argument("ways", nargs=2, choices=ways)
     parser.add_argument("--folder", type=Path, default=ROOT, help="another checkout, for the first way")
     parser.add_argument("--models", nargs="+", default=["breakout-nano", "pong-nano"], help="names, or paper")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])

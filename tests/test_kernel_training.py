@@ -9,11 +9,17 @@ import torch.nn.functional as F
 import worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stubs import ACTIONS, save_tiny_model
 from torch import library, nn
 
+from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.kernels import built_kernels, training
 from diamond_gym.networks.kernels.training import Conv3x3, train_with_kernels
+from diamond_gym.registry import resolve
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, world_to_dream_in
+from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.world_model import WorldModel
 
 KERNELS = built_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no AVX2, or no C++ compiler")
@@ -155,3 +161,21 @@ def test_a_training_takes_the_same_course(tmp_path, monkeypatch):
         assert any(isinstance(m, Conv3x3) for m in fit.world_model.modules()) == kernels
         losses.append(torch.tensor([float(fit.train_step()["denoiser/loss"]) for _ in range(5)]))
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-5)
+
+
+def test_an_agent_learns_by_them_and_in_their_dreams(monkeypatch):
+    sizes = ActorCriticConfig(lstm_dim=8, img_size=16, channels=[16, 32], down=[1, 1], num_actions=ACTIONS)
+    save_tiny_model()
+    asked = []
+    monkeypatch.setattr(WorldModel, "use_kernels", lambda model: asked.append(model.precision))
+    model, figures = world_to_dream_in(resolve("tiny")), []
+    assert asked == ["float32"]
+    for kernels in (False, True):
+        monkeypatch.setattr(training, "kernels_train_faster", lambda kernels=kernels: kernels)
+        config = AgentFitConfig(sizes, optimizer=OptimizerConfig(batch_size=3), horizon=4)
+        trainer = ActorCriticTrainer(config)
+        assert any(isinstance(m, Conv3x3) for m in trainer.agent.modules()) == kernels
+        assert trainer.agent.state_dict().keys() == ActorCritic(sizes).state_dict().keys()
+        trainer.dream_in(model.dream(3, horizon=4))
+        figures.append(torch.tensor([float(value) for _ in range(3) for value in trainer.train_step().values()]))
+    torch.testing.assert_close(*figures, rtol=1e-3, atol=1e-5)

@@ -15,6 +15,7 @@ from torch.distributions import Categorical
 from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.schema import AGENT_LOSS, check_config
@@ -164,6 +165,8 @@ class ActorCriticTrainer:
             torch.manual_seed(seed)
             agent = ActorCritic(config.network)
         self.agent = agent.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if torch.device(device).type == "cpu":
+            train_with_kernels(self.agent)
         optimizer = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.agent.parameters(), lr=optimizer.lr, eps=optimizer.eps, weight_decay=optimizer.weight_decay
@@ -227,6 +230,8 @@ def world_to_dream_in(
 ) -> WorldModel:
     """Loads a registered model without the agent it may have, so that its fingerprint is that of the dreams alone.
 
+    On a CPU it dreams by the kernels where these are faster, also if it is not to be compiled.
+
     Args:
         entry: The model.
         device: Where to dream.
@@ -245,6 +250,8 @@ def world_to_dream_in(
     model.requires_grad_(False)
     if compile:
         model.compile_networks()
+    else:
+        model.use_kernels()
     return WorldModel(
         model.denoiser, model.reward_end, None, model.upsampler, starts=model.starts, precision=model.precision
     )
