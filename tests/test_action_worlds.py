@@ -15,7 +15,11 @@ import diamond_gym
 from diamond_gym import cli
 from diamond_gym.actions import Box
 from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.play.game import Game
 from diamond_gym.play.session import PlaySession
+from diamond_gym.play.settings import Begin
+from diamond_gym.play.terminal import TerminalPlayer
+from diamond_gym.play.worlds import Worlds
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.worlds import find_world
@@ -132,6 +136,33 @@ def an_agent_is_trained_and_scored(name, env, home, capsys):
         assert cli.main(words) == 0
         assert all(row["episodes"] == 2 and 0 <= row["mean"] <= 12 for row in json.loads(capsys.readouterr().out))
     assert cli.main(["collect", "--env", env, "--agent", str(file), "--steps", "4", "--num-envs", "2"]) == 0
+    it_plays_where_a_person_can(name, str(file))
+
+
+def it_plays_where_a_person_can(name, file):
+    loaded = Worlds("cpu", "float32").take(resolve(name))
+    game, other = (Game(loaded, Begin(seed=3, agent_plays=True, agent_file=path)) for path in (None, file))
+    algo = "sac" if name == "Numbers" else "ppo"
+    assert (game.control, game.agent_kind, other.agent_kind) == ("agent", algo, algo) and not game.notices
+    steps = [game.advance() for _ in range(10)]
+    acted = [step for step in steps if step.action is not None]  # the others begin a dream
+    assert all(step.by == "agent" and SPACES[name].contains(step.action) for step in acted)
+    assert all(step.value is None if algo == "sac" else np.isfinite(step.value) for step in steps)
+    assert {len(step.probabilities) for step in steps} == {3 if name == "Buttons" else 0}
+    json.dumps(game.view().fields())
+    assert len({step.action.tobytes() for step in acted}) > 1, "it samples"
+    game.rewind(steps[4].step)
+    again = [game.advance() for _ in range(5)]
+    assert [shown(step) for step in again] == [shown(step) for step in steps[5:]]
+    while game.advance().action is None:
+        pass
+    assert TerminalPlayer(game, 15).status(15.0)[0].count("agent ") == 1
+    game.controls.hold(["d" if name == "Numbers" else "1"])
+    assert {step.by for step in (game.advance() for _ in range(3)) if step.action is not None} == {"human"}
+
+
+def shown(step):
+    return step.step, step.obs.tobytes(), None if step.action is None else step.action.tolist(), step.probabilities
 
 
 def test_recordings_of_vectors_alone(home, capsys):

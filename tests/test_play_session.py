@@ -13,7 +13,7 @@ from diamond_gym.envs import DreamEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import timeline
-from diamond_gym.play.agent import OwnAgent, draw
+from diamond_gym.play.agent import OwnAgent, one_of
 from diamond_gym.play.branches import Branches, Spread, trajectory
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.session import PlaySession
@@ -168,7 +168,10 @@ def test_the_agent_draws_alike_after_going_back() -> None:
 
 
 def test_draws_follow_the_chances() -> None:
-    drawn = np.bincount([draw([0.5, 0.0, 0.3, 0.2], 1, step) for step in range(2000)], minlength=4) / 2000
+    drawn = (
+        np.bincount([one_of([0.5, 0.0, 0.3, 0.2], np.random.default_rng(step)) for step in range(2000)], minlength=4)
+        / 2000
+    )
     assert np.abs(drawn - [0.5, 0.0, 0.3, 0.2]).max() < 0.04
     assert drawn[1] == 0
 

@@ -13,7 +13,7 @@ from diamond_gym.dream import Dream, DreamState
 from diamond_gym.envs.checks import choose_sampler
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels
-from diamond_gym.play.agent import Agent, draw
+from diamond_gym.play.agent import Agent
 from diamond_gym.play.controls import Action, as_inputs, check_action
 from diamond_gym.play.reality import Reality, RealStep
 from diamond_gym.play.timeline import NOTHING, PlayStep, Snapshot, Timeline
@@ -200,7 +200,8 @@ class PlaySession:
             step = replace(step, real=now, real_total=step.real_total + now.reward)
         if self.agent is not None:
             chances, value = self.agent.see(step.obs, self.dream.shown_window[0], step.action is None)
-            step = replace(step, probabilities=tuple(chances), value=value)
+            chosen = self.agent.draw(np.random.default_rng([self._seed, step.step, 9]))
+            step = replace(step, probabilities=tuple(chances), value=value, agent_action=chosen)
         return step
 
     @property
@@ -211,10 +212,9 @@ class PlaySession:
         return to_pixels(self.dream.obs_window[:, -1])[0].cpu().numpy()
 
     @property
-    def agent_action(self) -> int | None:
-        """The agent's action now, drawn by its chances: the same however often it is asked; None without an agent."""
-        chances = self.now.probabilities
-        return draw(list(chances), self._seed, self.now.step) if chances else None
+    def agent_action(self) -> Action | None:
+        """The agent's action now, drawn by its chances: the same however often the step is played; None without one."""
+        return self.now.agent_action
 
     @property
     def first(self) -> int:

@@ -210,6 +210,8 @@ class TerminalPlayer:
         action = now.action
         meanings = game.session.meanings
         word = meanings[action] if isinstance(action, int) and action < len(meanings) else ""
+        if isinstance(action, np.ndarray):
+            word = " ".join(f"{number:.3g}" for number in action.ravel())
         value = "" if now.value is None else f"  value {now.value:.2f}"
         flags = [word for word, on in (("● recording", game.recorder is not None), ("paused", self.paused)) if on]
         known = f"return {now.total:g}  end {now.end_prob:.0%}{value}"

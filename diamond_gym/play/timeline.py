@@ -42,8 +42,10 @@ class PlayStep:
         episode: Dreams before this one.
         episode_step: Steps since it began.
         quality: How frames are sampled; None for the model's own way.
-        probabilities: The agent's chances of each action now; empty without one.
+        probabilities: The agent's chances of each action now, or that each button is pressed; empty without an agent,
+            and where actions cannot be listed.
         value: The agent's value of the frame.
+        agent_action: What the agent would do now.
         real: What the real game did, if it runs beside the dream.
         real_total: Its rewards since then.
     """
@@ -64,6 +66,7 @@ class PlayStep:
     quality: str | None = None
     probabilities: tuple[float, ...] = ()
     value: float | None = None
+    agent_action: Action | None = None
     real: RealStep | None = None
     real_total: float = 0.0
 

@@ -245,8 +245,6 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
     card = loaded.entry.card
     if path is None and not card.has_agent:
         return None, ""
-    if card.codec.is_vector:
-        return None, "agents look on where actions are numbered"
     if path is None and loaded.model.actor_critic is not None:
         from diamond_gym.play.agent import OwnAgent
 

@@ -35,21 +35,24 @@ export function showState(state, started) {
   write("value", state.value === null ? "–" : signed(state.value));
 }
 
-export function buildBars(actions, shown) {
+export function buildBars(kind, actions, shown) {
   $("agent").hidden = !shown;
+  write("bars-label", kind === "vector" ? "Last action" : "Action probabilities");
   $("probabilities").classList.toggle("many", actions.length > 9);
   $("probabilities").replaceChildren(
     ...actions.map((name) => make("li", "", make("span", "", words(name)), make("span", "bar-track", make("span", "bar-fill")), make("span", "bar-number", "–"))),
   );
 }
 
+/** The chances of each action, or that each button is pressed; of other actions what was done, part by part. */
 export function showBars(probabilities, action) {
+  const parts = Array.isArray(action) ? action.flat(Infinity) : null;
   [...$("probabilities").children].forEach((row, i) => {
     if (probabilities.length) {
       row.querySelector(".bar-fill").style.transform = `scaleX(${probabilities[i].toFixed(4)})`;
       row.lastChild.textContent = percent(probabilities[i]);
-    }
-    row.classList.toggle("taken", i === action);
+    } else row.lastChild.textContent = i < (parts?.length ?? 0) ? signed(parts[i]) : "–";
+    row.classList.toggle("taken", parts ? probabilities.length > 0 && parts[i] > 0 : i === action);
   });
 }
 

@@ -81,7 +81,7 @@ const answers = {
     input.wantsMouse = message.mouse;
     input.buildPad($("pad"), keyMeanings(message));
     buildKeys(message);
-    buildBars(message.kind === "buttons" ? [] : message.actions, Boolean(message.agent));
+    buildBars(message.kind, message.kind === "buttons" ? [] : message.actions, Boolean(message.agent));
     $("inset").hidden = true;
     $("control").querySelector("[data-value=agent]").disabled = !message.agent;
     write("control-hint", message.agent ? "Hold a key at any moment to take over from the agent." : "This model comes without an agent.");
