@@ -187,10 +187,12 @@ def resolve(wanted: str | os.PathLike[str]) -> Entry:
     nearest = did_you_mean(word, [*games(), *(entry.name for entry in result)])
     if nearest and word not in games():
         raise ModelNotFound(f"unknown game or model '{word}'{nearest}")
-    raise ModelNotFound(
-        f"no world model for '{word}' yet; "
-        f"train one with `diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
-    )
+    advice = f"`diamond-gym train-wm --game {word}` or fetch one with `diamond-gym pull {word}`"
+    if word not in games():
+        advice = (
+            "`diamond-gym train-wm --data NAME`, from recordings, or `--env ID`; `diamond-gym list` shows what there is"
+        )
+    raise ModelNotFound(f"no world model for '{word}' yet; train one with {advice}")
 
 
 def find_again(entry: Entry) -> Entry:

@@ -105,7 +105,7 @@ def test_info(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["dream"], 2, "say what to dream: diamond-gym dream Breakout"),
         (["dream", "Brakout"], 1, "unknown game or model 'Brakout'; did you mean Breakout?"),
         (["info", "Brakout"], 1, "unknown game or model 'Brakout'; did you mean Breakout?"),
-        (["info", "Zork"], 1, "`diamond-gym train-wm --game Zork`"),
+        (["info", "Zork"], 1, "no world model for 'Zork' yet; train one with `diamond-gym train-wm --data NAME`"),
         (["info", "./nowhere"], 1, "no folder nowhere"),
     ],
 )

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import recordings as write
 from filelock import FileLock
+from PIL import Image
 from stores import assert_same
 
 from diamond_gym.cli import main
@@ -135,6 +137,28 @@ def undeclared(folder: Path) -> Path:
     return folder
 
 
+def arrays(**changed: Any) -> Callable[[Path], Path]:
+    """An episode of arrays, some of which are replaced."""
+
+    def make(folder: Path) -> Path:
+        np.savez(folder / "1.npz", **{"obs": A[0], "act": A[1], "rew": np.zeros(len(A[1])), **changed})
+        return folder
+
+    return make
+
+
+def no_archive(folder: Path) -> Path:
+    (folder / "1.npz").write_bytes(b"hello")
+    return folder
+
+
+def sixteen_bits(folder: Path) -> Path:
+    write.pictures(folder / "play", *A)
+    for path in sorted((folder / "play").glob("*.png")):
+        Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(path)
+    return folder
+
+
 def unknown(folder: Path) -> Path:
     (folder / "x.bin").write_bytes(b"?")
     return folder
@@ -174,6 +198,20 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "negative": (below_zero, "1.npz: action -1 of step 0 is below 0", []),
     "range": (beyond, "x.hdf5: an action is 51 numbers 0 or 1", []),
     "declared": (undeclared, "1.npz: actions lie in 0..1 here", []),
+    "reward": (
+        arrays(rew=np.where(np.arange(len(A[1])) == 3, np.nan, 0)),
+        "1.npz: the reward of step 3 is not finite",
+        [],
+    ),
+    "huge": (arrays(act=A[1] + 5000), "is above 4095, the largest there can be", []),
+    "planes": (
+        arrays(obs=A[0].transpose(0, 3, 1, 2)),
+        "1.npz: a frame is (3, 16, 16), not (height, width, channels)",
+        [],
+    ),
+    "channels": (arrays(obs=A[0].repeat(2, 3)), "a frame is (16, 16, 6), not (height, width, channels)", []),
+    "archive": (no_archive, "1.npz is damaged or cut off: it is no archive of arrays", []),
+    "bits": (sixteen_bits, "has more than 8 bits a pixel: write pictures of 8 bits", []),
     "crop": (two_sizes, "--crop reaches beyond the frames", ["--crop", "0", "0", "17", "3"]),
     "offset": (two_sizes, "no more than --action-offset leaves out", ["--action-offset", "40"]),
     "fps": (two_sizes, "does not say how many frames there are per second", ["--fps", "5"]),

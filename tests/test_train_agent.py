@@ -30,7 +30,7 @@ SIDE = 36  # the least that SB3's CnnPolicy takes
 def dream_of_stubs(monkeypatch):
     """Dreams of a stub in place of those of the registry's models."""
     weights = SimpleNamespace(sha256="abc")
-    card = SimpleNamespace(game="Breakout", files={"weights": weights})
+    card = SimpleNamespace(game="Breakout", files={"weights": weights}, reward_end={})
     monkeypatch.setattr(sb3, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
 
     def make(config):

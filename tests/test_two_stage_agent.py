@@ -184,6 +184,14 @@ def test_from_recordings_to_an_agent(walk: str, tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["mse_1"] > 0
 
 
+def test_collecting_in_frames_of_another_size_is_one_line(walk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train-agent", "--data", "walk", *AGENT]) == 0
+    capsys.readouterr()
+    assert cli.main(["collect", "--env", "DiamondGym/Catch-v0", "--agent", walk, "--steps", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "sees frames (24, 24, 3) and has actions Discrete(3), but Catch shows (" in said and said.count("\n") == 1
+
+
 def test_how_the_dreams_are_sampled(tmp_path: Path) -> None:
     networks = {"denoiser": {}, "upsampler": asdict(CONFIG.upsampler.denoiser)}
     entry = Entry(Card("two", "Walk", "2026-11-22T12:00:00Z", {}, **networks), tmp_path)

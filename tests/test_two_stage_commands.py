@@ -79,7 +79,11 @@ def test_from_recordings_to_a_dream_of_two_stages(home: Path, tmp_path: Path, ca
     kept = {key for key in before if torch.equal(before[key], after[key])}
     assert {key for key in before if key.startswith("upsampler.")} <= kept < set(before)
     capsys.readouterr()
-    assert cli.main(["train-wm", "--data", "walk", *TINY, "--dry-run"]) == 0
+    for size in ([], ["--low-size", "12"]):
+        assert cli.main(["train-wm", "--data", "walk", *TINY, "--dry-run", *size]) == 0
+        assert "world model" in capsys.readouterr().out
+    store(home / "data" / "even", factor=2, name="Even")  # into which the preset's factor of 3 does not go
+    assert cli.main(["train-wm", "--data", "even", *TINY, "--dry-run", "--low-size", "8"]) == 0
     assert "world model" in capsys.readouterr().out
 
 

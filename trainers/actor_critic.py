@@ -22,6 +22,7 @@ from diamond_gym.schema import AGENT_LOSS, check_config
 from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import OptimizerConfig, lr_factor, update
+from diamond_gym.trainers.worlds import check_rewarded
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler, sampler_of
 from diamond_gym.world_model import WorldModel, check_steps
 
@@ -242,9 +243,8 @@ def world_to_dream_in(
         BadArgument: Nothing is rewarded in the model's dreams, or they have no starts; or compiling was asked for and
             cannot work.
     """
+    check_rewarded(entry)
     model = load_world_model(entry, str(device), "float32").to_device(str(device), precision)
-    if model.reward_end is None:
-        raise BadArgument(f"an agent cannot learn in {entry.name}: it has no reward model, so nothing is rewarded")
     if model.starts is None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
     model.requires_grad_(False)

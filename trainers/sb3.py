@@ -29,7 +29,7 @@ from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3_card import AgentCard
 from diamond_gym.trainers.sb3_files import save_agent
-from diamond_gym.trainers.worlds import find_world
+from diamond_gym.trainers.worlds import check_rewarded, find_world
 from diamond_gym.world_model import WorldModel
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
@@ -181,6 +181,8 @@ class SB3Trainer:
         self.entry: Entry | None = None if config.real else resolve(config.model or config.game)
         if self.entry is not None and self.entry.card.game != config.game:
             raise BadArgument(f"the model {self.entry.name} dreams {self.entry.card.game}, not {config.game}")
+        if self.entry is not None:
+            check_rewarded(self.entry)
         self.seconds = 0.0
         self._envs, self.bridge = training_envs(config)
         height, width, _ = self._envs.observation_space.shape or ()

@@ -18,6 +18,7 @@ from diamond_gym.data.about import ABOUT, About, read_about
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.envs.atari_game import SIZE
 from diamond_gym.errors import BadArgument, BadConfig
+from diamond_gym.registry import Entry
 from diamond_gym.registry.card import check_name
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games as known_games
@@ -155,6 +156,12 @@ def check_learnable(about: About, numbered: bool = False) -> None:
             "train-wm, then train-agent --algo ppo (or sac)"
         )
     check_name(about.game, "a world's name")
+
+
+def check_rewarded(entry: Entry) -> None:
+    """Raises BadArgument where nothing is rewarded in a model's dreams, so that no agent can learn in them."""
+    if entry.card.reward_end is None:
+        raise BadArgument(f"an agent cannot learn in {entry.name}: it has no reward model, so nothing is rewarded")
 
 
 def can_play_atari() -> bool:

@@ -168,7 +168,11 @@ class Collect(WorldOptions):
         if model.actor_critic is None:
             raise BadArgument(f"the model {self.agent} has no agent")
         if (model.obs_shape, model.codec) != (world.about.frame_shape, world.codec):
-            raise BadArgument(f"the agent of {self.agent} plays another game than {world.name}")
+            mine, theirs = (model.obs_shape, model.codec.space), (world.about.frame_shape, world.codec.space)
+            raise BadArgument(
+                f"the agent of {self.agent} sees frames {mine[0]} and has actions {mine[1]}, "
+                f"but {world.name} shows {theirs[0]} (see --size) and has {theirs[1]}"
+            )
         rng = np.random.default_rng([self.seed, 1])
         return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
 

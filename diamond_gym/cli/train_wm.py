@@ -127,7 +127,7 @@ class TrainWm(WorldOptions):
             precision = "bfloat16"
         console.quiet = not main
         if self.dry_run:
-            return self._plan(world, device, precision) if main else 0
+            return self._plan(world, config, device, precision) if main else 0
         keep_memory()
         with RunFolder(folder, main=main) as run:
             with fabric.rank_zero_first():
@@ -178,13 +178,13 @@ class TrainWm(WorldOptions):
         settings |= {"render_obs": self.render_obs or None, "size": self.settled_size}
         return settings | {"sampler": asdict(self.sampler), "fit": settled(asdict(config))}
 
-    def _plan(self, world: World, device: torch.device, precision: str) -> int:
+    def _plan(self, world: World, config: WorldModelConfig, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases
         from diamond_gym.trainers.diamond import DiamondConfig
 
         wanted = self.collect_steps, self.test_steps
         to_play = lacking_steps(self.store(world), wanted) if self.plays else 0
-        phases = measure(DiamondConfig(self.fit), world, (to_play, self.steps, 0), 16, device, precision)
+        phases = measure(DiamondConfig(config), world, (to_play, self.steps, 0), 16, device, precision)
         print_phases(phases, f"{device} in {precision}")
         return 0
 

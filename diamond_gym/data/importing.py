@@ -56,8 +56,12 @@ class ImportOptions:
         if self.max_memory < 200:
             raise BadArgument(f"--max-memory is at least 200 (MB), not {self.max_memory}")
 
-    def frame(self, frame: Frame) -> Frame:
-        """Crops, resizes and greys a frame, uint8 (H, W, C)."""
+    def frame(self, frame: Frame, of: str) -> Frame:
+        """Crops, resizes and greys a frame of a recording, uint8 (H, W, C); `of` is what errors call the recording."""
+        if frame.ndim != 3 or not 1 <= frame.shape[2] <= 4:
+            raise UnreadableRecording(
+                f"{of}: a frame is {frame.shape}, not (height, width, channels) of 1 to 4 channels"
+            )
         frame = frame[..., :3]
         if self.crop is not None:
             top, left, h, w = self.crop
@@ -219,7 +223,7 @@ class Import:
         want = next(wanted, None)
         for raw in recording.frames(count):
             if want is not None and count == first + want:
-                frame = self.options.frame(raw)
+                frame = self.options.frame(raw, recording.key)
                 if shape not in (None, frame.shape):
                     raise ValueError(f"frame {count} is {frame.shape}, the ones before are {shape}")
                 shape, want = frame.shape, next(wanted, None)
@@ -268,7 +272,7 @@ class Import:
         frame = next(iter(first.frames(0)), None)
         if frame is None:
             raise UnreadableRecording(f"{self._from}: {first.key} has no frames")
-        h, w, c = self.options.frame(frame).shape
+        h, w, c = self.options.frame(frame, first.key).shape
         act, num_actions = checked_steps(first).act, self._source.num_actions
         if act.dtype != np.int64 or act.ndim != 1:
             num_actions = 0

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.schema import MOST_ACTIONS
 
 FORMATS = {
     "store": "store",
@@ -190,8 +191,16 @@ def checked_steps(recording: Recording) -> Steps:
     if act.ndim == 1 and act.size and act.min() < 0:
         at = int(act.argmin())
         raise UnreadableRecording(f"{recording.key}: action {act[at]} of step {at} is below 0")
+    if act.ndim == 1 and act.size and act.max() >= MOST_ACTIONS:
+        at = int(act.argmax())
+        raise UnreadableRecording(
+            f"{recording.key}: action {act[at]} of step {at} is above {MOST_ACTIONS - 1}, the largest there can be"
+        )
     if steps.rew is not None and len(steps.rew) != len(act):
         raise UnreadableRecording(f"{recording.key}: {len(steps.rew)} rewards for {len(act)} actions")
+    if steps.rew is not None and not np.isfinite(steps.rew).all():
+        at = int(np.isfinite(steps.rew).argmin())
+        raise UnreadableRecording(f"{recording.key}: the reward of step {at} is not finite")
     return replace(steps, act=act)
 
 

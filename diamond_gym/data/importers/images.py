@@ -42,5 +42,7 @@ def picture(path: Path) -> Frame:
     from PIL import Image
 
     with readable(path), Image.open(path) as image:
+        if image.mode[0] in "IF":  # 16 bits a pixel and more: turned into 8 bits they would all be white
+            raise UnreadableRecording(f"{path} has more than 8 bits a pixel: write pictures of 8 bits")
         pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]

@@ -40,6 +40,9 @@ def read(source: Path, camera: str | None = None) -> Source:
 
 def _array(path: Path, wanted: str) -> np.ndarray | None:
     """An array of a file by any of its names."""
+    with readable(path):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive of arrays")
     with readable(path), open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         name = next((name for name in _NAMES[wanted] if name in file), None)
         return None if name is None else file[name]
