@@ -37,7 +37,11 @@ class PlainDenoiser:
         base, c_out, output = self._parts(noisy, sigma.expand(len(noisy)), obs, act)
         levels = ((base + c_out * output).clamp(-1, 1) + 1) / 2 * 255
         levels = levels.round() if self.config.residual else levels
-        return levels.byte().float() / 255 * 2 - 1
+        frame = levels.byte().float() / 255 * 2 - 1
+        if self.config.change_threshold:
+            still = ((frame - obs[:, -1]).abs() * 127.5).amax(1, keepdim=True) < self.config.change_threshold + 0.5
+            frame = torch.where(still, obs[:, -1], frame)
+        return frame
 
     def loss(self, obs: Tensor, act: Tensor, sigma: Callable[[int], Tensor]) -> Tensor:
         """The training loss of segments without padding, obs (B, T + k + 1, C, H, W), on its own predictions."""

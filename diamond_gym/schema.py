@@ -98,6 +98,7 @@ DENOISER: Fields = {
     "noise_previous_obs": _FLAG,
     "upsampling_factor": Number(1, 64, optional=True),
     "residual": _FLAG,
+    "change_threshold": Number(0, 255, whole=False),
     "objective": _OBJECTIVE,
 }
 _FRAME: Fields = {"img_size": Number(1, LARGEST_IMAGE), "img_width": Number(1, LARGEST_IMAGE, optional=True)}

@@ -15,8 +15,7 @@ EDGE = 0.02
 
 def without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has denoisers return frames as they are before they are put on levels: continuous in everything."""
-    for module in ("denoiser", "inference"):
-        monkeypatch.setattr(f"diamond_gym.networks.{module}.quantise", lambda x, nearest=False: x)
+    monkeypatch.setattr("diamond_gym.networks.denoiser.quantise", lambda x, nearest=False: x)
 
 
 def assert_on_levels_of(frame: Tensor, exact: Tensor, nearest: bool) -> None:

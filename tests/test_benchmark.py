@@ -19,10 +19,12 @@ from diamond_gym.sampler import QUALITIES, sample
 SHAPE = {"cond_channels": 16, "depths": [1, 2], "channels": [32, 64], "attn_depths": [0, 1], "num_actions": ACTIONS}
 
 
-def filled(residual=False, **config):
+def filled(residual=False, change_threshold=0, **config):
     """A denoiser none of whose layers is silent, and frames, actions and noise for it."""
     torch.manual_seed(0)
-    denoiser = Denoiser(DenoiserConfig(InnerModelConfig(**SHAPE, **config), residual=residual)).eval()
+    denoiser = Denoiser(
+        DenoiserConfig(InnerModelConfig(**SHAPE, **config), residual=residual, change_threshold=change_threshold)
+    ).eval()
     denoiser.requires_grad_(False)
     for parameter in denoiser.parameters():
         if not parameter.any():

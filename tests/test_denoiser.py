@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diamond_gym.errors import BadConfig
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, quantise
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise, edm
 
@@ -58,6 +59,37 @@ def test_untrained_residual_model_repeats_the_last_frame() -> None:
     for sigma in (0.002, 1.0, 5.0):
         frame = model.condition(past, act[:, :2])(torch.randn(3, 3, 8, 8), sigma)
         assert torch.equal(frame, past[:, -1])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@given(threshold=st.integers(1, 40), seed=st.integers(0, 99))
+def test_small_changes_leave_a_pixel_as_it_was(residual: bool, threshold: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    levels = torch.randint(256, (2, 3, 8, 8), generator=generator)
+    changed = (levels + torch.randint(-60, 61, levels.shape, generator=generator)).clamp(0, 255)
+    last, new = (quantise(x / 255 * 2 - 1, nearest=True) for x in (levels, changed))
+    config = DenoiserConfig(SMALL, residual=residual, change_threshold=threshold)
+    frame = Denoiser(config).image(new + 0.2 / 255, last)  # within the level whichever way it is rounded
+    still = ((changed - levels).abs().amax(1, keepdim=True) <= threshold).expand_as(new)
+    assert torch.equal(frame, torch.where(still, last, new))
+
+
+def test_an_error_below_the_threshold_does_not_add_up() -> None:
+    """Of a residual denoiser that brightens everything by two levels a step."""
+    for threshold, brighter in ((0.0, 20), (2.0, 0), (1.0, 20)):
+        model = Denoiser(DenoiserConfig(SMALL, residual=True, change_threshold=threshold))
+        cs = model.precondition(torch.ones(1))
+        torch.nn.init.constant_(model.inner_model.conv_out.bias, 2 * 2 / 255 / cs.c_out.item())
+        window = torch.zeros(1, 2, 3, 8, 8) + 1 / 255  # level 128
+        for _ in range(10):
+            frame = model.condition(window, torch.zeros(1, 2, dtype=torch.int64))(torch.zeros(1, 3, 8, 8), 1.0)
+            window = torch.cat((window[:, 1:], frame[:, None]), dim=1)
+        assert torch.allclose((window[:, -1] + 1) * 127.5, torch.tensor(128.0 + brighter), atol=0.01)
+
+
+def test_an_upsampler_has_no_threshold() -> None:
+    with pytest.raises(BadConfig, match="change_threshold is for frames that follow one another"):
+        DenoiserConfig(SMALL, upsampling_factor=3, change_threshold=1)
 
 
 def test_loss_ignores_padding_and_needs_no_real_row() -> None:

@@ -1,5 +1,7 @@
 """Folded networks compute what their originals do, with their weights of the last refresh."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engines import golden_engine
@@ -43,9 +45,6 @@ def inputs(config: DenoiserConfig, batch: int, size: tuple[int, int] = (10, 14))
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 @pytest.mark.parametrize(("batch", "size"), [(1, (10, 14)), (3, (10, 14)), (2, (7, 9))])
 def test_denoising_is_that_of_the_original(config, batch, size, monkeypatch):
-    monkeypatch.setattr(
-        "diamond_gym.networks.denoiser.quantise", lambda x, nearest: x
-    )  # the original's, not the folded one's
     torch.manual_seed(0)
     denoiser = filled(Denoiser(config))
     obs, act, noisy = inputs(config, batch, size)
@@ -54,7 +53,24 @@ def test_denoising_is_that_of_the_original(config, batch, size, monkeypatch):
         ours = FoldedDenoiser(denoiser).condition(obs, act, sigma_cond, (5.0, 0.3))
         theirs = denoiser.condition(obs, act, sigma_cond)
         for sigma in (5.0, 0.3, 0.002):  # the last is none of those that it was prepared for
-            assert_on_levels_of(ours(noisy, sigma), theirs(noisy, sigma), nearest=config.residual)
+            frame = ours(noisy, sigma)
+            with monkeypatch.context() as patch:
+                without_rounding(patch)
+                exact = theirs(noisy, sigma)
+            assert_on_levels_of(frame, exact, nearest=config.residual)
+
+
+def test_small_changes_do_not_count_there_either(monkeypatch):
+    torch.manual_seed(0)
+    denoiser = filled(Denoiser(replace(CONFIGS["nano's kind"], change_threshold=30)))
+    obs, act, noisy = inputs(denoiser.config, 2)
+    without_rounding(monkeypatch)
+    with torch.no_grad():
+        ours, theirs = (d.condition(obs, act)(noisy, 0.7) for d in (FoldedDenoiser(denoiser), denoiser))
+    still = (theirs == obs[:, -1]).all(1)
+    assert 0.02 < still.float().mean() < 0.98
+    assert ((ours == obs[:, -1]).all(1) != still).float().mean() < 0.01, "the edge falls either way"
+    assert_close(ours[~still[:, None].expand_as(ours)], theirs[~still[:, None].expand_as(ours)], 1e-2)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))

@@ -208,10 +208,12 @@ def test_more_steps_than_timesteps_are_refused() -> None:
         sample(network("ddpm").condition, PAST, ACT, PAST[:, 0], many, None, "ddpm")
 
 
-@pytest.mark.parametrize("field", ["residual", "noise_previous_obs"])
-def test_configurations_that_do_not_fit_are_refused(field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"), [("residual", True), ("noise_previous_obs", True), ("change_threshold", 4)]
+)
+def test_configurations_that_do_not_fit_are_refused(field: str, value: float) -> None:
     with pytest.raises(BadConfig, match=f"{field} is for the objective edm, not flow"):
-        DenoiserConfig(objective="flow", **{field: True})
+        DenoiserConfig(objective="flow", **{field: value})
     with pytest.raises(BadConfig, match="'objective' must be one of edm, ddpm, flow, not score"):
         DenoiserConfig(objective="score")
 

@@ -20,7 +20,6 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.device import PRECISIONS
 from diamond_gym.errors import BadArgument
-from diamond_gym.frames import quantise
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.kernels.training import train_with_kernels
@@ -213,7 +212,7 @@ class DistillTrainer:
         cs = student.precondition(noise.new_full((len(noise),), self.config.student.sigma_max))
         frame = student.base(noise, cs, obs) + cs.c_out * student.model_output(noise, cs, obs, act)
         loss = (frame - target).square().mean() if self.config.same_noise else energy_distance(frame, target)
-        return loss, quantise(frame.detach(), nearest=student.config.residual)
+        return loss, student.frame(frame.detach(), obs[:, -1])
 
     def averaged(self, teacher: WorldModel) -> WorldModel:
         """The teacher's model with the student for a denoiser, and without its agent."""

@@ -32,6 +32,7 @@ from diamond_gym.trainers.scripted import PLAYERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "residual": {},
+    "residual, no threshold": {"change_threshold": 0.0},
     "paper output": {"residual": False},
     "residual, 3 autoregressive steps": {"autoregressive": 3},
     "residual, noise": {"past_noise": 0.3},

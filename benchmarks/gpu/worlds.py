@@ -51,6 +51,8 @@ class Recipe:
     ))  # fmt: skip
     residual: bool = True
     """Predict the change of the last frame, else the paper's output."""
+    change_threshold: float = 4.0
+    """Changes of a pixel, in levels of 255, up to which it stays as it was."""
     past_noise: float = 0.0
     """Highest level of the noise on the past frames of half of the rows."""
     noise_cond: bool = False
@@ -143,7 +145,7 @@ class World:
         self.game, self.recipe, self.device, self.seed = game, recipe, device, seed
         torch.manual_seed(seed)
         inner = replace(recipe.inner, num_actions=num_actions, img_channels=shape[0], noise_cond=recipe.noise_cond)
-        config = DenoiserConfig(inner, residual=recipe.residual)
+        config = DenoiserConfig(inner, residual=recipe.residual, change_threshold=recipe.change_threshold)
         if begin is not None:
             config, inner = begin.denoiser.config, begin.denoiser.config.inner_model
         size = {"img_channels": shape[0], "img_size": shape[1], "num_actions": num_actions}

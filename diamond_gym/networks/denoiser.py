@@ -88,6 +88,9 @@ class DenoiserConfig:
     """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
     from the first step of training, and a small network spends itself on what moves. Of an upsampler it is the change
     of the enlarged frame, the last image of its condition. Not the paper's."""
+    change_threshold: float = 0.0
+    """Pixels that change by no more than this, in levels of 255 and in their largest channel, keep the last frame's
+    colour (0: the paper's). Small errors are then not handed from frame to frame, where they would grow."""
     objective: str | None = None
     """What the network learns to predict: edm, ddpm or flow (None: edm, the paper's)."""
 
@@ -95,9 +98,11 @@ class DenoiserConfig:
         """Refuses what no denoiser has."""
         check_config(self, DENOISER)
         if (self.objective or "edm") != "edm":
-            for name in ("residual", "noise_previous_obs", "upsampling_factor"):
+            for name in ("residual", "noise_previous_obs", "upsampling_factor", "change_threshold"):
                 if getattr(self, name):
                     raise BadConfig(f"{name} is for the objective edm, not {self.objective}: leave one of them out")
+        if self.change_threshold and self.upsampling_factor:
+            raise BadConfig("change_threshold is for frames that follow one another: an upsampler has none")
 
 
 class InnerModel(nn.Module):
@@ -213,13 +218,21 @@ class Denoiser(nn.Module):
         def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
             cs = self.precondition(_levels(sigma, x))
             output = self.model_output(x, cs, obs, act, None if sigma_cond is None else _levels(sigma_cond, x))
-            return self.image(self.base(x, cs, obs) + cs.c_out * output)
+            return self.image(self.base(x, cs, obs) + cs.c_out * output, obs[:, -1])
 
         return denoise
 
-    def image(self, x: Tensor) -> Tensor:
-        """Denoised images in [-1, 1]: EDM's on 8-bit levels at each step, the others' where they have been sampled."""
-        return quantise(x, nearest=self.config.residual) if self.objective == "edm" else x.clamp(-1, 1)
+    def image(self, x: Tensor, last: Tensor) -> Tensor:
+        """Denoised images (B, C, H, W) in [-1, 1]: EDM's are frames at each step, the others' once they are sampled."""
+        return self.frame(x, last) if self.objective == "edm" else x.clamp(-1, 1)
+
+    def frame(self, x: Tensor, last: Tensor) -> Tensor:
+        """Frames (B, C, H, W) on 8-bit levels, with the last ones' pixels where the change is too small to count."""
+        frame = quantise(x, nearest=self.config.residual)
+        if self.config.change_threshold:
+            change = (frame - last).abs().amax(dim=1, keepdim=True) * 127.5  # whole levels, but for rounding
+            frame = torch.where(change < self.config.change_threshold + 0.5, last, frame)
+        return frame
 
     def fold(self, dtype: torch.dtype) -> "FoldedDenoiser | Denoiser":
         """The denoiser prepared for dreams; itself if its network cannot be folded."""
@@ -286,7 +299,7 @@ class Denoiser(nn.Module):
                 error = error * pixel_weight(window)
             rows = mask_padding[:, i + t].to(error.dtype)
             losses.append((error.mean(dim=(1, 2, 3)) * rows).sum() / rows.sum().clamp(min=1))
-            frames[i + t] = quantise((base + cs.c_out * output).detach(), nearest=self.config.residual)
+            frames[i + t] = self.frame((base + cs.c_out * output).detach(), window[:, -1])
         return torch.stack(losses).mean()
 
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.device import is_compiled
-from diamond_gym.frames import quantise
 from diamond_gym.networks.blocks import embed
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
 from diamond_gym.networks.folding import Enter, Leave, fold_norms, hold, shared, without_autocast
@@ -183,7 +182,6 @@ class FoldedDenoiser:
             if sigmas:
                 prepare(sigmas)
             past = inner.past(obs.flatten(1, 2) / config.sigma_data)
-        last = obs[:, -1] if config.residual else None
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             with without_autocast(x.device.type):
@@ -191,9 +189,8 @@ class FoldedDenoiser:
                     prepare((sigma,))
                 level, modulation = at[sigma]
                 output = inner(x * level.c_in, past, modulation)
-                base = level.c_skip * x if last is None else last
-                image = torch.addcmul(base, level.c_out, output)
-                return quantise(image, nearest=last is not None) if self.objective == "edm" else image.clamp(-1, 1)
+                base = obs[:, -1] if config.residual else level.c_skip * x
+                return self.denoiser.image(torch.addcmul(base, level.c_out, output), obs[:, -1])
 
         return denoise
 
