@@ -1,7 +1,5 @@
 """A model's card: what it is, where it came from, how it is built, and which files belong to it."""
 
-import math
-import re
 import tomllib
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,31 +9,15 @@ from typing import Any, Self
 from diamond_gym.action_spaces import codec_of_table
 from diamond_gym.actions import ActionCodec
 from diamond_gym.errors import BadConfig, DamagedModel
-from diamond_gym.schema import (
-    LARGEST_IMAGE,
-    MOST_ACTIONS,
-    NETWORKS,
-    OBJECTIVE_SAMPLER,
-    SAMPLER,
-    Fields,
-    Kind,
-    Number,
-    check_plain,
-    check_table,
-)
+from diamond_gym.registry.card_fields import AGENT, Table, check_card
+from diamond_gym.schema import NETWORKS, check_plain
 
 FORMAT = 1
 LONGEST = 1 << 20
 """Characters that a card may have, a hundred times as many as one has."""
 
-AGENT = "agent"
-"""The kind of file that is an agent of Stable-Baselines3, as it saves one."""
 _STALE = ("reward_ece", "end_ece")  # figures that are no longer measured: read, and not written again
 _STALE_TABLE = "ball"  # the same, of the outermost table alone: further in it is a thing that is counted
-Table = dict[str, Any]
-
-# A name becomes a folder, a file and part of an environment id: no separators, no dot at either end.
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
 
 
 @dataclass(frozen=True)
@@ -142,7 +124,7 @@ class Card:
         Raises:
             DamagedModel: A key is unknown, of the wrong kind, out of bounds, or does not fit another.
         """
-        _check(self._table(), where)
+        check_card(self._table(), where)
 
     def with_files(self, files: Mapping[str, FileRecord]) -> Self:
         """The same card over other files."""
@@ -175,7 +157,7 @@ class Card:
             raise DamagedModel(
                 f"{where}: key 'format' is {version!r:.40}, but this version of diamond-gym reads {FORMAT}"
             )
-        _check(table, where)
+        check_card(table, where)
         table["files"] = {kind: FileRecord(**record) for kind, record in table["files"].items()}
         return cls(**table)
 
@@ -188,7 +170,7 @@ class Card:
         import tomli_w
 
         table = self._table()
-        _check(table, f"card '{self.name}'")
+        check_card(table, f"card '{self.name}'")
         # TOML wants a table's plain values before its sub-tables.
         plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
         return tomli_w.dumps({"format": FORMAT, **plain, **{key: value for key, value in table.items() if value}})
@@ -202,102 +184,9 @@ class Card:
         return result
 
 
-def check_name(name: str, what: str = "model name") -> str:
-    """Returns the name if it can be a folder, a file and part of an environment id.
-
-    Raises:
-        DamagedModel: It cannot, for instance because it would lead out of its folder.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise DamagedModel(
-            f"{what} {name!r:.80} cannot be used: up to 64 letters, digits, '-', '_' and '.', "
-            "beginning with a letter or digit"
-        )
-    return name
-
-
 def now() -> str:
     """The present time as cards write it, in UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _text(wanted: str = "a string", pattern: str = r"(?s:.*)") -> Kind:
-    return Kind(wanted, lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)))
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return False
-
-
-def _are_words(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
-
-
-_SIDE = Number(1, LARGEST_IMAGE)
-_SHAPE = Kind(
-    f"three whole numbers up to {LARGEST_IMAGE}: height, width, channels",
-    lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(_SIDE.accepts, value)),
-)
-_TABLE = Kind("a table", lambda value: isinstance(value, Mapping))
-_FAILURES = {"known_failures": Kind("a list of texts", _are_words)}
-_RECORD: Fields = {
-    "name": _text("the plain name of a file beside the card", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
-    "sha256": _text("64 lower-case hexadecimal digits", r"[0-9a-f]{64}"),
-    "bytes": Number(0, 1 << 50),
-}
-# These tables may hold more than the keys that are checked.
-_FREE: dict[str, Fields] = {
-    "spaces": {"obs_shape": _SHAPE, "low_res_shape": _SHAPE, "num_actions": Number(1, MOST_ACTIONS), "actions": _TABLE},
-    "training": {"data": _TABLE, "teacher": _TABLE, "pulled": _TABLE, **_FAILURES},
-    "figures": _FAILURES,
-}
-_FIELDS: Fields = {
-    **dict.fromkeys(("name", "game", "license", "summary", "source"), _text()),
-    "created": Kind("a time such as 2026-01-31T12:00:00Z", _is_time),
-    **dict.fromkeys(_FREE, _TABLE),
-    **NETWORKS,
-    "sampler": SAMPLER,
-    "files": dict.fromkeys(("weights", "starts", "preview", AGENT), _RECORD),
-}
-
-
-def _check(table: Table, where: str) -> None:
-    """Raises DamagedModel for the first key that is missing, or whose value is not what a card may hold."""
-    try:
-        _require(table, "name", "game", "created", "spaces", "denoiser", "files")
-        check_table(table, _FIELDS)
-        objective = table["denoiser"].get("objective") or "edm"
-        for key in table.get("sampler", {}) if objective != "edm" else ():
-            if key not in OBJECTIVE_SAMPLER:
-                raise BadConfig(f"key 'sampler.{key}' is for denoisers of the objective edm, not {objective}")
-        for name, known in _FREE.items():
-            check_table({key: value for key, value in table.get(name, {}).items() if key in known}, known, f"{name}.")
-        for kind, record in table["files"].items():
-            _require(record, *_RECORD, above=f"files.{kind}.")
-        _require(table["spaces"], "obs_shape", "num_actions", above="spaces.")
-        count, meanings = table["spaces"]["num_actions"], table["spaces"].get("action_meanings")
-        actions = table["spaces"].get("actions", {})
-        try:
-            codec = codec_of_table(actions, count)
-        except BadConfig as error:
-            raise BadConfig(f"key 'spaces.actions': {error}") from None
-        if codec.is_vector:
-            count = math.prod(codec.shape)
-        if meanings is not None and not (_are_words(meanings) and len(meanings) == count):
-            raise BadConfig(f"key 'spaces.action_meanings' must be a list of {count} words, one for each action")
-    except BadConfig as error:
-        raise DamagedModel(f"{where}: {error}") from None
-    for key in ("name", "game"):
-        check_name(table[key], f"{where}: {key}")
-
-
-def _require(table: Mapping[str, Any], *keys: str, above: str = "") -> None:
-    for key in keys:
-        if key not in table:
-            raise BadConfig(f"key '{above}{key}' is missing")
 
 
 def _writable(value: Any, left_out: Container[str] = ()) -> Any:

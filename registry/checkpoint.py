@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadConfig, DamagedModel
-from diamond_gym.registry.card import Table
+from diamond_gym.registry.card_fields import Table
 from diamond_gym.registry.loading import brief
 from diamond_gym.schema import check_plain
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diamond_gym.registry.card import Card, Table
+from diamond_gym.registry.card import Card
+from diamond_gym.registry.card_fields import Table
 
 PREVIEW = "preview"
 """The kind of file that is a picture of the model's dreams."""

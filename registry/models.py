@@ -10,7 +10,8 @@ from typing import Self
 
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.files import user_folder
-from diamond_gym.registry.card import LONGEST, Card, check_name
+from diamond_gym.registry.card import LONGEST, Card
+from diamond_gym.registry.card_fields import check_name
 from diamond_gym.registry.games import did_you_mean, games
 
 

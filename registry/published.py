@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from diamond_gym.registry.card import Table
+from diamond_gym.registry.card_fields import Table
 from diamond_gym.registry.games import games
 
 REVISION = "5d4abca9af6ab1b3ab1c6fc228cacb7281130f7f"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.files import sha256_file
-from diamond_gym.registry.card import Card, Table, check_name, now
+from diamond_gym.registry.card import Card, now
+from diamond_gym.registry.card_fields import Table, check_name
 from diamond_gym.registry.checkpoint import read_checkpoint, read_yaml, resolve_references
 from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import check_weights

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_gym.errors import BadArgument, DamagedModel, ModelNotFound
 from diamond_gym.files import atomic_path, atomic_write, disk_space_for, flush_folder, sha256_file, temporary_folder
-from diamond_gym.registry.card import AGENT, Card, FileRecord, check_name
+from diamond_gym.registry.card import Card, FileRecord
+from diamond_gym.registry.card_fields import AGENT, check_name
 from diamond_gym.registry.human_card import PREVIEW, human_card, readme
 from diamond_gym.registry.loading import check_weights, read_model, verify
 from diamond_gym.registry.models import Entry, home_folder, local_folder, models_folder, read_entry

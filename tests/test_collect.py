@@ -16,7 +16,7 @@ from diamond_gym.envs.atari_game import FRAME_SKIP, MAX_FRAMES, SIZE
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import resolve
-from diamond_gym.registry.card import AGENT
+from diamond_gym.registry.card_fields import AGENT
 from diamond_gym.trainers.collect import CollectConfig, Collector, CollectStats, games_for
 from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.worlds import about_game, find_world

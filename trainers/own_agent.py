@@ -3,7 +3,7 @@
 from diamond_gym.errors import ModelNotFound
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry import Entry, games
-from diamond_gym.registry.card import AGENT
+from diamond_gym.registry.card_fields import AGENT
 from diamond_gym.registry.loading import verified_file
 from diamond_gym.trainers.sb3_files import SavedAgent, open_agent
 from diamond_gym.world_model import WorldModel

@@ -19,7 +19,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.envs.atari_game import SIZE
 from diamond_gym.errors import BadArgument, BadConfig
 from diamond_gym.registry import Entry
-from diamond_gym.registry.card import check_name
+from diamond_gym.registry.card_fields import check_name
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games as known_games
 

@@ -15,7 +15,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
 from diamond_gym.registry import games, home_folder, resolve
-from diamond_gym.registry.card import AGENT
+from diamond_gym.registry.card_fields import AGENT
 
 if TYPE_CHECKING:
     from diamond_gym.registry import Card

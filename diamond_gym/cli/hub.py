@@ -15,7 +15,7 @@ from diamond_gym.cli.terminal import console, counting
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import temporary_folder
 from diamond_gym.registry import resolve, verify
-from diamond_gym.registry.card import check_name
+from diamond_gym.registry.card_fields import check_name
 from diamond_gym.registry.games import did_you_mean
 from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import CSGO, REVISION, Published, published
