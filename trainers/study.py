@@ -5,7 +5,7 @@ Alonso et al. 2024 (arXiv 2405.12399) §5.1 and appendix K compare EDM and DDPM;
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -282,36 +282,3 @@ def _keep(folder: Path, result: Mapping[str, Any], pictures: Mapping[str, Any]) 
         np.savez_compressed(file, **pictures)
     with atomic_write(folder / MEASURED, "w") as file:
         json.dump(result, file)
-
-
-def over_seeds(results: Mapping[str, Mapping[str, Any]], objective: str, n: int, key: str) -> list[Any]:
-    """A figure of each seed's fit of an objective; of curves those at the same steps."""
-    found = [result["n"].get(str(n), {}) for name, result in results.items() if name.rpartition("-")[0] == objective]
-    return [table[key] for table in found if key in table]
-
-
-def summary(results: Mapping[str, Mapping[str, Any]], config: StudyConfig) -> list[dict[str, Any]]:
-    """A row for each objective and number of denoising steps: means over seeds, and standard deviations as `_sd`."""
-    rows = []
-    for objective in config.objectives:
-        for n in config.denoising_steps:
-            row: dict[str, Any] = {"objective": objective, "n": n}
-            row["seeds"] = len(over_seeds(results, objective, n, "steps"))
-            for key in ("mse_over_copy_1", "mse_over_copy_4", "mse_over_copy_16", "reward_f1", "frames_per_second"):
-                _mean_of(row, key, over_seeds(results, objective, n, key))
-            steps = over_seeds(results, objective, n, "steps")
-            for key in ("drift", "nearest", "left"):
-                for shown in SHOWN[1:]:
-                    curves = over_seeds(results, objective, n, key)
-                    values = [c[s.index(shown)] for c, s in zip(curves, steps, strict=True) if shown in s]
-                    _mean_of(row, f"{key}_{shown}", [value for value in values if value is not None])
-            if row["seeds"]:
-                rows.append(row)
-    return rows
-
-
-def _mean_of(row: dict[str, Any], key: str, values: Sequence[float]) -> None:
-    if values:
-        row[key] = float(np.mean(values))
-        if len(values) > 1:
-            row[f"{key}_sd"] = float(np.std(values, ddof=1))

@@ -29,8 +29,8 @@ from diamond_gym.trainers.policies import Policy, StickyPolicy
 from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
 from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
-from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig, summary
-from diamond_gym.trainers.study_page import COLUMNS, HEADS, write_page
+from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig
+from diamond_gym.trainers.study_page import COLUMNS, HEADS, summary, write_page
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import World, check_learnable
 
