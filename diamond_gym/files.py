@@ -33,7 +33,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             _flush_to_disk(temporary, os.O_RDWR)  # Windows flushes only what is open for writing
             os.replace(temporary, target)
-    except BaseException:  # Ctrl-C too must leave no litter
+    except BaseException:  # Ctrl-C too must leave no temporary file
         with suppress(OSError):
             temporary.unlink()
         raise

@@ -31,7 +31,7 @@ from diamond_gym.trainers.student import compare, student_card
 from diamond_gym.trainers.worlds import World, check_learnable
 from diamond_gym.world_model import WorldModel
 
-# what a resumed run may be told differently
+# options that a resumed run may change
 _FREE = frozenset({"steps", "minutes", "device", "precision", "data", "windows", "policy"})
 _NO_DIFFERENCE = ("name", "run", "minutes", "device", "dry-run")
 _SIDES = "student", "teacher", "teacher_in_one_step"

@@ -90,7 +90,7 @@ class DreamEnv(SingleEnv):
         super().restore_state(state)
 
     def _settle_horizon(self) -> None:
-        """Leaves truncation to the `TimeLimit` of `gym.make`, who sets `spec`, unless told otherwise."""
+        """Leaves truncation to the `TimeLimit` of `gym.make`, which sets `spec`, unless a horizon was given."""
         if not self._own_horizon and self.spec is not None:
             self._batch.horizon = None
 

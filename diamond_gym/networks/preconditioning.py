@@ -46,8 +46,7 @@ def ddpm(sigma: Tensor) -> Scalings:
     levels = _ddpm_levels(sigma.device)
     above = torch.searchsorted(levels, sigma.contiguous()).clamp(1, DDPM_TIMESTEPS - 1)
     t = torch.where(sigma - levels[above - 1] < levels[above] - sigma, above - 1, above)
-    told = (t + 1).to(sigma.dtype) / DDPM_TIMESTEPS
-    return _scalings(c_in, -sigma, torch.ones_like(sigma), told)
+    return _scalings(c_in, -sigma, torch.ones_like(sigma), (t + 1).to(sigma.dtype) / DDPM_TIMESTEPS)
 
 
 def flow(sigma: Tensor) -> Scalings:
@@ -79,7 +78,7 @@ def _ddpm_levels(device: torch.device) -> Tensor:
 
 
 def c_noise(sigma: Tensor) -> Tensor:
-    """How EDM's networks are told a noise level."""
+    """EDM's conditioning on a noise level, ln(sigma) / 4 (Karras et al. 2022, table 1)."""
     return sigma.log() / 4
 
 
