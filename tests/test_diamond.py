@@ -20,7 +20,8 @@ from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
+from diamond_gym.trainers.diamond import DiamondTrainer
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig

@@ -1,10 +1,10 @@
 """DIAMOND's outer loop: play, train the world model, train the agent in its dreams, and so on.
 
-Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the defaults.
+Alonso et al. 2024 (arXiv 2405.12399): algorithm 1.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,89 +14,15 @@ from gymnasium.vector import VectorEnv
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.errors import BadArgument
-from diamond_gym.sampler import SamplerConfig
-from diamond_gym.schema import check_least, check_option
-from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import ALONE, Loop, Processes, Rhythm, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
-from diamond_gym.trainers.world_model_config import WorldModelConfig
-from diamond_gym.trainers.worlds import check_learnable
-
-
-@dataclass(frozen=True)
-class DiamondConfig:
-    """The whole of a training; the defaults are the paper's for Atari 100k."""
-
-    fit: WorldModelConfig = field(default_factory=WorldModelConfig)
-    agent: AgentFitConfig = field(default_factory=AgentFitConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    epochs: int = 1000
-    """Epochs in all; the last ones, when the real steps are used up, train without collecting."""
-    real_steps: int = 100_000
-    """Steps of the real game, in all."""
-    first_steps: int = 5_000
-    """Real steps of the first epoch; more follow, by `steps_per_epoch`, while there are too few rewards."""
-    first_steps_at_most: int = 10_000
-    first_rewards: int = 10
-    """How often the two rarer signs of reward have to be seen, together, to end the first collection."""
-    steps_per_epoch: int = 100
-    world_model_steps: int = 400
-    """Updates of denoiser and reward/end model per epoch."""
-    agent_steps: int = 400
-    first_world_model_steps: int = 10_000
-    first_agent_steps: int = 5_000
-    num_envs: int = 1
-    """Real games side by side."""
-    epsilon: float = 0.01
-    """Chance of a random action while collecting."""
-    temperature: float | None = None
-    """Of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward there takes
-    many steps up in a row)."""
-    num_starts: int = 1024
-    """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
-    test_every: int = 20
-    """Epochs between test collections: whole games that nothing learns from; 0 for none."""
-    test_episodes: int = 4
-    test_steps_at_most: int = 27_000
-    """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
-    final_episodes: int = 100
-    """Whole games that score the agent at the end."""
-
-    def __post_init__(self) -> None:
-        """Refuses what makes no sense, in one line."""
-        check_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
-        check_least(self, first_rewards=0, test_every=0, test_episodes=1, test_steps_at_most=1, final_episodes=0)
-        check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
-        if not 0 <= self.epsilon <= 1:
-            raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
-        check_option(self, "temperature", lambda value: value > 0, "more than 0")
-
-    def updates(self, epochs: int) -> tuple[int, int]:
-        """Updates of the world model and of the agent in the first so many epochs."""
-        if epochs == 0:
-            return 0, 0
-        model = self.first_world_model_steps + (epochs - 1) * self.world_model_steps
-        return model, self.first_agent_steps + (epochs - 1) * self.agent_steps
-
-    def for_game(self, about: About) -> "DiamondConfig":
-        """The same with a game's image size and actions filled in; errors as those of `check_learnable`."""
-        check_learnable(about, numbered=True)
-        if self.fit.without_rewards:
-            raise BadArgument(
-                "without rewards there is nothing for the agent to learn: leave out --fit.without-rewards"
-            )
-        h, w, c = about.frame_shape
-        frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
-        network = replace(self.agent.network, **frame, num_actions=about.num_actions)
-        fit = self.fit.for_frames(about.frame_shape, about.num_actions)
-        temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
-        return replace(self, fit=fit, agent=replace(self.agent, network=network), temperature=temperature)
 
 
 @dataclass(frozen=True)
