@@ -29,6 +29,7 @@ from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import find_world
+from diamond_gym.world_model import WorldModel
 
 ID = "DiamondGym/Catch-v0"
 WORLD = find_world(env=ID)
@@ -83,6 +84,13 @@ def test_collects_by_the_schedule(whole):
     assert {"denoiser/loss", "reward_end/loss_end", "agent/policy_entropy", "real/score"} <= set(figures[0])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_every_epoch_dreams_by_the_kernels_where_there_are_any(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(WorldModel, "use_kernels", lambda model: asked.append(model.num_actions))
+    train(tmp_path, 2)
+    assert asked == [WORLD.about.num_actions] * 2
 
 
 @pytest.mark.parametrize("kill_at", [0, 1, 3])

@@ -196,6 +196,7 @@ class DiamondTrainer:
         model, batch = self.world_model.averaged(), self.agent.num_dreams
         rng = np.random.default_rng([self.seed, self.epoch, 7])
         model.starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
+        model.use_kernels()  # on a CPU, where they are faster
         dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
         self.agent.dream_in(dream, int(rng.integers(2**31)))
         self._dreams_of = self.epoch
