@@ -118,7 +118,7 @@ def test_a_model_without_rewards_is_refused(capsys):
     kept = {key: value for key, value in weights.items() if key.startswith("denoiser.")}
     save_model(replace(entry.card, name="blind", reward_end=None), kept, starts)
     assert train("--model", "blind", "--steps", "6") == 2
-    assert "needs rewards" in capsys.readouterr().err
+    assert "no reward model, so nothing is rewarded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
