@@ -1,7 +1,9 @@
 """Two worlds of one's own, one steered by numbers and one by buttons: from the environment to an agent of its dreams.
 
 Each is recorded by random play, checked, learned, dreamed in by PPO, and then PPO is scored in the environment itself
-beside random play. `python examples/own_worlds.py` does all of it for both; the commands it runs are printed.
+beside random play. An agent goes where random play never was, and there the dream is a guess that it learns to exploit;
+so in further rounds what it does in the environment is recorded as well, the world model learns on, and a new agent is
+trained. `python examples/own_worlds.py` does all of it for both; the commands it runs are printed.
 """
 
 import shlex
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from gymnasium.utils.env_checker import check_env
 
 from diamond_gym import cli, register_ids
+from diamond_gym.registry import home_folder
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -94,13 +97,18 @@ class Args:
     """How much is done; a tiny network is enough for either world."""
 
     worlds: tuple[str, ...] = ("Chase", "Thrust")
+    rounds: int = 3
     collect: int = 12_000
-    """Real steps that the world model learns from."""
+    """Real steps of a round that the world model learns from."""
+    updates: tuple[int, int] = (4000, 1500)
+    """Of the world model: in the first round, and in each one after it."""
     fit: str = (
-        "--steps 1500 --denoiser.inner-model.channels 16 32 32 --denoiser.inner-model.cond-channels 64 "
+        "--denoiser.inner-model.channels 16 32 32 --denoiser.inner-model.cond-channels 64 "
         "--reward-end.channels 16 16 16 --reward-end.lstm-dim 64 --windows 200"
     )
-    dream: str = "--steps 30000 --n-envs 16 --max-episode-steps 30 --quality fast"
+    dream: str = "--steps 60000 --n-envs 16 --max-episode-steps 30 --quality fast"
+    epsilon: float = 0.2
+    """Chance of a random action where an agent is recorded."""
     episodes: int = 100
     seed: int = 0
 
@@ -115,15 +123,21 @@ def run(words: str) -> None:
 def main(args: Args = Args()) -> None:  # frozen
     """Goes the whole way with each world."""
     for name in args.worlds:
-        env, same = f"Own/{name}-v0", f"--seed {args.seed}"
-        run(f"collect --env {env} --steps {args.collect} {same}")
-        run(f"train-wm --env {env} --preset nano --collect-steps {args.collect} --test-steps 1500 {args.fit} {same}")
-        run(f"data check {name.lower()}")
-        register_ids()  # models that were registered since the package was imported
-        dream = gym.make(f"DiamondDream-{name}-v0", device="cpu")
-        check_env(dream.unwrapped)
-        print(f"check_env has nothing to say against {dream.unwrapped.action_space}")
-        run(f"train-agent --env {env} --algo ppo {args.dream} --episodes {args.episodes} {same}")
+        env, same = f"--env Own/{name}-v0", f"--seed {args.seed}"
+        for number in range(args.rounds):
+            agent = f"--agent {home_folder() / 'agents' / f'{name.lower()}-ppo.zip'} --epsilon {args.epsilon}"
+            run(f"collect {env} --steps {args.collect} {agent if number else ''} --seed {args.seed + number}")
+            steps = f"--steps {args.updates[0] + number * args.updates[1]}"
+            play = f"--collect-steps {args.collect} --test-steps 1500"
+            run(f"train-wm {env} --preset nano {play} {steps} {args.fit} {same}")
+            if not number:
+                run(f"data check {name.lower()}")
+                register_ids()  # models that were registered since the package was imported
+                dream = gym.make(f"DiamondDream-{name}-v0", device="cpu")
+                check_env(dream.unwrapped)
+                print(f"check_env has nothing to say against {dream.unwrapped.action_space}")
+            kept = home_folder() / "runs" / f"{name.lower()}-ppo-{number}"
+            run(f"train-agent {env} --algo ppo {args.dream} --episodes {args.episodes} --run {kept} {same}")
 
 
 if __name__ == "__main__":
