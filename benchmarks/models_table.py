@@ -1,4 +1,4 @@
-"""The tables of docs/models.md from the bundled models' cards: what survives in dreams, and returns in dream and game.
+"""The tables of docs/models.md from the bundled models' cards: what survives in dreams, what moves, and returns.
 
     python -m benchmarks.models_table
 
@@ -57,6 +57,15 @@ def returns(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return rows
 
 
+def stays_alive(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How much of each model's dreams moves after 200 steps of random play, of what moves in the game."""
+    rows = ["| Model | moving pixels, over the game's | brightness, over the game's |", "|---|---|---|"]
+    for name, card in cards.items():
+        if figures := card["figures"].get("drift"):
+            rows.append(f"| `{name}` | {figures['moving_over_real']:.2f} | {figures['brightness_over_real']:.3f} |")
+    return rows
+
+
 def _mean(figures: Mapping[str, Any], key: str) -> str:
     low, high = figures[f"{key}_interval_95"]
     return f"{figures[key]:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
@@ -73,7 +82,7 @@ def tables() -> dict[str, list[str]]:
         card = resolve(name).card
         cards[name] = {"game": card.game, "figures": card.figures}
     policies = {"random play": survival(cards, "random"), "the agents' play": survival(cards, "agent")}
-    return {**policies, "returns": returns(cards)}
+    return {**policies, "after 200 steps": stays_alive(cards), "returns": returns(cards)}
 
 
 if __name__ == "__main__":
