@@ -57,7 +57,7 @@ def returns(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return rows
 
 
-def stays_alive(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def movement(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How much of each model's dreams moves after 200 steps of random play, of what moves in the game."""
     rows = ["| Model | moving pixels, over the game's | brightness, over the game's |", "|---|---|---|"]
     for name, card in cards.items():
@@ -82,7 +82,7 @@ def tables() -> dict[str, list[str]]:
         card = resolve(name).card
         cards[name] = {"game": card.game, "figures": card.figures}
     policies = {"random play": survival(cards, "random"), "the agents' play": survival(cards, "agent")}
-    return {**policies, "after 200 steps": stays_alive(cards), "returns": returns(cards)}
+    return {**policies, "after 200 steps": movement(cards), "returns": returns(cards)}
 
 
 if __name__ == "__main__":
