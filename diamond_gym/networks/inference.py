@@ -178,6 +178,7 @@ class FoldedDenoiser:
             modulations = inner.modulations(torch.stack([level.embedding for level in levels]), act)
             at.update(zip(sigmas, zip(levels, modulations.expand(-1, len(obs), -1), strict=True), strict=True))
 
+        last = obs[:, -1]
         with without_autocast(obs.device.type):
             if sigmas:
                 prepare(sigmas)
@@ -189,8 +190,8 @@ class FoldedDenoiser:
                     prepare((sigma,))
                 level, modulation = at[sigma]
                 output = inner(x * level.c_in, past, modulation)
-                base = obs[:, -1] if config.residual else level.c_skip * x
-                return self.denoiser.image(torch.addcmul(base, level.c_out, output), obs[:, -1])
+                base = last if config.residual else level.c_skip * x
+                return self.denoiser.image(torch.addcmul(base, level.c_out, output), last)
 
         return denoise
 
