@@ -108,8 +108,7 @@ class RealDream:
     @property
     def obs(self) -> Tensor:
         """The current frames, float32 (B, 3, 64, 64)."""
-        assert self.obs_window is not None
-        return self.obs_window[:, -1]
+        return self.shown_window[:, -1]
 
     @property
     def shown_window(self) -> Tensor:

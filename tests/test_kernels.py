@@ -71,6 +71,15 @@ def blocks(
     return whole[0], modulation, folded[0]
 
 
+def replaced(module: nn.Module, dtype: torch.dtype, kind: type[nn.Module]) -> nn.Module:
+    """A part of a network in the form that calls the kernels."""
+    folded = copy.deepcopy(nn.Sequential(module.conv if isinstance(module, Downsample) else module))  # as it is folded
+    hold(folded, dtype)
+    assert use_kernels(folded, dtype)
+    assert type(folded[0]) is kind
+    return folded[0]
+
+
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.float() - theirs).norm() / theirs.norm())
 
@@ -101,22 +110,8 @@ def test_a_residual_block(dtype, batch, height, width, wide, skip, out, seed):
 @given(batch=st.integers(1, 3), height=st.integers(1, 9), width=st.integers(1, 70), wide=widths)
 def test_an_enlargement(dtype, batch, height, width, wide):
     torch.manual_seed(0)
-    theirs = filled(Upsample(wide))
-    folded = nn.Sequential(copy.deepcopy(theirs))
-    hold(folded, dtype)
-    assert use_kernels(folded, dtype)
-    assert isinstance(folded[0], KernelUpsample)
-    x = images(dtype, batch, wide, height, width)
-    assert relative(folded(x), theirs(x.float())) < TOLERANCE[dtype]
-
-
-def replaced(module: nn.Module, dtype: torch.dtype, kind: type[nn.Module]) -> nn.Module:
-    """A part of a network in the form that calls the kernels."""
-    folded = copy.deepcopy(nn.Sequential(module.conv if isinstance(module, Downsample) else module))  # as it is folded
-    hold(folded, dtype)
-    assert use_kernels(folded, dtype)
-    assert type(folded[0]) is kind
-    return folded[0]
+    theirs, x = filled(Upsample(wide)), images(dtype, batch, wide, height, width)
+    assert relative(replaced(theirs, dtype, KernelUpsample)(x), theirs(x.float())) < TOLERANCE[dtype]
 
 
 @needs_kernels

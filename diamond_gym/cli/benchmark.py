@@ -69,14 +69,11 @@ class Benchmark:
         print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
         print(f"{'batch':>6}  {'precision':<9}  {'networks':<8}  {'frames/s':>10}  {'ms a step':>10}  chosen")
         batches = self.batches or ((1, 8, 32) if device.type == "cpu" else (1, 8, 32, 128, 512))
+        ways = ("eager",) if self.eager else ("eager", "compiled")
         rows = []
         for precision in self.precisions:
-            for networks in ("eager",) if self.eager else ("eager", "compiled"):
-                model = load(self.model, device, precision)
-                if model.upsampler is not None:
-                    raise BadArgument(f"{self.model} has two stages, which `diamond-gym dream` measures")
-                if networks == "compiled":
-                    model.compile_networks()
+            for networks in ways:
+                model = self._loaded(device, precision, networks)
                 for batch in batches:
                     seconds, chosen = step_seconds(model, batch, self.quality, self.seconds)
                     row: dict[str, Any] = {"batch": batch, "precision": precision, "networks": networks}
@@ -85,10 +82,8 @@ class Benchmark:
                     print("  ".join((line, *chosen)), flush=True)
                     rows.append(row | {"chosen": chosen})
         auto = []
-        for networks in ("eager",) if self.eager else ("eager", "compiled"):
-            model = load(self.model, device, "auto")
-            if networks == "compiled":
-                model.compile_networks()
+        for networks in ways:
+            model = self._loaded(device, "auto", networks)
             for batch in batches:
                 auto.append({"batch": batch, "networks": networks, "chosen": model.settle_precision(batch)})
                 print("{:>6,}  {:<9}  {:<8}  {}".format(batch, "auto", networks, auto[-1]["chosen"]), flush=True)
@@ -101,6 +96,15 @@ class Benchmark:
                 )
             print(f"wrote {self.out}")
         return 0
+
+    def _loaded(self, device: "torch.device", precision: str, networks: str) -> "WorldModel":
+        """The model in a precision, its networks eager or compiled."""
+        model = load(self.model, device, precision)
+        if model.upsampler is not None:
+            raise BadArgument(f"{self.model} has two stages, which `diamond-gym dream` measures")
+        if networks == "compiled":
+            model.compile_networks()
+        return model
 
 
 def machine(device: "torch.device") -> dict[str, Any]:
