@@ -80,7 +80,7 @@ def prepare_to_compile(device_type: str) -> None:
 def compile_network(network: nn.Module, device_type: str | None = None) -> None:
     """Compiles a network in place at its next calls, once per shape of its input; its weights keep their keys.
 
-    On a GPU the whole of it becomes one CUDA graph, which the host starts at once and does not wait for.
+    Not as a CUDA graph of its own: on a GPU a whole step of a dream becomes one (`diamond_gym.dream.Dream`).
 
     Args:
         network: Called with tensors of few different shapes.
@@ -91,7 +91,7 @@ def compile_network(network: nn.Module, device_type: str | None = None) -> None:
     """
     kind = device_type or next(network.parameters()).device.type
     prepare_to_compile(kind)
-    network.compile(dynamic=False, mode="reduce-overhead" if kind == "cuda" else None)
+    network.compile(dynamic=False)
 
 
 def is_compiled(network: nn.Module) -> bool:

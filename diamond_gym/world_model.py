@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diamond_gym.action_spaces import codec_of_model
 from diamond_gym.actions import ActionCodec
-from diamond_gym.device import compile_network, pick_device, pick_precision
+from diamond_gym.device import compile_network, is_compiled, pick_device, pick_precision
 from diamond_gym.dream import Dream
 from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -237,7 +237,7 @@ class WorldModel(nn.Module):
         horizon: int | None = 50,
         seed: int | Sequence[int] | None = None,
         starts: str | int = "any",
-        graph: bool = False,
+        graph: bool | None = None,
     ) -> Dream:
         """Sets up a batch of dreams on the model's device; `reset` starts it.
 
@@ -245,7 +245,8 @@ class WorldModel(nn.Module):
             num_envs: Rows of the batch, B.
             sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps. Of a
                 model of two stages, how the first is, or both are; default: fast.
-            horizon, seed, graph: See `Dream`.
+            horizon, seed: See `Dream`.
+            graph: See `Dream`; by default, of networks that are compiled.
             starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
 
         Raises:
@@ -256,6 +257,7 @@ class WorldModel(nn.Module):
             raise DiamondGymError(f"{name} has no start states to dream from; train or import it with its starts")
         own = self.card.sampler if self.card is not None else {}
         settled: dict[str, Any] = {"device": self.device, "precision": self.precision}
+        graph = is_compiled(self.denoiser.inner_model) if graph is None else graph
         settled |= {"seed": seed, "choice": starts, "model": self.fingerprint, "graph": graph}
         if self.upsampler is None:
             if sampler is not None and not isinstance(sampler, SamplerConfig):

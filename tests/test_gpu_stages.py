@@ -1,6 +1,7 @@
 """The stages of `benchmarks/gpu.sh` at tiny sizes on a CPU, so that no GPU time is lost to a typing error."""
 
 import json
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu import run, table
+from benchmarks.gpu import cells as cells_module
+from benchmarks.gpu import rates, run, table
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.play import Play
@@ -219,12 +221,39 @@ def test_the_loop(players, tmp_path, capsys, monkeypatch):
 
 
 def test_the_table(tmp_path, capsys):
-    table.main(f"--out {tmp_path} --device cpu --tiny --batches 1 --sizes nano --ways graph eager plain".split())
+    table.main(f"--out {tmp_path} --device cpu --tiny --batches 1 --sizes paper --ways graph plain eager".split())
     lines = json.loads((tmp_path / "table.json").read_text())["lines"]
-    assert [line["way"] for line in lines] == ["graph", "eager", "plain"]
-    assert all(line["frames_per_s"] > 0 for line in lines)
+    assert [line["way"] for line in lines] == ["graph", "plain", "eager"]
+    assert all(line["frames_per_s"] > 0 for line in lines), lines
+
+
+@pytest.mark.parametrize("what", ["fit", "reward", "imagine"])
+def test_the_rates(what):
+    measure = rates.prepare(what, 2, 2, "cpu", 0.01, TINY)
+    assert measure()["a_second"] > 0
+
+
+def test_cells_that_fail_or_do_not_answer_are_said_to(tmp_path, capsys):
+    cells = [{"answer": "fine"}, {"answer": "raise"}, {"answer": "exit"}]
+    lines = cells_module.measured(cell_of, cells, 300, 300, tmp_path)
+    assert lines[0] == {"answer": "fine", "result": 1}
+    assert lines[1] == {"answer": "raise", "error": "ValueError: no such thing"}
+    assert lines[2]["error"] == "the process has ended"
+    (line,) = cells_module.measured(cell_of, [{"answer": "sleep"}], 0.1, 1, tmp_path)
+    assert line["error"] == "not in time"
+
+
+def cell_of(answer):
+    """A cell's measurement."""
+    if answer == "raise":
+        raise ValueError("no such thing")
+    if answer == "exit":
+        raise SystemExit
+    if answer == "sleep":
+        time.sleep(60)
+    return lambda: {"result": 1}
 
 
 def test_the_script_names_its_stages(root: Path):
     text = (root / "benchmarks" / "gpu.sh").read_text()
-    assert all(f"        {stage}) timeout" in text for stage in ("tests", "table", "ablation", "worlds"))
+    assert all(f"        {stage}) timeout" in text for stage in ("tests", "table", "rates", "ablation", "worlds"))

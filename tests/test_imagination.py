@@ -107,26 +107,52 @@ def test_two_windows_by_hand():
     assert later.val_bootstrap.tolist() == [[407, 508], [609, 407], [609, 407]]
 
 
-def test_random_numbers_from_outside_and_nothing_that_waits_give_the_same_windows():
+def uniform_numbers(seed=3):
+    return partial(torch.rand, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def test_with_random_numbers_from_outside_a_dream_that_ends_waits_for_the_end_of_the_window():
+    dream = counting_dream(3, horizon=3)
+    dream.reset(seed=0, start=torch.tensor([1, 0, 2]))
+    imagination = Imagination(Counter(), dream, uniform=uniform_numbers())
+    places = [part.data_ptr() for part in imagination._memory]
+    window = imagination.window(5)
+    # Frames seen: 28 29 |,  6 7 8 |,  27 28 29 |
+    assert window.real.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]
+    assert window.act[0, :2].tolist() == [1, 2] and window.act[1:, :3].tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert window.rew.tolist() == [[0, 1, 0, 0, 0], [-1, 0, 1, 0, 0], [-1, 0, 1, 0, 0]]
+    assert window.end.tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
+    assert window.trunc.tolist() == [[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 0, 0]]
+    assert window.val[1:, :3].tolist() == [[306, 407, 508], [327, 428, 529]]
+    assert window.val_bootstrap[0, 0] == 429 and window.val_bootstrap[1, :3].tolist() == [407, 508, 609]
+    returns = lambda_returns(window.rew, window.end, window.trunc, window.val_bootstrap, 0.9, 0.5)
+    cut = 1 + 0.9 * 609
+    assert returns[0, 1] == 1 and returns[2, 2] == 1
+    torch.testing.assert_close(returns[1, 1], torch.tensor(0.9 * (0.5 * 508 + 0.5 * cut)))
+    assert window.mean(window.act.float()) == (1 + 2 + 0 + 1 + 2 + 0 + 1 + 2) / 8, "what was not dreamed does not count"
+    again = imagination.window(2)
+    assert again.val.tolist() == [[306, 407]] * 3 and again.real.all(), "all have begun anew"
+    assert [part.data_ptr() for part in imagination._memory] == places, "a graph reads and writes there"
+    imagination.begin()
+    assert imagination.dream.steps.eq(0).all()
+
+
+def test_without_ends_both_kinds_of_windows_are_the_same():
     def imagination(outside):
-        uniform = partial(torch.rand, generator=torch.Generator().manual_seed(3), dtype=torch.float32)
         torch.manual_seed(0)
         fit = ActorCriticTrainer(replace(CONFIG, network=replace(CONFIG.network, img_size=8, num_actions=4)))
         nn.init.normal_(fit.agent.critic_linear.weight)
-        return Imagination(fit.agent, StubWorldModel().dream(3, horizon=3), 3, uniform if outside else None)
+        model = StubWorldModel()
+        model.reward_end = None  # nothing ends
+        return Imagination(fit.agent, model.dream(3, horizon=3), 3, uniform_numbers() if outside else None)
 
     own, given = imagination(False), imagination(True)
-    places = [part.data_ptr() for part in given._memory]
     for _ in range(3):
-        one, other = own.window(4), given.window(4)
-        assert other.trunc.any() and one.val.requires_grad and other.val.requires_grad
+        one, other = own.window(3), given.window(3)
+        assert other.trunc[:, -1].all() and one.val.requires_grad and other.val.requires_grad
         for name, value in vars(one).items():
-            torch.testing.assert_close(getattr(other, name), value)
-    for imagined in (own, given):
-        imagined.begin()
-        assert imagined.dream.steps.eq(0).all()
-    torch.testing.assert_close(given._memory, own._memory)
-    assert [part.data_ptr() for part in given._memory] == places, "a graph reads and writes there"
+            if name != "real":
+                torch.testing.assert_close(getattr(other, name), value)
 
 
 def test_a_window_of_one_step_and_dreams_without_end():

@@ -3,7 +3,7 @@
 Alonso et al. 2024 (arXiv 2405.12399): REINFORCE with a value baseline on imagined windows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,7 +85,12 @@ def lambda_returns(
 
 
 def actor_critic_loss(
-    logits_act: Tensor, act: Tensor, val: Tensor, returns: Tensor, config: ActorCriticLossConfig
+    logits_act: Tensor,
+    act: Tensor,
+    val: Tensor,
+    returns: Tensor,
+    config: ActorCriticLossConfig,
+    mean: Callable[[Tensor], Tensor] = torch.mean,
 ) -> ActorCriticLoss:
     """REINFORCE with baseline, squared value error, entropy bonus.
 
@@ -95,12 +100,13 @@ def actor_critic_loss(
         val: Values (B, T).
         returns: Lambda-returns (B, T), without gradient.
         config: Weights.
+        mean: The mean of values (B, T) over the steps that count; of all by default.
     """
     policy = Categorical(logits=logits_act, validate_args=False)  # validation waits for the device
     advantage = (returns - val).detach()
-    actions = -(policy.log_prob(act) * advantage).mean()
-    entropy = policy.entropy().mean()
-    values = config.weight_value_loss * F.mse_loss(val, returns)
+    actions = -mean(policy.log_prob(act) * advantage)
+    entropy = mean(policy.entropy())
+    values = config.weight_value_loss * mean(F.mse_loss(val, returns, reduction="none"))
     loss_entropy = -config.weight_entropy_loss * entropy
     return ActorCriticLoss(actions + values + loss_entropy, actions, values, loss_entropy, entropy.detach())
 
@@ -108,14 +114,14 @@ def actor_critic_loss(
 def window_loss(window: Window, config: ActorCriticLossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective on a window, and figures of it, without gradient."""
     returns = lambda_returns(window.rew, window.end, window.trunc, window.val_bootstrap, config.gamma, config.lambda_)
-    loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config)
+    loss = actor_critic_loss(window.logits_act, window.act, window.val, returns, config, window.mean)
     return loss.loss, {
         "agent/loss_actions": loss.actions.detach(),
         "agent/loss_values": loss.values.detach(),
         "agent/policy_entropy": loss.policy_entropy,
-        "agent/lambda_return": returns.mean(),
-        "agent/reward_per_step": window.rew.mean(),
-        "agent/ends_per_step": window.end.float().mean(),
+        "agent/lambda_return": window.mean(returns),
+        "agent/reward_per_step": window.mean(window.rew),
+        "agent/ends_per_step": window.mean(window.end.float()),
     }
 
 

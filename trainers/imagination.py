@@ -29,6 +29,7 @@ class Window:
         trunc: bool (B, L).
         val_bootstrap: The value of the frame that each step really led to, float32 (B, L), without gradient: never
             of the start with which the next dream begins.
+        real: bool (B, L), whether the step was dreamed; None where all were. The others have no reward and no end.
     """
 
     logits_act: Tensor
@@ -38,6 +39,11 @@ class Window:
     end: Tensor
     trunc: Tensor
     val_bootstrap: Tensor
+    real: Tensor | None = None
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of values (B, L) over the steps that were dreamed."""
+        return values.mean() if self.real is None else (values * self.real).sum() / self.real.sum()
 
 
 class Imagination:
@@ -52,8 +58,9 @@ class Imagination:
     begins at zero, as it does in the real game.
 
     Everything stays on the device, and what passes to the next window stays in the same tensors. The host waits once a
-    step to learn which dreams have ended; not so with random numbers from outside, as a CUDA graph needs it: then
-    every row's memory is burnt in at each step, and kept where a dream has ended.
+    step to learn which dreams have ended; not so with random numbers from outside, as a CUDA graph needs it: then a
+    dream that ends stands still until the window is over (`Window.real`), as to begin it anew within the window would
+    take a burn-in of every row at each step.
 
     Args:
         agent: Acts; its weights may change between windows.
@@ -85,6 +92,9 @@ class Imagination:
 
     def window(self, length: int) -> Window:
         """Acts for `length` steps, L."""
+        return self._window(length) if self._waits else self._window_that_waits_for_nothing(length)
+
+    def _window(self, length: int) -> Window:
         obs, (hx, cx) = self.dream.obs, self._memory
         memory = hx.clone(), cx.clone()
         logits_of, acts, vals = list[Tensor](), list[Tensor](), list[Tensor]()
@@ -107,6 +117,26 @@ class Imagination:
         bootstrap = [torch.where(over, final, val) for (over, final), val in zip(finals, following, strict=True)]
         outcomes = ([getattr(step, name) for step in steps] for name in ("rew", "end", "trunc"))
         return Window(*(torch.stack(part, dim=1) for part in (logits_of, acts, vals, *outcomes, bootstrap)))
+
+    def _window_that_waits_for_nothing(self, length: int) -> Window:
+        obs, (hx, cx) = self.dream.obs, self._memory
+        memory, going_on = (hx.clone(), cx.clone()), torch.ones(len(obs), dtype=torch.bool, device=obs.device)
+        parts = list[tuple[Tensor, ...]]()
+        for _ in range(length):
+            logits, val, memory = self.agent(obs, memory)
+            act = draw_category(logits.detach().float().softmax(-1), self._uniform((len(obs),)))
+            step = self.dream.step(act, restart=False, mask=going_on)
+            parts.append((logits, act, val, step.rew, step.end, step.trunc, going_on))
+            obs, going_on = step.final_obs, going_on & ~(step.end | step.trunc)
+        logits, act, val, rew, end, trunc, real = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        with torch.no_grad():
+            _, val_after, _ = self.agent(obs, memory)
+        self.dream.reset(mask=~going_on)
+        fresh = self._burn_in(self.dream.shown_window)
+        self._remember(torch.where(going_on[:, None], old, new) for old, new in zip(memory, fresh, strict=True))
+        # The frame after a dream's last step is what the agent goes on seeing.
+        bootstrap = torch.cat((val.detach()[:, 1:], val_after[:, None]), dim=1)
+        return Window(logits, act, val, rew, end, trunc, bootstrap, real)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next window depends on, but for the agent, as plain data."""
@@ -147,7 +177,7 @@ class Imagination:
     def _finish(self, over: Tensor, final_obs: Tensor, memory: LstmState) -> tuple[Tensor, LstmState]:
         """Values (B,) of the last frames of dreams that are over (B,), and a fresh memory in their rows."""
         val_final = torch.zeros(len(over), dtype=torch.float32, device=over.device)
-        rows = over.nonzero().squeeze(1) if self._waits else torch.arange(len(over), device=over.device)
+        rows = over.nonzero().squeeze(1)
         if not len(rows):
             return val_final, memory
         hx, cx = memory
@@ -155,5 +185,4 @@ class Imagination:
             _, val, _ = self.agent(final_obs[rows], (hx[rows], cx[rows]))
         fresh = self._burn_in(self.dream.shown_window[rows])
         hx, cx = (old.index_copy(0, rows, new) for old, new in zip(memory, fresh, strict=True))
-        hx, cx = (torch.where(over[:, None], new, old) for old, new in zip(memory, (hx, cx), strict=True))
         return val_final.index_copy(0, rows, val), (hx, cx)

@@ -1,24 +1,29 @@
 """Frames per second of dreams on a GPU: `python -m benchmarks.gpu.table --out DIR`.
 
-Rows: this package's dream with its reward and end model (eager, `compile=True`, and a whole step as one CUDA graph),
-and the authors' formulation of the same denoiser and sampler alone (`benchmarks.plain`: eager float32, and
-compiled in bfloat16). Random weights and actions; the median of a few blocks of steps.
+Rows: this package's dream with its reward and end model (eager, a whole step as one CUDA graph, and that of compiled
+networks, which is `compile=True`), and the authors' formulation of the same denoiser and sampler alone
+(`benchmarks.plain`: eager float32, and compiled in bfloat16). Random weights and actions; the median of a few blocks of
+steps.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.gpu.cells import Cell, measured
 from benchmarks.gpu.run import about
 from benchmarks.gpu.worlds import Recipe
 from benchmarks.plain import PlainDenoiser, plain_sample
+from diamond_gym.dream import Dream
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES
@@ -68,62 +73,79 @@ def rate(step: Callable[[], Any], batch: int, device: torch.device, seconds: flo
     return float(np.median(rates))
 
 
-def wanted(way: str, size: str, precision: str, quality: str, batch: int) -> bool:
+def cells_of(batches: Sequence[int], sizes: Sequence[str], ways: Sequence[str] | None = None) -> list[Cell]:
     """Which cells of the table are worth their seconds."""
-    usual = quality == "paper" and precision == "bfloat16"
-    if way == "graph":
-        return usual or batch in (32, 512)
-    if way == "eager":
-        return usual and batch in (1, 32, 512)
-    if way == "plain":  # as it is written
-        return quality == "paper" and precision == "float32" and batch in (1, 32, 512)
-    return usual and size == "paper" and batch in (32, 512)
+    wanted = [
+        ("compiled graph", "paper", "bfloat16", "paper", (1, 8, 32, 512)),
+        ("compiled graph", "paper", "bfloat16", "fast", (32, 512)),
+        ("compiled graph", "paper", "float32", "paper", (32,)),
+        ("compiled graph", "nano", "bfloat16", "paper", (1, 32, 512)),
+        ("compiled graph", "nano", "bfloat16", "fast", (512, 2048)),
+        ("graph", "paper", "bfloat16", "paper", (1, 32, 512)),
+        ("graph", "nano", "bfloat16", "paper", (32, 512)),
+        ("plain", "paper", "float32", "paper", (1, 32, 512)),
+        ("plain compiled", "paper", "bfloat16", "paper", (32, 512)),
+        ("eager", "paper", "bfloat16", "paper", (1, 32)),
+    ]
+    names = "way", "size", "precision", "quality"
+    return [{**dict(zip(names, row, strict=False)), "batch": batch}
+            for row in wanted for batch in row[-1]
+            if batch in batches and row[1] in sizes and row[0] in (ways or row)]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures, prints and writes after every line."""
+    """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 512, 2048])
     parser.add_argument("--sizes", nargs="+", default=["paper", "nano"])
-    parser.add_argument("--ways", nargs="+", default=["graph", "plain", "eager", "plain compiled", "compiled"])
-    parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--qualities", nargs="+", default=["paper", "fast"])
-    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--ways", nargs="+")
+    parser.add_argument("--wait-s", type=float, default=150, help="for what compiles")
+    parser.add_argument("--seconds", type=float, default=60, help="of the measuring")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device(args.device)
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    lines: list[dict[str, Any]] = []
-    begin = time.perf_counter()
-    cases = [(w, s, p, q, b) for w in args.ways for s in args.sizes for p in args.precisions for q in args.qualities
-             for b in args.batches]  # fmt: skip
-    for way, size, precision, quality, batch in cases:
-        if time.perf_counter() - begin > args.seconds:
-            print("out of time before", way, size, precision, quality, batch, flush=True)
-            break
-        if not wanted(way, size, precision, quality, batch):
-            continue
-        line = {"way": way, "size": size, "precision": precision, "quality": quality, "batch": batch}
-        try:
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            started = time.perf_counter()
-            step = stepper(way, size, precision, quality, batch, device, args.tiny)
-            line["frames_per_s"] = round(rate(step, batch, device), 1)
-            line["wall_s"] = round(time.perf_counter() - started, 1)
-            if device.type == "cuda":
-                line["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
-        except Exception as error:
-            line["error"] = " ".join(str(error).split())[:300]
-        lines.append(line)
-        print(json.dumps(line), flush=True)
-        (args.out / "table.json").write_text(json.dumps({"about": about(), "lines": lines}, indent=1))
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    cells = cells_of(args.batches, args.sizes, args.ways)
+    lines = measured(partial(prepare, device=args.device, tiny=args.tiny), cells, args.wait_s, args.seconds, args.out)
+    (args.out / "table.json").write_text(json.dumps({"about": about(), "lines": lines}, indent=1))
+
+
+def prepare(
+    way: str, size: str, precision: str, quality: str, batch: int, device: str, tiny: bool
+) -> Callable[[], Cell]:
+    """Compiles what is to be compiled; what measures the rate."""
+    place = torch.device(device)
+    make = partial(stepper, way, size, precision, quality, batch, place, tiny)
+    step = make()
+    step()
+    if place.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+    def measure() -> Cell:
+        if isinstance(step, DreamStepper):
+            step.dream._graphs.clear()  # recorded again, now that the device is free to choose kernels
+        if place.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        found: Cell = {"frames_per_s": round(rate(step, batch, place), 1)}
+        if place.type == "cuda":
+            found["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        return found
+
+    return measure
+
+
+@dataclass
+class DreamStepper:
+    """A step of a dream."""
+
+    dream: Dream
+    act: Tensor
+
+    def __call__(self) -> object:
+        """Takes it."""
+        return self.dream.step(self.act)
 
 
 def stepper(
@@ -145,11 +167,11 @@ def stepper(
                 return sample(plain, obs, past, noise, QUALITIES[quality])
 
         return frame
-    if way == "compiled":
+    if way == "compiled graph":
         model.compile_networks()
-    dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None, graph=way == "graph")
+    dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None, graph="graph" in way)
     dream.reset(seed=0)
-    return lambda: dream.step(act)
+    return DreamStepper(dream, act)
 
 
 if __name__ == "__main__":
