@@ -1,6 +1,7 @@
 """The stages of `benchmarks/gpu.sh` at tiny sizes on a CPU, so that no GPU time is lost to a typing error."""
 
 import json
+import tarfile
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu import cells as cells_module
+from benchmarks.gpu import play as play_module
 from benchmarks.gpu import rates, run, table
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
-from benchmarks.gpu.play import Play
+from benchmarks.gpu.play import Play, Task
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.starts import load_starts
@@ -141,7 +143,7 @@ def test_all_parts_learn(device):
     world = World("Pong", 6, TINY, torch.device(device))
     world.experience.add(a_play())
     parts = (world.denoiser, world.reward_end, world.agent)
-    before = [[p.clone() for p in part.module.parameters()] for part in parts]
+    before = [[p.detach().clone() for p in part.module.parameters()] for part in parts]
     world.fit(TINY.reward_every)
     world.imagine(1)
     world.experience.add(a_play(seed=1))
@@ -209,15 +211,34 @@ def test_the_ablation(players, tmp_path, capsys):
 def test_the_loop(players, tmp_path, capsys, monkeypatch):
     ticks = count()
     monkeypatch.setattr(run.Clock, "__call__", lambda clock: next(ticks) / 10)  # however busy the machine is
-    turns = "--seconds 4 --fit-seconds 0.2 --agent-seconds 0.2 --agent-from 0 --play-after 1 --log-every 0.5"
-    run.main(f"worlds --out {tmp_path} --device cpu --games Pong --drift-steps 5 --dreams 2 {turns}".split())
-    facts = json.loads((tmp_path / "Pong.json").read_text())
-    assert facts["curve"][-1]["updates"] > 1
-    assert facts["curve"][-1]["windows"] > 1
-    assert {"before", "after", "real"} <= facts["drift"].keys()
-    weights = load_file(tmp_path / "Pong.safetensors")
-    assert {key.split(".")[0] for key in weights} == {"denoiser", "rew_end_model", "actor_critic"}
-    assert len(load_starts(tmp_path / "Pong.starts.npz")) == TINY.num_starts
+    args = "--games Pong Boxing Asterix --agents Pong Pong --init Boxing --begin-with 50 --seconds 12 --log-every 0.5"
+    args += " --agent-from 0.2 --play-after 2 --save-every 3 --part 20000"
+    run.main(f"worlds --out {tmp_path} --device cpu {args}".split())
+    for archive in tmp_path.glob("worlds-*.tar"):
+        with tarfile.open(archive) as file:
+            file.extractall(tmp_path, filter="data")
+    for game, parts in (("Pong", 3), ("Boxing", 2), ("Asterix", 2)):
+        facts = json.loads((tmp_path / f"{game}.json").read_text())
+        last = facts["curve"][-1]
+        assert last["updates"] > 4 and last["real_steps"] >= 120
+        assert (last["windows"] > 2) == (game == "Pong") and (last["games"] > 0) == (game == "Pong")
+        weights = load_file(tmp_path / f"{game}.safetensors")
+        assert {key.split(".")[0] for key in weights} == {"denoiser", "rew_end_model", "actor_critic"}
+        assert len(load_starts(tmp_path / f"{game}.starts.npz")) == TINY.num_starts
+
+
+def test_first_play_is_mixed_scripted_and_the_bundled_agents():
+    assert [task.policy for task in run.tasks_of("Asterix", 20_000, 0, 8, 5_000)] == ["mixed"] * 4
+    policies = [task.policy for task in run.tasks_of("Breakout", 30_000, 0, 8, 5_000)]
+    assert policies == ["mixed", "scripted", "bundled"] * 2
+    assert len({task.seed for task in run.tasks_of("Breakout", 30_000, 0, 8, 5_000)}) == 6
+
+
+@pytest.mark.parametrize("policy", ["mixed", "scripted", "bundled"])
+def test_play(policy):
+    played = play_module.play(Task("Breakout", 40, 2, 3, policy))
+    assert played.frames.shape == (42, 64, 64, 3) or len(played.frames) == len(played.act) >= 40
+    assert len(set(played.act.tolist())) > 1
 
 
 def test_the_table(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """A function on fixed tensors, recorded once as a CUDA graph and replayed; and the random numbers it uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -101,3 +101,42 @@ class Chance:
         assert kind == normal
         self._place += 1
         return tensor
+
+
+class OutsideRandom:
+    """Stands in for a dream's `RowRandom`: numbers drawn by torch, in one kernel in place of a hundred.
+
+    Args:
+        rows: Of the dream.
+        device: Where it is.
+
+    Attributes:
+        chance: Where numbers come from inside of a graph; None outside.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.chance: Chance | None = None
+        self._rows, self._device = rows, device
+
+    def _uniform(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape, device=self._device) if self.chance is None else self.chance.uniform(shape)
+
+    def normal_and_uniform(self, shape: Sequence[int], stream: int, count: int) -> tuple[Tensor, Tensor]:
+        """Standard normal numbers (B, *shape) and uniform ones (B, count)."""
+        size = (self._rows, *shape)
+        normal = torch.randn(size, device=self._device) if self.chance is None else self.chance.normal(size)
+        return normal, self._uniform((self._rows, count))
+
+    def integers(self, high: int, stream: int) -> Tensor:
+        """Uniform int64 (B,) in [0, high)."""
+        return (self._uniform((self._rows,)) * high).long().clamp_(max=high - 1)
+
+    def further(self, stream: int) -> Callable[[Sequence[int]], Tensor]:
+        """Further noise of shapes (B, ...)."""
+        return lambda shape: self.normal_and_uniform(shape[1:], stream, 0)[0]
+
+    def advance(self, mask: Tensor | None = None) -> None:
+        """Does nothing: there is no counter."""
+
+    def reseed(self, seed: object, mask: Tensor | None = None) -> None:
+        """Does nothing: torch is seeded elsewhere."""

@@ -23,7 +23,7 @@ class Task:
     num_envs: int = 8
     seed: int = 0
     policy: str = "mixed"
-    """"mixed" (half the games uniform, half with actions held), "scripted", or "agent"."""
+    """"mixed" (half the games uniform, half with actions held), "scripted", "agent", or "bundled": the model's own."""
     agent: dict[str, Any] | None = None
     """For "agent": {"config": ActorCriticConfig, "weights": its state_dict}."""
     epsilon: float = 0.05
@@ -67,8 +67,10 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
     import torch
 
     from diamond_gym.networks.actor_critic import ActorCritic
+    from diamond_gym.registry import resolve
     from diamond_gym.registry.games import game as find_game
     from diamond_gym.trainers.games import Games
+    from diamond_gym.trainers.own_agent import own_file
     from diamond_gym.trainers.policies import AgentPolicy, StickyPolicy
     from diamond_gym.trainers.scripted import ScriptedPolicy
     from diamond_gym.trainers.worlds import World, about_game
@@ -80,6 +82,10 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
     policy: Any = mixed
     if task.policy == "scripted":
         policy = ScriptedPolicy(task.game, rows, rng)
+    elif task.policy == "bundled":
+        saved = own_file(resolve(task.game), "cpu")
+        assert saved is not None
+        policy = saved.playing(rows, seed=task.seed)
     elif task.policy == "agent":
         assert task.agent is not None
         network = ActorCritic(task.agent["config"])
@@ -92,7 +98,7 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
     scores: list[float] = []
     for _ in range(-(-task.steps // rows)):
         act = policy(obs, first)
-        if task.policy == "agent":
+        if task.policy in ("agent", "bundled"):
             act = np.where(rng.random(rows) < task.epsilon, mixed(obs, first), act)
         new, rew, end, _, over = games.step(act)
         score = score + rew

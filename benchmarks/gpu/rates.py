@@ -1,6 +1,6 @@
 """How fast worlds are fitted and agents trained on a GPU: `python -m benchmarks.gpu.rates --out DIR`.
 
-Updates of `benchmarks.gpu.worlds`, as CUDA graphs with compiled networks, of one world and of several side by side; and
+Updates of `benchmarks.gpu.worlds`, as CUDA graphs, of one world and of several side by side; and
 which kernels the time goes to.
 """
 
@@ -27,9 +27,9 @@ CELLS: list[Cell] = [
     {"what": "fit", "worlds": 1, "batch": 64},
     {"what": "fit", "worlds": 4, "batch": 64},
     {"what": "reward", "worlds": 1, "batch": 32},
-    {"what": "imagine", "worlds": 1, "batch": 64},
+    {"what": "imagine", "worlds": 1, "batch": 128},
     {"what": "imagine", "worlds": 1, "batch": 512},
-    {"what": "imagine", "worlds": 4, "batch": 256},
+    {"what": "imagine", "worlds": 4, "batch": 128},
 ]
 
 
@@ -48,7 +48,7 @@ def prepare(what: str, worlds: int, batch: int, device: str, seconds: float, rec
     settings = replace(recipe, **{name: batch}, dreams_every=10**9)
     all_worlds = []
     for seed in range(worlds):
-        world = World("Pong", 6, settings, place, seed, compiled=place.type == "cuda")
+        world = World("Pong", 6, settings, place, seed)
         world.experience.add(noise_play(seed))
         all_worlds.append(world)
     does: dict[str, Callable[[World], None]] = {

@@ -10,13 +10,17 @@ import json
 import os
 import platform
 import time
+import tarfile
+import tempfile
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from benchmarks.gpu.drift import drift
@@ -24,7 +28,9 @@ from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.play import Play, Players, Task
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.hallucination import SeenColours
-from diamond_gym.registry import load_world_model
+from diamond_gym.networks import blocks
+from diamond_gym.networks.blocks import fused_norm
+from diamond_gym.registry import entries, load_world_model
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.starts import save_starts
 from diamond_gym.trainers.optim import lr_factor
@@ -48,11 +54,16 @@ def about() -> dict[str, Any]:
             "commit": os.environ.get("COMMIT", "")}  # fmt: skip
 
 
-def tasks_of(game: str, steps: int, seed: int, num_envs: int) -> list[Task]:
-    """First play: mixed, and half of it scripted where the game has a script."""
-    if game in PLAYERS:
-        return [Task(game, steps // 2, num_envs, seed), Task(game, steps // 2, num_envs, seed + 1, "scripted")]
-    return [Task(game, steps // 2, num_envs, seed), Task(game, steps // 2, num_envs, seed + 1)]
+def tasks_of(game: str, steps: int, seed: int, num_envs: int, part: int = 10**9) -> list[Task]:
+    """First play in parts: mixed, as much scripted where the game has a script, and by its bundled agent."""
+    policies = ["mixed", *(["scripted"] if game in PLAYERS else []), *(["bundled"] if has_agent(game) else [])]
+    parts = max(len(policies), -(-steps // part))
+    return [Task(game, steps // parts, num_envs, seed + i, policies[i % len(policies)]) for i in range(parts)]
+
+
+def has_agent(game: str) -> bool:
+    """Whether an agent lies beside the game's bundled model."""
+    return any(entry.card.game == game and "agent" in entry.card.files for entry in entries())
 
 
 def ablation(args: argparse.Namespace, out: Path, device: torch.device, recipe: Recipe) -> None:
@@ -109,80 +120,55 @@ class Course:
 
     world: World
     pending: "list[Future[Path]]"
-    acts: bool = True
-    """Whether its agent is trained, and plays."""
+    fit_until: float
+    """Seconds from the beginning."""
+    turns: int
+    """Windows of dreams in which its agent is trained, a round."""
     real_steps: int = 0
     rounds: int = 0
+    played_at: int = 0
+    """Windows after which the agent played last."""
     curve: list[dict[str, Any]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
-    drift: dict[str, Any] = field(default_factory=dict)
-
-
-class Clock:
-    """Seconds since the beginning, and turns of a given length."""
-
-    def __init__(self) -> None:
-        self._begin = time.perf_counter()
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self._begin
-
-    def turn(self, seconds: float, courses: list[Course], what: Any, device: torch.device) -> None:
-        """Does `what` for all courses side by side, again and again, for so many seconds."""
-        until = self() + seconds
-        while courses and self() < until:
-            for _ in range(4):
-                for course in courses:
-                    what(course)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
 
 
 def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Recipe) -> None:
     """DIAMOND's loop on all games at once, for `args.seconds`."""
     clock, players = Clock(), Players(args.processes)
-    futures = {g: [players.start(t) for t in tasks_of(g, args.steps, 10, 8)] for g in args.games}
-    held = {g: players.start(Task(g, args.held_out, 8, 999)) for g in args.games}
+    tasks = {g: tasks_of(g, args.steps, 10, 8, args.part) for g in args.games}
+    futures: dict[str, list[Future[Path]]] = {g: [] for g in args.games}
+    for row in zip_longest(*tasks.values()):  # some of all games first
+        for task in row:
+            if task is not None:
+                futures[task.game].append(players.start(task))
     courses: dict[str, Course] = {}
     for game in args.games:
-        begin = load_world_model(game, "cpu", "float32") if args.init else None
-        actions, acts = find_game(game).num_actions, game in (args.agents or args.games)
-        world = World(game, actions, recipe, device, args.seed, begin=begin, compiled=args.compile)
-        courses[game] = Course(world, futures[game], acts)
-        if game in args.control:
-            plain = replace(recipe, past_noise=0.0)
-            other = World(game, actions, plain, device, args.seed, (3, 64, 64), world.experience, begin, args.compile)
-            courses[f"{game}-control"] = Course(other, [], acts=False)
-    seen: dict[str, tuple[Experience, SeenColours]] = {}
-    for name, course in courses.items():
-        game = course.world.game
-        take(course, wait=True)
-        course.world.experience.find()
-        if game not in seen:
-            held_out = Experience(args.held_out + 100, (3, 64, 64), device)
-            held_out.add(Play.load(held[game].result()))
-            seen[game] = held_out, SeenColours(course.world.experience.frames[: len(course.world.experience)])
-            real = 100 * float(seen[game][1].artefacts(held_out.frames[: len(held_out)]).mean())
-            course.drift["real"] = real
-        measure(course, "before", seen[game], args)
-        print(f"{clock():.0f} s {name}: {json.dumps(course.drift)}", flush=True)
-        course.world.fit(recipe.reward_every)  # records the graphs
-    print(f"{clock():.0f} s: graphs", flush=True)
-    everyone, agents = list(courses.values()), [course for course in courses.values() if course.acts]
-    fit_until, begun = args.fit_until * args.seconds, clock()
+        begin = load_world_model(game, "cpu", "float32") if game in args.init else None
+        world = World(game, find_game(game).num_actions, recipe, device, args.seed, begin=begin, compiled=args.compile)
+        turns = args.agents.count(game)
+        until = args.seconds * (args.fit_until if turns else args.fit_only_until)
+        courses[game] = Course(world, futures[game], until, turns)
     log = last_save = clock()
     while clock() < args.seconds:
-        fit = clock() < fit_until
-        if fit:
-            for course in everyone:
-                course.world.set_lr(lr_factor(1, 0, fit_until - clock(), fit_until - begun))
-            clock.turn(args.fit_seconds, everyone, lambda course: course.world.fit(1), device)
-        if clock() > args.agent_from * args.seconds:
-            clock.turn(args.agent_seconds, agents, lambda course: course.world.imagine(1), device)
-        for course in agents:
+        for course in courses.values():
             take(course)
+        ready = [c for c in courses.values() if len(c.world.experience) >= args.begin_with]
+        fitting = [c for c in ready if clock() < c.fit_until]
+        for course in fitting:
+            course.world.set_lr(lr_factor(1, 0, course.fit_until - clock(), course.fit_until))
+        for _ in range(args.fit_turn):
+            for course in fitting:
+                course.world.fit(1)
+        if clock() > args.agent_from * args.seconds:
+            for i in range(max(c.turns for c in courses.values())):
+                for course in ready:
+                    if i < course.turns:
+                        course.world.imagine(1)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        for course in ready:
             room = len(course.world.experience) < recipe.capacity
-            if not course.pending and course.world.windows >= args.play_after and room:
+            if not course.pending and course.world.windows >= course.played_at + args.play_after and room:
                 course.pending = play_on(players, course, args)
         if clock() - log > args.log_every:
             log = clock()
@@ -191,19 +177,21 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
         if clock() - last_save > args.save_every:
             save(out, courses, recipe, args, clock(), starts=False)
             last_save = clock()
-    for name, course in courses.items():
+    for course in courses.values():
         note(course, clock())
-        measure(course, "after", seen[course.world.game], args)
-        print(f"{clock():.0f} s {name}: {json.dumps(course.drift)}", flush=True)
     save(out, courses, recipe, args, clock())
     players.close()
     print(f"{clock():.0f} s: done", flush=True)
 
 
-def measure(course: Course, when: str, data: tuple[Experience, SeenColours], args: argparse.Namespace) -> None:
-    """How long its dreams stay on the data."""
-    dreams = min(args.dreams, course.world.recipe.num_dreams)
-    course.drift[when] = drift(course.world, *data, args.drift_steps, dreams)
+class Clock:
+    """Seconds since the beginning."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() - self._begin
 
 
 def play_on(players: Players, course: Course, args: argparse.Namespace) -> "list[Future[Path]]":
@@ -211,16 +199,19 @@ def play_on(players: Players, course: Course, args: argparse.Namespace) -> "list
     agent = course.world.agent.module
     weights = {key: value.detach().cpu() for key, value in agent.state_dict().items()}
     course.rounds += 1
+    course.played_at = course.world.windows
     about_agent = {"config": agent.config, "weights": weights}
     return [players.start(Task(course.world.game, args.more_steps, 8, 100 * course.rounds + k, "agent", about_agent))
             for k in range(args.parts)]  # fmt: skip
 
 
-def take(course: Course, wait: bool = False) -> None:
+def take(course: Course) -> None:
     """Takes in what has been played."""
     left = []
     for future in course.pending:
-        if wait or future.done():
+        if future.done() and (error := future.exception()) is not None:
+            print(f"{course.world.game}: a play failed: {error}"[:300], flush=True)
+        elif future.done():
             played = Play.load(future.result())
             with course.world.on_stream():
                 course.real_steps += course.world.experience.add(played)
@@ -245,22 +236,53 @@ def note(course: Course, seconds: float) -> dict[str, Any]:
 def save(
     out: Path, courses: dict[str, Course], recipe: Recipe, args: argparse.Namespace, seconds: float, starts: bool = True
 ) -> None:
-    """Weights (float16), curve and configuration of every game, and the starts, which take a second to compress."""
-    for game, course in courses.items():
-        world = course.world
-        if game.endswith("-control"):
-            (out / f"{game}.json").write_text(json.dumps({"drift": course.drift, "curve": course.curve}))
-            continue
-        weights = {key: value.half() for key, value in world.state().items()}
-        save_file(weights, out / f"{game}.safetensors")
-        if starts:
-            save_starts(out / f"{game}.starts.npz", world.starts())
-        facts = {"about": about(), "game": game, "seconds": round(seconds), "recipe": asdict(recipe),
-                 "args": {k: v for k, v in vars(args).items() if k != "out"}, "curve": course.curve,
-                 "frames": len(world.experience), "scores": course.scores, "drift": course.drift,
-                 "denoiser": asdict(world.denoiser.module.config), "reward_end": asdict(world.reward_end.module.config),
-                 "agent": asdict(world.agent.module.config)}  # fmt: skip
-        (out / f"{game}.json").write_text(json.dumps(facts))
+    """Weights (float16), curve and configuration of every game, and the starts, which take a second to compress.
+
+    Two games a file, as few and small files are easily carried.
+    """
+    games = sorted(courses)
+    for first in range(0, len(games), 2):
+        path = out / f"worlds-{first // 2}.tar"
+        with tarfile.open(path.with_suffix(".part"), "w") as archive, tempfile.TemporaryDirectory() as folder:
+            for game in games[first : first + 2]:
+                course, world = courses[game], courses[game].world
+                weights = {key: value.half() for key, value in world.state().items()}
+                save_file(weights, Path(folder) / f"{game}.safetensors")
+                if starts and len(world.experience) > recipe.num_starts:
+                    save_starts(Path(folder) / f"{game}.starts.npz", world.starts())
+                facts = {"about": about(), "game": game, "seconds": round(seconds), "recipe": asdict(recipe),
+                         "args": {k: v for k, v in vars(args).items() if k != "out"}, "curve": course.curve,
+                         "frames": len(world.experience), "scores": course.scores,
+                         "denoiser": asdict(world.denoiser.module.config),
+                         "reward_end": asdict(world.reward_end.module.config),
+                         "agent": asdict(world.agent.module.config)}  # fmt: skip
+                (Path(folder) / f"{game}.json").write_text(json.dumps(facts))
+            archive.add(folder, ".")
+        path.with_suffix(".part").replace(path)
+
+
+def check_norms(device: torch.device) -> None:
+    """Does without the norms in Triton where these fail, so that a run is only slower for it."""
+    try:
+        for dtype in (torch.bfloat16, torch.float32):
+            x = torch.randn(8, 64, 16, 16, device=device).to(dtype, memory_format=torch.channels_last).requires_grad_()
+            scale, shift = torch.randn(2, 8, 64, device=device, requires_grad=True).unbind()
+            norm = fused_norm(x)
+            if norm is None:
+                raise RuntimeError("there is no Triton")
+            plain = F.group_norm(x.float(), 2, eps=1e-5) * scale[:, :, None, None] + shift[:, :, None, None]
+            grad = torch.randn_like(plain)
+            results = []
+            for y in (norm(x, 2, scale, shift, 1e-5, silu=True), F.silu(plain)):
+                results.append((y.float(), *torch.autograd.grad(y, (x, scale, shift), grad.to(y.dtype), retain_graph=True)))
+            for ours, theirs in zip(*results, strict=True):
+                error = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+                if not error < (2e-2 if dtype == torch.bfloat16 else 1e-3):
+                    raise RuntimeError(f"an error of {error:.3g} in {dtype}")
+        print("norms in Triton agree with torch's", flush=True)
+    except Exception as error:
+        print(f"without the norms in Triton: {type(error).__name__}: {error}"[:500], flush=True)
+        blocks._gpu_group_norm = lambda: None  # type: ignore[assignment]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -272,6 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--processes", type=int, default=14)
     parser.add_argument("--steps", type=int, default=40_000, help="first steps of real play, a game")
+    parser.add_argument("--part", type=int, default=5_000, help="of them that a process plays at once")
     parser.add_argument("--more-steps", type=int, default=6_000, help="later steps, a part and round")
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--updates", type=int, default=5_000)
@@ -280,17 +303,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--drift-steps", type=int, default=200)
     parser.add_argument("--dreams", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=400)
-    parser.add_argument("--fit-seconds", type=float, default=10, help="of a turn of the world models")
-    parser.add_argument("--agent-seconds", type=float, default=15, help="of a turn of the agents")
-    parser.add_argument("--play-after", type=int, default=100, help="windows before the agent plays")
-    parser.add_argument("--agent-from", type=float, default=0.3, help="part of the time before the agent is trained")
-    parser.add_argument("--fit-until", type=float, default=0.7)
-    parser.add_argument("--init", action="store_true", help="begin with the bundled models' networks")
-    parser.add_argument("--agents", nargs="*", help="games with an agent; all by default")
-    parser.add_argument("--control", nargs="*", default=[], help="games fitted a second time without noise")
+    parser.add_argument("--begin-with", type=int, default=8_000, help="frames from which on a world is fitted")
+    parser.add_argument("--fit-turn", type=int, default=4, help="updates of each world, a round")
+    parser.add_argument("--play-after", type=int, default=100, help="windows between an agent's plays")
+    parser.add_argument("--agent-from", type=float, default=0.1, help="part of the time before agents are trained")
+    parser.add_argument("--fit-until", type=float, default=0.85, help="part of the time, worlds with an agent")
+    parser.add_argument("--fit-only-until", type=float, default=0.5, help="part of the time, other worlds")
+    parser.add_argument("--init", nargs="*", default=[], help="games that begin with the bundled models' networks")
+    parser.add_argument("--agents", nargs="*", default=[], help="games with an agent, each as often as windows a round")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--held-out", type=int, default=4_000)
-    parser.add_argument("--save-every", type=float, default=60)
+    parser.add_argument("--plain", action="store_true", help="without the norms in Triton")
+    parser.add_argument("--save-every", type=float, default=150)
     parser.add_argument("--log-every", type=float, default=20)
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe as JSON")
     args = parser.parse_args(argv)
@@ -299,8 +322,12 @@ def main(argv: list[str] | None = None) -> None:
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
     torch._dynamo.config.recompile_limit = 64
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 5
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        if args.plain:
+            blocks._gpu_group_norm = lambda: None  # type: ignore[assignment]
+        else:
+            check_norms(device)
     stage = ablation if args.stage == "ablation" else worlds
     stage(args, args.out, device, replace(Recipe(), **args.recipe))
 

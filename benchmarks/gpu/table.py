@@ -76,11 +76,11 @@ def rate(step: Callable[[], Any], batch: int, device: torch.device, seconds: flo
 def cells_of(batches: Sequence[int], sizes: Sequence[str], ways: Sequence[str] | None = None) -> list[Cell]:
     """Which cells of the table are worth their seconds."""
     wanted = [
-        ("compiled graph", "paper", "bfloat16", "paper", (1, 8, 32, 512)),
-        ("compiled graph", "paper", "bfloat16", "fast", (32, 512)),
-        ("compiled graph", "paper", "float32", "paper", (32,)),
-        ("compiled graph", "nano", "bfloat16", "paper", (1, 32, 512)),
-        ("compiled graph", "nano", "bfloat16", "fast", (512, 2048)),
+        ("compiled_graph", "paper", "bfloat16", "paper", (1, 8, 32, 512)),
+        ("compiled_graph", "paper", "bfloat16", "fast", (32, 512)),
+        ("compiled_graph", "paper", "float32", "paper", (32,)),
+        ("compiled_graph", "nano", "bfloat16", "paper", (1, 32, 512)),
+        ("compiled_graph", "nano", "bfloat16", "fast", (512, 2048)),
         ("graph", "paper", "bfloat16", "paper", (1, 32, 512)),
         ("graph", "nano", "bfloat16", "paper", (32, 512)),
         ("plain", "paper", "float32", "paper", (1, 32, 512)),
@@ -167,7 +167,7 @@ def stepper(
                 return sample(plain, obs, past, noise, QUALITIES[quality])
 
         return frame
-    if way == "compiled graph":
+    if way == "compiled_graph":
         model.compile_networks()
     dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None, graph="graph" in way)
     dream.reset(seed=0)

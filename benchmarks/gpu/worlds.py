@@ -6,9 +6,9 @@ drawn before each replay, optimizers and averages in place, and a stream for eac
 
 import contextlib
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.experience import Experience
-from benchmarks.gpu.graph import Chance, Graph
+from benchmarks.gpu.graph import Chance, Graph, OutsideRandom
 from diamond_gym.data.segments import TensorBatch
 from diamond_gym.dream import Dream
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
@@ -160,6 +160,8 @@ class World:
         self.reward_end = Trained(reward_end.to(**to), recipe.reward_lr, recipe.weight_decay, 10.0, recipe.ema)
         self.denoiser = Trained(denoiser.to(**to), recipe.lr, recipe.weight_decay, 1.0, recipe.ema)
         self.agent = Trained(ActorCritic(replace(recipe.agent, **size)).to(**to), recipe.agent_lr, 0.0, 100.0, 0.0)
+        encode = self.agent.module.encoder.forward
+        self.agent.module.encoder.forward = self._in_half(encode)
         if compiled:
             for part in (self.denoiser.module, self.denoiser.average):
                 part.inner_model.unet.compile(dynamic=False)
@@ -176,6 +178,7 @@ class World:
         self.updates, self.windows, self._dreamed_from = 0, 0, -1
         names = "denoiser", "reward_end", "agent"
         self._chances = {name: Chance(device, 1000 * seed + i) for i, name in enumerate(names)}
+        self._random = OutsideRandom(recipe.num_dreams, device)
         self._graphs: dict[str, Graph[None]] = {}
 
     # What is done, a graph each
@@ -202,16 +205,19 @@ class World:
 
     def _begin_dreams(self) -> None:
         with self.on_stream():
-            if self._dreamed_from == len(self.experience):
+            if self._dreamed_from < 0:
+                settled = ONE_STEP, self.recipe.horizon, self.device, "bfloat16" if self.stream else "float32"
+                networks = self.denoiser.average, self.reward_end.average
+                dream = Dream(*networks, self.starts(), self.recipe.num_dreams, *settled)
+                dream._rng = self._random  # type: ignore[assignment]
+                self._imagination = Imagination(self.agent.module, dream, self.seed, self._chances["agent"].uniform)
+            else:  # all in place: a graph goes on reading there
+                if self._dreamed_from < len(self.experience):
+                    bank, starts = self._imagination.dream._bank, self.starts()
+                    bank.obs.copy_(torch.from_numpy(starts.obs))
+                    bank.act[:, :-1].copy_(torch.from_numpy(starts.act))
                 self._imagination.begin()
-                return
-            # Not folded, as the weights change in place.
-            networks = SimpleNamespace(condition=self.denoiser.average.condition), self.reward_end.average.forward
-            settled = ONE_STEP, self.recipe.horizon, self.device, "bfloat16" if self.stream else "float32"
-            dream = Dream(*networks, self.starts(), self.recipe.num_dreams, *settled)
-            self._imagination = Imagination(self.agent.module, dream, self.seed, self._chances["agent"].uniform)
             self._dreamed_from = len(self.experience)
-            self._graphs.pop("agent", None)
 
     def _run(self, name: str, function: Any) -> None:
         chance = self._chances[name]
@@ -264,14 +270,25 @@ class World:
         self.figures["end"].lerp_(loss_end.detach(), 0.02)
 
     def _train_agent(self, chance: Chance) -> None:
-        loss, figures = window_loss(self._imagination.window(self.recipe.horizon), self.recipe.loss)
+        self._random.chance = chance
+        with torch.autocast(self.device.type, enabled=False):  # keeps the cast weights from one use to the next
+            loss, figures = window_loss(self._imagination.window(self.recipe.horizon), self.recipe.loss)
+        self._random.chance = None
         self.agent.update(loss)
         for name in _AGENT_FIGURES:
             self.figures[name].lerp_(figures[f"agent/{name}"], 0.02)
 
     def _autocast(self) -> Any:
-        on = self.device.type == "cuda"  # without the cache, which would keep what a graph overwrites
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def _in_half(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """An encoder in the arithmetic of the fittings."""
+
+        def encoded(x: Tensor) -> Tensor:
+            with self._autocast():
+                return encode(x).float()
+
+        return encoded
 
     def state(self) -> dict[str, Tensor]:
         """The averaged weights and the agent's, by the keys of a model's file, on the CPU."""
@@ -288,7 +305,7 @@ class World:
 
     def starts(self) -> Starts:
         """Starts from anywhere in the play, a quarter of them from beginnings of games."""
-        n, rng, t, goes_on = self.recipe.num_starts, np.random.default_rng(self.seed), self.t, self.experience.goes_on
+        n, rng, t, goes_on = self.recipe.num_starts, np.random.default_rng([self.seed, self.windows]), self.t, self.experience.goes_on
         begins = goes_on & np.concatenate(([True], ~goes_on[:-1]))
         whole = np.convolve(goes_on.astype(np.int64), np.ones(t - 1, np.int64), "valid") == t - 1  # steps i..i+t-2
         first = np.flatnonzero(begins[: len(whole)] & whole)

@@ -5,6 +5,8 @@ released checkpoints, which therefore load without a renaming table.
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,20 @@ def num_groups(channels: int) -> int:
     return groups
 
 
+@cache
+def _gpu_group_norm() -> Callable[..., Tensor] | None:
+    try:
+        from diamond_gym.networks.kernels.gpu_norm import group_norm
+    except ImportError:  # Triton comes with torch's builds for GPUs alone
+        return None
+    return group_norm
+
+
+def fused_norm(x: Tensor) -> Callable[..., Tensor] | None:
+    """`gpu_norm.group_norm` where that can be used: on a GPU, with Triton, in what torch.compile does not compile."""
+    return None if not x.is_cuda or torch.compiler.is_compiling() else _gpu_group_norm()
+
+
 class GroupNorm(nn.Module):
     """Group norm with a learned affine part, (B, C, H, W) -> (B, C, H, W)."""
 
@@ -68,11 +84,13 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (B, C, H, W)."""
+        if (fused := fused_norm(x)) is not None:
+            return fused(x, self.norm.num_groups, self.norm.weight, self.norm.bias, GROUP_NORM_EPS, silu=False)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
 class AdaGroupNorm(nn.Module):
-    """Group norm whose scale and shift are linear in a condition: norm(x) * (1 + scale) + shift."""
+    """Group norm whose scale and shift are linear in a condition, and SiLU: silu(norm(x) * (1 + scale) + shift)."""
 
     def __init__(self, channels: int, cond_channels: int) -> None:
         super().__init__()
@@ -81,9 +99,11 @@ class AdaGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Normalises (B, C, H, W) under a condition (B, cond_channels)."""
-        scale, shift = self.linear(cond)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.linear(cond).chunk(2, dim=1)
+        if (fused := fused_norm(x)) is not None:
+            return fused(x, self.groups, 1 + scale.float(), shift, GROUP_NORM_EPS, silu=True)
         x = F.group_norm(x, self.groups, eps=GROUP_NORM_EPS)
-        return x * (1 + scale) + shift  # type: ignore[no-any-return]
+        return F.silu(x * (1 + scale[:, :, None, None]) + shift[:, :, None, None])
 
 
 class SelfAttention2d(nn.Module):
@@ -214,8 +234,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """(B, in_channels, H, W) and a condition (B, cond_channels) -> (B, out_channels, H, W)."""
         r = self.proj(x)
-        x = self.conv1(F.silu(self.norm1(x, cond)))
-        x = self.conv2(F.silu(self.norm2(x, cond)))
+        x = self.conv1(self.norm1(x, cond))
+        x = self.conv2(self.norm2(x, cond))
         return self.attn(x + r)  # type: ignore[no-any-return]
 
 

@@ -24,6 +24,7 @@ from diamond_gym.networks.blocks import (
     GroupNorm,
     ResBlock,
     from_patches,
+    fused_norm,
     to_patches,
 )
 
@@ -73,6 +74,9 @@ class FoldedResBlock(nn.Module):
         r = self.proj(x)
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
             scale, shift = modulation[:, norm.place : norm.place + 2 * norm.channels].chunk(2, dim=1)
+            if (fused := fused_norm(x)) is not None:
+                x = conv(fused(x, norm.groups, scale, shift, GROUP_NORM_EPS, silu=True))
+                continue
             if len(x) == 1:  # of a single image the affine part is the same for all rows: group_norm does it on the way
                 dtype = scale.dtype if x.device.type == "cpu" else x.dtype  # only a CPU's kernel mixes the two
                 scale, shift = scale[0].to(dtype).contiguous(), shift[0].to(dtype).contiguous()
@@ -115,8 +119,11 @@ class Leave(nn.Module):
 
     def forward(self, x: Tensor, shape: torch.Size) -> Tensor:
         """(B, O, H', W') -> float32 (B, C, H, W), height and width as in that shape."""
-        x = self.conv(F.silu(self.norm(x), inplace=True)).float()
-        return from_patches(x, self.patch, shape)
+        if (fused := fused_norm(x)) is not None:
+            x = fused(x, self.norm.num_groups, self.norm.weight, self.norm.bias, GROUP_NORM_EPS, silu=True)
+        else:
+            x = F.silu(self.norm(x), inplace=True)
+        return from_patches(self.conv(x).float(), self.patch, shape)
 
 
 def fold_norms(module: nn.Module) -> Modulation:
@@ -128,7 +135,8 @@ def fold_norms(module: nn.Module) -> Modulation:
                 setattr(parent, name, FoldedResBlock(child, place))
                 norms += [child.norm1, child.norm2]
                 place += child.norm1.linear.out_features + child.norm2.linear.out_features
-            elif isinstance(child, GroupNorm | Downsample):  # which add nothing to what they hold but its name
+            elif isinstance(child, Downsample) or (isinstance(child, GroupNorm) and fused_norm(child.norm.weight) is None):
+                # which add nothing to what they hold but its name
                 setattr(parent, name, child.norm if isinstance(child, GroupNorm) else child.conv)
     return Modulation(norms)
 

@@ -107,6 +107,7 @@ class FoldedDenoiser:
         self.denoiser, self.dtype, self.objective = denoiser, dtype, denoiser.objective
         self.forms: dict[str, FoldedInner] = {}
         self.ways: dict[tuple[int, int, int], Way] = {}
+        self._levels: dict[tuple[tuple[float, ...], float | None], list[Level]] = {}
         self.refresh()
 
     @property
@@ -119,7 +120,10 @@ class FoldedDenoiser:
         network = cast(InnerModel, self.denoiser.inner_model)
         fold, asked = partial(network.fold, self.dtype), is_compiled(network)
         self.forms = folded_forms(fold, lambda inner: inner, lambda inner: inner, self.dtype, asked, self.forms)
-        self._levels: dict[tuple[tuple[float, ...], float | None], list[Level]] = {}
+        for (sigmas, sigma_cond), levels in self._levels.items():
+            for level, new in zip(levels, self._computed(sigmas, sigma_cond, levels[0].c_in.device), strict=True):
+                for part, value in zip(level, new, strict=True):
+                    part.copy_(value)  # in place, as a CUDA graph may read them
 
     def condition(
         self, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None, sigmas: tuple[float, ...] = ()
@@ -199,11 +203,14 @@ class FoldedDenoiser:
         """The levels of a schedule, computed once."""
         key = sigmas, sigma_cond
         if key not in self._levels:
-            cs = self.denoiser.precondition(torch.tensor(sigmas, dtype=torch.float32).to(device))
-            noise_cond = None if sigma_cond is None else c_noise(torch.tensor([sigma_cond]).to(device))
-            embedding = self.inner.embed(cs.c_noise, noise_cond)
-            self._levels[key] = [Level(*level) for level in zip(cs.c_in, cs.c_out, cs.c_skip, embedding, strict=True)]
+            self._levels[key] = self._computed(*key, device)
         return self._levels[key]
+
+    def _computed(self, sigmas: tuple[float, ...], sigma_cond: float | None, device: torch.device) -> list[Level]:
+        cs = self.denoiser.precondition(torch.tensor(sigmas, dtype=torch.float32).to(device))
+        noise_cond = None if sigma_cond is None else c_noise(torch.tensor([sigma_cond]).to(device))
+        embedding = self.inner.embed(cs.c_noise, noise_cond)
+        return [Level(*level) for level in zip(cs.c_in, cs.c_out, cs.c_skip, embedding, strict=True)]
 
 
 class FoldedNetworks(nn.Module):

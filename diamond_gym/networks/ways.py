@@ -59,9 +59,12 @@ def folded_forms(
         asked: Whether it is to be compiled.
         old: The forms before; a compiled one gets the new weights and stays compiled.
     """
+    new, eager = fold(), old.get(EAGER)
     if not asked:
-        return {EAGER: fold()}
-    new = fold()
+        if eager is not None and all(part.is_cuda for form in (eager, new) for part in form.parameters()):
+            renew(eager, new)  # in place, as a CUDA graph may read the old ones
+            return {EAGER: eager}
+        return {EAGER: new}
     if use_kernels(for_kernels(new), dtype):
         return {KERNELS: new, EAGER: fold()}
     device, compiled = next(new.parameters()).device, old.get(COMPILED)
