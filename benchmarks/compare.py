@@ -3,7 +3,9 @@
 A way is one of
 
 - `plain`: frames of the baseline of `benchmarks/plain.py`, without reward and end;
-- `frames`, `frames-compiled`: the same frames by folded networks, eager or compiled;
+- `plain-autocast`: the same under autocast to bfloat16, in the memory layout channels-last;
+- `frames`, `frames-compiled`, `frames-bfloat16`: the same frames by folded networks, eager, compiled, and compiled in
+  bfloat16;
 - `eager`, `compiled`: whole steps of a dream;
 - `update`: updates of the denoiser, with two predictions each;
 - `imagine`: dreamed steps of an agent's training, windows of 15 steps and their updates.
@@ -42,12 +44,18 @@ def frames(name: str, batch: int, way: str) -> Callable[[], Any]:
     from diamond_gym.networks.inference import FoldedDenoiser
     from diamond_gym.sampler import sample
 
-    model = world_model(name, torch.device("cpu"), compiled=way == "frames-compiled")
+    model = world_model(name, torch.device("cpu"), compiled=way in ("frames-compiled", "frames-bfloat16"))
     arguments = inputs(model, batch)
-    if way == "plain":
-        plain = PlainDenoiser(model.denoiser)
-        return lambda: plain_sample(plain, *arguments, PAPER)
-    folded = FoldedDenoiser(model.denoiser)
+    if way.startswith("plain"):
+        half = way == "plain-autocast"
+        plain = PlainDenoiser(model.denoiser, channels_last=half)
+
+        def plain_frames() -> Any:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                return plain_sample(plain, *arguments, PAPER)
+
+        return plain_frames
+    folded = FoldedDenoiser(model.denoiser, torch.bfloat16 if way == "frames-bfloat16" else torch.float32)
     return lambda: sample(folded.condition, *arguments, PAPER, no_noise)
 
 
@@ -144,7 +152,7 @@ def compare(ways: list[tuple[Path, str]], name: str, batch: int, turns: int, sec
 def main() -> None:
     """Prints a line for each model and batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ways = ["plain", "frames", "frames-compiled", "eager", "compiled", "update", "imagine"]
+    ways = ["plain", "plain-autocast", "frames", "frames-compiled", "frames-bfloat16", "eager", "compiled", "update", "imagine"]
     parser.add_argument("ways", nargs=2, choices=ways)
     parser.add_argument("--folder", type=Path, default=ROOT, help="another checkout, for the first way")
     parser.add_argument("--models", nargs="+", default=["breakout-nano", "pong-nano"], help="names, or paper")

@@ -23,14 +23,21 @@ class PlainDenoiser:
         denoiser: Where the weights come from.
         device: Where to compute.
         train: Whether the weights get gradients.
+        channels_last: Whether the convolutions' weights, and with them the maps, lie in the order channels-last.
     """
 
-    def __init__(self, denoiser: Denoiser, device: torch.device | str = "cpu", train: bool = False) -> None:
-        self.config = denoiser.config
-        self.weights = {
-            key.removeprefix("inner_model."): value.detach().to(device, copy=True).contiguous().requires_grad_(train)
-            for key, value in denoiser.state_dict().items()
-        }
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        device: torch.device | str = "cpu",
+        train: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        self.config, self.weights = denoiser.config, dict[str, Tensor]()
+        for key, value in denoiser.state_dict().items():
+            order = torch.channels_last if channels_last and value.ndim == 4 else torch.contiguous_format
+            copied = value.detach().to(device, copy=True).contiguous(memory_format=order)
+            self.weights[key.removeprefix("inner_model.")] = copied.requires_grad_(train)
 
     def denoise(self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """The denoised frame on 8-bit levels; as `Denoiser.denoise`."""
