@@ -152,7 +152,17 @@ def compare(ways: list[tuple[Path, str]], name: str, batch: int, turns: int, sec
 def main() -> None:
     """Prints a line for each model and batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ways = ["plain", "plain-autocast", "frames", "frames-compiled", "frames-bfloat16", "eager", "compiled", "update", "imagine"]
+    ways = [
+        "plain",
+        "plain-autocast",
+        "frames",
+        "frames-compiled",
+        "frames-bfloat16",
+        "eager",
+        "compiled",
+        "update",
+        "imagine",
+    ]
     parser.add_argument("ways", nargs=2, choices=ways)
     parser.add_argument("--folder", type=Path, default=ROOT, help="another checkout, for the first way")
     parser.add_argument("--models", nargs="+", default=["breakout-nano", "pong-nano"], help="names, or paper")

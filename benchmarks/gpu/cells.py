@@ -48,7 +48,10 @@ def measured(prepare: Prepare, cells: Sequence[Cell], wait_s: float, seconds: fl
         ends.append(here)
         processes.append(process)
     states = [_answer(end, wait_s - (time.perf_counter() - begin)) for end in ends]
-    print(f"prepared in {time.perf_counter() - begin:.0f} s: {sum(s == 'ready' for s in states)} of {len(cells)}", flush=True)
+    print(
+        f"prepared in {time.perf_counter() - begin:.0f} s: {sum(s == 'ready' for s in states)} of {len(cells)}",
+        flush=True,
+    )
     results = []
     with (out / "measuring.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

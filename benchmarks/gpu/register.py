@@ -5,7 +5,6 @@ The models come into the user's registry as GAME-nano (or with --suffix), to be 
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,18 @@ def register(folder: Path, name: str, suffix: str = "nano", agent: bool = True) 
     began = f", beginning with the bundled {name.lower()}-nano" if name in args["init"] else ""
     played = ", a third each mixed, scripted and of the bundled agent" if name in args["init"] else " of mixed play"
     info = game(name)
+    fitted = f"{last['updates']:,} updates of {recipe['batch']} rows on {last['real_steps']:,} steps{played}{began}"
     card = Card(
         name=f"{name.lower()}-{suffix}",
         game=name,
         created=now(),
         summary=f"A small DIAMOND world model of {name}, fitted to {last['real_steps']:,} steps of real play on a GPU.",
         source="benchmarks/gpu.sh worlds",
-        spaces={"obs_shape": [64, 64, 3], "num_actions": info.num_actions, "action_meanings": list(info.action_meanings)},
+        spaces={
+            "obs_shape": [64, 64, 3],
+            "num_actions": info.num_actions,
+            "action_meanings": list(info.action_meanings),
+        },
         denoiser=facts["denoiser"],
         reward_end=facts["reward_end"],
         actor_critic=facts["agent"] if agent else None,
@@ -52,12 +56,14 @@ def register(folder: Path, name: str, suffix: str = "nano", agent: bool = True) 
             "machine": f"{about['gpu']}, {about['cpus']} CPU cores",
             "versions": {"torch": about["torch"], "python": about["python"]},
             "history": [
-                f"{last['updates']:,} updates of {recipe['batch']} rows on {last['real_steps']:,} steps{played}{began}: "
-                f"benchmarks/gpu.sh worlds ({len(args['games'])} games side by side in {facts['seconds']} s)"
+                f"{fitted}: benchmarks/gpu.sh worlds ({len(args['games'])} games at once, {facts['seconds']} s)"
             ],
-            "data": {"steps": last["real_steps"], "source": "the Arcade Learning Environment, as the paper preprocesses it"},
+            "data": {
+                "steps": last["real_steps"],
+                "source": "the Arcade Learning Environment, as the paper preprocesses it",
+            },
         },
-    )  # fmt: skip
+    )
     return save_model(card, weights, load_starts(folder / f"{name}.starts.npz"))
 
 

@@ -305,7 +305,12 @@ class World:
 
     def starts(self) -> Starts:
         """Starts from anywhere in the play, a quarter of them from beginnings of games."""
-        n, rng, t, goes_on = self.recipe.num_starts, np.random.default_rng([self.seed, self.windows]), self.t, self.experience.goes_on
+        n, rng, t, goes_on = (
+            self.recipe.num_starts,
+            np.random.default_rng([self.seed, self.windows]),
+            self.t,
+            self.experience.goes_on,
+        )
         begins = goes_on & np.concatenate(([True], ~goes_on[:-1]))
         whole = np.convolve(goes_on.astype(np.int64), np.ones(t - 1, np.int64), "valid") == t - 1  # steps i..i+t-2
         first = np.flatnonzero(begins[: len(whole)] & whole)

@@ -135,7 +135,9 @@ def fold_norms(module: nn.Module) -> Modulation:
                 setattr(parent, name, FoldedResBlock(child, place))
                 norms += [child.norm1, child.norm2]
                 place += child.norm1.linear.out_features + child.norm2.linear.out_features
-            elif isinstance(child, Downsample) or (isinstance(child, GroupNorm) and fused_norm(child.norm.weight) is None):
+            elif isinstance(child, Downsample) or (
+                isinstance(child, GroupNorm) and fused_norm(child.norm.weight) is None
+            ):
                 # which add nothing to what they hold but its name
                 setattr(parent, name, child.norm if isinstance(child, GroupNorm) else child.conv)
     return Modulation(norms)

@@ -1,8 +1,8 @@
 """Group norm with scale, shift and SiLU as one kernel of a GPU, with its gradient, written in Triton.
 
-torch's own group norm on a GPU goes from channels-last memory to contiguous memory and back, and is followed by a kernel
-each for the affine part and for SiLU; under autocast it computes all of that in float32. This one reads an image twice
-and writes it once, in the order in which it lies. Triton comes with torch's builds for GPUs.
+torch's own group norm on a GPU goes from channels-last memory to contiguous memory and back, and a kernel each for the
+affine part and for SiLU follows; under autocast it computes all of that in float32. This one reads an image twice and
+writes it once, in the order in which it lies. Triton comes with torch's builds for GPUs.
 """
 
 from functools import cache
@@ -18,23 +18,23 @@ _TILE = 4096  # elements that a program has in hand
 
 @triton.jit
 def _forward(x, scale, shift, y, mean, rstd, pixels, channels, groups, scale_row, shift_row, eps,
-             WIDTH: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
+             width: tl.constexpr, block: tl.constexpr, columns: tl.constexpr, silu: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
-    column = tl.arange(0, COLUMNS)
-    in_group = column < WIDTH
-    channel = group * WIDTH + column
+    column = tl.arange(0, columns)
+    in_group = column < width
+    channel = group * width + column
     base = row * pixels * channels
-    first = tl.arange(0, BLOCK)
-    total = tl.zeros((COLUMNS,), tl.float32)
-    squares = tl.zeros((COLUMNS,), tl.float32)
-    for begin in range(0, pixels, BLOCK):
+    first = tl.arange(0, block)
+    total = tl.zeros((columns,), tl.float32)
+    squares = tl.zeros((columns,), tl.float32)
+    for begin in range(0, pixels, block):
         pixel = begin + first
         here = (pixel < pixels)[:, None] & in_group[None, :]
         value = tl.load(x + base + pixel[:, None] * channels + channel[None, :], mask=here, other=0.0).to(tl.float32)
         total += tl.sum(value, axis=0)
         squares += tl.sum(value * value, axis=0)
-    count = pixels * WIDTH
+    count = pixels * width
     average = tl.sum(total, axis=0) / count
     variance = tl.maximum(tl.sum(squares, axis=0) / count - average * average, 0.0)
     inverse = 1.0 / tl.sqrt(variance + eps)
@@ -44,40 +44,40 @@ def _forward(x, scale, shift, y, mean, rstd, pixels, channels, groups, scale_row
     plus = tl.load(shift + row * shift_row + channel, mask=in_group, other=0.0).to(tl.float32)
     by = by * inverse
     plus = plus - average * by
-    for begin in range(0, pixels, BLOCK):
+    for begin in range(0, pixels, block):
         pixel = begin + first
         here = (pixel < pixels)[:, None] & in_group[None, :]
         where = base + pixel[:, None] * channels + channel[None, :]
         value = tl.load(x + where, mask=here, other=0.0).to(tl.float32) * by[None, :] + plus[None, :]
-        if SILU:
+        if silu:
             value = value * tl.sigmoid(value)
         tl.store(y + where, value.to(y.dtype.element_ty), mask=here)
 
 
 @triton.jit
 def _backward(x, dy, scale, shift, mean, rstd, dx, dscale, dshift, pixels, channels, groups, scale_row, shift_row,
-              WIDTH: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
+              width: tl.constexpr, block: tl.constexpr, columns: tl.constexpr, silu: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
-    column = tl.arange(0, COLUMNS)
-    in_group = column < WIDTH
-    channel = group * WIDTH + column
+    column = tl.arange(0, columns)
+    in_group = column < width
+    channel = group * width + column
     base = row * pixels * channels
-    first = tl.arange(0, BLOCK)
+    first = tl.arange(0, block)
     average = tl.load(mean + row * groups + group)
     inverse = tl.load(rstd + row * groups + group)
     by = tl.load(scale + row * scale_row + channel, mask=in_group, other=0.0).to(tl.float32)
     plus = tl.load(shift + row * shift_row + channel, mask=in_group, other=0.0).to(tl.float32)
-    of_scale = tl.zeros((COLUMNS,), tl.float32)
-    of_shift = tl.zeros((COLUMNS,), tl.float32)
-    for begin in range(0, pixels, BLOCK):
+    of_scale = tl.zeros((columns,), tl.float32)
+    of_shift = tl.zeros((columns,), tl.float32)
+    for begin in range(0, pixels, block):
         pixel = begin + first
         here = (pixel < pixels)[:, None] & in_group[None, :]
         where = base + pixel[:, None] * channels + channel[None, :]
         normed = (tl.load(x + where, mask=here, other=0.0).to(tl.float32) - average) * inverse
         normed = tl.where(here, normed, 0.0)
         grad = tl.load(dy + where, mask=here, other=0.0).to(tl.float32)
-        if SILU:
+        if silu:
             value = normed * by[None, :] + plus[None, :]
             gate = tl.sigmoid(value)
             grad = grad * gate * (1.0 + value * (1.0 - gate))
@@ -85,16 +85,16 @@ def _backward(x, dy, scale, shift, mean, rstd, dx, dscale, dshift, pixels, chann
         of_shift += tl.sum(grad, axis=0)
     tl.store(dscale + row * channels + channel, of_scale, mask=in_group)
     tl.store(dshift + row * channels + channel, of_shift, mask=in_group)
-    count = pixels * WIDTH
+    count = pixels * width
     along = tl.sum(of_scale * by, axis=0) / count
     level = tl.sum(of_shift * by, axis=0) / count
-    for begin in range(0, pixels, BLOCK):
+    for begin in range(0, pixels, block):
         pixel = begin + first
         here = (pixel < pixels)[:, None] & in_group[None, :]
         where = base + pixel[:, None] * channels + channel[None, :]
         normed = (tl.load(x + where, mask=here, other=0.0).to(tl.float32) - average) * inverse
         grad = tl.load(dy + where, mask=here, other=0.0).to(tl.float32)
-        if SILU:
+        if silu:
             value = normed * by[None, :] + plus[None, :]
             gate = tl.sigmoid(value)
             grad = grad * gate * (1.0 + value * (1.0 - gate))
@@ -106,7 +106,7 @@ def _backward(x, dy, scale, shift, mean, rstd, dx, dscale, dshift, pixels, chann
 def _sizes(channels: int, groups: int) -> dict[str, int]:
     width = channels // groups
     columns = triton.next_power_of_2(width)
-    return {"WIDTH": width, "COLUMNS": columns, "BLOCK": max(16, _TILE // columns)}
+    return {"width": width, "columns": columns, "block": max(16, _TILE // columns)}
 
 
 def _row_stride(part: Tensor) -> int:
@@ -123,7 +123,7 @@ class _NormSilu(torch.autograd.Function):
         y = torch.empty_like(x)
         mean, rstd = torch.empty(2, b, groups, dtype=torch.float32, device=x.device).unbind()
         sizes = x, scale, shift, y, mean, rstd, h * w, c, groups, _row_stride(scale), _row_stride(shift), eps
-        _forward[b, groups](*sizes, SILU=silu, **_sizes(c, groups), num_warps=4)
+        _forward[b, groups](*sizes, silu=silu, **_sizes(c, groups), num_warps=4)
         ctx.save_for_backward(x, scale, shift, mean, rstd)
         ctx.groups, ctx.silu = groups, silu
         return y
@@ -137,7 +137,7 @@ class _NormSilu(torch.autograd.Function):
         dscale, dshift = torch.empty(2, b, c, dtype=torch.float32, device=x.device).unbind()
         rows = _row_stride(scale), _row_stride(shift)
         sizes = x, dy, scale, shift, mean, rstd, dx, dscale, dshift, h * w, c, ctx.groups, *rows
-        _backward[b, ctx.groups](*sizes, SILU=ctx.silu, **_sizes(c, ctx.groups), num_warps=4)
+        _backward[b, ctx.groups](*sizes, silu=ctx.silu, **_sizes(c, ctx.groups), num_warps=4)
         grads = (g.sum(0).view(p.shape) if p.numel() == c else g
                  for g, p in ((dscale, scale), (dshift, shift)))  # fmt: skip
         dscale, dshift = (g.to(p.dtype) for g, p in zip(grads, (scale, shift), strict=True))
