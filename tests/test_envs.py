@@ -86,10 +86,11 @@ def test_render():
 
 
 @pytest.mark.gpu
-def test_a_gpu_environment():
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gpu_environment(compile):
     save_tiny_model()
     kwargs = {"model": "tiny", "num_envs": 4, "precision": "float32"}
-    here, there = (DreamVectorEnv(device=device, **kwargs) for device in ("cpu", "cuda"))
+    here, there = DreamVectorEnv(device="cpu", **kwargs), DreamVectorEnv(device="cuda", compile=compile, **kwargs)
     np.testing.assert_array_equal(here.reset(seed=0)[0], there.reset(seed=0)[0])
     ours, theirs = here.step([0, 1, 2, 3]), there.step([0, 1, 2, 3])
     assert np.abs(ours[0].astype(int) - theirs[0]).max() <= 1

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 import worlds
-from stubs import save_tiny_model
+from stubs import make_starts, save_tiny_model
 
+from diamond_gym import world_model
 from diamond_gym.device import pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser
@@ -112,3 +113,15 @@ def test_printed_on_one_screen() -> None:
     parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
     assert f"  denoiser: Denoiser, {parameters:,} parameters" in said
     assert len(said) == 1 + len(model.parts)
+
+
+def test_a_step_of_compiled_networks_is_one_graph_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    model.starts = make_starts(size=8)
+    asked: list[bool] = []
+    monkeypatch.setattr(world_model, "Dream", lambda *args, graph, **settled: asked.append(graph))
+    model.dream(1)
+    model.denoiser.inner_model.compile()
+    model.dream(1)
+    model.dream(1, graph=False)
+    assert asked == [False, True, False]
