@@ -23,7 +23,18 @@ from diamond_gym.device import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-_HEADERS = ("attention", "doors", "gradients", "products", "random", "resblock", "tensors", "vectors", "winograd")
+_HEADERS = (
+    "amx",
+    "attention",
+    "doors",
+    "gradients",
+    "products",
+    "random",
+    "resblock",
+    "tensors",
+    "vectors",
+    "winograd",
+)
 _SOURCES = (SOURCE, *(SOURCE.with_name(f"{name}.h") for name in _HEADERS))
 MULTIPLE = 16
 """All numbers of channels are multiples of this."""

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "winograd.h"
+#include "amx.h"
 
 namespace {
 

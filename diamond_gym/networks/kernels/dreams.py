@@ -51,13 +51,13 @@ def _fits(module: nn.Module) -> bool:
 class _Packed(nn.Module):
     """A module whose weights are packed for the kernels of this machine, and whose call is its `forward` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.width = kernels.built_kernels().block_width()
+        self.dtype, self.packing = dtype, _packing(dtype)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if (built := kernels.built_kernels()) is None or built.block_width() != self.width:
+        if kernels.built_kernels() is None or _packing(self.dtype) != self.packing:
             raise RuntimeError("this network was made on a machine with other kernels; make the dream anew here")
 
 
@@ -84,8 +84,8 @@ class KernelResBlock(_Packed):
     """A `FoldedResBlock` that is one call of a kernel, and another one for its attention."""
 
     def __init__(self, block: FoldedResBlock, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.convolutions = (*_winograd(block.conv1, dtype), *_winograd(block.conv2, dtype))
+        super().__init__(dtype)
+        self.convolutions = (*_filters(block.conv1, dtype), *_filters(block.conv2, dtype))
         self.projection: tuple[Tensor | None, Tensor | None] = (None, None)
         if isinstance(block.proj, nn.Conv2d):
             self.projection = _pointwise(block.proj, dtype)
@@ -111,8 +111,8 @@ class KernelUpsample(_Packed):
     """An `Upsample` that is one call of a kernel: no enlarged image is written down."""
 
     def __init__(self, upsample: Upsample, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.convolution = _winograd(upsample.conv, dtype)
+        super().__init__(dtype)
+        self.convolution = _filters(upsample.conv, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W)."""
@@ -125,7 +125,7 @@ class KernelDownsample(_Packed):
     """The convolution of a `Downsample`."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(dtype)
         matrix = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (O, 3 * 3 * I)
         self.convolution = _packed(matrix[None], dtype), _bias(conv)
 
@@ -140,7 +140,7 @@ class KernelEnter(_Packed):
     """An `Enter`."""
 
     def __init__(self, enter: Enter, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(dtype)
         more = -enter.weight.shape[1] % kernels.MULTIPLE
         weight = F.pad(enter.weight.detach().float(), (0, 0, 0, 0, 0, more))
         self.patch = enter.patch
@@ -158,7 +158,7 @@ class KernelLeave(_Packed):
     """A `Leave`."""
 
     def __init__(self, leave: Leave, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.patch, self.channels = leave.patch, leave.conv.out_channels // leave.patch**2
         more = -leave.conv.out_channels % kernels.MULTIPLE
         weight = F.pad(leave.conv.weight.detach().float(), (0, 0, 0, 0, 0, 0, 0, more))
@@ -182,6 +182,12 @@ _REPLACEMENTS: dict[type[nn.Module], Any] = {
 }
 
 
+def _packing(dtype: torch.dtype) -> tuple[int, bool]:
+    """What the order of packed weights depends on: how wide their blocks are, and whether tiles of AMX read them."""
+    built = kernels.built_kernels()
+    return built.block_width(), dtype == torch.bfloat16 and built.has_amx()
+
+
 def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias.detach().float()
@@ -193,8 +199,8 @@ def _norm(norm: nn.Module) -> tuple[Tensor, int]:
     return torch.cat((norm.weight.detach().float(), norm.bias.detach().float())), norm.num_groups
 
 
-def _winograd(conv: nn.Conv2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The transformed filters of a 3x3 convolution, packed, and its bias."""
+def _filters(conv: nn.Conv2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The filters of a 3x3 convolution, packed, and its bias."""
     return kernels.built_kernels().pack(conv.weight.detach().float(), dtype == torch.bfloat16), _bias(conv)
 
 

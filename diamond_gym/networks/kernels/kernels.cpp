@@ -1,5 +1,5 @@
 // The operators of dreams and of training on CPUs: residual blocks, attention and the convolutions of a U-Net, in float32
-// on any and in bfloat16 on those with AVX512-BF16, and 3x3 convolutions with their gradients, in float32. Sums are
+// on any and in bfloat16 on those with AVX512-BF16 or AMX, and 3x3 convolutions with their gradients, in float32. Sums are
 // float32 in either arithmetic; what lies between is of the element's type.
 //
 // Tensors are images next to each other, each of H rows of W pixels of C channels (torch's channels_last). All numbers of
@@ -24,6 +24,14 @@ bool has_bfloat16() {
 #else
     return false;
 #endif
+}
+
+// See the schema of `use_amx` below.
+bool use_amx(bool wanted) {
+#ifdef __AMX_BF16__
+    tiles_wanted = wanted;
+#endif
+    return has_amx();
 }
 
 // See the schema of `resblock` below: x and skip lie side by side, the block's scales and shifts begin at `place`.
@@ -205,6 +213,9 @@ Tensor pack_of(Tensor weight, bool bfloat16) {
         pack<E>(filters, static_cast<typename E::Number*>(out.mutable_data_ptr()));
         return out;
     };
+#ifdef __AMX_BF16__
+    if (bfloat16 && has_amx()) return packed(Tiled{}, ScalarType::BFloat16, 9);
+#endif
 #ifdef __AVX512BF16__
     if (bfloat16) return packed(Bfloat16{}, ScalarType::BFloat16, 16);
 #endif
@@ -244,6 +255,9 @@ STABLE_TORCH_LIBRARY(diamond_gym, m) {
     m.def("conv3x3_weight_gradient(Tensor x, Tensor gradient, Tensor weight) -> Tensor");
     m.def("block_width() -> int");
     m.def("has_bfloat16() -> bool");
+    m.def("has_amx() -> bool");
+    // Whether AMX is used from now on, if it is wanted; what was packed before does not fit if that changes
+    m.def("use_amx(bool wanted) -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CPU, m) {
@@ -263,4 +277,6 @@ STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CompositeImplicitAutograd, m) {
     m.impl("block_width", TORCH_BOX(&block_width));
     m.impl("has_bfloat16", TORCH_BOX(&has_bfloat16));
+    m.impl("has_amx", TORCH_BOX(&has_amx));
+    m.impl("use_amx", TORCH_BOX(&use_amx));
 }

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "winograd.h"
+#include "amx.h"
 
 namespace {
 

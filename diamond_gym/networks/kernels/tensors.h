@@ -7,7 +7,7 @@
 
 #include <optional>
 
-#include "winograd.h"
+#include "amx.h"
 
 namespace {
 
@@ -16,10 +16,22 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
+// Whether products in bfloat16 are computed by AMX.
+bool has_amx() {
+#ifdef __AMX_BF16__
+    return tiles_used();
+#else
+    return false;
+#endif
+}
+
 // Calls `run` with the element of a tensor's type.
 template <typename Run>
 void with_element(const Tensor& x, Run run) {
     if (x.scalar_type() == ScalarType::Float) return run(Float32{});
+#ifdef __AMX_BF16__
+    if (x.scalar_type() == ScalarType::BFloat16 && has_amx()) return run(Tiled{});
+#endif
 #ifdef __AVX512BF16__
     if (x.scalar_type() == ScalarType::BFloat16) return run(Bfloat16{});
 #endif
@@ -67,8 +79,11 @@ void check_weights(const Tensor& x, const Tensor& weights, const Tensor& bias, i
                     "these weights are not packed for these images");
 }
 
-// Numbers in a transformed tile of such images.
-int64_t positions(const Tensor& x) { return x.scalar_type() == ScalarType::Float ? 36 : 16; }
+// Numbers of a packed 3x3 filter for such images: of a transformed tile, or the nine themselves.
+int64_t positions(const Tensor& x) {
+    if (x.scalar_type() == ScalarType::Float) return 36;
+    return has_amx() ? 9 : 16;
+}
 
 template <typename T>
 Source<T> plain(const Tensor& x, bool twice = false) {

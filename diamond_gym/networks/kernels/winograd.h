@@ -94,28 +94,30 @@ struct Source {
 };
 
 // One row of an image into `out` (pixels, channels), with `before` columns of zeros first and zeros up to `columns`.
-template <typename E>
-void read_row(const Source<typename E::Number>& s, size_t image, int row, int before, int columns, float* out) {
+template <typename E, typename Out = Float32>
+void read_row(const Source<typename E::Number>& s, size_t image, int row, int before, int columns,
+              typename Out::Number* out) {
+    using Number = typename Out::Number;
     const int channels = s.images.channels(), zoom = s.twice ? 2 : 1, width = s.width * zoom;
     if (row < 0 || row >= s.height * zoom) {
-        std::memset(out, 0, size_t(columns) * channels * sizeof(float));
+        std::memset(out, 0, size_t(columns) * channels * sizeof(Number));
         return;
     }
     const size_t begin = size_t(before) * channels, end = begin + size_t(width) * channels;
-    std::memset(out, 0, begin * sizeof(float));
-    std::memset(out + end, 0, (size_t(columns) * channels - end) * sizeof(float));
+    std::memset(out, 0, begin * sizeof(Number));
+    std::memset(out + end, 0, (size_t(columns) * channels - end) * sizeof(Number));
     const size_t first_pixel = (image * s.height + row / zoom) * s.width;
     const auto read = [&](const typename E::Number* tensor, int count, int offset) {
         for (int c = 0; c < count; c += LANES) {
             const typename E::Number* from = tensor + first_pixel * count + c;
-            float* to = out + begin + offset + c;
+            Number* to = out + begin + offset + c;
             if (s.scale) {
                 const Vector scale = load(s.scale + image * channels + offset + c);
                 const Vector shift = load(s.shift + image * channels + offset + c);
                 for (int x = 0; x < s.width; ++x, from += count, to += channels)
-                    store(to, silu<E>(E::read(from) * scale + shift));
+                    Out::write(to, silu<E>(E::read(from) * scale + shift));
             } else {
-                for (int x = 0; x < width; ++x, to += channels) store(to, E::read(from + x / zoom * count));
+                for (int x = 0; x < width; ++x, to += channels) Out::write(to, E::read(from + x / zoom * count));
             }
         }
     };
@@ -131,7 +133,8 @@ struct Strips {
     Strips(int height, int width, int images, int outputs, int channels, int threads) {
         tile_rows = (height + outputs - 1) / outputs, tiles = (width + outputs - 1) / outputs;
         rows = images * tile_rows;
-        const int at_once = IN_FLIGHT / ((outputs + 2) * (outputs + 2) * channels);
+        const int tile = outputs > 1 ? outputs + 2 : 1;  // where a tile is a pixel, the inputs are not transformed
+        const int at_once = IN_FLIGHT / (tile * tile * channels);
         rows_each = std::max(1, std::min(rows, at_once / tiles));
         while (threads > 1 && rows_each > 1 && count() < 2 * threads) rows_each /= 2;
     }
