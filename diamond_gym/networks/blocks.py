@@ -64,7 +64,7 @@ def num_groups(channels: int) -> int:
 @cache
 def _gpu_group_norm() -> Callable[..., Tensor] | None:
     try:
-        from diamond_gym.networks.kernels.gpu_norm import group_norm
+        from diamond_gym.networks.gpu_norm import group_norm
     except ImportError:  # Triton comes with torch's builds for GPUs alone
         return None
     return group_norm
