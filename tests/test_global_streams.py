@@ -133,7 +133,7 @@ def test_an_agents_file(tmp_path):
     from diamond_gym.trainers.own_agent import own_file
 
     with nothing_moves():
-        assert own_file(registry.resolve("pong-nano"), "cpu") is not None
+        assert own_file(registry.resolve("breakout-nano"), "cpu") is not None
 
 
 def test_an_agents_weights_do_not_depend_on_dreams():

@@ -234,9 +234,12 @@ def test_first_play_is_mixed_scripted_and_the_bundled_agents():
     assert len({task.seed for task in run.tasks_of("Breakout", 30_000, 0, 8, 5_000)}) == 6
 
 
-@pytest.mark.parametrize("policy", ["mixed", "scripted", "bundled"])
-def test_play(policy):
-    played = play_module.play(Task("Breakout", 40, 2, 3, policy))
+@pytest.mark.parametrize(
+    ("game", "policy"),
+    [("Breakout", "mixed"), ("Breakout", "scripted"), ("Breakout", "bundled"), ("Freeway", "bundled")],
+)
+def test_play(game, policy):
+    played = play_module.play(Task(game, 40, 2, 3, policy))
     assert played.frames.shape == (42, 64, 64, 3) or len(played.frames) == len(played.act) >= 40
     assert len(set(played.act.tolist())) > 1
 

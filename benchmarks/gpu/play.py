@@ -67,10 +67,10 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
     import torch
 
     from diamond_gym.networks.actor_critic import ActorCritic
-    from diamond_gym.registry import resolve
+    from diamond_gym.registry import load_world_model, resolve
     from diamond_gym.registry.games import game as find_game
     from diamond_gym.trainers.games import Games
-    from diamond_gym.trainers.own_agent import own_file
+    from diamond_gym.trainers.own_agent import own_agent, own_file
     from diamond_gym.trainers.policies import AgentPolicy, StickyPolicy
     from diamond_gym.trainers.scripted import ScriptedPolicy
     from diamond_gym.trainers.worlds import World, about_game
@@ -84,8 +84,10 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
         policy = ScriptedPolicy(task.game, rows, rng)
     elif task.policy == "bundled":
         saved = own_file(resolve(task.game), "cpu")
-        assert saved is not None
-        policy = saved.playing(rows, seed=task.seed)
+        if saved is not None:
+            policy = saved.playing(rows, seed=task.seed)
+        else:
+            policy = AgentPolicy(own_agent(load_world_model(task.game, "cpu", "float32")), rows, rng)
     elif task.policy == "agent":
         assert task.agent is not None
         network = ActorCritic(task.agent["config"])

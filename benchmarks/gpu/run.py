@@ -63,7 +63,8 @@ def tasks_of(game: str, steps: int, seed: int, num_envs: int, part: int = 10**9)
 
 def has_agent(game: str) -> bool:
     """Whether an agent lies beside the game's bundled model."""
-    return any(entry.card.game == game and "agent" in entry.card.files for entry in entries())
+    cards = [entry.card for entry in entries()]
+    return any(card.game == game and ("agent" in card.files or card.actor_critic is not None) for card in cards)
 
 
 def ablation(args: argparse.Namespace, out: Path, device: torch.device, recipe: Recipe) -> None:
