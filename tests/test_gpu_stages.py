@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu import cells as cells_module
+from benchmarks.gpu import curves, rates, run, table
 from benchmarks.gpu import play as play_module
-from benchmarks.gpu import rates, run, table
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph
 from benchmarks.gpu.play import Play, Task
+from benchmarks.gpu.register import register
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.hallucination import SeenColours
+from diamond_gym.registry import load_world_model
 from diamond_gym.starts import load_starts
 
 CPU = torch.device("cpu")
@@ -225,6 +227,15 @@ def test_the_loop(players, tmp_path, capsys, monkeypatch):
         weights = load_file(tmp_path / f"{game}.safetensors")
         assert {key.split(".")[0] for key in weights} == {"denoiser", "rew_end_model", "actor_critic"}
         assert len(load_starts(tmp_path / f"{game}.starts.npz")) == TINY.num_starts
+        card = register(tmp_path, game, "trial").card
+        assert card.name == f"{game.lower()}-trial" and (card.actor_critic is not None) == (game == "Pong")
+        model = load_world_model(card.name, "cpu", "float32")
+        assert model.dream(1).reset(seed=0).shape == (1, 3, 64, 64)
+
+
+def test_the_curves_are_drawn(tmp_path):
+    curves.draw(tmp_path / "curves.png", ["Pong"])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_first_play_is_mixed_scripted_and_the_bundled_agents():

@@ -30,10 +30,10 @@ RANKS = [
         "csgo",
     },
     {"actions"},
-    {"action_spaces", "action_keys"},
+    {"action_spaces", "action_keys", "networks.triton_norm"},
+    {"networks.gpu_norm"},
     {
         "networks.blocks",
-        "networks.gpu_norm",
         "networks.preconditioning",
         "networks.cuda_graphs",
         "data.about",

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
 from benchmarks.gpu.play import Play
-from benchmarks.gpu.run import about
 from benchmarks.gpu.worlds import Recipe, World
 
 STEPS = 4_000

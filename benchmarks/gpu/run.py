@@ -7,32 +7,25 @@ world models and trains the agents in their dreams. Every result is written as s
 
 import argparse
 import json
-import os
-import platform
-import tarfile
-import tempfile
 import time
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
 
+from benchmarks.gpu.about import about
+from benchmarks.gpu.course import Course, note, play_on, save, take
 from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
+from benchmarks.gpu.norms import check_norms, without_fused_norms
 from benchmarks.gpu.play import Play, Players, Task
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.hallucination import SeenColours
-from diamond_gym.networks import blocks
-from diamond_gym.networks.blocks import GROUP_NORM_EPS, fused_norm
 from diamond_gym.registry import entries, load_world_model
 from diamond_gym.registry.games import game as find_game
-from diamond_gym.starts import save_starts
 from diamond_gym.trainers.optim import lr_factor
 from diamond_gym.trainers.scripted import PLAYERS
 
@@ -45,13 +38,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual, noise told": {"past_noise": 0.3, "noise_cond": True},
     "paper output, noise": {"residual": False, "past_noise": 0.3},
 }
-
-
-def about() -> dict[str, Any]:
-    """The machine and the versions."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"gpu": gpu, "cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version(),
-            "commit": os.environ.get("COMMIT", "")}  # fmt: skip
 
 
 def tasks_of(game: str, steps: int, seed: int, num_envs: int, part: int = 10**9) -> list[Task]:
@@ -115,24 +101,6 @@ def ablation(args: argparse.Namespace, out: Path, device: torch.device, recipe: 
     players.close()
 
 
-@dataclass
-class Course:
-    """One game's course through the loop."""
-
-    world: World
-    pending: "list[Future[Path]]"
-    fit_until: float
-    """Seconds from the beginning."""
-    turns: int
-    """Windows of dreams in which its agent is trained, a round."""
-    real_steps: int = 0
-    rounds: int = 0
-    played_at: int = 0
-    """Windows after which the agent played last."""
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-
-
 def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Recipe) -> None:
     """DIAMOND's loop on all games at once, for `args.seconds`."""
     clock, players = Clock(), Players(args.processes)
@@ -193,102 +161,6 @@ class Clock:
 
     def __call__(self) -> float:
         return time.perf_counter() - self._begin
-
-
-def play_on(players: Players, course: Course, args: argparse.Namespace) -> "list[Future[Path]]":
-    """Begins to play with the agent as it is now."""
-    agent = course.world.agent.module
-    weights = {key: value.detach().cpu() for key, value in agent.state_dict().items()}
-    course.rounds += 1
-    course.played_at = course.world.windows
-    about_agent = {"config": agent.config, "weights": weights}
-    return [players.start(Task(course.world.game, args.more_steps, 8, 100 * course.rounds + k, "agent", about_agent))
-            for k in range(args.parts)]  # fmt: skip
-
-
-def take(course: Course) -> None:
-    """Takes in what has been played."""
-    left = []
-    for future in course.pending:
-        if future.done() and (error := future.exception()) is not None:
-            print(f"{course.world.game}: a play failed: {error}"[:300], flush=True)
-        elif future.done():
-            played = Play.load(future.result())
-            with course.world.on_stream():
-                course.real_steps += course.world.experience.add(played)
-            if course.rounds:
-                course.scores += played.scores.tolist()
-        else:
-            left.append(future)
-    course.pending = left
-
-
-def note(course: Course, seconds: float) -> dict[str, Any]:
-    """A point of the curve."""
-    world = course.world
-    recent = course.scores[-30:]
-    line = {"seconds": round(seconds), "real_steps": course.real_steps, "updates": world.updates,
-            "windows": world.windows, "score": round(float(np.mean(recent)), 2) if recent else None,
-            "games": len(course.scores), **world.read()}  # fmt: skip
-    course.curve.append(line)
-    return line
-
-
-def save(
-    out: Path, courses: dict[str, Course], recipe: Recipe, args: argparse.Namespace, seconds: float, starts: bool = True
-) -> None:
-    """Weights (float16), curve and configuration of every game, and the starts, which take a second to compress.
-
-    Two games a file, as few and small files are easily carried.
-    """
-    games = sorted(courses)
-    for first in range(0, len(games), 2):
-        path = out / f"worlds-{first // 2}.tar"
-        with tarfile.open(path.with_suffix(".part"), "w") as archive, tempfile.TemporaryDirectory() as folder:
-            for game in games[first : first + 2]:
-                course, world = courses[game], courses[game].world
-                weights = {key: value.half() for key, value in world.state().items()}
-                save_file(weights, Path(folder) / f"{game}.safetensors")
-                if starts and len(world.experience) > recipe.num_starts:
-                    save_starts(Path(folder) / f"{game}.starts.npz", world.starts())
-                facts = {"about": about(), "game": game, "seconds": round(seconds), "recipe": asdict(recipe),
-                         "args": {k: v for k, v in vars(args).items() if k != "out"}, "curve": course.curve,
-                         "frames": len(world.experience), "scores": course.scores,
-                         "denoiser": asdict(world.denoiser.module.config),
-                         "reward_end": asdict(world.reward_end.module.config),
-                         "agent": asdict(world.agent.module.config)}  # fmt: skip
-                (Path(folder) / f"{game}.json").write_text(json.dumps(facts))
-            archive.add(folder, ".")
-        path.with_suffix(".part").replace(path)
-
-
-def check_norms(device: torch.device) -> None:
-    """Does without the norms in Triton where these fail, so that a run is only slower for it."""
-    try:
-        for dtype, most in ((torch.bfloat16, 2e-2), (torch.float32, 1e-3)):
-            x = torch.randn(8, 64, 16, 16, device=device).to(dtype, memory_format=torch.channels_last).requires_grad_()
-            scale, shift = torch.randn(2, 8, 64, device=device, requires_grad=True).unbind()
-            norm = fused_norm(x)
-            if norm is None:
-                raise RuntimeError("there is no Triton")
-            plain = F.group_norm(x.float(), 2, eps=GROUP_NORM_EPS) * scale[:, :, None, None] + shift[:, :, None, None]
-            grad, results = torch.randn_like(plain), []
-            for y in (norm(x, 2, scale, shift, GROUP_NORM_EPS, silu=True), F.silu(plain)):
-                grads = torch.autograd.grad(y, (x, scale, shift), grad.to(y.dtype), retain_graph=True)
-                results.append([part.detach().float() for part in (y, *grads)])
-            for ours, theirs in zip(*results, strict=True):
-                error = float((ours - theirs).norm() / theirs.norm())
-                if not error < most:
-                    raise RuntimeError(f"an error of {error:.3g} in {dtype}")
-        print("norms in Triton agree with torch's", flush=True)
-    except Exception as error:
-        print(f"without the norms in Triton: {type(error).__name__}: {error}"[:500], flush=True)
-        without_fused_norms()
-
-
-def without_fused_norms() -> None:
-    """Has torch compute all norms."""
-    blocks._gpu_group_norm = lambda: None  # type: ignore[assignment]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
-from benchmarks.gpu.run import about
 from benchmarks.gpu.worlds import Recipe
 from benchmarks.plain import PlainDenoiser, plain_sample
 from diamond_gym.dream import Dream

@@ -5,7 +5,6 @@ drawn before each replay, optimizers and averages in place, and a stream for eac
 """
 
 import contextlib
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph, OutsideRandom
+from benchmarks.gpu.trained import Trained
 from diamond_gym.data.segments import TensorBatch
 from diamond_gym.dream import Dream
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
@@ -27,7 +27,6 @@ from diamond_gym.starts import Starts
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, window_loss
 from diamond_gym.trainers.focus import motion_weight
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.optim import parameter_groups
 from diamond_gym.trainers.scheduled_sampling import ONE_STEP, dreamed, predicted
 from diamond_gym.world_model import WorldModel
 
@@ -80,39 +79,6 @@ class Recipe:
     num_starts: int = 512
     dreams_every: int = 100
     """Windows after which dreams begin anew, from all that was played by then and with the newest reward model."""
-
-
-class Trained:
-    """A network with its optimizer, its average, and one update in place."""
-
-    def __init__(self, module: nn.Module, lr: float, weight_decay: float, max_norm: float, ema: float) -> None:
-        self.module, self._max_norm, self._ema = module, max_norm, ema
-        parameters = next(module.parameters())
-        on_gpu = parameters.is_cuda
-        self.lr = torch.tensor(lr, device=parameters.device)
-        self.base_lr = lr
-        groups = parameter_groups(module, weight_decay)
-        rate: Any = self.lr if on_gpu else lr
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, eps=1e-8, fused=on_gpu or None, capturable=on_gpu)
-        self.average = copy.deepcopy(module).requires_grad_(False) if ema else module
-        self.parameters = list(module.parameters())
-        self._averaged = list(self.average.parameters())
-
-    def set_lr(self, factor: float) -> None:
-        """Scales the learning rate."""
-        self.lr.fill_(self.base_lr * factor)
-        if not self.lr.is_cuda:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.base_lr * factor
-
-    def update(self, loss: Tensor) -> None:
-        """One step of the optimizer."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self._max_norm)
-        self.optimizer.step()
-        if self._ema:
-            torch._foreach_lerp_(self._averaged, self.parameters, 1 - self._ema)
 
 
 class World:

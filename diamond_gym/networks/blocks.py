@@ -5,14 +5,13 @@ released checkpoints, which therefore load without a renaming table.
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
+from diamond_gym.networks.gpu_norm import fused_norm
 
 GROUP_SIZE = 32
 GROUP_NORM_EPS = 1e-5
@@ -59,20 +58,6 @@ def num_groups(channels: int) -> int:
     while channels % groups:
         groups -= 1
     return groups
-
-
-@cache
-def _gpu_group_norm() -> Callable[..., Tensor] | None:
-    try:
-        from diamond_gym.networks.gpu_norm import group_norm
-    except ImportError:  # Triton comes with torch's builds for GPUs alone
-        return None
-    return group_norm
-
-
-def fused_norm(x: Tensor) -> Callable[..., Tensor] | None:
-    """`gpu_norm.group_norm` where that can be used: on a GPU, with Triton, in what torch.compile does not compile."""
-    return None if not x.is_cuda or torch.compiler.is_compiling() else _gpu_group_norm()
 
 
 class GroupNorm(nn.Module):

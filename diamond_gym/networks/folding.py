@@ -24,9 +24,9 @@ from diamond_gym.networks.blocks import (
     GroupNorm,
     ResBlock,
     from_patches,
-    fused_norm,
     to_patches,
 )
+from diamond_gym.networks.gpu_norm import fused_norm
 
 M = TypeVar("M", bound=nn.Module)
 
