@@ -19,7 +19,7 @@ from diamond_gym.networks.kernels.dreams import KernelUpsample, use_kernels
 
 HAS_AMX = HAS_BFLOAT16 and bool(KERNELS.has_amx())
 pytestmark = pytest.mark.skipif(not HAS_AMX, reason="no AMX, or no C++ compiler that knows it")
-ROUNDED = 0.002  # of the norm: half of the last of eight bits of what comes out
+ROUNDED = 2**-8  # of the norm: half of the last of eight bits of what comes out, at most
 WITHOUT = [
     "a_residual_block",
     "an_enlargement",
