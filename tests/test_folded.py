@@ -229,6 +229,28 @@ def test_frames_on_a_gpu_are_those_of_the_cpu(batch, dtype):
 
 
 @pytest.mark.gpu
+def test_on_a_gpu_new_weights_are_written_where_a_graph_reads_them():
+    denoiser, _ = tiny_networks()
+    denoiser, dtype = denoiser.cuda(), torch.bfloat16
+    obs, act, noise = (x.cuda() for x in inputs(denoiser.config, 4, (16, 16)))
+    folded = FoldedDenoiser(denoiser, dtype)
+    with torch.no_grad():
+        sample(folded.condition, obs, act, noise, QUALITIES["paper"])
+        levels = [part.data_ptr() for level in folded._levels.values() for step in level for part in step]
+        places = [p.data_ptr() for p in folded.inner.parameters()]
+        for parameter in denoiser.parameters():
+            parameter.mul_(1.5)
+        folded.refresh()
+        ours, theirs = (
+            sample(network.condition, obs, act, noise, QUALITIES["paper"])[0]
+            for network in (folded, FoldedDenoiser(denoiser, dtype))
+        )
+    assert ours.equal(theirs)
+    assert [p.data_ptr() for p in folded.inner.parameters()] == places
+    assert [part.data_ptr() for level in folded._levels.values() for step in level for part in step] == levels
+
+
+@pytest.mark.gpu
 def test_compiled_on_a_gpu():
     denoiser = tiny_networks()[0].cuda()
     obs, act, noise = (x.cuda() for x in inputs(denoiser.config, 4, (16, 16)))

@@ -120,10 +120,13 @@ class FoldedDenoiser:
         network = cast(InnerModel, self.denoiser.inner_model)
         fold, asked = partial(network.fold, self.dtype), is_compiled(network)
         self.forms = folded_forms(fold, lambda inner: inner, lambda inner: inner, self.dtype, asked, self.forms)
-        for (sigmas, sigma_cond), levels in self._levels.items():
-            for level, new in zip(levels, self._computed(sigmas, sigma_cond, levels[0].c_in.device), strict=True):
+        device = next(self.inner.parameters()).device
+        kept = device.type == "cuda"  # and written in place, as a CUDA graph may read them
+        self._levels = {key: old for key, old in self._levels.items() if kept and old[0].c_in.device == device}
+        for key, levels in self._levels.items():
+            for level, new in zip(levels, self._computed(*key, device), strict=True):
                 for part, value in zip(level, new, strict=True):
-                    part.copy_(value)  # in place, as a CUDA graph may read them
+                    part.copy_(value)
 
     def condition(
         self, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None, sigmas: tuple[float, ...] = ()
