@@ -54,6 +54,14 @@ class Counter(nn.Module):
         n = level(obs)
         return nn.functional.one_hot(n.long() % 3, 3) * SURE, n + 100 * hx[:, 0], (hx, cx)
 
+    def sequence(self, obs, state):
+        logits, vals = [], []
+        for frame in obs.unbind(1):
+            logit, val, state = self(frame, state)
+            logits.append(logit)
+            vals.append(val)
+        return torch.stack(logits, 1), torch.stack(vals, 1), state
+
 
 def frames(*numbers):
     obs = np.zeros((len(numbers), 4, 4, 3), np.uint8)
@@ -153,6 +161,12 @@ def test_without_ends_both_kinds_of_windows_are_the_same():
         for name, value in vars(one).items():
             if name != "real":
                 torch.testing.assert_close(getattr(other, name), value)
+        gradients = []
+        for imagination, window in ((own, one), (given, other)):
+            imagination.agent.zero_grad()
+            (window.val.sum() + window.logits_act.square().sum()).backward()
+            gradients.append([p.grad for p in imagination.agent.parameters()])
+        torch.testing.assert_close(*gradients)
 
 
 def test_a_window_of_one_step_and_dreams_without_end():

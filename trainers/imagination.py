@@ -119,21 +119,25 @@ class Imagination:
         return Window(*(torch.stack(part, dim=1) for part in (logits_of, acts, vals, *outcomes, bootstrap)))
 
     def _window_that_waits_for_nothing(self, length: int) -> Window:
-        obs, (hx, cx) = self.dream.obs, self._memory
-        memory, going_on = (hx.clone(), cx.clone()), torch.ones(len(obs), dtype=torch.bool, device=obs.device)
-        parts = list[tuple[Tensor, ...]]()
-        for _ in range(length):
-            logits, val, memory = self.agent(obs, memory)
-            act = draw_category(logits.detach().float().softmax(-1), self._uniform((len(obs),)))
-            step = self.dream.step(act, restart=False, mask=going_on)
-            parts.append((logits, act, val, step.rew, step.end, step.trunc, going_on))
-            obs, going_on = step.final_obs, going_on & ~(step.end | step.trunc)
-        logits, act, val, rew, end, trunc, real = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        before = [part.clone() for part in self._memory]
+        seen, parts = list[Tensor](), list[tuple[Tensor, ...]]()
         with torch.no_grad():
+            obs, memory = self.dream.obs, (before[0], before[1])
+            going_on = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
+            for _ in range(length):
+                seen.append(obs)
+                logits, _, memory = self.agent(obs, memory)
+                act = draw_category(logits.float().softmax(-1), self._uniform((len(obs),)))
+                step = self.dream.step(act, restart=False, mask=going_on)
+                parts.append((act, step.rew, step.end, step.trunc, going_on))
+                obs, going_on = step.final_obs, going_on & ~(step.end | step.trunc)
             _, val_after, _ = self.agent(obs, memory)
-        self.dream.reset(mask=~going_on)
-        fresh = self._burn_in(self.dream.shown_window)
-        self._remember(torch.where(going_on[:, None], old, new) for old, new in zip(memory, fresh, strict=True))
+            self.dream.reset(mask=~going_on)
+            fresh = self._burn_in(self.dream.shown_window)
+            self._remember(torch.where(going_on[:, None], old, new) for old, new in zip(memory, fresh, strict=True))
+        act, rew, end, trunc, real = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        # With gradient all frames go through the encoder at once, a tenth of the kernels of one step after the other.
+        logits, val, _ = self.agent.sequence(torch.stack(seen, dim=1), (before[0], before[1]))
         # The frame after a dream's last step is what the agent goes on seeing.
         bootstrap = torch.cat((val.detach()[:, 1:], val_after[:, None]), dim=1)
         return Window(logits, act, val, rew, end, trunc, bootstrap, real)

@@ -87,3 +87,13 @@ class ActorCritic(nn.Module):
         x = self.encoder(obs).flatten(1)
         hx, cx = self.lstm(x, state)
         return self.actor_linear(hx).float(), self.critic_linear(hx).float().squeeze(-1), (hx, cx)
+
+    def sequence(self, obs: Tensor, state: LstmState) -> tuple[Tensor, Tensor, LstmState]:
+        """L steps: obs (B, L, C, H, W) -> logits (B, L, A), values (B, L), next state; the encoder sees all at once."""
+        hx, cx = state
+        hidden = []
+        for x in self.encoder(obs.flatten(0, 1)).flatten(1).unflatten(0, obs.shape[:2]).unbind(1):
+            hx, cx = self.lstm(x, (hx, cx))
+            hidden.append(hx)
+        after = torch.stack(hidden, dim=1)
+        return self.actor_linear(after).float(), self.critic_linear(after).float().squeeze(-1), (hx, cx)
