@@ -52,7 +52,7 @@ def a_play(steps=120, seed=0):
     t = np.arange(steps)
     frames = rng.integers(256, size=(steps, 64, 64, 3), dtype=np.uint8)
     end = t % 40 == 39
-    return Play(frames, rng.integers(6, size=steps), (t % 40 == 20) * 2.0, end, ~end, np.array([2.0], np.float32))
+    return Play.of(frames, rng.integers(6, size=steps), (t % 40 == 20) * 2.0, end, ~end, np.array([2.0], np.float32))
 
 
 class FakePlayers:
@@ -138,6 +138,42 @@ def test_colours_that_real_play_never_shows():
     dreamed[2, :, 13, 10] = 200  # three pixels away
     dreamed[3, :, 10, 10] = 100  # another colour
     assert (seen.artefacts(dreamed) * 64 * 64).tolist() == pytest.approx([0, 0, 1, 1])
+
+
+def test_what_appears_is_drawn_evenly_by_place():
+    play = a_play(400)
+    appears = np.full(400, -1)
+    appears[[5, 45, 85, 125, 165]], appears[[25, 65]], appears[100:110] = 3, 40, 9
+    moves = np.zeros(64, np.int64)
+    moves[9] = 60  # moving there is common
+    experience = Experience(400, (3, 64, 64), CPU)
+    places = experience.segments(6, (2, 4), 2)
+    experience.add(replace(play, appears=appears, moves=moves))
+    first, _ = places.draw(torch.rand(3, 600), 0.2, 0.5)
+    drawn = {step: int((first + 2 == step).sum()) for step in (5, 45, 85, 125, 165, 25, 65)}
+    one, other = (sum(drawn[step] for step in steps) for steps in ([5, 45, 85, 125, 165], [25, 65]))
+    assert 250 < one + other < 380 and abs(one - other) < 100
+    assert sum(int((first + 2 == step).sum()) for step in range(100, 110)) < 40
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_recording_leaves_weights_and_optimizers_as_they_were(device):
+    world = World("Pong", 6, TINY, torch.device(device))
+    before = world.state()
+    world.record(a_play(seed=7))
+    assert len(world.experience) == world.updates == world.windows == 0
+    torch.testing.assert_close(world.state(), before, rtol=0, atol=0)
+    parts = world.denoiser, world.reward_end, world.agent
+    remembered = [value for part in parts for state in part.optimizer.state.values() for value in state.values()]
+    assert remembered and all(float(value.abs().max()) == 0 for value in remembered)
+    world.experience.add(a_play())
+    world.early = True
+    world.fit(TINY.reward_every)
+    world.imagine(4)
+    after = world.state()
+    assert {key.split(".")[0] for key in before if not after[key].equal(before[key])} == {
+        "denoiser", "rew_end_model", "actor_critic"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -28,6 +28,8 @@ class Course:
     """Seconds from the beginning."""
     turns: int
     """Windows of dreams in which its agent is trained, a round."""
+    fits: int = 4
+    """Updates of its world model, a round."""
     real_steps: int = 0
     rounds: int = 0
     played_at: int = 0
@@ -92,7 +94,7 @@ def save(
                 save_file(weights, Path(folder) / f"{game}.safetensors")
                 if starts and len(world.experience) > recipe.num_starts:
                     save_starts(Path(folder) / f"{game}.starts.npz", world.starts())
-                facts = {"about": about(), "game": game, "seconds": round(seconds), "recipe": asdict(recipe),
+                facts = {"about": about(), "game": game, "seconds": round(seconds), "recipe": asdict(world.recipe),
                          "args": {k: v for k, v in vars(args).items() if k != "out"}, "curve": course.curve,
                          "frames": len(world.experience), "scores": course.scores,
                          "denoiser": asdict(world.denoiser.module.config),

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from benchmarks.gpu.play import Play
 
+_MOST_APPEARING = 200_000  # entries, those of rare places several times
+_COMMON, _EACH = 0.1, 1000  # as in `diamond_gym.trainers.appearances`
+
 
 class Places:
     """Frames at which a segment of `length` frames of one game may begin; tensors that stay in place.
@@ -15,40 +18,60 @@ class Places:
         length: Frames of a segment.
         event_at: The steps of a segment, first and last, one of which has the reward or end of a focused segment.
         device: Where they are.
+        appears_at: The step of a segment with whose next frame something appears, where some are drawn for that.
     """
 
-    def __init__(self, capacity: int, length: int, event_at: tuple[int, int], device: torch.device) -> None:
-        self.length, self._event_at = length, event_at
+    def __init__(
+        self, capacity: int, length: int, event_at: tuple[int, int], device: torch.device, appears_at: int = 0
+    ) -> None:
+        self.length, self._event_at, self._appears_at = length, event_at, appears_at
         self.all = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.events = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.appearing = torch.zeros(_MOST_APPEARING, dtype=torch.int64, device=device)
         self.is_event = torch.zeros(capacity, dtype=torch.bool, device=device)
-        self.count, self.num_events = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        numbers = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+        self.count, self.num_events, self.num_appearing = numbers
         self.offsets = torch.arange(length, device=device)
 
-    def find(self, goes_on: np.ndarray, event: np.ndarray) -> None:
-        """Finds them anew: whether frame i + 1 follows frame i (N,), and whether step i has a reward or an end (N,)."""
+    def find(self, goes_on: np.ndarray, event: np.ndarray, appears: np.ndarray | None = None) -> None:
+        """Finds them anew.
+
+        Args:
+            goes_on: Whether frame i + 1 follows frame i, bool (N,).
+            event: Whether step i has a reward or an end, bool (N,).
+            appears: Steps with whose next frame something appears, each as often as it is to be drawn.
+        """
         n = max(0, len(goes_on) - self.length + 1)
         steps = np.concatenate(([0], np.cumsum(goes_on)))
         whole = steps[self.length - 1 : self.length - 1 + n] - steps[:n] == self.length - 1
         hits, (first, last) = np.concatenate(([0], np.cumsum(event))), self._event_at
         near = whole & (hits[last + 1 : last + 1 + n] - hits[first : first + n] > 0)
-        for tensor, values in ((self.all, np.flatnonzero(whole)), (self.events, np.flatnonzero(near))):
+        first_of = np.zeros(0, np.int64) if appears is None else appears - self._appears_at
+        first_of = first_of[(first_of >= 0) & (first_of < n)]
+        first_of = first_of[whole[first_of]][:_MOST_APPEARING]
+        lists = (self.all, np.flatnonzero(whole)), (self.events, np.flatnonzero(near)), (self.appearing, first_of)
+        for tensor, values in lists:
             tensor[: len(values)] = torch.from_numpy(values).to(tensor.device)
         self.is_event[:n] = torch.from_numpy(near).to(self.is_event.device)
         self.count.fill_(int(whole.sum()))
         self.num_events.fill_(int(near.sum()))
+        self.num_appearing.fill_(len(first_of))
 
-    def draw(self, chance: Tensor, focus: float) -> tuple[Tensor, Tensor]:
+    def draw(self, chance: Tensor, focus: float, appearing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Beginnings (n,), the part `focus` of them near events, and the weights (n,) that make up for it.
 
         Args:
             chance: Uniform numbers, (3, n).
             focus: That part.
+            appearing: The part in which something appears; no weights make up for it.
         """
         focus_now = focus * (self.num_events > 0)
         anywhere = self.all[(chance[0] * self.count).long().clamp(max=self.all.numel() - 1)]
         eventful = self.events[(chance[1] * self.num_events).long().clamp(max=self.all.numel() - 1)]
         chosen = torch.where(chance[2] < focus_now, eventful, anywhere)
+        if appearing:
+            new = self.appearing[(chance[1] * self.num_appearing).long().clamp(max=_MOST_APPEARING - 1)]
+            chosen = torch.where(chance[2] > 1 - appearing * (self.num_appearing > 0), new, chosen)
         odds = self.count / self.num_events.clamp(min=1) * self.is_event[chosen]
         return chosen, 1 / (1 - focus_now + focus_now * odds)
 
@@ -68,14 +91,19 @@ class Experience:
         self.rew = torch.zeros(capacity, dtype=torch.int64, device=device)  # its sign
         self.end = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.places: list[Places] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets all play; the tensors stay in place."""
         self.goes_on, self.event = np.zeros(0, np.bool_), np.zeros(0, np.bool_)
+        self.appears, self.moves = np.zeros(0, np.int64), np.zeros(1, np.int64)
 
     def __len__(self) -> int:
         return len(self.goes_on)
 
-    def segments(self, length: int, event_at: tuple[int, int]) -> Places:
+    def segments(self, length: int, event_at: tuple[int, int], appears_at: int = 0) -> Places:
         """Places for segments of so many frames, kept up to date by `add`."""
-        places = Places(len(self.frames), length, event_at, self.frames.device)
+        places = Places(len(self.frames), length, event_at, self.frames.device, appears_at)
         self.places.append(places)
         return places
 
@@ -94,13 +122,28 @@ class Experience:
         goes_on[-1] = False
         self.goes_on = np.concatenate((self.goes_on, goes_on))
         self.event = np.concatenate((self.event, ((play.rew != 0) | play.end)[:n]))
+        self.appears, self.moves = np.concatenate((self.appears, play.appears[:n])), self.moves + play.moves
         self.find()
         return n
 
     def find(self) -> None:
         """Finds all places anew."""
+        appears = self._evenly()
         for places in self.places:
-            places.find(self.goes_on, self.event)
+            places.find(self.goes_on, self.event, appears)
+
+    def _evenly(self) -> np.ndarray:
+        """Steps with which something appears, as many of each place where motion is rare (`appearances`)."""
+        steps = np.flatnonzero(self.appears >= 0)
+        if not len(steps):
+            return steps
+        cell = self.appears[steps]
+        still = np.broadcast_to(self.moves, (int(cell.max()) + 1,)) if len(self.moves) == 1 else self.moves
+        rare = still[cell] < _COMMON * len(self)
+        steps, cell = steps[rare], cell[rare]
+        places = [steps[cell == place] for place in np.unique(cell)]
+        each = min(_EACH, max(map(len, places), default=0))
+        return np.concatenate([np.resize(of, each) for of in places] or [steps])
 
     def segment(self, first: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of steps first + offsets: the frames, as `images` gives them, actions, rewards and ends, int64 (B, L)."""

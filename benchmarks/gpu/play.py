@@ -11,6 +11,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.trainers.appearances import appearances
+
 Array = npt.NDArray[Any]
 
 
@@ -41,6 +43,8 @@ class Play:
         end: bool (N,), whether the step cost a life or ended the game.
         goes_on: bool (N,), whether frame i + 1 is what the step led to; false at the last frame of a game.
         scores: float32 (K,), of the games that were played from beginning to end.
+        appears: int64 (N,), the place where something appears with the step's next frame (`appearances`), else -1.
+        moves: int64 (places,), in how many steps something moves at each place.
     """
 
     frames: Array
@@ -49,6 +53,21 @@ class Play:
     end: Array
     goes_on: Array
     scores: Array
+    appears: Array
+    moves: Array
+
+    @classmethod
+    def of(cls, frames: Array, act: Array, rew: Array, end: Array, goes_on: Array, scores: Array) -> Self:
+        """A play whose appearances are found here."""
+        appears, moves, first = np.full(len(act), -1, np.int64), np.zeros(1, np.int64), 0
+        for last in (*np.flatnonzero(~goes_on), len(goes_on) - 1):
+            if last - first > 0:
+                game = np.ascontiguousarray(frames[first : last + 1].transpose(0, 3, 1, 2))
+                found, moving = appearances(game)
+                appears[first + found[:, 0]] = found[:, 1]
+                moves = moves + moving
+            first = last + 1
+        return cls(frames, act, rew, end, goes_on, scores, appears, moves)
 
     def save(self, folder: Path) -> Path:
         """Writes one .npy file an array."""
@@ -60,6 +79,17 @@ class Play:
     def load(cls, folder: Path) -> Self:
         """Reads what `save` wrote."""
         return cls(*(np.load(folder / f"{field.name}.npy") for field in fields(cls)))
+
+
+def noise_play(num_actions: int, seed: int = 0, steps: int = 4_000) -> Play:
+    """Random frames, in games of 200 steps with a reward now and then."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(steps)
+    end = t % 200 == 199
+    frames = rng.integers(256, size=(steps, 64, 64, 3), dtype=np.uint8)
+    return Play.of(
+        frames, rng.integers(num_actions, size=steps), (t % 50 == 20) * 1.0, end, ~end, np.zeros(0, np.float32)
+    )
 
 
 def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
@@ -117,7 +147,7 @@ def play(task: Task, size: tuple[int, int] = (64, 64)) -> Play:
     frames, act, rew, end, goes_on = (
         np.stack(part) for part in zip(*(step for row in kept for step in row), strict=True)
     )
-    return Play(frames, act, rew.astype(np.float32), end, goes_on, np.array(scores, np.float32))
+    return Play.of(frames, act, rew.astype(np.float32), end, goes_on, np.array(scores, np.float32))
 
 
 def _save(task: Task, size: tuple[int, int], folder: str) -> Path:

@@ -13,15 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
-from benchmarks.gpu.play import Play
+from benchmarks.gpu.play import noise_play
 from benchmarks.gpu.worlds import Recipe, World
-
-STEPS = 4_000
 
 CELLS: list[Cell] = [
     {"what": "fit", "worlds": 1, "batch": 64},
@@ -33,15 +30,6 @@ CELLS: list[Cell] = [
 ]
 
 
-def noise_play(seed: int = 0) -> Play:
-    """Random frames, in games of 200 steps with a reward now and then."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(STEPS)
-    end = t % 200 == 199
-    frames = rng.integers(256, size=(STEPS, 64, 64, 3), dtype=np.uint8)
-    return Play(frames, rng.integers(6, size=STEPS), (t % 50 == 20) * 1.0, end, ~end, np.zeros(0, np.float32))
-
-
 def prepare(what: str, worlds: int, batch: int, device: str, seconds: float, recipe: Recipe) -> Callable[[], Cell]:
     """Worlds with recorded graphs; what measures them."""
     place, name = torch.device(device), {"fit": "batch", "reward": "reward_batch", "imagine": "num_dreams"}[what]
@@ -49,7 +37,7 @@ def prepare(what: str, worlds: int, batch: int, device: str, seconds: float, rec
     all_worlds = []
     for seed in range(worlds):
         world = World("Pong", 6, settings, place, seed)
-        world.experience.add(noise_play(seed))
+        world.experience.add(noise_play(6, seed))
         all_worlds.append(world)
     does: dict[str, Callable[[World], None]] = {
         "fit": World.fit_denoiser,

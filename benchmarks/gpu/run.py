@@ -21,7 +21,7 @@ from benchmarks.gpu.course import Course, note, play_on, save, take
 from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.norms import check_norms, without_fused_norms
-from benchmarks.gpu.play import Play, Players, Task
+from benchmarks.gpu.play import Play, Players, Task, noise_play
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry import entries, load_world_model
@@ -113,21 +113,28 @@ def worlds(args: argparse.Namespace, out: Path, device: torch.device, recipe: Re
     courses: dict[str, Course] = {}
     for game in args.games:
         begin = load_world_model(game, "cpu", "float32") if game in args.init else None
-        world = World(game, find_game(game).num_actions, recipe, device, args.seed, begin=begin, compiled=args.compile)
+        own = replace(recipe, **args.recipes.get(game, {}))
+        world = World(game, find_game(game).num_actions, own, device, args.seed, begin=begin, compiled=args.compile)
+        world.record(noise_play(find_game(game).num_actions))
         turns = args.agents.count(game)
         until = args.seconds * (args.fit_until if turns else args.fit_only_until)
-        courses[game] = Course(world, futures[game], until, turns)
+        courses[game] = Course(world, futures[game], until, turns, args.fits.get(game, args.fit_turn))
+        print(f"{clock():.0f} s: recorded {game}", flush=True)
     log = last_save = clock()
     while clock() < args.seconds:
         for course in courses.values():
             take(course)
         ready = [c for c in courses.values() if len(c.world.experience) >= args.begin_with]
         fitting = [c for c in ready if clock() < c.fit_until]
-        for course in fitting:
-            course.world.set_lr(lr_factor(1, 0, course.fit_until - clock(), course.fit_until))
-        for _ in range(args.fit_turn):
+        for course in ready:
+            left, decay = course.fit_until - clock(), course.fit_until * args.decay
+            agent = lr_factor(1, 0, args.seconds - clock(), args.seconds * args.agent_decay)
+            course.world.set_lr(lr_factor(1, 0, left, decay), agent)
+            course.world.early = course.world.game not in args.init and clock() < args.early * course.fit_until
+        for i in range(max((c.fits for c in fitting), default=0)):
             for course in fitting:
-                course.world.fit(1)
+                if i < course.fits:
+                    course.world.fit(1)
         if clock() > args.agent_from * args.seconds:
             for i in range(max(c.turns for c in courses.values())):
                 for course in ready:
@@ -183,6 +190,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--begin-with", type=int, default=8_000, help="frames from which on a world is fitted")
     parser.add_argument("--fit-turn", type=int, default=4, help="updates of each world, a round")
+    parser.add_argument("--fits", type=json.loads, default={}, help="the same of games that have another, as JSON")
+    parser.add_argument("--decay", type=float, default=0.6, help="part of the fitting in which learning rates fall")
+    parser.add_argument("--agent-decay", type=float, default=0.2, help="the same of the agents', of the time")
+    parser.add_argument("--early", type=float, default=0.5, help="part of a new world's fitting with single steps")
     parser.add_argument("--play-after", type=int, default=100, help="windows between an agent's plays")
     parser.add_argument("--agent-from", type=float, default=0.1, help="part of the time before agents are trained")
     parser.add_argument("--fit-until", type=float, default=0.85, help="part of the time, worlds with an agent")
@@ -194,6 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--save-every", type=float, default=150)
     parser.add_argument("--log-every", type=float, default=20)
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe as JSON")
+    parser.add_argument("--recipes", type=json.loads, default={}, help="the same by game: {GAME: {...}}")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)

@@ -32,6 +32,13 @@ class Trained:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.base_lr * factor
 
+    def forget(self) -> None:
+        """Zeroes what the optimizer remembers, in place."""
+        for state in self.optimizer.state.values():
+            for tensor in state.values():
+                if isinstance(tensor, Tensor):
+                    tensor.zero_()
+
     def update(self, loss: Tensor) -> None:
         """One step of the optimizer."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Chance, Graph, OutsideRandom
+from benchmarks.gpu.play import Play
 from benchmarks.gpu.trained import Trained
 from diamond_gym.data.segments import TensorBatch
 from diamond_gym.dream import Dream
@@ -57,11 +58,14 @@ class Recipe:
     noise_cond: bool = False
     """Whether the network is told that level."""
     autoregressive: int = 1
+    """Steps that are dreamed on in the later updates (`World.early` is false)."""
     sigma: SigmaDistribution = field(default_factory=partial(SigmaDistribution, loc=0.4, scale=1.4))
     motion_weight: float = 4.0
     batch: int = 64
     lr: float = 7e-4
     denoiser_focus: float = 0.3
+    appearance_focus: float = 0.25
+    """Part of a batch in which something appears where nothing moved."""
     reward_batch: int = 32
     reward_lr: float = 1e-3
     reward_focus: float = 0.5
@@ -77,6 +81,8 @@ class Recipe:
     loss: ActorCriticLossConfig = field(default_factory=lambda: ActorCriticLossConfig(weight_entropy_loss=0.003))
     capacity: int = 200_000
     num_starts: int = 512
+    recent: float = 0.5
+    """Part of the starts that come from the newest third of the play."""
     dreams_every: int = 100
     """Windows after which dreams begin anew, from all that was played by then and with the newest reward model."""
 
@@ -125,7 +131,11 @@ class World:
             reward_end.load_state_dict(begin.reward_end.state_dict())
         self.reward_end = Trained(reward_end.to(**to), recipe.reward_lr, recipe.weight_decay, 10.0, recipe.ema)
         self.denoiser = Trained(denoiser.to(**to), recipe.lr, recipe.weight_decay, 1.0, recipe.ema)
-        self.agent = Trained(ActorCritic(replace(recipe.agent, **size)).to(**to), recipe.agent_lr, 0.0, 100.0, 0.0)
+        agent = ActorCritic(replace(recipe.agent, **size))
+        if begin is not None and begin.actor_critic is not None:
+            agent = ActorCritic(begin.actor_critic.config)
+            agent.load_state_dict(begin.actor_critic.state_dict())
+        self.agent = Trained(agent.to(**to), recipe.agent_lr, 0.0, 100.0, 0.0)
         encode = self.agent.module.encoder.forward
         self.agent.module.encoder.forward = self._in_half(encode)
         if compiled:
@@ -137,12 +147,12 @@ class World:
         self.experience = experience or Experience(recipe.capacity, shape, device)
         self.t = t = inner.num_steps_conditioning
         k = recipe.autoregressive
-        self._segments = self.experience.segments(t + 1 + k, (t - 1, t - 1 + k))
+        self._segments = self.experience.segments(t + 1 + k, (t - 1, t - 1 + k), t - 1)
         self._rewards = self.experience.segments(t + recipe.reward_horizon + 1, (t - 1, t + recipe.reward_horizon - 1))
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.figures = {name: torch.zeros((), device=device) for name in ("denoiser", "reward", "end", *_AGENT_FIGURES)}
-        self.updates, self.windows, self._dreamed_from = 0, 0, -1
-        names = "denoiser", "reward_end", "agent"
+        self.updates, self.windows, self._dreamed_from, self.early = 0, 0, -1, False
+        names = "denoiser", "denoiser early", "reward_end", "agent"
         self._chances = {name: Chance(device, 1000 * seed + i) for i, name in enumerate(names)}
         self._random = OutsideRandom(recipe.num_dreams, device)
         self._graphs: dict[str, Graph[None]] = {}
@@ -158,8 +168,34 @@ class World:
 
     def fit_denoiser(self) -> None:
         """Updates the denoiser once."""
-        self._run("denoiser", self._fit_denoiser)
+        if self.early:
+            self._run("denoiser early", partial(self._fit_denoiser, early=True))
+        else:
+            self._run("denoiser", self._fit_denoiser)
         self.updates += 1
+
+    def record(self, play: Play) -> None:
+        """Records all graphs on a play that is forgotten afterwards, with the weights and the optimizers as they were.
+
+        It takes seconds, in which real play can be collected.
+        """
+        parts = self.denoiser, self.reward_end, self.agent
+        self.experience.add(play)
+        with self.on_stream():
+            for part in parts:
+                part.set_lr(0.0)  # no weight moves
+        for self.early in (True, False):
+            self.fit_denoiser()
+        self._run("reward_end", self._fit_reward_end)
+        self.imagine(1)
+        self.updates, self.windows, self._dreamed_from = 0, 0, 0
+        with self.on_stream():
+            for part in parts:
+                part.forget()
+                part.set_lr(1.0)
+            for figure in self.figures.values():
+                figure.zero_()
+        self.experience.forget()
 
     def imagine(self, windows: int) -> None:
         """Updates the agent on windows of dreams."""
@@ -195,18 +231,20 @@ class World:
         """Everything that touches this world's tensors belongs here."""
         return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
-    def set_lr(self, factor: float) -> None:
-        """Scales the learning rates of the world model."""
+    def set_lr(self, factor: float, agent: float = 1.0) -> None:
+        """Scales the learning rates of the world model, and of the agent."""
         with self.on_stream():
             self.denoiser.set_lr(factor)
             self.reward_end.set_lr(factor)
+            self.agent.set_lr(agent)
 
     # What a graph holds
 
-    def _fit_denoiser(self, chance: Chance) -> None:
+    def _fit_denoiser(self, chance: Chance, early: bool = False) -> None:
         recipe = self.recipe
-        first, _ = self._segments.draw(chance.uniform((3, recipe.batch)), recipe.denoiser_focus)
-        obs, act, *_ = self.experience.segment(first, self._segments.offsets)
+        drawn, seen = chance.uniform((3, recipe.batch)), slice(0, self.t + 1 if early else None)
+        first, _ = self._segments.draw(drawn, recipe.denoiser_focus, recipe.appearance_focus)
+        obs, act, *_ = self.experience.segment(first, self._segments.offsets[seen])
         noise = TrainingNoise.of(recipe.sigma, chance.normal, chance.uniform, recipe.past_noise)
         weight = partial(motion_weight, extra=recipe.motion_weight)
         with self._autocast():
@@ -270,7 +308,7 @@ class World:
         return {name: round(float(value), 5) for name, value in self.figures.items()}
 
     def starts(self) -> Starts:
-        """Starts from anywhere in the play, a quarter of them from beginnings of games."""
+        """Starts from anywhere in the play, more of them where it is new, a quarter from beginnings of games."""
         n, rng, t, goes_on = (
             self.recipe.num_starts,
             np.random.default_rng([self.seed, self.windows]),
@@ -281,7 +319,9 @@ class World:
         whole = np.convolve(goes_on.astype(np.int64), np.ones(t - 1, np.int64), "valid") == t - 1  # steps i..i+t-2
         first = np.flatnonzero(begins[: len(whole)] & whole)
         first = np.sort(rng.permutation(first)[: n // 4])
-        anywhere = np.sort(rng.choice(np.flatnonzero(whole), n - len(first)))
+        places = np.flatnonzero(whole)
+        newest = rng.choice(places[-max(1, len(places) // 3) :], round(self.recipe.recent * (n - len(first))))
+        anywhere = np.sort(np.concatenate((newest, rng.choice(places, n - len(first) - len(newest)))))
         chosen = torch.from_numpy(np.concatenate((first, anywhere))).to(self.device)
         where = chosen[:, None] + torch.arange(t, device=self.device)
         obs = self.experience.frames[where].permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
