@@ -298,10 +298,21 @@ def test_the_table(tmp_path, capsys):
     assert all(line["frames_per_s"] > 0 for line in lines), lines
 
 
-@pytest.mark.parametrize("what", ["fit", "reward", "imagine"])
+@pytest.mark.parametrize("what", ["fit", "early", "reward", "imagine"])
 def test_the_rates(what):
     measure = rates.prepare(what, 2, 2, "cpu", 0.01, TINY)
     assert measure()["a_second"] > 0
+
+
+def test_the_rates_of_the_papers_size(monkeypatch):
+    small = {name: getattr(TINY, name) for name in ("inner", "reward_end", "agent")}
+    monkeypatch.setattr(rates, "PAPER", rates.PAPER | small)
+    assert rates.prepare("reward", 1, 2, "cpu", 0.01, TINY, size="paper")()["a_second"] > 0
+
+
+def test_the_table_of_two_stages():
+    (cell,) = [cell for cell in table.cells_of([1], ["csgo"], ["graph"]) if cell["quality"] == "fast"]
+    assert table.prepare(**cell, device="cpu", tiny=True)()["frames_per_s"] > 0
 
 
 def test_cells_that_fail_or_do_not_answer_are_said_to(tmp_path, capsys):

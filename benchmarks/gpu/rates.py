@@ -19,6 +19,9 @@ from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
 from benchmarks.gpu.play import noise_play
 from benchmarks.gpu.worlds import Recipe, World
+from diamond_gym.networks.actor_critic import ActorCriticConfig
+from diamond_gym.networks.denoiser import InnerModelConfig
+from diamond_gym.networks.reward_end import RewardEndConfig
 
 CELLS: list[Cell] = [
     {"what": "fit", "worlds": 1, "batch": 64},
@@ -27,20 +30,45 @@ CELLS: list[Cell] = [
     {"what": "imagine", "worlds": 1, "batch": 128},
     {"what": "imagine", "worlds": 1, "batch": 512},
     {"what": "imagine", "worlds": 4, "batch": 128},
+    {"what": "fit", "worlds": 1, "batch": 256},
+    {"what": "early", "worlds": 1, "batch": 256},
+    {"what": "imagine", "worlds": 1, "batch": 256},
+    {"what": "fit", "worlds": 1, "batch": 256, "compiled": True},
+    {"what": "early", "worlds": 1, "batch": 256, "compiled": True},
+    {"what": "reward", "worlds": 1, "batch": 32, "compiled": True},
+    {"what": "imagine", "worlds": 1, "batch": 256, "compiled": True},
+    {"what": "fit", "worlds": 1, "batch": 32, "compiled": True, "size": "paper"},
+    {"what": "reward", "worlds": 1, "batch": 32, "compiled": True, "size": "paper"},
+    {"what": "imagine", "worlds": 1, "batch": 32, "compiled": True, "size": "paper"},
 ]
+PAPER: dict[str, Any] = {
+    "inner": InnerModelConfig(), "reward_end": RewardEndConfig(), "agent": ActorCriticConfig(), "residual": False,
+    "change_threshold": 0.0, "motion_weight": 0.0, "appearance_focus": 0.0, "denoiser_focus": 0.0, "reward_dream": 0,
+}  # fmt: skip
 
 
-def prepare(what: str, worlds: int, batch: int, device: str, seconds: float, recipe: Recipe) -> Callable[[], Cell]:
+def prepare(
+    what: str,
+    worlds: int,
+    batch: int,
+    device: str,
+    seconds: float,
+    recipe: Recipe,
+    compiled: bool = False,
+    size: str = "nano",
+) -> Callable[[], Cell]:
     """Worlds with recorded graphs; what measures them."""
-    place, name = torch.device(device), {"fit": "batch", "reward": "reward_batch", "imagine": "num_dreams"}[what]
-    settings = replace(recipe, **{name: batch}, dreams_every=10**9)
+    place, name = torch.device(device), {"reward": "reward_batch", "imagine": "num_dreams"}.get(what, "batch")
+    settings = replace(recipe, **{name: batch}, dreams_every=10**9, **(PAPER if size == "paper" else {}))
     all_worlds = []
     for seed in range(worlds):
-        world = World("Pong", 6, settings, place, seed)
+        world = World("Pong", 6, settings, place, seed, compiled=compiled)
+        world.early = what == "early"
         world.experience.add(noise_play(6, seed))
         all_worlds.append(world)
     does: dict[str, Callable[[World], None]] = {
         "fit": World.fit_denoiser,
+        "early": World.fit_denoiser,
         "reward": lambda world: world._run("reward_end", world._fit_reward_end),
         "imagine": lambda world: world.imagine(1),
     }

@@ -23,18 +23,24 @@ from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
 from benchmarks.gpu.worlds import Recipe
 from benchmarks.plain import PlainDenoiser, plain_sample
+from diamond_gym import cli
+from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.dream import Dream
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
+from diamond_gym.two_stage import TWO_STAGE_QUALITIES, in_two_sizes
 from diamond_gym.world_model import WorldModel
 
 ACTIONS = 6
+CSGO_SIZE, CSGO_INPUTS = (150, 280), 51
 
 
 def model_of(size: str, device: torch.device, precision: str, tiny: bool = False) -> WorldModel:
-    """A world model with random weights, of the paper's size or nano's."""
+    """A world model with random weights, of the paper's size, nano's or that of CS:GO (150x280, two stages)."""
+    if size == "csgo":
+        return two_stages(device, precision, tiny)
     recipe = Recipe()
     inner = InnerModelConfig(num_actions=ACTIONS) if size == "paper" else replace(recipe.inner, num_actions=ACTIONS)
     outcome = RewardEndConfig() if size == "paper" else recipe.reward_end
@@ -44,13 +50,38 @@ def model_of(size: str, device: torch.device, precision: str, tiny: bool = False
         outcome = replace(outcome, channels=[8] * len(outcome.channels))
     torch.manual_seed(0)
     denoiser, reward_end = Denoiser(DenoiserConfig(inner, residual=size != "paper")), RewardEnd(outcome)
-    for parameter in denoiser.parameters():
-        if not parameter.any():  # convolutions that begin at zero would be no work to check
-            torch.nn.init.normal_(parameter, std=0.02)
+    fill_zeros(denoiser)
     rng = np.random.default_rng(0)
     obs = rng.integers(256, size=(32, 4, 64, 64, 3), dtype=np.uint8)
     starts = Starts(obs, rng.integers(ACTIONS, size=(32, 3)), np.zeros(32, np.bool_))
     model = WorldModel(denoiser.eval(), reward_end.eval(), starts=starts).to_device(device, precision)
+    return model.requires_grad_(False)
+
+
+def fill_zeros(denoiser: Denoiser) -> None:
+    """Gives convolutions that begin at zero random weights: as they are they would be no work to check."""
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+
+
+def two_stages(device: torch.device, precision: str, tiny: bool) -> WorldModel:
+    """The preset csgo with random weights."""
+    fit = cli._parse(TrainWm, "train-wm", ["--data", "any", "--preset", "csgo"]).fit
+    if tiny:
+        parts = fit.denoiser, fit.upsampler.denoiser
+        small = [replace(part, inner_model=replace(part.inner_model, channels=[32] * 4)) for part in parts]
+        fit = replace(fit, denoiser=small[0], upsampler=replace(fit.upsampler, denoiser=small[1]))
+    config = fit.for_frames((*CSGO_SIZE, 3), CSGO_INPUTS)
+    torch.manual_seed(0)
+    denoiser, upsampler = Denoiser(config.denoiser), Denoiser(config.upsampler.denoiser)
+    for part in (denoiser, upsampler):
+        fill_zeros(part)
+    rng, t = np.random.default_rng(0), denoiser.num_steps_conditioning
+    obs = rng.integers(256, size=(2, t, *CSGO_SIZE, 3), dtype=np.uint8)
+    act = rng.integers(2, size=(2, t - 1, CSGO_INPUTS))
+    starts = in_two_sizes(Starts(obs, act, np.zeros(2, np.bool_)), upsampler)
+    model = WorldModel(denoiser.eval(), None, None, upsampler.eval(), starts=starts).to_device(device, precision)
     return model.requires_grad_(False)
 
 
@@ -86,6 +117,10 @@ def cells_of(batches: Sequence[int], sizes: Sequence[str], ways: Sequence[str] |
         ("plain", "paper", "float32", "paper", (1, 32, 512)),
         ("plain compiled", "paper", "bfloat16", "paper", (32, 512)),
         ("eager", "paper", "bfloat16", "paper", (1, 32)),
+        ("graph", "csgo", "bfloat16", "fast", (1,)),
+        ("graph", "csgo", "bfloat16", "quality", (1,)),
+        ("compiled_graph", "csgo", "bfloat16", "fast", (1,)),
+        ("compiled_graph", "csgo", "bfloat16", "quality", (1,)),
     ]
     names = "way", "size", "precision", "quality"
     return [{**dict(zip(names, row, strict=False)), "batch": batch}
@@ -99,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 512, 2048])
-    parser.add_argument("--sizes", nargs="+", default=["paper", "nano"])
+    parser.add_argument("--sizes", nargs="+", default=["paper", "nano", "csgo"])
     parser.add_argument("--ways", nargs="+")
     parser.add_argument("--wait-s", type=float, default=150, help="for what compiles")
     parser.add_argument("--seconds", type=float, default=60, help="of the measuring")
@@ -154,22 +189,24 @@ def stepper(
     """One step of what is measured."""
     model = model_of(size, device, precision, tiny)
     act = torch.randint(ACTIONS, (batch,), device=device)
+    sampler: Any = QUALITIES[quality] if size != "csgo" else TWO_STAGE_QUALITIES[quality]
+    if size == "csgo":
+        act = torch.randint(2, (batch, CSGO_INPUTS), device=device).float()
     if way.startswith("plain"):
         plain = PlainDenoiser(model.denoiser, device)
         obs = torch.rand(batch, 4, 3, 64, 64, device=device) * 2 - 1
         past, noise = torch.randint(ACTIONS, (batch, 4), device=device), torch.randn(batch, 3, 64, 64, device=device)
-        sample = plain_sample
         if way == "plain compiled":
             plain._network = torch.compile(plain._network, mode="reduce-overhead", dynamic=False)  # type: ignore[method-assign]
 
         def frame() -> Any:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                return sample(plain, obs, past, noise, QUALITIES[quality])
+                return plain_sample(plain, obs, past, noise, sampler)
 
         return frame
     if way == "compiled_graph":
         model.compile_networks()
-    dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None, graph="graph" in way)
+    dream = model.dream(batch, sampler=sampler, horizon=None, graph="graph" in way)
     dream.reset(seed=0)
     return DreamStepper(dream, act)
 

@@ -71,7 +71,8 @@ class Recipe:
     reward_focus: float = 0.5
     reward_horizon: int = 15
     reward_dream: int = 5
-    """Steps of a dream to which the reward and end model is fitted, before it begins from real frames again."""
+    """Steps of a dream to which the reward and end model is fitted, before it begins from real frames again; 0: it is
+    fitted to real frames."""
     reward_every: int = 4
     weight_decay: float = 1e-2
     ema: float = 0.999
@@ -266,7 +267,9 @@ class World:
         noise = chance.normal(frames[:, t:].shape)
         counts = weight[:, None] * (offsets[:-1] >= t - 1)  # what dreams begin with is only for the memory
         with self._autocast():
-            obs, next_obs = dreamed(self.denoiser.average, batch, t, noise, recipe.reward_dream)
+            obs, next_obs = frames[:, :-1], frames[:, 1:]
+            if recipe.reward_dream:
+                obs, next_obs = dreamed(self.denoiser.average, batch, t, noise, recipe.reward_dream)
             steps = (part[:, :-1] for part in (rew, end))
             loss_rew, loss_end, *_ = self.reward_end.module.loss(obs, act[:, :-1], next_obs, *steps, counts)
         self.reward_end.update(loss_rew + loss_end)
