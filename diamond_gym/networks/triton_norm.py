@@ -17,6 +17,30 @@ _TILE = 4096  # elements that a program has in hand
 
 
 @triton.jit
+def _read(x, where, mask):
+    return tl.load(x + where, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _place(begin, pixels, channels, base, channel, in_group, block: tl.constexpr):
+    """Where a block of pixels of a group's channels lies, and which of it there is, (block, columns)."""
+    pixel = begin + tl.arange(0, block)
+    return base + pixel[:, None] * channels + channel[None, :], (pixel < pixels)[:, None] & in_group[None, :]
+
+
+@triton.jit
+def _before(x, dy, where, here, average, inverse, by, plus, silu: tl.constexpr):
+    """Normalised values, and the gradient of what becomes of them by scale and shift."""
+    normed = tl.where(here, (_read(x, where, here) - average) * inverse, 0.0)
+    grad = _read(dy, where, here)
+    if silu:
+        value = normed * by[None, :] + plus[None, :]
+        gate = tl.sigmoid(value)
+        grad = grad * gate * (1.0 + value * (1.0 - gate))
+    return normed, grad
+
+
+@triton.jit
 def _forward(x, scale, shift, y, mean, rstd, pixels, channels, groups, scale_row, shift_row, eps,
              width: tl.constexpr, block: tl.constexpr, columns: tl.constexpr, silu: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -25,13 +49,11 @@ def _forward(x, scale, shift, y, mean, rstd, pixels, channels, groups, scale_row
     in_group = column < width
     channel = group * width + column
     base = row * pixels * channels
-    first = tl.arange(0, block)
     total = tl.zeros((columns,), tl.float32)
     squares = tl.zeros((columns,), tl.float32)
     for begin in range(0, pixels, block):
-        pixel = begin + first
-        here = (pixel < pixels)[:, None] & in_group[None, :]
-        value = tl.load(x + base + pixel[:, None] * channels + channel[None, :], mask=here, other=0.0).to(tl.float32)
+        where, here = _place(begin, pixels, channels, base, channel, in_group, block)
+        value = _read(x, where, here)
         total += tl.sum(value, axis=0)
         squares += tl.sum(value * value, axis=0)
     count = pixels * width
@@ -40,15 +62,13 @@ def _forward(x, scale, shift, y, mean, rstd, pixels, channels, groups, scale_row
     inverse = 1.0 / tl.sqrt(variance + eps)
     tl.store(mean + row * groups + group, average)
     tl.store(rstd + row * groups + group, inverse)
-    by = tl.load(scale + row * scale_row + channel, mask=in_group, other=0.0).to(tl.float32)
-    plus = tl.load(shift + row * shift_row + channel, mask=in_group, other=0.0).to(tl.float32)
+    by = _read(scale, row * scale_row + channel, in_group)
+    plus = _read(shift, row * shift_row + channel, in_group)
     by = by * inverse
     plus = plus - average * by
     for begin in range(0, pixels, block):
-        pixel = begin + first
-        here = (pixel < pixels)[:, None] & in_group[None, :]
-        where = base + pixel[:, None] * channels + channel[None, :]
-        value = tl.load(x + where, mask=here, other=0.0).to(tl.float32) * by[None, :] + plus[None, :]
+        where, here = _place(begin, pixels, channels, base, channel, in_group, block)
+        value = _read(x, where, here) * by[None, :] + plus[None, :]
         if silu:
             value = value * tl.sigmoid(value)
         tl.store(y + where, value.to(y.dtype.element_ty), mask=here)
@@ -63,24 +83,15 @@ def _backward(x, dy, scale, shift, mean, rstd, dx, dscale, dshift, pixels, chann
     in_group = column < width
     channel = group * width + column
     base = row * pixels * channels
-    first = tl.arange(0, block)
     average = tl.load(mean + row * groups + group)
     inverse = tl.load(rstd + row * groups + group)
-    by = tl.load(scale + row * scale_row + channel, mask=in_group, other=0.0).to(tl.float32)
-    plus = tl.load(shift + row * shift_row + channel, mask=in_group, other=0.0).to(tl.float32)
+    by = _read(scale, row * scale_row + channel, in_group)
+    plus = _read(shift, row * shift_row + channel, in_group)
     of_scale = tl.zeros((columns,), tl.float32)
     of_shift = tl.zeros((columns,), tl.float32)
     for begin in range(0, pixels, block):
-        pixel = begin + first
-        here = (pixel < pixels)[:, None] & in_group[None, :]
-        where = base + pixel[:, None] * channels + channel[None, :]
-        normed = (tl.load(x + where, mask=here, other=0.0).to(tl.float32) - average) * inverse
-        normed = tl.where(here, normed, 0.0)
-        grad = tl.load(dy + where, mask=here, other=0.0).to(tl.float32)
-        if silu:
-            value = normed * by[None, :] + plus[None, :]
-            gate = tl.sigmoid(value)
-            grad = grad * gate * (1.0 + value * (1.0 - gate))
+        where, here = _place(begin, pixels, channels, base, channel, in_group, block)
+        normed, grad = _before(x, dy, where, here, average, inverse, by, plus, silu)
         of_scale += tl.sum(grad * normed, axis=0)
         of_shift += tl.sum(grad, axis=0)
     tl.store(dscale + row * channels + channel, of_scale, mask=in_group)
@@ -89,15 +100,8 @@ def _backward(x, dy, scale, shift, mean, rstd, dx, dscale, dshift, pixels, chann
     along = tl.sum(of_scale * by, axis=0) / count
     level = tl.sum(of_shift * by, axis=0) / count
     for begin in range(0, pixels, block):
-        pixel = begin + first
-        here = (pixel < pixels)[:, None] & in_group[None, :]
-        where = base + pixel[:, None] * channels + channel[None, :]
-        normed = (tl.load(x + where, mask=here, other=0.0).to(tl.float32) - average) * inverse
-        grad = tl.load(dy + where, mask=here, other=0.0).to(tl.float32)
-        if silu:
-            value = normed * by[None, :] + plus[None, :]
-            gate = tl.sigmoid(value)
-            grad = grad * gate * (1.0 + value * (1.0 - gate))
+        where, here = _place(begin, pixels, channels, base, channel, in_group, block)
+        normed, grad = _before(x, dy, where, here, average, inverse, by, plus, silu)
         grad = (grad * by[None, :] - level - normed * along) * inverse
         tl.store(dx + where, grad.to(dx.dtype.element_ty), mask=here)
 
