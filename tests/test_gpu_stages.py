@@ -275,10 +275,10 @@ def test_the_curves_are_drawn(tmp_path):
 
 
 def test_first_play_is_mixed_scripted_and_the_bundled_agents():
-    assert [task.policy for task in run.tasks_of("Asterix", 20_000, 0, 8, 5_000)] == ["mixed"] * 4
-    policies = [task.policy for task in run.tasks_of("Breakout", 30_000, 0, 8, 5_000)]
+    assert [task.policy for task in play_module.tasks_of("Asterix", 20_000, 0, 8, 5_000)] == ["mixed"] * 4
+    policies = [task.policy for task in play_module.tasks_of("Breakout", 30_000, 0, 8, 5_000)]
     assert policies == ["mixed", "scripted", "bundled"] * 2
-    assert len({task.seed for task in run.tasks_of("Breakout", 30_000, 0, 8, 5_000)}) == 6
+    assert len({task.seed for task in play_module.tasks_of("Breakout", 30_000, 0, 8, 5_000)}) == 6
 
 
 @pytest.mark.parametrize(

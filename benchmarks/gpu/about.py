@@ -12,3 +12,9 @@ def about() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": gpu, "cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version(),
             "commit": os.environ.get("COMMIT", "")}  # fmt: skip
+
+
+def settle() -> None:
+    """Has torch compute as all measurements here do: TF32 in matrix products, and as many compiled shapes as there are."""
+    torch._dynamo.config.recompile_limit = 64
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.about import settle
+
 Cell = dict[str, Any]
 Prepare = Callable[..., Callable[[], Cell]]
 
 
 def _work(prepare: Prepare, cell: Cell, end: Connection) -> None:
     torch.set_num_threads(1)
-    torch._dynamo.config.recompile_limit = 64
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    settle()
     try:
         measure = prepare(**cell)
         end.send("ready")

@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--games", nargs="+", default=["Pong", "Breakout"])
     args = parser.parse_args()
+    known = json.loads(RESULTS.read_text())["curves"]
+    if unknown := [game for game in args.games if game not in known]:
+        parser.error(f"no curve of {', '.join(unknown)}: there are those of {', '.join(known)}")
     draw(args.out, args.games)
 
 

@@ -11,7 +11,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.registry import entries
 from diamond_gym.trainers.appearances import appearances
+from diamond_gym.trainers.scripted import PLAYERS
 
 Array = npt.NDArray[Any]
 
@@ -79,6 +81,19 @@ class Play:
     def load(cls, folder: Path) -> Self:
         """Reads what `save` wrote."""
         return cls(*(np.load(folder / f"{field.name}.npy") for field in fields(cls)))
+
+
+def tasks_of(game: str, steps: int, seed: int, num_envs: int, part: int = 10**9) -> list[Task]:
+    """First play in parts: mixed, as much scripted where the game has a script, and by its bundled agent."""
+    policies = ["mixed", *(["scripted"] if game in PLAYERS else []), *(["bundled"] if has_agent(game) else [])]
+    parts = max(len(policies), -(-steps // part))
+    return [Task(game, steps // parts, num_envs, seed + i, policies[i % len(policies)]) for i in range(parts)]
+
+
+def has_agent(game: str) -> bool:
+    """Whether an agent lies beside the game's bundled model."""
+    cards = [entry.card for entry in entries()]
+    return any(card.game == game and ("agent" in card.files or card.actor_critic is not None) for card in cards)
 
 
 def noise_play(num_actions: int, seed: int = 0, steps: int = 4_000) -> Play:

@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=3, help="of a cell")
     parser.add_argument("--wait-s", type=float, default=120)
-    parser.add_argument("--only", type=int, nargs="+", help="which cells")
+    parser.add_argument("--only", type=int, nargs="+", choices=range(len(CELLS)), metavar="N", help="which cells")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     cells = [CELLS[i] for i in args.only or range(len(CELLS))]

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from benchmarks.gpu.play import tasks_of
 from diamond_gym.registry import Card, Entry, game, now, save_model
 from diamond_gym.starts import load_starts
 
@@ -30,7 +31,8 @@ def register(folder: Path, name: str, suffix: str = "nano", agent: bool = True) 
     if not agent:
         weights = {key: value for key, value in weights.items() if not key.startswith("actor_critic.")}
     began = f", beginning with the bundled {name.lower()}-nano" if name in args["init"] else ""
-    played = ", a third each mixed, scripted and of the bundled agent" if name in args["init"] else " of mixed play"
+    policies = sorted({task.policy for task in tasks_of(name, 0, 0, 1)})
+    played = f" (first {', '.join(policies)} play, then the agent's)" if agent else f" of {', '.join(policies)} play"
     info = game(name)
     fitted = f"{last['updates']:,} updates of {recipe['batch']} rows on {last['real_steps']:,} steps{played}{began}"
     card = Card(
@@ -75,7 +77,10 @@ def main() -> None:
     parser.add_argument("--suffix", default="nano")
     parser.add_argument("--without-agent", action="store_true")
     args = parser.parse_args()
-    for name in args.games or sorted(path.stem for path in args.folder.glob("*.safetensors")):
+    there = sorted(path.stem for path in args.folder.glob("*.safetensors"))
+    if not there or not set(args.games) <= set(there):
+        parser.error(f"{args.folder} holds the models of {', '.join(there) or 'no game'}")
+    for name in args.games or there:
         print(register(args.folder, name, args.suffix, not args.without_agent).path)
 
 

@@ -16,18 +16,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.about import about
+from benchmarks.gpu.about import about, settle
 from benchmarks.gpu.course import Course, note, play_on, save, take
 from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.norms import check_norms, without_fused_norms
-from benchmarks.gpu.play import Play, Players, Task, noise_play
+from benchmarks.gpu.play import Play, Players, Task, noise_play, tasks_of
 from benchmarks.gpu.worlds import Recipe, World
 from diamond_gym.hallucination import SeenColours
-from diamond_gym.registry import entries, load_world_model
+from diamond_gym.registry import load_world_model
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.optim import lr_factor
-from diamond_gym.trainers.scripted import PLAYERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "residual": {},
@@ -38,19 +37,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual, noise told": {"past_noise": 0.3, "noise_cond": True},
     "paper output, noise": {"residual": False, "past_noise": 0.3},
 }
-
-
-def tasks_of(game: str, steps: int, seed: int, num_envs: int, part: int = 10**9) -> list[Task]:
-    """First play in parts: mixed, as much scripted where the game has a script, and by its bundled agent."""
-    policies = ["mixed", *(["scripted"] if game in PLAYERS else []), *(["bundled"] if has_agent(game) else [])]
-    parts = max(len(policies), -(-steps // part))
-    return [Task(game, steps // parts, num_envs, seed + i, policies[i % len(policies)]) for i in range(parts)]
-
-
-def has_agent(game: str) -> bool:
-    """Whether an agent lies beside the game's bundled model."""
-    cards = [entry.card for entry in entries()]
-    return any(card.game == game and ("agent" in card.files or card.actor_critic is not None) for card in cards)
 
 
 def ablation(args: argparse.Namespace, out: Path, device: torch.device, recipe: Recipe) -> None:
@@ -210,10 +196,9 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-    torch._dynamo.config.recompile_limit = 64
+    settle()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 5
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         if args.plain:
             without_fused_norms()
         else:

@@ -151,8 +151,7 @@ def prepare(
 ) -> Callable[[], Cell]:
     """Compiles what is to be compiled; what measures the rate."""
     place = torch.device(device)
-    make = partial(stepper, way, size, precision, quality, batch, place, tiny)
-    step = make()
+    step = stepper(way, size, precision, quality, batch, place, tiny)
     step()
     if place.type == "cuda":
         torch.cuda.synchronize()
