@@ -15,6 +15,6 @@ def about() -> dict[str, Any]:
 
 
 def settle() -> None:
-    """Has torch compute as all measurements here do: TF32 in matrix products, and as many compiled shapes as there are."""
+    """Has torch compute as all measurements here do: with TF32, and compiled for as many shapes as there are."""
     torch._dynamo.config.recompile_limit = 64
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
