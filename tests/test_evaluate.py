@@ -265,6 +265,10 @@ def test_command(tmp_path, capsys, stub_games):
         (["--random", "--game", "Pong", "--episodes", "0"], 2, "--episodes must be at least 1"),
         (["--random", "--game", "Pong", "--stochastic", "--deterministic"], 2, "exclude each other"),
         (["--agent", "nowhere.zip", "--game", "Pong"], 1, "there is no agent at nowhere.zip"),
+        (["--game", "Pong", "--temperature", "0"], 2, "--temperature must be more than 0"),
+        (["--game", "Pong", "--temperature", "0.5", "--deterministic"], 2, "sampled actions"),
+        (["--agent", "nowhere.zip", "--temperature", "0.5"], 2, "a world model's own agent"),
+        (["--game", "Breakout", "--temperature", "0.5"], 2, "agents of Stable-Baselines3 have no --temperature"),
     ],
 )
 def test_one_line_for_what_is_wrong(words, code, message, capsys):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -21,7 +22,7 @@ from diamond_gym.registry import load_world_model, resolve, with_agent
 from diamond_gym.sb3 import make_dream_vec_env
 from diamond_gym.trainers import evaluate
 from diamond_gym.trainers import own_agent as own
-from diamond_gym.trainers.policies import DreamPolicy
+from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
 from diamond_gym.world_model import WorldModel
 
 
@@ -111,6 +112,23 @@ def test_scores_of_full_games(games: None) -> None:
     other = ActorCritic(ActorCriticConfig(8, 3, 16, [8], [1], num_actions=ACTIONS + 1))
     with pytest.raises(BadArgument, match=r"has 5 actions, but Breakout shows \(16, 16, 3\) and has 4"):
         evaluate.score_agent(other, "Breakout", 5)
+
+
+def test_a_temperature_divides_the_logits(
+    tiny: str, games: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[float] = []
+
+    class Policy(AgentPolicy):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self._temperature)
+
+    monkeypatch.setattr(evaluate, "AgentPolicy", Policy)
+    words = ["evaluate", "--model", tiny, "--episodes", "2", "--device", "cpu"]
+    for more in ([], ["--temperature", "0.5"], ["--deterministic"]):
+        assert cli.main([*words, *more]) == 0
+    assert made[:2] == [1.0, 0.5] and 0 < made[2] < 1e-3
 
 
 def test_evaluate_as_typed(tiny: str, games: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,7 @@ def score(
     episodes: int,
     seed: int = 0,
     deterministic: bool = False,
+    temperature: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Scores an agent over full games; by default as the paper does: sampled policy, unclipped rewards.
@@ -176,10 +177,12 @@ def score(
         episodes: How many games, at least as many as rows.
         seed: Of games and actions.
         deterministic: Whether to take the likeliest action instead of sampling one.
+        temperature: Divides the logits of DIAMOND's agent; 1 by default.
         progress: Called with the number of finished games.
 
     Raises:
-        BadArgument: The agent sees other frames than the games show, or has other actions.
+        BadArgument: The agent sees other frames than the games show, or has other actions; or it is one of
+            Stable-Baselines3's, which has no temperature.
     """
     rows, shown = envs.num_envs, envs.single_observation_space.shape or ()
     codec = codec_of_space(envs.single_action_space, game)
@@ -193,7 +196,10 @@ def score(
                 f"the agent sees frames {seen} and has {config.num_actions} actions, "
                 f"but {game} shows {shown} and has {codec.space if codec.is_vector else codec.num_inputs}"
             )
-        policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 9]), _SURE if deterministic else 1.0)
+        temperature = _SURE if deterministic else temperature or 1.0
+        policy = AgentPolicy(agent, rows, np.random.default_rng([seed, 9]), temperature)
+    elif temperature is not None:
+        raise BadArgument("agents of Stable-Baselines3 have no --temperature")
     else:
         agent.check(game_name(game), shown, codec)
         policy = agent.playing(rows, deterministic, seed)
@@ -209,6 +215,7 @@ def score_agent(
     num_envs: int = 10,
     seed: int = 0,
     deterministic: bool = False,
+    temperature: float | None = None,
     max_episode_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
@@ -221,9 +228,10 @@ def score_agent(
         num_envs: How many of them side by side.
         seed: Of games and actions.
         deterministic: Whether to take the likeliest action instead of sampling one.
+        temperature: See `score`.
         max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
         progress: Called with the number of finished games.
     """
     with closing(real_games(game, min(num_envs, episodes), max_episode_steps)) as envs:
         name = game.env if isinstance(game, World) else game
-        return score(agent, envs, name, episodes, seed, deterministic, progress)
+        return score(agent, envs, name, episodes, seed, deterministic, temperature, progress)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import store_folder
-from diamond_gym.cli.numbers import check_least, image_size, missing
+from diamond_gym.cli.numbers import check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
@@ -62,6 +62,8 @@ class Evaluate:
     """Sample the agent's actions, as the paper does; this is the default."""
     deterministic: bool = False
     """Take the agent's likeliest action instead."""
+    temperature: float | None = None
+    """Divides the logits of DIAMOND's agent before its actions are sampled: below 1 it is surer of itself."""
     n_envs: int = 10
     """Games side by side; each row plays an equal share of them, so that short games count no more than long ones."""
     max_episode_steps: int | None = None
@@ -109,6 +111,9 @@ class Evaluate:
             raise BadArgument("--model is for the world model's own agent: leave it out, or --agent")
         if self.stochastic and self.deterministic:
             raise BadArgument("--stochastic and --deterministic exclude each other")
+        if self.temperature is not None and (self.deterministic or not self._own):
+            raise BadArgument("--temperature is for the sampled actions of a world model's own agent")
+        check_positive(self, "temperature")
 
     @property
     def _sums_up(self) -> bool:
@@ -135,7 +140,7 @@ class Evaluate:
             agents[RANDOM] = None
         scores = score_agents(
             agents, name, self.episodes, num_envs=self.n_envs, seed=self.seed, deterministic=self.deterministic,
-            max_episode_steps=self.max_episode_steps,
+            temperature=self.temperature, max_episode_steps=self.max_episode_steps,
         )  # fmt: skip
         if self.as_json:
             print(json.dumps(rows_of(scores), indent=2))
