@@ -92,7 +92,8 @@ def imagination(name: str, batch: int) -> Callable[[], Any]:
     """Trains an agent in a batch of dreams, by a window."""
     from diamond_gym.networks.actor_critic import ActorCriticConfig
     from diamond_gym.registry import resolve
-    from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig, world_to_dream_in
+    from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
+    from diamond_gym.trainers.agent_worlds import world_to_dream_in
     from diamond_gym.trainers.optim import OptimizerConfig
 
     model = world_to_dream_in(resolve(name))

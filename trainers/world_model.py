@@ -13,22 +13,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.data.segments import to_tensors
 from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.networks.preconditioning import TrainingNoise, training_levels
 from diamond_gym.networks.reward_end import RewardEnd
-from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.focus import Focus, FocusedSampler, PrioritizedSteps, find_events, motion_weight, split
-from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
+from diamond_gym.trainers.batches import denoiser_batches, reward_end_batches
+from diamond_gym.trainers.focus import PrioritizedSteps, motion_weight
+from diamond_gym.trainers.loop import ALONE, Objective, Processes
 from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor, update
 from diamond_gym.trainers.scheduled_sampling import dreamed
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
-
-LEAD = 10  # how many steps before a reward or an end a focused denoiser segment may stop
 
 
 class WorldModelTrainer:
@@ -105,31 +103,12 @@ class WorldModelTrainer:
 
     def _begin_chance(self, store: EpisodeStore) -> None:
         """Builds the samplers of both networks' batches and seeds the noise, for this process from this step on."""
-        config, seeds = self.config, np.random.SeedSequence([self._seed, self._fabric.global_rank, self.step])
+        seeds = np.random.SeedSequence([self._seed, self._fabric.global_rank, self.step])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         rngs = list(map(np.random.default_rng, seeds.spawn(5)))
-        t = config.denoiser.inner_model.num_steps_conditioning
-        length = t + 1 + config.num_autoregressive_steps
-        # from the step that brings the event back to those that lead to it, each as a predicted frame
-        leading, predicted = (t - 1, length - 2 + LEAD), (t - 1, t - 1)
-        self.prioritized = PrioritizedSteps(rngs[4], config.across_lives) if config.prioritized else None
-        batch = own_rows(self._fabric, config.denoiser_optimizer.batch_size)
-        parts = config.denoiser_focus, config.appearance_focus, config.prioritized
-        batch, around, appearing, prioritized = split(batch, *parts)
-        focuses = [
-            Focus(around, leading, find_events),
-            Focus(appearing, predicted, Appearances(config.across_lives)),
-            Focus(prioritized, predicted, self.prioritized or find_events),
-        ]
-        how: dict[str, Any] = {"across_lives": config.across_lives}
-        if config.age_weights is not None:
-            how["weights"] = config.age_weights
-        base = SegmentSampler(store, length, batch, False, rngs[0], **how)
-        self.denoiser_batches = FocusedSampler(base, focuses, rngs[1])
-        length = config.reward_end_length
-        batch, around = split(own_rows(self._fabric, config.reward_end_optimizer.batch_size), config.focus)
-        base = SegmentSampler(store, length, batch, True, rngs[2], **how)
-        self.reward_end_batches = FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[3])
+        self.prioritized = PrioritizedSteps(rngs[4], self.config.across_lives) if self.config.prioritized else None
+        self.denoiser_batches = denoiser_batches(self.config, store, self._fabric, rngs[:2], self.prioritized)
+        self.reward_end_batches = reward_end_batches(self.config, store, self._fabric, rngs[2:4])
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Updates the denoiser, and the reward/end model when it is its turn; not what has a learning rate of 0.

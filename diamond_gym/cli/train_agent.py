@@ -18,13 +18,8 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
-from diamond_gym.trainers.actor_critic import (
-    ActorCriticTrainer,
-    AgentFitConfig,
-    agent_for,
-    sampler_for,
-    world_to_dream_in,
-)
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
+from diamond_gym.trainers.agent_worlds import agent_for, sampler_for, world_to_dream_in
 from diamond_gym.trainers.aggregate import RANDOM
 from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent, world_of
 from diamond_gym.trainers.loop import Rhythm, Trainer, train
