@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from diamond_gym.chance import OutsideRandom
 from diamond_gym.device import PRECISIONS
 from diamond_gym.dream_state import DreamState, DreamStep, Outcome, check_state, put, without_gradient
 from diamond_gym.networks.denoiser import Denoiser
@@ -103,7 +104,8 @@ class Dream:
         check_sampler(self.sampler, self._objective)
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
         self._words = random_words() if KERNELS in getattr(self._frames, "forms", ()) else None
-        self._rng = RowRandom(num_envs, self.device, secrets.randbits(63) if seed is None else seed, self._words)
+        first = secrets.randbits(63) if seed is None else seed
+        self._rng: RowRandom | OutsideRandom = RowRandom(num_envs, self.device, first, self._words)
         self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
         # A CPU asks whether any row restarts, which costs nothing there; elsewhere every row computes a restart.
         self._waits = self.device.type == "cpu"
@@ -129,6 +131,25 @@ class Dream:
         twin.obs_window = twin.act_window = twin._memory = None
         twin.steps, twin.start = torch.zeros_like(self.steps), torch.full_like(self.start, -1)
         return twin
+
+    def draw_from(self, random: OutsideRandom) -> None:
+        """Has all numbers drawn by another source from now on, so that a larger CUDA graph can hold steps and restarts.
+
+        Steps are no graphs of their own then, and all starts are burnt in before any of them is needed.
+        """
+        self._rng, self._graph, self._bank.eager = random, False, True
+
+    @without_gradient()
+    def replace_starts(self, starts: Starts) -> None:
+        """Begins dreams from other starts from the next restart on, written in place, as a CUDA graph may read there.
+
+        Args:
+            starts: As many as before and of the same shapes; for dreams that begin from any of them.
+
+        Raises:
+            ValueError: They are not.
+        """
+        self._bank.replace(starts)
 
     @without_gradient()
     def reset(

@@ -177,6 +177,16 @@ class StartBank:
         self.forget()
         self.eager = device.type != "cpu" and len(starts) <= _EAGER_UP_TO
 
+    def replace(self, starts: Starts) -> None:
+        """Takes other starts in place of these; ValueError if there are more or fewer, or their shapes differ."""
+        obs, act = (torch.from_numpy(np.ascontiguousarray(part)) for part in (starts.obs, starts.act))
+        known = self.act[:, : act.shape[1]]  # the last slot waits for an action
+        if obs.shape != self.obs.shape or act.shape != known.shape or act.dtype != known.dtype:
+            raise ValueError(f"these starts are {tuple(obs.shape)}, not {tuple(self.obs.shape)} as those before.")
+        self.obs.copy_(obs)
+        known.copy_(act)
+        self.forget()
+
     def forget(self) -> None:
         """Has all starts burnt in anew when they are needed."""
         if self._reward_end is not None:

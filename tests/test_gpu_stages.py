@@ -19,10 +19,11 @@ from benchmarks.gpu import cells as cells_module
 from benchmarks.gpu import curves, rates, run, table
 from benchmarks.gpu import play as play_module
 from benchmarks.gpu.experience import Experience
-from benchmarks.gpu.graph import Chance, Graph
+from benchmarks.gpu.graph import Graph
 from benchmarks.gpu.play import Play, Task
 from benchmarks.gpu.register import register
 from benchmarks.gpu.worlds import Recipe, World
+from diamond_gym.chance import Chance
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry import load_world_model
 from diamond_gym.starts import load_starts

@@ -22,6 +22,7 @@ RANKS = [
         "files",
         "schema",
         "frames",
+        "chance",
         "hallucination",
         "randomness",
         "device",

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.experience import Experience
-from benchmarks.gpu.graph import Chance, Graph
+from benchmarks.gpu.graph import Graph
 from benchmarks.gpu.worlds import World
+from diamond_gym.chance import Chance
 from diamond_gym.hallucination import SeenColours
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.experience import Experience
-from benchmarks.gpu.graph import Chance, Graph, OutsideRandom
+from benchmarks.gpu.graph import Graph
 from benchmarks.gpu.play import Play
 from benchmarks.gpu.trained import Trained
+from diamond_gym.chance import Chance, OutsideRandom
 from diamond_gym.data.segments import TensorBatch
 from diamond_gym.dream import Dream
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig

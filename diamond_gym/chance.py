@@ -1,0 +1,143 @@
+"""Random numbers of torch's generators: fresh ones, and those that a CUDA graph reads, which are drawn before it runs.
+
+A dream's own numbers, which belong to its rows, are in `diamond_gym.randomness`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Chance:
+    """Random numbers for a recorded function: drawn before each replay, into tensors that stay in place.
+
+    Drawing them inside of the graph is not safe: with several graphs of one generator on streams of their own, torch
+    2.11 replayed the same numbers again and again (measured: a world model learnt one batch by heart).
+
+    Args:
+        device: Where they are.
+        seed: Of a generator of its own; or a generator; None for torch's global one of the device.
+    """
+
+    def __init__(self, device: torch.device, seed: int | torch.Generator | None = None) -> None:
+        self._generator = torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed
+        self._device = device
+        self._drawn: list[tuple[Tensor, bool]] = []
+        self._place: int | None = None
+
+    def refill(self) -> None:
+        """Draws all of them anew; what is asked for next is the first again."""
+        for tensor, normal in self._drawn:
+            self._draw(tensor, normal)
+        self._place = 0
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers, float32."""
+        return self._next(shape, True)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Numbers in [0, 1), float32."""
+        return self._next(shape, False)
+
+    def _next(self, shape: tuple[int, ...], normal: bool) -> Tensor:
+        assert self._place is not None, "refill comes first"
+        if self._place == len(self._drawn):
+            tensor = torch.empty(shape, dtype=torch.float32, device=self._device)
+            self._draw(tensor, normal)
+            self._drawn.append((tensor, normal))
+        tensor, kind = self._drawn[self._place]
+        assert tensor.shape == shape, "a function asks for the same numbers at every call"
+        assert kind == normal
+        self._place += 1
+        return tensor
+
+    def _draw(self, tensor: Tensor, normal: bool) -> None:
+        tensor.normal_(generator=self._generator) if normal else tensor.uniform_(generator=self._generator)
+
+
+class Draws:
+    """Fresh random numbers on a device, float32, or those of a `Chance` as long as it has one.
+
+    Args:
+        device: Where they are.
+        seed: Of a generator of its own; None for torch's global one of the device.
+
+    Attributes:
+        chance: Where numbers come from inside of a graph; None outside.
+        generator: Where fresh ones come from; None: torch's global one.
+    """
+
+    def __init__(self, device: torch.device, seed: int | None = None) -> None:
+        self.chance: Chance | None = None
+        self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        self._device = device
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers."""
+        return self._fresh(torch.randn, shape) if self.chance is None else self.chance.normal(shape)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Numbers in [0, 1)."""
+        return self._fresh(torch.rand, shape) if self.chance is None else self.chance.uniform(shape)
+
+    def reseed(self, seed: int) -> None:
+        """Begins its own generator anew."""
+        assert self.generator is not None
+        self.generator.manual_seed(seed)
+
+    def _fresh(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        return draw(shape, generator=self.generator, dtype=torch.float32, device=self._device)
+
+
+class OutsideRandom:
+    """Stands in for a dream's `RowRandom`: numbers drawn by torch, in one kernel in place of a hundred.
+
+    A row's numbers then depend on the batch that it is in, and a state of the dream does not hold them.
+
+    Args:
+        rows: Of the dream.
+        device: Where it is.
+        draws: Where the numbers come from; torch's global generator by default.
+    """
+
+    def __init__(self, rows: int, device: torch.device, draws: Draws | None = None) -> None:
+        self._rows, self._device, self._draws = rows, device, draws or Draws(device)
+
+    @property
+    def chance(self) -> Chance | None:
+        """Where numbers come from inside of a graph; None outside."""
+        return self._draws.chance
+
+    @chance.setter
+    def chance(self, chance: Chance | None) -> None:
+        self._draws.chance = chance
+
+    def normal_and_uniform(self, shape: Sequence[int], stream: int, count: int) -> tuple[Tensor, Tensor]:
+        """Standard normal numbers (B, *shape) and uniform ones (B, count)."""
+        return self.normal(shape, stream), self._draws.uniform((self._rows, count))
+
+    def normal(self, shape: Sequence[int], stream: int) -> Tensor:
+        """Standard normal numbers (B, *shape)."""
+        return self._draws.normal((self._rows, *shape))
+
+    def integers(self, high: int, stream: int) -> Tensor:
+        """Uniform int64 (B,) in [0, high)."""
+        return (self._draws.uniform((self._rows,)) * high).long().clamp_(max=high - 1)
+
+    def further(self, stream: int) -> Callable[[Sequence[int]], Tensor]:
+        """Further noise of shapes (B, ...)."""
+        return lambda shape: self.normal(shape[1:], stream)
+
+    def advance(self, mask: Tensor | None = None) -> None:
+        """Does nothing: there is no counter."""
+
+    def reseed(self, seed: object, mask: Tensor | None = None) -> None:
+        """Does nothing: torch is seeded elsewhere."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Zeros in the place of the rows' streams, of which there are none."""
+        return {name: torch.zeros(self._rows, dtype=torch.int64, device=self._device) for name in ("seed", "draw")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Does nothing: the numbers go on where they are."""
