@@ -7,18 +7,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical
 
+from diamond_gym.chance import Draws, OutsideRandom
 from diamond_gym.dream import Dream
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
+from diamond_gym.networks.denoiser import InnerModel
 from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.schema import AGENT_LOSS, check_config
+from diamond_gym.starts import Starts
 from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
-from diamond_gym.trainers.optim import OptimizerConfig, lr_factor, update
+from diamond_gym.trainers.optim import OptimizerConfig, load_optimizer, lr_factor, update
+from diamond_gym.trainers.recorded import RecordedUpdates, can_record
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,9 @@ class AgentFitConfig:
 class ActorCriticTrainer:
     """The state of an agent's training, and one step of it.
 
+    On one GPU a step is a CUDA graph (`trainers.recorded`), if its dreams have one stage. These draw their numbers
+    then from a generator of the trainer's, and a training that is resumed begins them anew.
+
     Attributes:
         config: What is trained, and how.
         step: Steps done.
@@ -161,19 +169,26 @@ class ActorCriticTrainer:
             fabric: The processes that train together, each in dreams of its own.
         """
         self.config, self.total_steps, self.step = config, total_steps, 0
-        self._fabric = fabric
+        self._fabric, self._device = fabric, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             agent = ActorCritic(config.network)
         self.agent = agent.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if torch.device(device).type == "cpu":
             train_with_kernels(self.agent)
-        optimizer = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.agent.parameters(), lr=optimizer.lr, eps=optimizer.eps, weight_decay=optimizer.weight_decay
-        )
+        self._seed = seed
+        own, self._draws = config.optimizer, Draws(self._device, seed)
+        self._updates: RecordedUpdates | None = None
+        if can_record(self._device, fabric, own):
+            self._updates = RecordedUpdates("agent", self.agent, own, self._draws)
+            self.optimizer = self._updates.optimizer
+        else:
+            self.optimizer = torch.optim.AdamW(
+                self.agent.parameters(), lr=own.lr, eps=own.eps, weight_decay=own.weight_decay
+            )
         self._objective = fabric.setup_module(Objective(self.agent, self._loss))
         self.imagination: Imagination | None = None
+        self._recorded_in: Imagination | None = None  # the one whose windows wait for nothing
 
     @property
     def num_dreams(self) -> int:
@@ -182,7 +197,35 @@ class ActorCriticTrainer:
 
     def dream_in(self, dream: Dream, seed: int = 0) -> None:
         """Begins to train in these dreams, `num_dreams` of them; `seed` is theirs and the actions'."""
-        self.imagination = Imagination(self.agent, dream, seed + self._fabric.global_rank * dream.num_envs)
+        seed += self._fabric.global_rank * dream.num_envs
+        plain = type(dream) is Dream and isinstance(getattr(dream.denoiser, "inner_model", None), InnerModel)
+        if self._updates is None or not plain:
+            self.imagination = Imagination(self.agent, dream, seed)
+            return
+        self._updates.forget()
+        self._seed = seed
+        self._draws.reseed(seed)
+        dream.draw_from(OutsideRandom(dream.num_envs, self._device, self._draws))
+        self.imagination = self._recorded_in = Imagination(self.agent, dream, seed, self._draws.uniform)
+
+    @property
+    def keeps_dreams(self) -> bool:
+        """Whether a checkpoint holds the dreams; those of several processes, and recorded ones, begin anew from it."""
+        return self._fabric.world_size == 1 and not self.records
+
+    @property
+    def records(self) -> bool:
+        """Whether a step is a CUDA graph."""
+        return self.imagination is not None and self.imagination is self._recorded_in
+
+    def dream_on(self, starts: Starts) -> None:
+        """Begins all dreams anew from other starts, as many of them, with their networks' weights as they are by now.
+
+        All is written where it was, so that a recorded step stays.
+        """
+        assert self.imagination is not None
+        self.imagination.dream.replace_starts(starts)
+        self.imagination.begin()
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Imagines one window and updates the agent on it.
@@ -191,6 +234,11 @@ class ActorCriticTrainer:
             Parts of the loss and figures of the window, as tensors that have not been waited for.
         """
         config = self.config.optimizer
+        factor = lr_factor(self.step, config.warmup_steps)
+        if self._updates is not None and self.records:
+            figures = self._updates(self._objective, factor)
+            self.step += 1
+            return {**figures}
         metrics: dict[str, Tensor] = {}
 
         def loss() -> Tensor:
@@ -198,7 +246,6 @@ class ActorCriticTrainer:
             metrics.update(of_window)
             return value  # type: ignore[no-any-return]
 
-        factor = lr_factor(self.step, config.warmup_steps)
         _, norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
         self.step += 1
         return {**metrics, "agent/grad_norm": norm}
@@ -208,19 +255,24 @@ class ActorCriticTrainer:
         return window_loss(self.imagination.window(self.config.horizon), self.config.loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, but for the world model; several processes begin their dreams anew."""
-        stored = self.imagination is not None and self._fabric.world_size == 1
+        """Everything the next step depends on, but for the world model, and the dreams unless it `keeps_dreams`."""
+        dreams = self.imagination.state_dict() if self.imagination is not None and self.keeps_dreams else None
         return {
             "step": self.step,
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "imagination": self.imagination.state_dict() if stored and self.imagination is not None else None,
+            "imagination": dreams,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a state, after which the same steps follow as did then, in one process bit for bit."""
+        """Goes back to a state, also of another device: where `keeps_dreams`, the same steps follow, bit for bit."""
         self.step = state["step"]
         self.agent.load_state_dict(state["agent"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.imagination is not None and state["imagination"] is not None and self._fabric.world_size == 1:
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self._updates is not None:
+            self._updates.forget()  # the optimizer's state is elsewhere now
+        if self.imagination is not None and self.records:
+            self._draws.reseed(int(np.random.SeedSequence([self._seed, self.step]).generate_state(1)[0]))
+            self.imagination.begin()
+        elif self.imagination is not None and state["imagination"] is not None and self.keeps_dreams:
             self.imagination.load_state_dict(state["imagination"])

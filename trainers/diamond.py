@@ -23,6 +23,7 @@ from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class DiamondTrainer:
 
     A checkpoint is made after each epoch, and every two minutes within it. What was collected after it is forgotten
     when the training goes on from there, so that a training which was killed ends with the same weights as one which
-    was not, where an environment does the same from the same seed (`games.Games`).
+    was not, where an environment does the same from the same seed (`games.Games`). On a GPU the dreams of an epoch in
+    hand begin anew, and the weights differ.
 
     Attributes:
         config: The whole of it, with the game's sizes filled in.
@@ -107,6 +109,7 @@ class DiamondTrainer:
         self._play: dict[str, Any] = {}  # what this epoch's play has to reach, and brought so far
         self._dreams_of = -1  # the epoch in whose world model the agent dreams
         self._stored_dreams: dict[str, Any] | None = None
+        self._dreamed_in: WorldModel | None = None
         if state is not None:
             with run.resuming():
                 self._load(state)
@@ -195,12 +198,17 @@ class DiamondTrainer:
         """Dreams in the world model as it is by now, from pieces of real play of which the newest count most."""
         model, batch = self.world_model.averaged(), self.agent.num_dreams
         rng = np.random.default_rng([self.seed, self.epoch, 7])
-        model.starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
-        model.use_kernels()  # on a CPU, where they are faster
-        dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
-        self.agent.dream_in(dream, int(rng.integers(2**31)))
+        starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
+        if self.agent.records and self._dreamed_in is not None:  # to record a step takes seconds: it stays
+            self._dreamed_in.load_weights(model.weights())
+            self.agent.dream_on(starts)
+        else:
+            model.starts, self._dreamed_in = starts, model
+            model.use_kernels()  # on a CPU, where they are faster
+            dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
+            self.agent.dream_in(dream, int(rng.integers(2**31)))
         self._dreams_of = self.epoch
-        if self._stored_dreams is not None and self.agent.imagination is not None and self.fabric.world_size == 1:
+        if self._stored_dreams is not None and self.agent.imagination is not None and self.agent.keeps_dreams:
             self.agent.imagination.load_state_dict(self._stored_dreams)
         self._stored_dreams = None
 

@@ -1,7 +1,7 @@
 """The optimizer of the paper: AdamW without decay on biases, norms and embeddings, linear warm-up; moving averages."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,32 @@ def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> t
     return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 
 
+def recordable_adamw(
+    parameters: Iterable[nn.Parameter] | list[dict[str, Any]], config: OptimizerConfig, lr: Tensor
+) -> torch.optim.Optimizer:
+    """AdamW as a CUDA graph needs it, whose learning rate is read where it lies at every update."""
+    how: dict[str, Any] = {"fused": True, "capturable": lr.is_cuda}
+    return torch.optim.AdamW(parameters, lr=lr, eps=config.eps, weight_decay=config.weight_decay, **how)
+
+
+_OPTIONS = ("lr", "foreach", "capturable", "fused")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Takes in a checkpoint's state, which may be of a run on another device: how it computes is as it was made here.
+
+    The learning rate stays as well: it is set at every update.
+    """
+    own = [{name: group[name] for name in _OPTIONS} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
+        for parameter in group["params"]:
+            if "step" in (of_parameter := optimizer.state.get(parameter, {})):
+                on = parameter.device if group["fused"] or group["capturable"] else "cpu"
+                of_parameter["step"] = of_parameter["step"].to(on)
+
+
 def update(
     fabric: Processes,
     objective: nn.Module,
@@ -124,7 +150,11 @@ def average(module: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def update(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        n = int(updates)
-        torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + n) / (10 + n)))
+        torch._foreach_lerp_(list(averages), list(current), average_weight(decay, int(updates)))
 
     return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+
+
+def average_weight(decay: float, updates: int) -> float:
+    """The share that new weights have in a moving average after so many updates, one at least."""
+    return 1 - min(decay, (1 + updates) / (10 + updates))

@@ -3,34 +3,49 @@
 Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appendix for the optimizers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from diamond_gym.chance import Draws
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import to_tensors
+from diamond_gym.data.segments import TensorBatch, normalised, to_tensors
 from diamond_gym.device import PRECISIONS, prepare_to_compile
-from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.networks.inference import prepared
+from diamond_gym.networks.denoiser import Denoiser, InnerModel
+from diamond_gym.networks.inference import FoldedDenoiser, prepared
 from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.networks.preconditioning import TrainingNoise, training_levels
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.trainers.batches import denoiser_batches, reward_end_batches
 from diamond_gym.trainers.focus import PrioritizedSteps, motion_weight
 from diamond_gym.trainers.loop import ALONE, Objective, Processes
-from diamond_gym.trainers.optim import OptimizerConfig, adamw, average, lr_factor, update
+from diamond_gym.trainers.optim import (
+    OptimizerConfig,
+    adamw,
+    average,
+    load_optimizer,
+    lr_factor,
+    parameter_groups,
+    update,
+)
+from diamond_gym.trainers.recorded import Loss, RecordedUpdates, can_record, to_be_copied
 from diamond_gym.trainers.scheduled_sampling import dreamed
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
 
+_RECORDED = "denoiser", "reward_end"  # not the upsampler, whose large frames keep a GPU busy without
+
 
 class WorldModelTrainer:
     """The state of a world model's training, and one step of it.
+
+    On one GPU the updates are CUDA graphs (`trainers.recorded`), with the same random numbers as without.
 
     Attributes:
         config: What is trained, and how.
@@ -79,11 +94,13 @@ class WorldModelTrainer:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._configs: dict[str, OptimizerConfig] = {}
         self._objectives: dict[str, nn.Module] = {}
+        self._recorded: dict[str, RecordedUpdates] = {}
+        self._draws = Draws(self.device)
         self._train("denoiser", denoiser, denoiser.inner_model, config.denoiser_optimizer, self._denoiser_loss)
         if reward_end is not None:
             self._train("reward_end", reward_end, reward_end.encoder, config.reward_end_optimizer, reward_end.loss)
         levels = training_levels(denoiser.objective, config.sigma, config.flow_times != "logit-normal")
-        self.noise = TrainingNoise.on(self.device, levels, past_noise=config.past_noise or 0.0)
+        self.noise = TrainingNoise.of(levels, self._draws.normal, self._draws.uniform, config.past_noise or 0.0)
         self._frames = prepared(denoiser, PRECISIONS[precision])
         self._begin_chance(store)
 
@@ -97,7 +114,15 @@ class WorldModelTrainer:
             self.ema[name] = average(part, self.config.ema_decay)
         if self._compile:
             core.compile()
-        self._configs[name], self.optimizers[name] = config, adamw(part, config, self.device)
+        self._configs[name] = config
+        records = name in _RECORDED and isinstance(self.world_model.denoiser.inner_model, InnerModel)
+        if not (config.lr and records and can_record(self.device, self._fabric, config)):
+            self.optimizers[name] = adamw(part, config, self.device)
+        else:
+            averaged = (self.ema[name], self.config.ema_decay) if self.config.ema_decay else None
+            groups = parameter_groups(part, config.weight_decay)
+            self._recorded[name] = recorded = RecordedUpdates(name, part, config, self._draws, groups, averaged)
+            self.optimizers[name] = recorded.optimizer
         if config.lr:
             self._objectives[name] = self._fabric.setup_module(Objective(part, loss))
 
@@ -155,9 +180,11 @@ class WorldModelTrainer:
         self.step = state["step"]
         self.world_model.load_weights(state["weights"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_optimizer(optimizer, state["optimizers"][name])
         for name, averaged in self.ema.items():
             averaged.load_state_dict(state["ema"][name])
+        for recorded in self._recorded.values():
+            recorded.forget()  # the optimizer's state is elsewhere now
         if not self._fabric.is_global_zero:  # whose chance was not stored
             self._begin_chance(self.denoiser_batches.store)
             return
@@ -177,6 +204,10 @@ class WorldModelTrainer:
         t = self.world_model.denoiser.num_steps_conditioning
         early = self.step < self.config.autoregressive_from * self.total_steps
         seen = slice(0, t + 1 if early else None)
+        if "denoiser" in self._recorded:
+            batch = self.denoiser_batches.sample()
+            parts = (part[:, seen] for part in (batch.obs, batch.act, batch.mask_padding))
+            return self._recorded_update("denoiser", self._loss_on_pixels, self.step, parts)
 
         def loss() -> Tensor:
             batch = to_tensors(self.denoiser_batches.sample(), self.device)
@@ -192,33 +223,80 @@ class WorldModelTrainer:
         weight = partial(motion_weight, extra=extra) if extra else None
         return self.world_model.denoiser.loss(obs, act, mask, self.noise, pixel_weight=weight)
 
+    def _loss_on_pixels(self, pixels: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The denoiser's loss as it is recorded."""
+        with self._autocast():
+            loss = self._objectives["denoiser"](normalised(pixels, mask), act, mask)
+        return loss, {"denoiser/loss": loss.detach()}
+
     def _reward_end_step(self) -> dict[str, float | Tensor]:
         updates = self.step // self.config.reward_end_every
-        (loss_rew, loss_end), norm = self._update("reward_end", self._reward_end_losses, updates)
+        dreams_from = self.config.reward_end_dreams_from
+        dreams = dreams_from < 1 and self.step >= dreams_from * self.total_steps  # a loop may go on beyond total_steps
+        if "reward_end" in self._recorded:
+            batch = self.reward_end_batches.sample()
+            frames = batch.obs, batch.mask_padding, batch.next_obs(), batch.next_mask()
+            loss = self._losses_of_dreamed if dreams else self._losses_of_real
+            return self._recorded_update("reward_end", loss, updates, (*frames, batch.act, batch.rew, batch.end))
+        (loss_rew, loss_end), norm = self._update("reward_end", partial(self._reward_end_losses, dreams), updates)
         return {"reward_end/loss_rew": loss_rew, "reward_end/loss_end": loss_end, "reward_end/grad_norm": norm}
 
-    def _reward_end_losses(self) -> Tensor:
+    def _reward_end_losses(self, dreams: bool) -> Tensor:
         batch = to_tensors(self.reward_end_batches.sample(), self.device, next_obs=True)
         assert batch.next_obs is not None
         obs, next_obs = batch.obs[:, :-1], batch.next_obs
-        dreams_from = self.config.reward_end_dreams_from
-        if dreams_from < 1 and self.step >= dreams_from * self.total_steps:  # a loop may go on beyond total_steps
-            t = self.world_model.denoiser.num_steps_conditioning
-            rows, length, *shape = batch.obs.shape
-            noise = torch.randn(rows, length - t, *shape, dtype=torch.float32, device=self.device)
+        if dreams:
             if hasattr(self._frames, "refresh"):
                 self._frames.refresh()  # the denoiser has been trained since
-            obs, next_obs = dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
+            obs, next_obs = self._dreamed(self._frames, batch)
+        return self._losses_of(batch, obs, next_obs)
+
+    def _dreamed(self, denoiser: Denoiser | FoldedDenoiser, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        t = self.world_model.denoiser.num_steps_conditioning
+        rows, length, *shape = batch.obs.shape
+        noise = self._draws.normal((rows, length - t, *shape))
+        return dreamed(denoiser, batch, t, noise, self.config.reward_end_dream_length)
+
+    def _losses_of(self, batch: TensorBatch, obs: Tensor, next_obs: Tensor) -> Tensor:
         rest = (part[:, :-1] for part in (batch.rew, batch.end, batch.mask_padding))
         with self._autocast():
             loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
         return torch.stack((loss_rew, loss_end))
 
+    def _losses_of_real(self, *parts: Tensor, dreams: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reward and end model's losses as they are recorded."""
+        pixels, mask, next_pixels, next_mask, act, rew, end = parts
+        batch = TensorBatch(normalised(pixels, mask), normalised(next_pixels, next_mask), act, rew, end, mask)
+        assert batch.next_obs is not None
+        obs, next_obs = batch.obs[:, :-1], batch.next_obs
+        if dreams:
+            # Not folded, which is what the host does. Its weights are cast apart from those that the gradient goes to.
+            with self._autocast():
+                obs, next_obs = self._dreamed(self.world_model.denoiser, batch)
+        losses = self._losses_of(batch, obs, next_obs)
+        loss_rew, loss_end = losses.detach()
+        return losses.sum(), {"reward_end/loss_rew": loss_rew, "reward_end/loss_end": loss_end}
+
+    def _losses_of_dreamed(self, *parts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same in dreamed frames."""
+        return self._losses_of_real(*parts, dreams=True)
+
+    def _recorded_update(
+        self, name: str, loss: Loss, updates: int, parts: Iterable[npt.NDArray[Any]]
+    ) -> dict[str, float | Tensor]:
+        """One step of an optimizer as a CUDA graph, on a batch of the host."""
+        inputs = to_be_copied(parts, self.device)
+        return {**self._recorded[name](loss, self._factor(name, updates), *inputs)}
+
+    def _factor(self, name: str, updates: int) -> float:
+        """Of the learning rate."""
+        decay_steps = self.config.decay_fraction * self.total_steps
+        return lr_factor(updates, self._configs[name].warmup_steps, self.total_steps - self.step, decay_steps)
+
     def _update(self, name: str, loss: Callable[[], Tensor], updates: int) -> tuple[Tensor, Tensor]:
         """One step of an optimizer; see `update`."""
-        config, decay_steps = self._configs[name], self.config.decay_fraction * self.total_steps
-        factor = lr_factor(updates, config.warmup_steps, self.total_steps - self.step, decay_steps)
-        result = update(self._fabric, self._objectives[name], self.optimizers[name], loss, config, factor)
+        factor, optimizer = self._factor(name, updates), self.optimizers[name]
+        result = update(self._fabric, self._objectives[name], optimizer, loss, self._configs[name], factor)
         if name in self.ema:
             self.ema[name].update_parameters(self.world_model.parts[name])
         return result

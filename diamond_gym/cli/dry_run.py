@@ -15,6 +15,7 @@ from diamond_gym.cli.terminal import console
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.files import temporary_folder
+from diamond_gym.networks.cuda_graphs import WARM_UP
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.diamond_config import DiamondConfig
@@ -60,7 +61,7 @@ def measure(
     with played(world, real_steps, num_envs) as (store, phases):
         world_model = trainer_of(config.fit)(config.fit, store, updates, 0, device, precision)
         every = config.fit.reward_end_every
-        each = seconds(lambda: [world_model.train_step() for _ in range(every)][-1]) / every
+        each = seconds(lambda: [world_model.train_step() for _ in range(every)][-1], device) / every
         phases.append(Phase("world model", updates, "updates", each))
         if windows:
             model, batch = world_model.averaged(), config.agent.optimizer.batch_size
@@ -68,7 +69,7 @@ def measure(
             model.starts = replay_starts(store, t, batch, np.random.default_rng(0))
             agent = ActorCriticTrainer(config.agent, device=device)
             agent.dream_in(model.dream(batch, sampler=config.sampler, horizon=config.agent.horizon))
-            phases.append(Phase("agent", windows, "windows", seconds(agent.train_step)))
+            phases.append(Phase("agent", windows, "windows", seconds(agent.train_step, device)))
     return phases
 
 
@@ -117,8 +118,11 @@ def clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def seconds(step: Callable[[], dict[str, float | torch.Tensor]]) -> float:
+def seconds(step: Callable[[], dict[str, float | torch.Tensor]], device: torch.device | str = "cpu") -> float:
     """How long a step takes, the device's work included."""
+    if torch.device(device).type == "cuda":
+        for _ in range(WARM_UP + 1):  # until it is recorded
+            step()
     took = _SLOW + 1
     for _ in range(2):
         began = time.perf_counter()

@@ -284,12 +284,12 @@ def to_tensors(batch: Batch, device: torch.device | str = "cpu", next_obs: bool 
     mask = move(batch.mask_padding)
     following = None
     if next_obs:
-        following = _normalise(move(batch.next_obs()), move(batch.next_mask()))
+        following = normalised(move(batch.next_obs()), move(batch.next_mask()))
     return TensorBatch(
-        _normalise(move(batch.obs), mask), following, move(batch.act), move(batch.rew), move(batch.end), mask
+        normalised(move(batch.obs), mask), following, move(batch.act), move(batch.rew), move(batch.end), mask
     )
 
 
-def _normalise(pixels: Tensor, mask: Tensor) -> Tensor:
+def normalised(pixels: Tensor, mask: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1]; padding becomes 0.0, mid-grey."""
     return (pixels.float() / 255 * 2 - 1) * mask[:, :, None, None, None]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-_WARM_UP = 3  # calls, in which libraries choose their kernels
+WARM_UP = 3
+"""Calls in which libraries choose their kernels."""
 
 
 class Graph(Generic[T]):
@@ -19,16 +20,24 @@ class Graph(Generic[T]):
     Args:
         function: Never waits for the device.
         inputs: Its arguments, on a GPU.
+        stream: Where it is recorded; a new one by default.
+        warm_up: Calls before that, in which libraries choose their kernels; 0 where there have been some on the stream.
     """
 
-    def __init__(self, function: Callable[..., T], *inputs: Tensor) -> None:
+    def __init__(
+        self,
+        function: Callable[..., T],
+        *inputs: Tensor,
+        stream: torch.cuda.Stream | None = None,
+        warm_up: int = WARM_UP,
+    ) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        device = self._inputs[0].device
-        stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        stream = stream or torch.cuda.Stream(self._inputs[0].device)
+        current = torch.cuda.current_stream(stream.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
+            for _ in range(warm_up):
                 function(*self._inputs)
             stream.synchronize()
             with torch.cuda.graph(self._graph, stream=stream):
@@ -36,8 +45,8 @@ class Graph(Generic[T]):
         current.wait_stream(stream)
 
     def __call__(self, *inputs: Tensor) -> T:
-        """Starts it on the current stream."""
+        """Starts it on the current stream; inputs may lie in the host's pinned memory."""
         for mine, given in zip(self._inputs, inputs, strict=True):
-            mine.copy_(given)
+            mine.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._result
