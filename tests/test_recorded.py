@@ -237,6 +237,12 @@ def test_a_replayed_step_waits_for_nothing(store):
         assert all(value.isfinite() for value in metrics[-1].values())
 
 
+def how(optimizer):
+    """The options by which an optimizer computes; those of a graph have a learning rate in a tensor."""
+    names = "fused", "capturable", "foreach"
+    return [(isinstance(g["lr"], torch.Tensor), *(g[name] for name in names)) for g in optimizer.param_groups]
+
+
 @pytest.mark.parametrize(
     ("saved", "resumed"),
     [
@@ -267,8 +273,11 @@ def test_a_checkpoint_goes_on_anywhere(saved, resumed, records, store, tmp_path,
     for _ in range(2 * WARM_UP):  # on its own way, graphs included
         other.train_step()
         other_agent.train_step()
+    optimizers = *other.optimizers.values(), other_agent.optimizer
+    made = [how(optimizer) for optimizer in optimizers]
     other.load_state_dict(state["fit"])
     other_agent.load_state_dict(state["agent"])
+    assert [how(optimizer) for optimizer in optimizers] == made, "as this device needs it"
     assert all(a.equal(b) for a, b in zip(begun, tensors(other.world_model), strict=True))
     assert all(a.equal(b) for a, b in zip(reached, tensors(other_agent.agent), strict=True))
     for _ in range(2 * WARM_UP):
