@@ -190,6 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plain", action="store_true", help="without the norms in Triton")
     parser.add_argument("--save-every", type=float, default=150)
     parser.add_argument("--log-every", type=float, default=20)
+    parser.add_argument("--entropy", type=float, default=0.001, help="weight of the agents' entropy")
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe as JSON")
     parser.add_argument("--recipes", type=json.loads, default={}, help="the same by game: {GAME: {...}}")
     args = parser.parse_args(argv)
@@ -204,7 +205,8 @@ def main(argv: list[str] | None = None) -> None:
         else:
             check_norms(device)
     stage = ablation if args.stage == "ablation" else worlds
-    stage(args, args.out, device, replace(Recipe(), **args.recipe))
+    loss = replace(Recipe().loss, weight_entropy_loss=args.entropy)
+    stage(args, args.out, device, replace(Recipe(), loss=loss, **args.recipe))
 
 
 if __name__ == "__main__":
