@@ -192,7 +192,12 @@ def clock() -> float:
 
 @cache
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine (`remembered`)."""
+    """Whether a bfloat16 convolution is faster than a float32 one here: measured once for a machine (`remembered`).
+
+    Not on a GPU of Nvidia's, where launching so small a one takes longer than computing it: from Ampere on it is.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     answers = "float32", "bfloat16"
     found = remembered("precision", device, (), answers.__contains__, lambda: answers[measure_bfloat16(device)])
     return found == "bfloat16"

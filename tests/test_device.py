@@ -96,6 +96,12 @@ def measured(monkeypatch, tmp_path):
     bfloat16_pays.cache_clear()
 
 
+@pytest.mark.parametrize(("capability", "pays"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_is_asked_for_its_kind_and_not_measured(measured, monkeypatch, capability, pays):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert bfloat16_pays(torch.device("cuda")) == pays and not measured
+
+
 def another_process():
     bfloat16_pays.cache_clear()
     device._passing_cache.cache_clear()

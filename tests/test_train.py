@@ -15,6 +15,7 @@ import torch
 
 import diamond_gym  # noqa: F401
 from diamond_gym import cli
+from diamond_gym.cli import train as train_module
 from diamond_gym.cli.train import Train
 from diamond_gym.data import About
 from diamond_gym.registry import load_world_model, resolve
@@ -220,6 +221,27 @@ def test_frames_that_patches_and_levels_do_not_divide(side, tmp_path, monkeypatc
     assert train(*words, env=f"my_games:Mine/Side{side}-v0") == 0
     dream = gym.make("DiamondDream-v0", model="odd", device="cpu")
     assert dream.reset(seed=0)[0].shape == dream.step(1)[0].shape == (side, side, 3)
+
+
+def test_finished_before_its_end(home, tmp_path, capsys, monkeypatch):
+    words = ("--run", str(tmp_path / "run"), "--name", "early")
+    assert train(*words, "--finish") == 2
+    assert "no finished epoch" in (err := capsys.readouterr().err) and err.count("error") <= 1
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="after the first epoch"):
+        patch.setattr(train_module.EpochTable, "line", fail)
+        train(*words)
+    step = checkpoint(tmp_path / "run")["world_model"]["step"]
+    assert train(*words, "--finish") == 0
+    card = resolve("early").card
+    assert card.training["epochs"] == 1 and card.training["steps"] == step == 3
+    assert card.summary.endswith("It was finished after 1 of 3 epochs.") and "--finish" not in card.source
+    assert "score" in card.training["agent"]
+    assert train(*words) == 0, "it can still be trained to its end"
+    assert resolve("early").card.training["epochs"] == 3
+
+
+def fail(*_):
+    raise RuntimeError("after the first epoch")
 
 
 @pytest.mark.parametrize(

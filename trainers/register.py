@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diamond_gym import __version__
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
@@ -94,10 +95,13 @@ def make_card(
 
 
 def made_here() -> dict[str, Any]:
-    """The machine and the versions with which something is made, for cards and reports."""
+    """The machine and the versions with which something is made, for cards and reports.
+
+    This package's own is not asked of its metadata: a source tree that was not installed has none.
+    """
     return {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {name: version(name) for name in ("diamond-gym", "torch", "numpy", "gymnasium")},
+        "versions": {"diamond-gym": __version__} | {name: version(name) for name in ("torch", "numpy", "gymnasium")},
     }
 
 
@@ -180,7 +184,7 @@ def register_run(
     """Writes world model, agent, starts and card; from here on the agent is what was stored, rounded to float16.
 
     Args:
-        training: Finished.
+        training: Finished, or of at least one epoch.
         name: The model's.
         preset: What the card calls the numbers of the training.
         precision: Of the world model.
@@ -202,10 +206,11 @@ def register_run(
     about |= {"steps": training.world_model.step, "loop": loop}
     card = make_card(name, training.store, config.fit, about, {}, command, config.sampler, origin)
     model = training.world_model.averaged()
+    early = f" It was finished after {training.epoch} of {config.epochs} epochs." * (training.epoch < config.epochs)
     card = replace(
         card,
         summary=f"A DIAMOND world model of {card.game} and the agent that was trained in it while it was fitted, "
-        f"with {training.store.num_steps} steps of real play.",
+        f"with {training.store.num_steps} steps of real play.{early}",
         actor_critic=asdict(agent.agent.config),
         training={**card.training, "agent": facts},
     )

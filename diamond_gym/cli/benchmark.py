@@ -3,12 +3,12 @@
 import json
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from diamond_gym import __version__
 from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
@@ -114,7 +114,7 @@ def machine(device: "torch.device") -> dict[str, Any]:
     from diamond_gym.device import processor_name
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    versions = {package: version(package) for package in ("torch", "diamond-gym")}
+    versions = {"torch": torch.__version__, "diamond-gym": __version__}
     return {"machine": name, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
 
 

@@ -30,9 +30,9 @@ from diamond_gym.trainers.upsampler import settled
 from diamond_gym.trainers.worlds import World, check_learnable
 
 # options that may differ when a run is resumed
-_FREE = frozenset({"minutes", "device", "precision", "compile", "videos_every", "wandb", "name"})
+_FREE = frozenset({"minutes", "finish", "device", "precision", "compile", "videos_every", "wandb", "name"})
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
-_NO_DIFFERENCE = ("run", "minutes", "device", "compile", "videos-every", "wandb", "dry-run")
+_NO_DIFFERENCE = ("run", "minutes", "finish", "device", "compile", "videos-every", "wandb", "dry-run")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Train(WorldOptions):
     """The registered model's name (default: <world>-diamond-<preset>; a smoke run is registered only with a name)."""
     minutes: float | None = None
     """Stop after so many minutes, to go on another time."""
+    finish: bool = False
+    """Train no further: register and score what the run has learnt so far."""
     seed: int = 0
     """Seeds everything."""
     device: str = "auto"
@@ -173,7 +175,9 @@ class Run:
         """Trains to the end or until it is stopped; returns the exit code."""
         training = self._training
         try:
-            reason = self._epochs()
+            if self._args.finish and training.epoch == 0:
+                raise BadArgument(f"there is no finished epoch in {self._run.path} to register: leave out --finish")
+            reason = "done" if self._args.finish else self._epochs()
             if reason != "done":
                 where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
                 console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
