@@ -213,13 +213,11 @@ class World:
                 settled = ONE_STEP, self.recipe.horizon, self.device, "bfloat16" if self.stream else "float32"
                 networks = self.denoiser.average, self.reward_end.average
                 dream = Dream(*networks, self.starts(), self.recipe.num_dreams, *settled)
-                dream._rng = self._random  # type: ignore[assignment]
+                dream.draw_from(self._random)
                 self._imagination = Imagination(self.agent.module, dream, self.seed, self._chances["agent"].uniform)
             else:  # all in place: a graph goes on reading there
                 if self._dreamed_from < len(self.experience):
-                    bank, starts = self._imagination.dream._bank, self.starts()
-                    bank.obs.copy_(torch.from_numpy(starts.obs))
-                    bank.act[:, :-1].copy_(torch.from_numpy(starts.act))
+                    self._imagination.dream.replace_starts(self.starts())
                 self._imagination.begin()
             self._dreamed_from = len(self.experience)
 
