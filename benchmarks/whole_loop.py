@@ -2,8 +2,8 @@
 
     python -m benchmarks.whole_loop --add RUN --game KungFuMaster --machine "one H200" --command "diamond-gym train ..."
 
-puts a run's metrics into `benchmarks/results/whole_loop.json` first. Scores of real games over real steps, dreamed steps
-and hours: those that were played to collect, and test collections, which nothing learns from.
+puts a run's metrics into `benchmarks/results/whole_loop.json` first. Scores of real games over real steps, dreamed
+steps and hours: those that were played to collect, and test collections, which nothing learns from.
 """
 
 import argparse
