@@ -50,6 +50,7 @@ def draw(path: Path, runs: list[dict[str, Any]]) -> None:
                 axes.grid(alpha=0.3)
             row[0].set_ylabel(f"{run['game']}: score")
             row[0].legend(fontsize=7)
+            row[1].set_title(f"{run['game']}, {run['machine'].split(',')[0]}", fontsize=9)
 
 
 def main() -> None:
