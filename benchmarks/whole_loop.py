@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diamond_gym.registry import game, games
 from diamond_gym.trainers.plots import figure_file
 
 RESULTS = Path(__file__).parent / "results" / "whole_loop.json"
@@ -58,14 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the PNG to draw")
     parser.add_argument("--add", type=Path, help="a run's folder")
-    parser.add_argument("--game", help="of the run that is added")
+    parser.add_argument("--game", choices=games(), metavar="NAME", help="of the run that is added")
     parser.add_argument("--machine", default="", help="on which it ran")
     parser.add_argument("--command", default="", help="that made it")
     args = parser.parse_args()
     runs = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
     if args.add is not None:
-        from diamond_gym.registry import game
-
         if not (args.add / "metrics.jsonl").exists() or args.game is None:
             parser.error("--add takes the folder of a run of train, and --game its game")
         random = game(args.game).random

@@ -23,6 +23,7 @@ from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.norms import check_norms, without_fused_norms
 from benchmarks.gpu.play import Play, Players, Task, noise_play, tasks_of
 from benchmarks.gpu.worlds import Recipe, World
+from diamond_gym.errors import DiamondGymError
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry import load_world_model
 from diamond_gym.registry.games import game as find_game
@@ -194,6 +195,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe as JSON")
     parser.add_argument("--recipes", type=json.loads, default={}, help="the same by game: {GAME: {...}}")
     args = parser.parse_args(argv)
+    try:
+        loss = replace(Recipe().loss, weight_entropy_loss=args.entropy)
+        recipe = replace(Recipe(), loss=loss, **args.recipe)
+        for own in args.recipes.values():
+            replace(recipe, **own)
+        for game in (*args.games, *args.recipes, *args.fits):
+            find_game(game)
+    except (AttributeError, TypeError, DiamondGymError) as error:
+        parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
@@ -205,8 +215,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             check_norms(device)
     stage = ablation if args.stage == "ablation" else worlds
-    loss = replace(Recipe().loss, weight_entropy_loss=args.entropy)
-    stage(args, args.out, device, replace(Recipe(), loss=loss, **args.recipe))
+    stage(args, args.out, device, recipe)
 
 
 if __name__ == "__main__":
