@@ -293,7 +293,7 @@ def test_a_compiled_denoiser_uses_them(config, dtype):
     for sigma in sigmas:
         levels = (ours(noisy, sigma) - exact(noisy, sigma)).abs() * 127.5
         assert levels.mean() < (0.01 if dtype == torch.float32 else 1)
-    before = ours(noisy, 0.3)
+    before = folded.condition(obs, act)(noisy, 0.3)  # embeddings of several levels at once may be rounded otherwise
     assert pickle.loads(pickle.dumps(folded)).condition(obs, act)(noisy, 0.3).equal(before)
     compiled.inner_model.unet.u_blocks[0].resblocks[0].conv1.weight.mul_(-3)
     folded.refresh()

@@ -279,10 +279,11 @@ def parse(*words, game="Pong"):
 
 def test_presets_parse_and_the_papers_is_the_papers():
     parsed = {name: parse("--preset", name) for name in preset_names(LOOP)}
-    assert set(parsed) == {"nano", "paper", "smoke"}
+    assert set(parsed) == {"nano", "nano-gpu", "paper", "smoke"}
     assert parsed["paper"].loop == DiamondConfig()
     assert parsed["nano"].loop.fit.denoiser.inner_model.patch_size == 2  # the networks of train-wm's preset
     assert parsed["nano"].loop.agent.network.lstm_dim == 256  # and of train-agent's
+    assert parsed["nano-gpu"].loop.fit.denoiser.inner_model == parsed["nano"].loop.fit.denoiser.inner_model
     assert parsed["smoke"].loop.fit.denoiser_optimizer.batch_size == 8
 
 
