@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.play import Play
+from diamond_gym.trainers.appearances import evenly
 
 _MOST_APPEARING = 200_000  # entries, those of rare places several times
-_COMMON, _EACH = 0.1, 1000  # as in `diamond_gym.trainers.appearances`
 
 
 class Places:
@@ -128,22 +128,10 @@ class Experience:
 
     def find(self) -> None:
         """Finds all places anew."""
-        appears = self._evenly()
+        steps = np.flatnonzero(self.appears >= 0)
+        appears = steps[evenly(self.appears[steps], self.moves, len(self))]
         for places in self.places:
             places.find(self.goes_on, self.event, appears)
-
-    def _evenly(self) -> np.ndarray:
-        """Steps with which something appears, as many of each place where motion is rare (`appearances`)."""
-        steps = np.flatnonzero(self.appears >= 0)
-        if not len(steps):
-            return steps
-        cell = self.appears[steps]
-        still = np.broadcast_to(self.moves, (int(cell.max()) + 1,)) if len(self.moves) == 1 else self.moves
-        rare = still[cell] < _COMMON * len(self)
-        steps, cell = steps[rare], cell[rare]
-        places = [steps[cell == place] for place in np.unique(cell)]
-        each = min(_EACH, max(map(len, places), default=0))
-        return np.concatenate([np.resize(of, each) for of in places] or [steps])
 
     def segment(self, first: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of steps first + offsets: the frames, as `images` gives them, actions, rewards and ends, int64 (B, L)."""

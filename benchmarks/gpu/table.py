@@ -23,8 +23,10 @@ from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
 from benchmarks.gpu.worlds import Recipe
 from benchmarks.plain import PlainDenoiser, plain_sample
+from benchmarks.two_stages import SIZE
 from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
+from diamond_gym.csgo import NUM_INPUTS
 from diamond_gym.dream import Dream
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
@@ -34,7 +36,6 @@ from diamond_gym.two_stage import TWO_STAGE_QUALITIES, in_two_sizes
 from diamond_gym.world_model import WorldModel
 
 ACTIONS = 6
-CSGO_SIZE, CSGO_INPUTS = (150, 280), 51
 
 
 def model_of(size: str, device: torch.device, precision: str, tiny: bool = False) -> WorldModel:
@@ -72,14 +73,14 @@ def two_stages(device: torch.device, precision: str, tiny: bool) -> WorldModel:
         parts = fit.denoiser, fit.upsampler.denoiser
         small = [replace(part, inner_model=replace(part.inner_model, channels=[32] * 4)) for part in parts]
         fit = replace(fit, denoiser=small[0], upsampler=replace(fit.upsampler, denoiser=small[1]))
-    config = fit.for_frames((*CSGO_SIZE, 3), CSGO_INPUTS)
+    config = fit.for_frames((*SIZE, 3), NUM_INPUTS)
     torch.manual_seed(0)
     denoiser, upsampler = Denoiser(config.denoiser), Denoiser(config.upsampler.denoiser)
     for part in (denoiser, upsampler):
         fill_zeros(part)
     rng, t = np.random.default_rng(0), denoiser.num_steps_conditioning
-    obs = rng.integers(256, size=(2, t, *CSGO_SIZE, 3), dtype=np.uint8)
-    act = rng.integers(2, size=(2, t - 1, CSGO_INPUTS))
+    obs = rng.integers(256, size=(2, t, *SIZE, 3), dtype=np.uint8)
+    act = rng.integers(2, size=(2, t - 1, NUM_INPUTS))
     starts = in_two_sizes(Starts(obs, act, np.zeros(2, np.bool_)), upsampler)
     model = WorldModel(denoiser.eval(), None, None, upsampler.eval(), starts=starts).to_device(device, precision)
     return model.requires_grad_(False)
@@ -190,7 +191,7 @@ def stepper(
     act = torch.randint(ACTIONS, (batch,), device=device)
     sampler: Any = QUALITIES[quality] if size != "csgo" else TWO_STAGE_QUALITIES[quality]
     if size == "csgo":
-        act = torch.randint(2, (batch, CSGO_INPUTS), device=device).float()
+        act = torch.randint(2, (batch, NUM_INPUTS), device=device).float()
     if way.startswith("plain"):
         plain = PlainDenoiser(model.denoiser, device)
         obs = torch.rand(batch, 4, 3, 64, 64, device=device) * 2 - 1
