@@ -21,8 +21,9 @@ from benchmarks.gpu import play as play_module
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.graph import Graph
 from benchmarks.gpu.play import Play, Task
+from benchmarks.gpu.recipe import Recipe
 from benchmarks.gpu.register import register
-from benchmarks.gpu.worlds import Recipe, World
+from benchmarks.gpu.worlds import World
 from diamond_gym.chance import Chance
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry import load_world_model

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from benchmarks.gpu.about import about
 from benchmarks.gpu.play import Play, Players, Task
-from benchmarks.gpu.worlds import Recipe, World
+from benchmarks.gpu.recipe import Recipe
+from benchmarks.gpu.worlds import World
 from diamond_gym.starts import save_starts
 
 

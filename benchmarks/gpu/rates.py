@@ -18,7 +18,8 @@ import torch
 from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
 from benchmarks.gpu.play import noise_play
-from benchmarks.gpu.worlds import Recipe, World
+from benchmarks.gpu.recipe import Recipe
+from benchmarks.gpu.worlds import World
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEndConfig

@@ -22,7 +22,8 @@ from benchmarks.gpu.drift import drift
 from benchmarks.gpu.experience import Experience
 from benchmarks.gpu.norms import check_norms, without_fused_norms
 from benchmarks.gpu.play import Play, Players, Task, noise_play, tasks_of
-from benchmarks.gpu.worlds import Recipe, World
+from benchmarks.gpu.recipe import Recipe
+from benchmarks.gpu.worlds import World
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.registry import load_world_model

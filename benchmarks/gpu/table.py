@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
-from benchmarks.gpu.worlds import Recipe
+from benchmarks.gpu.recipe import Recipe
 from benchmarks.plain import PlainDenoiser, plain_sample
 from benchmarks.two_stages import SIZE
 from diamond_gym import cli
