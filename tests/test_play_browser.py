@@ -272,6 +272,41 @@ def test_choosing_a_branch(page):
 
 
 @browsers
+def test_branches_on_their_way_do_not_come_back_after_escape(new_page, address):
+    page = new_page()
+    page.add_init_script(
+        """addEventListener("keydown", (event) => {
+            if (event.key !== "Escape" || !window.about) return;
+            // What the server had sent by then arrives before, and after, the dialog says that it was closed.
+            const late = () => window.socket.dispatchEvent(new MessageEvent("message", { data: window.about }));
+            late();
+            document.getElementById("branches").addEventListener("close", late, { once: true });
+            setTimeout(() => { late(); document.body.dataset.late = "true"; }, 50);
+        });
+        window.WebSocket = class extends WebSocket {
+            constructor(...rest) {
+                super(...rest);
+                window.socket = this;
+                this.addEventListener("message", ({ data }) => {
+                    if (typeof data === "string" && JSON.parse(data).type === "branches") window.about = data;
+                });
+            }
+        };"""
+    )
+    page.goto(f"{address}&world=Breakout")
+    stand_still(page)
+    for _ in range(2):
+        before = step_of(page)
+        page.keyboard.press("b")
+        page.wait_for_selector("#branches[open]")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("body[data-late]")
+        page.evaluate("delete document.body.dataset.late")
+        step(page)
+        assert step_of(page) == before + 1 and not page.locator("#branches[open]").count()
+
+
+@browsers
 def test_the_agent_plays_until_a_key_is_held(page):
     pytest.importorskip("stable_baselines3")
     page.click("#control [data-value=agent]")

@@ -122,8 +122,16 @@ export class Branches {
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
   }
 
+  /** Takes what is sent from now on for branches that the player wants to see. */
+  ask() {
+    this.wanted = true;
+    this.frames = null;
+  }
+
   show(message) {
-    if (!$("branches").open) this.open(message);
+    // Some may be on their way when the player closes the grid: it must not open again.
+    if (!this.wanted || (this.frames && !$("branches").open)) return;
+    if (!this.frames) this.open(message);
     message.labels.forEach((label, i) => {
       const [name, sum] = this.cards[i].querySelectorAll("span > *");
       name.textContent = words(label);
@@ -139,7 +147,10 @@ export class Branches {
       const card = make("button", "branch", make("canvas", ""), make("span", "", make("b", ""), make("i", "")));
       card.type = "button";
       card.dataset.index = i;
-      card.onclick = () => this.choose(i);
+      card.onclick = () => {
+        this.wanted = false;
+        this.choose(i);
+      };
       return card;
     });
     $("branch-grid").replaceChildren(...this.cards);
@@ -167,7 +178,8 @@ export class Branches {
   }
 
   close() {
-    if ($("branches").open) $("branches").close();
-    this.frames = null;
+    if (!$("branches").open) return;
+    this.wanted = false;
+    $("branches").close();
   }
 }

@@ -284,11 +284,13 @@ let wasPlaying = false;
 function branch(kind) {
   if (!state || state.branching) return;
   wasPlaying = !state.paused;
+  branches.ask();
   send("branch", { kind });
 }
 
 $("branches").addEventListener("close", () => {
-  if (!state?.branching || !branches.frames) return; // closed because one was chosen
+  if (!branches.wanted) return; // one was chosen, or the server went on
+  branches.wanted = false;
   send("cancel_branch");
   goOn();
 });
