@@ -58,8 +58,9 @@ def test_distances_to_the_nearest_recorded_frame(store: EpisodeStore) -> None:
     recorded = np.moveaxis(store[0].obs[:3], -1, 1)
     known = RecordedFrames(store)
     assert known.distances(recorded).max() == 0
-    # a bright column of 8 is elsewhere in about 7 of 8 pairs, where 2 of 8 columns then differ
-    assert 0.1 < known.limit < 0.25
+    frames = np.concatenate([np.moveaxis(episode.obs, -1, 1) for episode in store]).reshape(-1, 3 * 8 * 8) / 255
+    farthest = max(np.abs(frames - frame).mean(1).max() for frame in frames)
+    assert known.limit == pytest.approx(farthest, rel=1e-6), "of so many pairs one has the largest distance"
     brighter = recorded + (recorded < 200) * np.uint8(51)  # every dark pixel by a fifth
     part = (recorded < 200).mean()
     assert known.distances(brighter) == pytest.approx(np.full(3, 0.2 * part), rel=1e-5)
@@ -152,11 +153,13 @@ def test_the_page_from_recordings(home: Path, tmp_path: Path, capsys) -> None:
     )
     words = ["study", "--data", "walks", "--preset", str(preset), "--updates", "2", "--windows", "2"]
     words += ["--seeds", "1", "--denoising-steps", "1", "3", "--drift-steps", "4", "--trajectories", "2"]
+    words += ["--precision", "bfloat16"]
     assert main([*words, "--out", str(tmp_path / "page")]) == 0
     printed = capsys.readouterr()
     assert "measuring with 3 denoising steps" in printed.err and "Walk: 2 updates" in printed.out
     page = json.loads((tmp_path / "page" / "study.json").read_text())
-    assert page["about"]["world"] == "Walk" and set(page["fits"]) == {"edm-0", "ddpm-0", "flow-0"}
+    assert page["about"]["world"] == "Walk" and page["about"]["fitted_on"] == "cpu in bfloat16"
+    assert set(page["fits"]) == {"edm-0", "ddpm-0", "flow-0"}
     assert [(row["objective"], row["n"]) for row in page["summary"]] == [
         (objective, n) for objective in ("edm", "ddpm", "flow") for n in (1, 3)
     ]
@@ -165,6 +168,8 @@ def test_the_page_from_recordings(home: Path, tmp_path: Path, capsys) -> None:
     assert (tmp_path / "page" / "study.png").read_bytes().startswith(b"\x89PNG")
     assert main(words) == 0
     assert "measuring" not in capsys.readouterr().err, "all of it has been measured"
+    assert main([*words, "--precision", "float32"]) == 2
+    assert "precision" in capsys.readouterr().err, "fits that are compared have the same arithmetic"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +183,8 @@ def test_the_page_from_recordings(home: Path, tmp_path: Path, capsys) -> None:
         (("--game", "Pong", "--seeds", "0"), "--seeds must be at least 1"),
         (("--game", "Pong", "--updates", "0"), "--updates must be at least 1"),
         (("--data", "nowhere"), "nowhere"),
+        (("--game", "Pong", "--device", "abacus"), "device 'abacus' cannot be used here"),
+        (("--game", "Pong", "--precision", "float8"), "float8"),
     ],
 )
 def test_options_that_cannot_be_used(words: tuple[str, ...], message: str, home: Path, capsys) -> None:

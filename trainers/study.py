@@ -90,8 +90,9 @@ class RecordedFrames:
         seed: Seeds the choice of frames.
 
     Attributes:
-        limit: The mean distance of two of them drawn at random. A frame has left the data that is farther than this
-            from the nearest. As all distances here it is a mean absolute difference of pixels in [0, 1].
+        limit: The largest distance of two of them, among pairs drawn at random. A frame has left the data that is
+            farther than this from the nearest. As all distances here it is a mean absolute difference of pixels in
+            [0, 1].
     """
 
     def __init__(self, store: EpisodeStore, seed: int = 0) -> None:
@@ -103,7 +104,7 @@ class RecordedFrames:
         self._frames = _flat(frames)
         self._squares = self._frames.square().sum(1)
         others = self._frames[torch.from_numpy(rng.permutation(len(self._frames)))]
-        self.limit = float((self._frames - others).abs().mean())
+        self.limit = float((self._frames - others).abs().mean(1).max())
 
     def distances(self, frames: _Frames) -> _Floats:
         """Of frames uint8 (N, C, h, w) to the one that is nearest by squared differences, (N,)."""
@@ -144,7 +145,7 @@ def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) 
     Figures: those of `fidelity.figures` that are defined; and by step of the long dreams `drift`, the mean absolute
     difference of pixels to real play under the same actions where that is still the same game, with the number of
     dreams and their spread; `nearest`, that to the nearest recorded frame; and `left`, the share of dreams that are
-    farther from it than two recorded frames are from each other on average.
+    farther from it than any two recorded frames are from each other.
     """
     sampler, real, long = SamplerConfig(num_denoising_steps=n), reference.windows, reference.long
     dreamed = dream_rollouts(model, real, sampler, None, seed)
@@ -212,6 +213,8 @@ class Study:
         store: The experience to fit.
         updates: Of each fit.
         say: Is handed lines on how it goes.
+        device: Where they are fitted and dream.
+        precision: "float32" or "bfloat16", of both.
     """
 
     def __init__(
@@ -222,9 +225,12 @@ class Study:
         store: EpisodeStore,
         updates: int,
         say: Callable[[str], object],
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.folder, self.config, self.configs = folder, config, configs
         self.store, self.updates, self._say = store, updates, say
+        self.device, self.precision = torch.device(device), precision
 
     def fits(self) -> list[tuple[str, int]]:
         """Objective and seed of each, in the order in which they are made: seed by seed."""
@@ -234,8 +240,9 @@ class Study:
         """Fits, or goes on fitting; None where it was stopped, as by Ctrl-C or after so many minutes."""
         config = self.configs[objective]
         with RunFolder(self.folder / f"{objective}-{seed}", tensorboard=False) as run:
-            run.settle({"fit": asdict(config), "updates": self.updates, "seed": seed, "steps": self.store.num_steps})
-            trainer = WorldModelTrainer(config, self.store, self.updates, seed)
+            settings = {"fit": asdict(config), "updates": self.updates, "seed": seed, "steps": self.store.num_steps}
+            run.settle(settings | {"precision": self.precision})
+            trainer = WorldModelTrainer(config, self.store, self.updates, seed, self.device, self.precision)
             if (state := run.load()) is not None:
                 with run.resuming():
                     trainer.load_state_dict(state)

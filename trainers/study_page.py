@@ -39,8 +39,8 @@ _EXPLAINED = (
     "Means over seeds, ± their standard deviation. mse over copy: squared error at that step of dreams of held-out "
     "play under its own actions, over that of repeating the last real frame. drift: mean absolute difference of pixels "
     "in [0, 1] to real play under the same actions, where that is still the same game. nearest: that to the nearest "
-    "of 4,000 recorded frames. left: share of dreams that are farther from it than two recorded frames are from "
-    "each other on average. Frames per second are those of long dreams, reward and end included, on this machine."
+    "of 4,000 recorded frames. left: share of dreams that are farther from it than any two recorded frames are from "
+    "each other. Frames per second are those of long dreams, reward and end included, on this machine."
 )
 
 

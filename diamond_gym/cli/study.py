@@ -20,9 +20,10 @@ from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.stores import held_out_beside
-from diamond_gym.device import keep_memory
+from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import home_folder
+from diamond_gym.registry.loading import Precision
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.measuring import describe
 from diamond_gym.trainers.policies import Policy, StickyPolicy
@@ -66,6 +67,10 @@ class StudyCommand(WorldOptions):
     """Who plays: auto is scripted where there is a script and frames have their full size, and mixed elsewhere."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The folder of the fits (default: <home>/studies/<world>-<preset>)."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    precision: Precision = "auto"
+    """Of fits and dreams: auto (measured), float32 or bfloat16."""
     out: Path | None = None
     """Where to write study.html, study.png and study.json (default: the folder of the fits)."""
 
@@ -88,11 +93,17 @@ class StudyCommand(WorldOptions):
 
         world, sizes = self._sized(), self.study.quicker() if self.quick else self.study
         configs, updates = self._configs(world, sizes)
+        device = pick_device(self.device)
+        precision = pick_precision(self.precision, device)
         keep_memory()
         store, held_out = self._experience(world)
         label = f"{store.folder.name}-{Path(self.preset).stem}{'-quick' * self.quick}"
         folder = self.run_folder or home_folder() / "studies" / label
-        study = Study(folder, sizes, configs, store, updates, lambda line: console.print(line, soft_wrap=True))
+
+        def say(line: str) -> None:
+            console.print(line, soft_wrap=True)
+
+        study = Study(folder, sizes, configs, store, updates, say, device, precision)
         t = configs[sizes.objectives[0]].denoiser.inner_model.num_steps_conditioning
         reference = self._reference(world, store, held_out, sizes, t)
         began, code = time.monotonic(), 0
@@ -176,6 +187,7 @@ class StudyCommand(WorldOptions):
             "frames": list(world.about.frame_shape),
             "preset": self.preset,
             "updates": study.updates,
+            "fitted_on": f"{study.device.type} in {study.precision}",
             "real_steps": study.store.num_steps,
             "played_by": describe(study.store)["policy"],
             "long_play": ("scripted" if self._policy(world) == "scripted" else "random") if world.env else "held out",
