@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diamond_gym.networks.denoiser import Denoiser
+
 EDGE = 0.02
 """Of a level: what float32 may be off the exact value. Some 100 times of what it is found to be."""
 
@@ -16,6 +18,7 @@ EDGE = 0.02
 def without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has denoisers return frames as they are before they are put on levels: continuous in everything."""
     monkeypatch.setattr("diamond_gym.networks.denoiser.quantise", lambda x, nearest=False: x)
+    monkeypatch.setattr("diamond_gym.networks.inference.kernel_frame", lambda config: Denoiser(config).frame)
 
 
 def assert_on_levels_of(frame: Tensor, exact: Tensor, nearest: bool) -> None:

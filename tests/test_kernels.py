@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import library, nn
 
 from diamond_gym.device import compile_network, cpp_compiler
 from diamond_gym.errors import BadArgument
+from diamond_gym.frames import quantise
 from diamond_gym.networks import kernels
 from diamond_gym.networks.blocks import Downsample, ResBlocks, SelfAttention2d, Upsample
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -27,6 +29,7 @@ from diamond_gym.networks.kernels.dreams import (
     KernelLeave,
     KernelResBlocks,
     KernelUpsample,
+    kernel_frame,
     use_kernels,
 )
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
@@ -102,6 +105,26 @@ def test_a_residual_block(dtype, batch, height, width, wide, skip, out, seed):
     assert outputs[0] is result
     assert result.shape == theirs.shape
     assert relative(result, theirs) < TOLERANCE[dtype]
+
+
+@needs_kernels
+@settings(max_examples=60)
+@given(
+    batch=st.integers(1, 3), channels=st.sampled_from([1, 3]), side=st.integers(1, 9), residual=st.booleans(),
+    threshold=st.sampled_from([0.0, 1.0, 4.0, 4.3, 200.0]), near=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_a_frame_is_the_same_to_the_last_bit(batch, channels, side, residual, threshold, near, seed):
+    torch.manual_seed(seed)
+    inner = replace(CONFIGS["nano's kind"].inner_model, img_channels=channels)
+    denoiser = Denoiser(DenoiserConfig(inner, residual=residual, change_threshold=threshold if residual else 0.0))
+    window = quantise(torch.randn(batch, 2, channels, side, 3), nearest=True)
+    last = window[:, -1]  # not in one piece
+    steps = torch.randint(-6, 7, last.shape) / 255 if near else torch.randn(last.shape)
+    halves = torch.randint(0, 2, last.shape) / 255  # between two levels
+    image = (last + steps + halves) * 1.1
+    ours = kernel_frame(denoiser.config)(image, last)
+    assert ours.dtype == torch.float32 and ours.equal(denoiser.frame(image, last))
+    assert ours.is_contiguous()
 
 
 @needs_kernels

@@ -283,4 +283,4 @@ class UNet(nn.Module):
         x, _ = self.mid_blocks(x, cond)
         for upsample, block, skips in zip(self.upsamples, self.u_blocks, reversed(levels), strict=True):
             x, _ = block(upsample(x), cond, skips)
-        return x[..., :h, :w]
+        return x[..., :h, :w] if pad_h or pad_w else x

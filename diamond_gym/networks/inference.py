@@ -12,9 +12,10 @@ from diamond_gym.device import is_compiled
 from diamond_gym.networks.blocks import embed
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
 from diamond_gym.networks.folding import Enter, Leave, fold_norms, hold, shared, without_autocast
+from diamond_gym.networks.kernels.dreams import kernel_frame
 from diamond_gym.networks.preconditioning import c_noise
 from diamond_gym.networks.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
-from diamond_gym.networks.ways import Way, fastest, folded_forms, measured_by
+from diamond_gym.networks.ways import KERNELS, Way, fastest, folded_forms, measured_by
 
 CACHE_BYTES = 2**21
 """How large one feature map of the rows computed together is on a CPU at first; more and fewer rows are measured."""
@@ -136,8 +137,7 @@ class FoldedDenoiser:
         size = -(-len(obs) // -(-len(obs) // way.rows))  # as many blocks as there have to be, as equal as can be
         rows = obs.split(size)
         acts = [None] * len(rows) if act is None else act.split(size)
-        inner = self.forms[way.form]
-        blocks = [self._condition(inner, o, a, sigma_cond, sigmas) for o, a in zip(rows, acts, strict=True)]
+        blocks = [self._condition(way.form, o, a, sigma_cond, sigmas) for o, a in zip(rows, acts, strict=True)]
         if len(blocks) == 1:
             return blocks[0]
         return lambda x, sigma: torch.cat([f(part, sigma) for f, part in zip(blocks, x.split(size), strict=True)])
@@ -160,7 +160,7 @@ class FoldedDenoiser:
 
     def call(self, form: str, obs: Tensor, act: Tensor | None, sigma_cond: float | None = None) -> Callable[[], object]:
         """What computes a denoising step under these past frames in a form, to be measured."""
-        return partial(self._condition(self.forms[form], obs, act, sigma_cond, (_SIGMA,)), obs[:, -1], _SIGMA)
+        return partial(self._condition(form, obs, act, sigma_cond, (_SIGMA,)), obs[:, -1], _SIGMA)
 
     def rows_at_once(self, obs: Tensor) -> int:
         """How many of the rows of obs (B, T, C, H, W) are computed together at first: on a CPU as fit its cache."""
@@ -171,13 +171,15 @@ class FoldedDenoiser:
 
     def _condition(
         self,
-        inner: FoldedInner,
+        form: str,
         obs: Tensor,
         act: Tensor | None,
         sigma_cond: float | None,
         sigmas: tuple[float, ...],
     ) -> Callable[[Tensor, float], Tensor]:
-        config = self.denoiser.config
+        config, inner = self.denoiser.config, self.forms[form]
+        by_kernel = form == KERNELS and self.objective == "edm"
+        image = kernel_frame(config) if by_kernel else self.denoiser.image
         at: dict[float, tuple[Level, Tensor]] = {}  # the levels, and the modulations of these rows
 
         def prepare(sigmas: tuple[float, ...]) -> None:
@@ -198,7 +200,7 @@ class FoldedDenoiser:
                 level, modulation = at[sigma]
                 output = inner(x * level.c_in, past, modulation)
                 base = last if config.residual else level.c_skip * x
-                return self.denoiser.image(torch.addcmul(base, level.c_out, output), last)
+                return image(torch.addcmul(base, level.c_out, output), last)
 
         return denoise
 

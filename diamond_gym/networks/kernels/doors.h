@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 
 #include "amx.h"
 
@@ -52,6 +54,37 @@ void from_patches(const Frames& f, const typename E::Number* patches, int wide, 
             const typename E::Number* const from = patches + (size_t(row) * f.columns() + column) * wide;
             for (int c = 0; c < wide; c += LANES) store(patch + c, E::read(from + c));
             f.for_patch(row / f.rows(), row % f.rows(), column, [&](size_t to, int k) { frames[to] = patch[k]; });
+        }
+    }
+}
+
+// Frames on 8-bit levels, and with the last ones' pixels where no channel changes by `threshold` levels or more; 0: all
+// pixels are new. `nearest` as in `diamond_gym.frames.quantise`, whose numbers these are to the last bit.
+inline void on_levels(const Frames& f, const float* x, const float* last, bool nearest, float threshold, float* out,
+                      int threads) {
+    const int area = f.height * f.width;
+    const float up = nearest ? 0.5f : 0.0f;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int i = 0; i < f.images; ++i) {
+        const size_t first = size_t(i) * f.channels * area;
+        for (size_t at = first; at < first + size_t(f.channels) * area; ++at) {
+            const float part = (std::min(std::max(x[at], -1.0f), 1.0f) + 1) / 2;
+            // The product is rounded before the sum, which a fused operation would not do.
+            const float level = float(255.0 * double(part)) + up;
+            out[at] = float(uint8_t(int(level))) / 255 * 2 - 1;
+        }
+        if (threshold == 0) continue;
+        for (size_t at = first; at < first + area; ++at) {
+            float change = 0;
+            for (int c = 0; c < f.channels; ++c) {
+                const size_t k = at + size_t(c) * area;
+                change = std::max(change, std::abs(out[k] - last[k]));
+            }
+            const bool still = change * 127.5f < threshold;
+            for (int c = 0; c < f.channels; ++c) {
+                const size_t k = at + size_t(c) * area;
+                out[k] = still ? last[k] : out[k];
+            }
         }
     }
 }

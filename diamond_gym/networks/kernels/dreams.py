@@ -1,6 +1,7 @@
 """Folded networks computed by the kernels: each of their modules becomes one call of an operator."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from diamond_gym.networks import kernels
 from diamond_gym.networks.blocks import ATTENTION_HEAD_DIM, ResBlocks, SelfAttention2d, Upsample
 from diamond_gym.networks.folding import Enter, FoldedResBlock, Leave
+
+if TYPE_CHECKING:
+    from diamond_gym.networks.denoiser import DenoiserConfig
 
 _DEPTHS = {torch.float32: 1, torch.bfloat16: 2}  # input channels that one instruction multiplies
 
@@ -36,6 +40,14 @@ def use_kernels(module: nn.Module, dtype: torch.dtype) -> bool:
                 if isinstance(child, kind) and (kind is not nn.Conv2d or child.stride == (2, 2)):
                     setattr(parent, name, replacement(child, dtype))
     return True
+
+
+def kernel_frame(config: "DenoiserConfig") -> Callable[[Tensor, Tensor], Tensor]:
+    """`Denoiser.frame` as one call of a kernel, bit for bit the same."""
+    # Changes are whole levels: those up to the threshold lie below half a level more.
+    below = config.change_threshold + 0.5 if config.change_threshold else 0.0
+    kernel, nearest = torch.ops.diamond_gym.frame.default, bool(config.residual)
+    return lambda image, last: kernel(image, last, nearest, below)
 
 
 def _fits(module: nn.Module) -> bool:

@@ -191,6 +191,19 @@ Tensor leave_of(Tensor images, Tensor norm, int64_t groups, Tensor weights, Tens
     return out;
 }
 
+// See the schema of `frame` below.
+Tensor frame_of(Tensor image, Tensor last, bool nearest, double threshold) {
+    STD_TORCH_CHECK(image.dim() == 4 && image.scalar_type() == ScalarType::Float && last.dim() == 4 &&
+                        same_images(image, last),
+                    "images and the last frames are float32 (B, C, H, W)");
+    const Tensor x = torch::stable::contiguous(image), before = torch::stable::contiguous(last);
+    const Frames frames{int(x.size(0)), int(x.size(1)), int(x.size(2)), int(x.size(3)), 1};
+    const Tensor out = torch::stable::empty({x.size(0), x.size(1), x.size(2), x.size(3)}, ScalarType::Float);
+    on_levels(frames, numbers<float>(x), numbers<float>(before), nearest, float(threshold),
+              static_cast<float*>(out.mutable_data_ptr()), int(torch::stable::get_num_threads()));
+    return out;
+}
+
 // See the schema of `words` below.
 Tensor words_of(Tensor seed, Tensor draw, int64_t blocks, int64_t stream) {
     const Tensor keys = torch::stable::contiguous(seed), draws = torch::stable::contiguous(draw);
@@ -245,6 +258,9 @@ STABLE_TORCH_LIBRARY(diamond_gym, m) {
     m.def(
         "leave(Tensor x, Tensor norm, int groups, Tensor weights, Tensor bias, int side, int channels, int height, "
         "int width) -> Tensor");
+    // Images, float32 (B, C, H, W), on 8-bit levels, with the last frames' pixels where these change by less than
+    // `threshold` levels; 0: none are kept
+    m.def("frame(Tensor image, Tensor last, bool nearest, float threshold) -> Tensor");
     // Random 32-bit words of rows with a seed and a draw each, int64 (B,): int64 (B, 4 * blocks)
     m.def("words(Tensor seed, Tensor draw, int blocks, int stream) -> Tensor");
     // The filters of a 3x3 convolution (O, I, 3, 3), float32, as the operators above take them, in one dimension
@@ -267,6 +283,7 @@ STABLE_TORCH_LIBRARY_IMPL(diamond_gym, CPU, m) {
     m.impl("halve", TORCH_BOX(&halve_of));
     m.impl("enter", TORCH_BOX(&enter_of));
     m.impl("leave", TORCH_BOX(&leave_of));
+    m.impl("frame", TORCH_BOX(&frame_of));
     m.impl("words", TORCH_BOX(&words_of));
     m.impl("pack", TORCH_BOX(&pack_of));
     m.impl("conv3x3", TORCH_BOX(&conv3x3_of));
