@@ -103,10 +103,9 @@ class Check:
 
     def run(self) -> int:
         """Prints what was found; returns 1 for a fault, else 0."""
-        from diamond_gym.data.about import ABOUT
+        from diamond_gym.data.about import ABOUT, held_out_beside
         from diamond_gym.data.checks import check_store, chosen, coverage, damaged_files
         from diamond_gym.data.episodes import EpisodeStore
-        from diamond_gym.data.stores import held_out_beside
 
         check_least(self, memory=1, max_steps=100, seed=0)
         folder = store_folder(self.store)

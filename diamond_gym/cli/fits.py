@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience
 from diamond_gym.cli.terminal import console, fitting
-from diamond_gym.data.about import ABOUT
+from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.stores import held_out_beside
 from diamond_gym.trainers.loop import Processes, Trainer, train
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder

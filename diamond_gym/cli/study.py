@@ -17,9 +17,8 @@ from diamond_gym.cli.fits import both_stores
 from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import console
 from diamond_gym.cli.train_wm import TrainWm
-from diamond_gym.data.about import ABOUT
+from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.stores import held_out_beside
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import home_folder

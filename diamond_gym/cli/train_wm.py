@@ -12,9 +12,8 @@ from diamond_gym.cli.collect import PolicyName, WorldOptions, read_store
 from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps
 from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import console, counting
-from diamond_gym.data.about import ABOUT
+from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.stores import held_out_beside
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Entry, home_folder, resolve

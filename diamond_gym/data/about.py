@@ -147,6 +147,11 @@ def write_about(folder: Path, about: About) -> None:
         json.dump({"format": FORMAT, **asdict(replace(about, created=created, versions=versions))}, file, indent=2)
 
 
+def held_out_beside(folder: Path) -> Path:
+    """Where a store's held-out episodes lie: in `<name>-test`, for `<name>` and for `<name>-train`."""
+    return folder.with_name(f"{folder.name.removesuffix('-train')}-test")
+
+
 def read_about(folder: Path, version: int = FORMAT) -> About:
     """Reads what the store in `folder` holds.
 

@@ -70,11 +70,6 @@ def merge(folders: list[Path], into: Path, advance: Advance | None = None) -> Ep
     return Import(source, into, opened[0].about.game).run(*[advance] if advance else [])
 
 
-def held_out_beside(folder: Path) -> Path:
-    """Where a store's held-out episodes lie: in `<name>-test`, for `<name>` and for `<name>-train`."""
-    return folder.with_name(f"{folder.name.removesuffix('-train')}-test")
-
-
 def split(folder: Path, first: Path, second: Path, share: float, seed: int = 0) -> tuple[EpisodeStore, EpisodeStore]:
     """Writes a store's episodes into two new ones.
 
