@@ -65,6 +65,8 @@ def test_merge(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pass
     assert main(["data", "merge", "a", "c", "--name", "more"]) == 1
     assert "frame shape" in capsys.readouterr().err and not (home / "data" / "more").exists()
+    assert main(["data", "merge", "a", "b", str(home / "data" / "a"), "--name", "more"]) == 2
+    assert "is named twice" in capsys.readouterr().err and not (home / "data" / "more").exists()
 
 
 def test_split_keeps_near_copies_and_games_together(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,8 +61,10 @@ def merge(folders: list[Path], into: Path, advance: Advance | None = None) -> Ep
     """Writes the episodes of several stores of one kind into a new one.
 
     Raises:
-        DiamondGymError: They hold different things, or there is something at `into`.
+        DiamondGymError: They hold different things, one is named twice, or there is something at `into`.
     """
+    if twice := [folder for i, folder in enumerate(folders) if folder.resolve() in map(Path.resolve, folders[:i])]:
+        raise BadArgument(f"{twice[0]} is named twice")
     opened = [EpisodeStore(folder) for folder in folders]
     for store in opened[1:]:
         opened[0].about.check_same(replace(store.about, game=opened[0].about.game), opened[0].folder)
