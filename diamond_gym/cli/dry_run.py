@@ -22,6 +22,7 @@ from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.two_stage import trainer_of
 from diamond_gym.trainers.worlds import World
+from diamond_gym.world_model import WorldModel
 
 _REAL_STEPS = 200
 _SLOW = 5.0  # seconds: a first step that takes longer is not repeated without what only the first time costs
@@ -64,13 +65,20 @@ def measure(
         each = seconds(lambda: [world_model.train_step() for _ in range(every)][-1], device) / every
         phases.append(Phase("world model", updates, "updates", each))
         if windows:
-            model, batch = world_model.averaged(), config.agent.optimizer.batch_size
-            t = model.denoiser.num_steps_conditioning
-            model.starts = replay_starts(store, t, batch, np.random.default_rng(0))
-            agent = ActorCriticTrainer(config.agent, device=device)
-            agent.dream_in(model.dream(batch, sampler=config.sampler, horizon=config.agent.horizon))
+            agent = dreaming_agent(config, world_model.averaged(), store, device)
             phases.append(Phase("agent", windows, "windows", seconds(agent.train_step, device)))
     return phases
+
+
+def dreaming_agent(
+    config: DiamondConfig, model: WorldModel, store: EpisodeStore, device: torch.device | str
+) -> ActorCriticTrainer:
+    """A new agent's training in a model's dreams, as many as its batch has, from pieces of recorded play."""
+    rows = config.agent.optimizer.batch_size
+    model.starts = replay_starts(store, model.denoiser.num_steps_conditioning, rows, np.random.default_rng(0))
+    agent = ActorCriticTrainer(config.agent, device=device)
+    agent.dream_in(model.dream(rows, sampler=config.sampler, horizon=config.agent.horizon))
+    return agent
 
 
 @contextmanager
