@@ -12,9 +12,3 @@ def about() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": gpu, "cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version(),
             "commit": os.environ.get("COMMIT", "")}  # fmt: skip
-
-
-def settle() -> None:
-    """Has torch compute as all measurements here do: with TF32, and compiled for as many shapes as there are."""
-    torch._dynamo.config.recompile_limit = 64
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

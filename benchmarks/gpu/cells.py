@@ -2,34 +2,38 @@
 
 import fcntl
 import multiprocessing
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.about import settle
-
 Cell = dict[str, Any]
 Prepare = Callable[..., Callable[[], Cell]]
 
 
-def _work(prepare: Prepare, cell: Cell, end: Connection) -> None:
+def _work(prepare: Prepare, cell: Cell, end: Connection, tuned: bool) -> None:
     torch.set_num_threads(1)
-    settle()
+    if tuned:
+        torch._dynamo.config.recompile_limit = 64  # as many shapes as there are
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
         measure = prepare(**cell)
         end.send("ready")
         end.recv()
-        torch.backends.cudnn.benchmark = True  # only now, as the GPU was busy with other cells before
+        torch.backends.cudnn.benchmark = tuned  # only now, as the GPU was busy with other cells before
         end.send(measure())
     except Exception as error:
         end.send({"error": " ".join(f"{type(error).__name__}: {error}".split())[:400]})
 
 
-def measured(prepare: Prepare, cells: Sequence[Cell], wait_s: float, seconds: float, out: Path) -> list[Cell]:
+def measured(
+    prepare: Prepare, cells: Sequence[Cell], wait_s: float, seconds: float, out: Path, tuned: bool = False
+) -> list[Cell]:
     """What each cell's `prepare(**cell)()` gives, added to the cell; an "error" where there was none in time.
 
     Args:
@@ -38,12 +42,13 @@ def measured(prepare: Prepare, cells: Sequence[Cell], wait_s: float, seconds: fl
         wait_s: Seconds until all have to be prepared; what is not by then is left out.
         seconds: Of all the measuring.
         out: A folder; who measures into the same one waits until nobody else measures.
+        tuned: Whether torch computes with TF32 and by the kernels that cuDNN finds fastest, not as it does by itself.
     """
     context, begin = multiprocessing.get_context("spawn"), time.perf_counter()
     ends, processes = [], []
     for cell in cells:
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(prepare, cell, there), daemon=True)
+        process = context.Process(target=_work, args=(prepare, cell, there, tuned), daemon=True)
         process.start()
         there.close()
         ends.append(here)
@@ -54,8 +59,7 @@ def measured(prepare: Prepare, cells: Sequence[Cell], wait_s: float, seconds: fl
         flush=True,
     )
     results = []
-    with (out / "measuring.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(out):
         begin = time.perf_counter()
         for cell, end, state, process in zip(cells, ends, states, processes, strict=True):
             result = state
@@ -66,6 +70,17 @@ def measured(prepare: Prepare, cells: Sequence[Cell], wait_s: float, seconds: fl
             results.append({**cell, **result})
             print(results[-1], flush=True)
     return results
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits for others to leave a folder; not by a file of it, which would be handed back among the results."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _answer(end: Connection, seconds: float) -> Any:

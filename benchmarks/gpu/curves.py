@@ -1,6 +1,7 @@
-"""The agents' curves of `benchmarks.gpu.run worlds`: `python -m benchmarks.gpu.curves --out docs/actor-critic.png`.
+"""The curves of docs/actor-critic.png: `python -m benchmarks.gpu.curves --out docs/actor-critic.png`.
 
-Reward per dreamed step, a running mean over some fifty windows, as `benchmarks/results/gpu_worlds.json` has it.
+Reward per dreamed step, a running mean over some fifty windows, as `benchmarks/results/gpu_worlds.json` has it: what
+`benchmarks/gpu.sh worlds` wrote at commit 6a2e841, with a trainer of its own that `diamond-gym train` has replaced.
 """
 
 import argparse

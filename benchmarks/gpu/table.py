@@ -21,36 +21,41 @@ from torch import Tensor
 
 from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
-from benchmarks.gpu.recipe import Recipe
 from benchmarks.plain import PlainDenoiser, plain_sample
 from benchmarks.two_stages import SIZE
 from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.csgo import NUM_INPUTS
 from diamond_gym.dream import Dream
-from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
+from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, in_two_sizes
 from diamond_gym.world_model import WorldModel
 
 ACTIONS = 6
 
 
+def fit_of(size: str) -> WorldModelConfig:
+    """A preset's networks."""
+    command: TrainWm = cli._parse(TrainWm, "train-wm", ["--data", "any", "--preset", size])
+    return command.fit
+
+
 def model_of(size: str, device: torch.device, precision: str, tiny: bool = False) -> WorldModel:
     """A world model with random weights, of the paper's size, nano's or that of CS:GO (150x280, two stages)."""
     if size == "csgo":
         return two_stages(device, precision, tiny)
-    recipe = Recipe()
-    inner = InnerModelConfig(num_actions=ACTIONS) if size == "paper" else replace(recipe.inner, num_actions=ACTIONS)
-    outcome = RewardEndConfig() if size == "paper" else recipe.reward_end
-    outcome = replace(outcome, num_actions=ACTIONS)
+    fit = fit_of(size).for_frames((64, 64, 3), ACTIONS)
+    config, outcome = fit.denoiser, fit.reward_end
     if tiny:
-        inner = replace(inner, channels=[8] * len(inner.channels))
+        inner = config.inner_model
+        config = replace(config, inner_model=replace(inner, channels=[8] * len(inner.channels)))
         outcome = replace(outcome, channels=[8] * len(outcome.channels))
     torch.manual_seed(0)
-    denoiser, reward_end = Denoiser(DenoiserConfig(inner, residual=size != "paper")), RewardEnd(outcome)
+    denoiser, reward_end = Denoiser(config), RewardEnd(outcome)
     fill_zeros(denoiser)
     rng = np.random.default_rng(0)
     obs = rng.integers(256, size=(32, 4, 64, 64, 3), dtype=np.uint8)
@@ -68,7 +73,7 @@ def fill_zeros(denoiser: Denoiser) -> None:
 
 def two_stages(device: torch.device, precision: str, tiny: bool) -> WorldModel:
     """The preset csgo with random weights."""
-    fit = cli._parse(TrainWm, "train-wm", ["--data", "any", "--preset", "csgo"]).fit
+    fit = fit_of("csgo")
     if tiny:
         parts = fit.denoiser, fit.upsampler.denoiser
         small = [replace(part, inner_model=replace(part.inner_model, channels=[32] * 4)) for part in parts]
@@ -143,7 +148,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     cells = cells_of(args.batches, args.sizes, args.ways)
-    lines = measured(partial(prepare, device=args.device, tiny=args.tiny), cells, args.wait_s, args.seconds, args.out)
+    prepared = partial(prepare, device=args.device, tiny=args.tiny)
+    lines = measured(prepared, cells, args.wait_s, args.seconds, args.out, tuned=True)
     (args.out / "table.json").write_text(json.dumps({"about": about(), "lines": lines}, indent=1))
 
 
