@@ -59,6 +59,7 @@ VARIANTS = {
     "preset": Variant(scaled=True),
     "no threshold": Variant(("--denoiser.change-threshold", "0")),
     "paper's output": Variant(("--denoiser.no-residual", "--denoiser.change-threshold", "0"), scaled=True),
+    "a little noise on the past": Variant(("--past-noise", "0.1")),
     "noise on the past": Variant(("--past-noise", "0.3")),
     "noise on the past, level given": Variant(("--past-noise", "0.3", "--denoiser.inner-model.noise-cond")),
     "1 autoregressive step, early": Variant(("--autoregressive-from", "0")),
