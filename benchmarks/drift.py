@@ -63,6 +63,9 @@ VARIANTS = {
     "noise on the past": Variant(("--past-noise", "0.3")),
     "noise on the past, level given": Variant(("--past-noise", "0.3", "--denoiser.inner-model.noise-cond")),
     "1 autoregressive step, early": Variant(("--autoregressive-from", "0")),
+    "the same, noise on the past, level given": Variant(
+        ("--autoregressive-from", "0", "--past-noise", "0.3", "--denoiser.inner-model.noise-cond")
+    ),
     "no autoregressive step": Variant(("--num-autoregressive-steps", "0")),
     "2 autoregressive steps, late": Variant(("--num-autoregressive-steps", "2")),
     "4 autoregressive steps, late": Variant(("--num-autoregressive-steps", "4")),
@@ -157,7 +160,7 @@ def line(name: str, fits: dict[str, Any]) -> str:
     cells += [cell([fit["after_200"]["nearest"] for fit in each])]
     cells += [cell([_alive(fit[f"after_{h}"]) for fit in each]) for h in (50, 200)]
     cells += [cell([fit["fit_cpu_seconds"] for fit in each]) if "fit_cpu_seconds" in each[0] else ""]
-    return f"| {name} | {' | '.join(cells)} |"
+    return f"| {name} | {len(each)} | {' | '.join(cells)} |"
 
 
 def _alive(figures: dict[str, Any]) -> float:
@@ -169,8 +172,8 @@ def _alive(figures: dict[str, Any]) -> float:
 def print_tables(results: dict[str, Any]) -> None:
     """Prints a table a game."""
     for game, variants in results.items():
-        print(f"\n{game}\n| | error 1 | 4 | 16 | artefacts (%) 10 | 50 | 200 | nearest 200 | alive 50 | 200 | s |")
-        print("|" + "---|" * 11)
+        print(f"\n{game}\n| | fits | error 1 | 4 | 16 | artefacts (%) 10 | 50 | 200 | nearest 200 | alive 50 | 200 | s |")
+        print("|" + "---|" * 12)
         for name, fits in variants.items():
             if name != "about":
                 print(line(name, fits))
