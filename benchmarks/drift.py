@@ -171,9 +171,9 @@ def _alive(figures: dict[str, Any]) -> float:
 
 def print_tables(results: dict[str, Any]) -> None:
     """Prints a table a game."""
+    heads = "| | fits | error 1 | 4 | 16 | artefacts (%) 10 | 50 | 200 | nearest 200 | alive 50 | 200 | s |"
     for game, variants in results.items():
-        print(f"\n{game}\n| | fits | error 1 | 4 | 16 | artefacts (%) 10 | 50 | 200 | nearest 200 | alive 50 | 200 | s |")
-        print("|" + "---|" * 12)
+        print(f"\n{game}\n{heads}\n|{'---|' * 12}")
         for name, fits in variants.items():
             if name != "about":
                 print(line(name, fits))
