@@ -1,4 +1,4 @@
-"""What keeps long dreams on the data: fits of the preset `nano` that differ in one thing each.
+"""What keeps long dreams on the data: fits with the networks of the preset `nano` that differ in one thing each.
 
     python -m benchmarks.drift --games Pong Boxing --seeds 0 1 2
     python -m benchmarks.drift --table benchmarks/results/drift*.json
@@ -55,20 +55,20 @@ class Variant:
     """Dream once more with a start noise of sigma_max's deviation, not of 1."""
 
 
+_BASE = ("--autoregressive-from", "0.7", "--past-noise", "0", "--denoiser.inner-model.no-noise-cond")
+"""What the preset `nano` was before this comparison, beside what it is now."""
 VARIANTS = {
-    "preset": Variant(scaled=True),
-    "no threshold": Variant(("--denoiser.change-threshold", "0")),
-    "paper's output": Variant(("--denoiser.no-residual", "--denoiser.change-threshold", "0"), scaled=True),
-    "a little noise on the past": Variant(("--past-noise", "0.1")),
-    "noise on the past": Variant(("--past-noise", "0.3")),
-    "noise on the past, level given": Variant(("--past-noise", "0.3", "--denoiser.inner-model.noise-cond")),
-    "1 autoregressive step, early": Variant(("--autoregressive-from", "0")),
-    "the same, noise on the past, level given": Variant(
-        ("--autoregressive-from", "0", "--past-noise", "0.3", "--denoiser.inner-model.noise-cond")
-    ),
-    "no autoregressive step": Variant(("--num-autoregressive-steps", "0")),
-    "2 autoregressive steps, late": Variant(("--num-autoregressive-steps", "2")),
-    "4 autoregressive steps, late": Variant(("--num-autoregressive-steps", "4")),
+    "base": Variant(_BASE, scaled=True),
+    "no threshold": Variant((*_BASE, "--denoiser.change-threshold", "0")),
+    "paper's output": Variant((*_BASE, "--denoiser.no-residual", "--denoiser.change-threshold", "0"), scaled=True),
+    "a little noise on the past": Variant((*_BASE, "--past-noise", "0.1")),
+    "noise on the past": Variant((*_BASE, "--past-noise", "0.3")),
+    "noise on the past, level given": Variant((*_BASE, "--past-noise", "0.3", "--denoiser.inner-model.noise-cond")),
+    "no autoregressive step": Variant((*_BASE, "--num-autoregressive-steps", "0")),
+    "1 autoregressive step, early": Variant((*_BASE, "--autoregressive-from", "0")),
+    "2 autoregressive steps, late": Variant((*_BASE, "--num-autoregressive-steps", "2")),
+    "4 autoregressive steps, late": Variant((*_BASE, "--num-autoregressive-steps", "4")),
+    "preset": Variant(),
 }
 SCALED = ", start noise of sigma_max"
 

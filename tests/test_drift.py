@@ -1,6 +1,7 @@
 """The comparison of what keeps long dreams on the data: its fits, its start noise and its tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,15 @@ def test_every_fit_changes_what_its_name_says() -> None:
     world = find_world("Pong")
     configs = {name: drift.config_of(variant, world, 4) for name, variant in drift.VARIANTS.items()}
     assert len({repr(config) for config in configs.values()}) == len(configs)
-    preset = configs["preset"]
-    assert preset.denoiser.residual and preset.denoiser.change_threshold and preset.past_noise is None
-    assert preset.without_rewards and preset.denoiser_optimizer.batch_size == 4
+    base = configs["base"]
+    assert base.denoiser.residual and base.denoiser.change_threshold and not base.past_noise
+    assert base.without_rewards and base.denoiser_optimizer.batch_size == 4 and base.autoregressive_from == 0.7
     assert not configs["paper's output"].denoiser.residual and not configs["no threshold"].denoiser.change_threshold
     assert configs["noise on the past"].past_noise == 0.3 > (configs["a little noise on the past"].past_noise or 1)
     assert configs["noise on the past, level given"].denoiser.inner_model.noise_cond
     assert configs["4 autoregressive steps, late"].num_autoregressive_steps == 4
+    early, noisy = configs["1 autoregressive step, early"], configs["noise on the past, level given"]
+    assert configs["preset"] == replace(noisy, autoregressive_from=early.autoregressive_from), "what came out of it"
 
 
 def test_the_start_noise_is_scaled_within_alone() -> None:

@@ -42,6 +42,20 @@ def test_it_dreams_what_the_shorter_one_does(tmp_path, short: WorldModelTrainer)
     assert long.world_model.denoiser.inner_model.conv_in.weight[:, :12].any(), "and learns to use what it sees besides"
 
 
+def test_a_network_that_gets_the_noise_level_begins_as_one_without(tmp_path, short: WorldModelTrainer) -> None:
+    fit = WorldModelTrainer(replace(with_memory(noise_cond=True), past_noise=0.3), worlds.store(tmp_path / "more"), 20)
+    begin_with(fit, {key: weight.half() for key, weight in short.world_model.weights().items()})
+    short.world_model.load_weights({key: weight.half() for key, weight in short.world_model.weights().items()})
+    obs, act = torch.rand(3, 2, 3, 8, 8) * 2 - 1, torch.randint(worlds.ACTIONS, (3, 2))
+    noisy, sigma = torch.randn(3, 3, 8, 8), torch.full((3,), 0.7)
+    for model in (fit.world_model, fit.averaged()):
+        outputs = [
+            m.denoiser.model_output(noisy, m.denoiser.precondition(sigma), obs, act) for m in (model, short.world_model)
+        ]
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    fit.train_step()
+
+
 def test_only_the_last_actions_are_told() -> None:
     inner = replace(worlds.INNER, num_steps_conditioning=4, num_actions_conditioning=2)
     denoiser = Denoiser(replace(worlds.CONFIG.denoiser, inner_model=inner))

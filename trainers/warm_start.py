@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer
     from diamond_gym.trainers.world_model import WorldModelTrainer
 
-_CONV_IN = "denoiser.inner_model.conv_in.weight"
+_INNER = "denoiser.inner_model."
+_CONV_IN, _LEVEL = f"{_INNER}conv_in.weight", f"{_INNER}noise_cond_emb.weight"
+_PROJECTION, _BIAS = f"{_INNER}cond_proj.0.weight", f"{_INNER}cond_proj.0.bias"
 
 
 def lengthened(weights: Mapping[str, Tensor], config: InnerModelConfig) -> dict[str, Tensor]:
@@ -33,10 +35,27 @@ def lengthened(weights: Mapping[str, Tensor], config: InnerModelConfig) -> dict[
     return grown
 
 
+def given_level(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights of a world model that does not get the noise level of its past frames, for one that does.
+
+    The Fourier features of level 0, which the frames of a dream have, are ones and zeros. A bias takes them back, so
+    that the new network begins as the old one.
+
+    Args:
+        weights: That model's.
+        own: Those of the new networks, of which the frequencies are taken.
+    """
+    if _LEVEL in weights or _LEVEL not in own or not {_PROJECTION, _BIAS} <= weights.keys():
+        return weights
+    ones = weights[_PROJECTION][:, : own[_LEVEL].shape[1]].float().sum(1)
+    return {**weights, _LEVEL: own[_LEVEL], _BIAS: weights[_BIAS].float() - ones}
+
+
 def begin_with(trainer: "WorldModelTrainer", weights: Mapping[str, Tensor]) -> None:
     """Takes another model's weights, those of all networks that are trained, to begin with.
 
-    One that sees fewer past frames will do, if it sees as many past actions.
+    One that sees fewer past frames will do, if it sees as many past actions, and so will one that does not get their
+    noise level.
 
     Args:
         trainer: Whose weights are replaced.
@@ -46,7 +65,8 @@ def begin_with(trainer: "WorldModelTrainer", weights: Mapping[str, Tensor]) -> N
         DiamondGymError: They are those of networks of another kind.
     """
     parts = [name for name in PREFIXES if name not in trainer.world_model.parts]
-    own = {k: v for k, v in weights.items() if not k.startswith(tuple(PREFIXES[name] for name in parts))}
+    kept = {k: v for k, v in weights.items() if not k.startswith(tuple(PREFIXES[name] for name in parts))}
+    own = given_level(kept, trainer.world_model.weights())
     try:
         trainer.world_model.load_weights(lengthened(own, trainer.config.denoiser.inner_model))
     except RuntimeError as error:

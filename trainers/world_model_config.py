@@ -36,7 +36,7 @@ class WorldModelConfig:
     """Part of the steps, at the beginning, that do without those (0: the paper's)."""
     past_noise: float | None = None
     """Noise on the past frames in training, of a level drawn for each row: for one half uniform from 0 to this, for the
-    other 0, as in dreams (None: none at all, the paper's). --denoiser.inner-model.noise-cond tells the network the
+    other 0, as in dreams (0 or None: none at all, the paper's). --denoiser.inner-model.noise-cond tells the network the
     level."""
     reward_end_length: int = 19
     """Steps per segment of the reward/end model (horizon 15 + T)."""
