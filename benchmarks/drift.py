@@ -133,12 +133,12 @@ def run(game: str, seed: int, args: argparse.Namespace, results: dict[str, Any])
         fits = done.setdefault(name, {})
         if str(seed) in fits:
             continue
-        began = time.process_time()
+        began, whole = time.process_time(), not (folder / f"{name}-{seed}").exists()
         model = study.fit(name, seed)
         if model is None:
             raise SystemExit("stopped; repeat the command to go on")
-        seconds = time.process_time() - began
-        fits[str(seed)] = measure(model, *reference, seed) | {"fit_cpu_seconds": round(seconds, 1)}
+        seconds = {"fit_cpu_seconds": round(time.process_time() - began, 1)} if whole else {}
+        fits[str(seed)] = measure(model, *reference, seed) | seconds
         if VARIANTS[name].scaled:
             with scaled_start():
                 done.setdefault(name + SCALED, {})[str(seed)] = measure(model, *reference, seed)
@@ -159,7 +159,8 @@ def line(name: str, fits: dict[str, Any]) -> str:
     cells += [cell([fit[f"after_{h}"]["artefacts"] for fit in each], 100) for h in AFTER]
     cells += [cell([fit["after_200"]["nearest"] for fit in each])]
     cells += [cell([_alive(fit[f"after_{h}"]) for fit in each]) for h in (50, 200)]
-    cells += [cell([fit["fit_cpu_seconds"] for fit in each]) if "fit_cpu_seconds" in each[0] else ""]
+    seconds = [fit["fit_cpu_seconds"] for fit in each if "fit_cpu_seconds" in fit]  # not of resumed ones
+    cells += [cell(seconds) if seconds else ""]
     return f"| {name} | {len(each)} | {' | '.join(cells)} |"
 
 
