@@ -51,24 +51,11 @@ class Appearances:
             return np.zeros((0, 2), np.int64)
         _, tables, moving = zip(*(self._known[number] for number in range(store.num_episodes)), strict=True)
         table = np.concatenate(tables)
-        return table[evenly(table[:, 2], np.sum(moving, axis=0), store.num_steps), :2]
-
-
-def evenly(cell: _Int, moves: _Int, num_steps: int) -> _Int:
-    """Which appearances to draw from: about as many of each place, those of rare places again and again.
-
-    Args:
-        cell: The place of each, (N,).
-        moves: In how many steps something moves at each place, (cells,); the busiest are left out.
-        num_steps: Of all play.
-
-    Returns:
-        Indices into `cell`, with repetitions.
-    """
-    found = np.flatnonzero(moves[cell] < _COMMON * num_steps)
-    places = [found[cell[found] == place] for place in np.unique(cell[found])]
-    each = min(_MOST, max(map(len, places), default=0))
-    return np.concatenate([np.resize(events, each) for events in places] or [found])
+        still = np.sum(moving, axis=0) < _COMMON * store.num_steps
+        table = table[still[table[:, 2]]]
+        places = [table[table[:, 2] == place, :2] for place in np.unique(table[:, 2])]
+        each = min(_MOST, max(map(len, places), default=0))
+        return np.concatenate([np.resize(events, (each, 2)) for events in places] or [np.zeros((0, 2), np.int64)])
 
 
 def appearances(frames: npt.NDArray[np.uint8]) -> tuple[_Int, _Int]:
