@@ -1,12 +1,14 @@
 """What dreams look like beside real play: artefacts, the distance to the nearest real frame, things that survive."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.hallucination import SeenColours
 from diamond_gym.trainers.fidelity import Table
 from diamond_gym.trainers.rollouts import Rollouts
@@ -43,6 +45,11 @@ class Looks:
         # the table's places are those of Atari frames as the paper has them
         known = held_out.shape[1:] == (3, 64, 64) and things(world)
         self._detector = Detector(world, held_out) if known else None
+
+    @classmethod
+    def beside(cls, world: str, held_out: EpisodeStore) -> Self:
+        """Compares with all frames of a store of held-out play."""
+        return cls(world, np.concatenate([episode.obs.transpose(0, 3, 1, 2) for episode in held_out]))
 
     def table(self, pieces: Sequence[tuple[Rollouts, Rollouts]]) -> Table:
         """Figures after 10, 50 and 200 steps of all pairs of real and dreamed play that are so long.

@@ -165,7 +165,8 @@ def measure(
         table |= part if i == 0 else {label: part}
     to_replay = next(iter(result.loops.values()))[0] if result.loops else None
     makers = {policy: policy_maker(model, world.name, policy, saved) for policy in policies}
-    looks = _looks(world, held_out)
+    counted = next(iter(held_out.values()), None)
+    looks = None if counted is None else Looks.beside(world.name, counted[0])
     for policy, make in makers.items():
         pieces: list[Pair] = []
         for n, steps in (
@@ -198,10 +199,3 @@ def measure(
         table[f"diversity_{step}"] = fidelity.diversity(real, dreams, step)
         result.replays = real, dream_rollouts(model, real, sampler, None, seed, progress)
     return result
-
-
-def _looks(world: World, held_out: Mapping[str, tuple[EpisodeStore, dict[str, Any]]]) -> Looks | None:
-    """Compares looks with the held-out play that counts; None without any."""
-    for store, _ in held_out.values():
-        return Looks(world.name, np.concatenate([episode.obs.transpose(0, 3, 1, 2) for episode in store]))
-    return None
