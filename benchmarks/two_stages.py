@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diamond_gym import cli
-from diamond_gym.cli.train_wm import TrainWm
+from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.trainers.two_stage import TwoStageTrainer
 
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     given = parser.parse_args()
-    fit = cli._parse(TrainWm, "train-wm", ["--data", "noise", "--preset", "csgo"]).fit
+    fit = by_preset("csgo").fit
     fit = replace(
         fit,
         denoiser_optimizer=replace(fit.denoiser_optimizer, batch_size=given.batch, grad_acc_steps=None),

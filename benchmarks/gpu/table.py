@@ -23,32 +23,24 @@ from benchmarks.gpu.about import about
 from benchmarks.gpu.cells import Cell, measured
 from benchmarks.plain import PlainDenoiser, plain_sample
 from benchmarks.two_stages import SIZE
-from diamond_gym import cli
-from diamond_gym.cli.train_wm import TrainWm
+from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.csgo import NUM_INPUTS
 from diamond_gym.dream import Dream
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import QUALITIES
 from diamond_gym.starts import Starts
-from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.two_stage import TWO_STAGE_QUALITIES, in_two_sizes
 from diamond_gym.world_model import WorldModel
 
 ACTIONS = 6
 
 
-def fit_of(size: str) -> WorldModelConfig:
-    """A preset's networks."""
-    command: TrainWm = cli._parse(TrainWm, "train-wm", ["--data", "any", "--preset", size])
-    return command.fit
-
-
 def model_of(size: str, device: torch.device, precision: str, tiny: bool = False) -> WorldModel:
     """A world model with random weights, of the paper's size, nano's or that of CS:GO (150x280, two stages)."""
     if size == "csgo":
         return two_stages(device, precision, tiny)
-    fit = fit_of(size).for_frames((64, 64, 3), ACTIONS)
+    fit = by_preset(size).fit.for_frames((64, 64, 3), ACTIONS)
     config, outcome = fit.denoiser, fit.reward_end
     if tiny:
         inner = config.inner_model
@@ -73,7 +65,7 @@ def fill_zeros(denoiser: Denoiser) -> None:
 
 def two_stages(device: torch.device, precision: str, tiny: bool) -> WorldModel:
     """The preset csgo with random weights."""
-    fit = fit_of("csgo")
+    fit = by_preset("csgo").fit
     if tiny:
         parts = fit.denoiser, fit.upsampler.denoiser
         small = [replace(part, inner_model=replace(part.inner_model, channels=[32] * 4)) for part in parts]

@@ -11,12 +11,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym import cli
 from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, played_by
 from diamond_gym.cli.fits import both_stores
 from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import console
-from diamond_gym.cli.train_wm import TrainWm
+from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
@@ -135,8 +134,7 @@ class StudyCommand(WorldOptions):
         check_learnable(world.about)
         found, updates = {}, self.updates or (_QUICK_UPDATES if self.quick else None)
         for objective in sizes.objectives:
-            words = ["--data", "any", "--preset", self.preset, "--objective", objective]
-            command: TrainWm = cli._parse(TrainWm, "train-wm", words)
+            command = by_preset(self.preset, "--objective", objective)
             found[objective] = command.fit.for_frames(world.about.frame_shape, world.codec.num_inputs)
             updates = updates or command.steps
         assert updates is not None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from diamond_gym import cli
 from diamond_gym.cli.collect import PolicyName, WorldOptions, read_store
 from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps
 from diamond_gym.cli.numbers import check_least, check_positive, image_size
@@ -246,3 +247,9 @@ class TrainWm(WorldOptions):
             self.name or label, store, fit.config, training, measured, command, self.sampler, world.origin, began_with
         )
         return save_model(card, weights, starts_for(model, store))
+
+
+def by_preset(preset: str, *words: str) -> TrainWm:
+    """The command that `train-wm --preset` with these further options is, for whoever fits by it in another way."""
+    command: TrainWm = cli._parse(TrainWm, "train-wm", ["--data", "any", "--preset", preset, *words])
+    return command
