@@ -159,6 +159,7 @@ def test_the_page_from_recordings(home: Path, tmp_path: Path, capsys) -> None:
     assert "measuring with 3 denoising steps" in printed.err and "Walk: 2 updates" in printed.out
     page = json.loads((tmp_path / "page" / "study.json").read_text())
     assert page["about"]["world"] == "Walk" and page["about"]["fitted_on"] == "cpu in bfloat16"
+    assert 0 <= page["about"]["held_out_at_most"] <= page["about"]["left_beyond"]
     assert set(page["fits"]) == {"edm-0", "ddpm-0", "flow-0"}
     assert [(row["objective"], row["n"]) for row in page["summary"]] == [
         (objective, n) for objective in ("edm", "ddpm", "flow") for n in (1, 3)

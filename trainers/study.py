@@ -138,6 +138,11 @@ class Reference:
         spread = np.geomspace(1, steps, _CURVE).round().astype(np.int64)
         return np.unique([*spread, *(s for s in SHOWN if 0 < s <= steps)])
 
+    @property
+    def held_out_at_most(self) -> float:
+        """How far the farthest frame of the short pieces of real play is from the nearest recorded one."""
+        return float(self.recorded.distances(np.concatenate(list(self.windows.after))).max())
+
 
 def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) -> tuple[dict[str, Any], _Frames]:
     """The figures of dreams of n denoising steps, and the frames of the first long one at the steps that are shown.

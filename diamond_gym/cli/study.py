@@ -191,6 +191,7 @@ class StudyCommand(WorldOptions):
             "long_dreams": list(reference.long.rew.shape),
             "windows": len(reference.windows),
             "left_beyond": reference.recorded.limit,
+            "held_out_at_most": reference.held_out_at_most,
             **made_here(),
         }
 
