@@ -21,10 +21,10 @@ from unittest import mock
 
 import numpy as np
 
-from diamond_gym import cli, sampler
+from diamond_gym import sampler
 from diamond_gym.cli.collect import TEST_SEED, store_folder
 from diamond_gym.cli.fits import both_stores
-from diamond_gym.cli.train_wm import TrainWm
+from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import PRECISIONS, keep_memory, pick_device
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -75,10 +75,8 @@ SCALED = ", start noise of sigma_max"
 
 def config_of(variant: Variant, world: World, batch: int) -> WorldModelConfig:
     """How a variant is fitted. Without rewards: they change nothing about the frames."""
-    words = ["--data", "any", "--preset", "nano", "--without-rewards", *variant.words]
-    words += ["--denoiser-optimizer.batch-size", str(batch)]
-    command: TrainWm = cli._parse(TrainWm, "train-wm", words)
-    return command.fit.for_frames(world.about.frame_shape, world.codec.num_inputs)
+    own = "--without-rewards", *variant.words, "--denoiser-optimizer.batch-size", str(batch)
+    return by_preset("nano", *own).fit.for_frames(world.about.frame_shape, world.codec.num_inputs)
 
 
 @contextmanager
@@ -110,8 +108,7 @@ def play(world: World, windows: int, dreams: int, held_out: EpisodeStore, t: int
 
     with closing(Games(world.envs(dreams))) as playing:
         long = real_rollouts(playing, make, t, max(AFTER), TEST_SEED)
-    frames = np.concatenate([episode.obs.transpose(0, 3, 1, 2) for episode in held_out])
-    return Rollouts.held_out(held_out, windows, t, _HORIZON), long, Looks(world.name, frames)
+    return Rollouts.held_out(held_out, windows, t, _HORIZON), long, Looks.beside(world.name, held_out)
 
 
 def run(game: str, seed: int, args: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -124,11 +121,12 @@ def run(game: str, seed: int, args: argparse.Namespace, results: dict[str, Any])
     reference = play(world, args.windows, args.dreams, held_out, t)
     folder, where = home_folder() / "studies" / f"drift-{game.lower()}", (args.device, args.precision)
     study = Study(folder, StudyConfig(), configs, store, args.updates, print, *where)
-    done = results.setdefault(game, {})
-    done["about"] = made_here() | {
+    done, settings = results.setdefault(game, {}), {
         "updates": args.updates, "batch": args.batch, "real_steps": store.num_steps, "windows": args.windows,
-        "dreams": args.dreams, "fitted_on": f"{args.device} in {args.precision}",
+        "dreams": args.dreams,
     }  # fmt: skip
+    check_same(game, done.get("about", settings), settings)
+    done["about"] = made_here() | settings | {"fitted_on": f"{args.device} in {args.precision}"}
     for name in args.variants:
         fits = done.setdefault(name, {})
         if str(seed) in fits:
@@ -144,6 +142,15 @@ def run(game: str, seed: int, args: argparse.Namespace, results: dict[str, Any])
                 done.setdefault(name + SCALED, {})[str(seed)] = measure(model, *reference, seed)
         with atomic_write(args.out, "w") as file:
             json.dump(results, file, indent=1)
+
+
+def check_same(game: str, known: dict[str, Any], other: dict[str, Any]) -> None:
+    """Refuses (BadArgument) to put figures together that were not measured in the same way."""
+    for name in ("updates", "batch", "real_steps", "windows", "dreams"):
+        if known[name] != other[name]:
+            raise BadArgument(
+                f"{game} has been measured with {name} = {known[name]}, not {other[name]}: name another --out"
+            )
 
 
 def line(name: str, fits: dict[str, Any]) -> str:
@@ -186,6 +193,7 @@ def read(paths: list[Path]) -> dict[str, Any]:
     for path in paths:
         for game, variants in json.loads(path.read_text(encoding="utf-8")).items():
             known = results.setdefault(game, {})
+            check_same(game, known.get("about", variants["about"]), variants["about"])
             for name, fits in variants.items():
                 if name != "about" and not known.setdefault(name, {}).keys().isdisjoint(fits):
                     raise BadArgument(f"{path} has {game}, {name}, once more")

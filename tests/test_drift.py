@@ -13,6 +13,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.worlds import find_world
 
+ABOUT = {"updates": 1, "batch": 2, "real_steps": 3, "windows": 4, "dreams": 5}
 HEADS = {"mse_over_copy_1": 0.5, "mse_over_copy_4": 0.75, "mse_over_copy_16": 1.0}
 
 
@@ -49,8 +50,8 @@ def test_the_start_noise_is_scaled_within_alone() -> None:
 
 
 def test_tables_and_files_of_several_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = {"Pong": {"about": {"updates": 1}, "preset": {"0": fit(0.01, ball=0.0, player=1.0)}}}
-    second = {"Pong": {"about": {"updates": 1}, "preset": {"1": fit(0.03, ball=0.5, player=1.0)}}}
+    first = {"Pong": {"about": ABOUT, "preset": {"0": fit(0.01, ball=0.0, player=1.0)}}}
+    second = {"Pong": {"about": ABOUT, "preset": {"1": fit(0.03, ball=0.5, player=1.0)}}}
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, results in zip(paths, (first, second), strict=True):
         path.write_text(json.dumps(results))
@@ -60,3 +61,6 @@ def test_tables_and_files_of_several_processes(tmp_path: Path, capsys: pytest.Ca
     assert row.startswith("| preset | 2 | 0.5 ± 0 | 0.75 ± 0 | 1 ± 0 | 2 ± 1.4 |") and "0.625 ± 0.18" in row
     with pytest.raises(BadArgument, match="Pong, preset, once more"):
         drift.read([paths[0], *paths])
+    paths[1].write_text(json.dumps({"Pong": second["Pong"] | {"about": ABOUT | {"updates": 9}}}))
+    with pytest.raises(BadArgument, match="Pong has been measured with updates = 1, not 9"):
+        drift.read(paths)
