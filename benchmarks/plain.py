@@ -6,7 +6,6 @@ the networks proper can make the baseline faster by accident.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,22 +21,15 @@ class PlainDenoiser:
     Args:
         denoiser: Where the weights come from.
         device: Where to compute.
-        train: Whether the weights get gradients.
         channels_last: Whether the convolutions' weights, and with them the maps, lie in the order channels-last.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        device: torch.device | str = "cpu",
-        train: bool = False,
-        channels_last: bool = False,
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, device: torch.device | str = "cpu", channels_last: bool = False) -> None:
         self.config, self.weights = denoiser.config, dict[str, Tensor]()
         for key, value in denoiser.state_dict().items():
             order = torch.channels_last if channels_last and value.ndim == 4 else torch.contiguous_format
             copied = value.detach().to(device, copy=True).contiguous(memory_format=order)
-            self.weights[key.removeprefix("inner_model.")] = copied.requires_grad_(train)
+            self.weights[key.removeprefix("inner_model.")] = copied
 
     def denoise(self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """The denoised frame on 8-bit levels; as `Denoiser.denoise`."""
@@ -49,20 +41,6 @@ class PlainDenoiser:
             still = ((frame - obs[:, -1]).abs() * 127.5).amax(1, keepdim=True) < self.config.change_threshold + 0.5
             frame = torch.where(still, obs[:, -1], frame)
         return frame
-
-    def loss(self, obs: Tensor, act: Tensor, sigma: Callable[[int], Tensor]) -> Tensor:
-        """The training loss of segments without padding, obs (B, T + k + 1, C, H, W), on its own predictions."""
-        t = self.config.inner_model.num_steps_conditioning
-        frames, losses = list(obs.unbind(1)), []
-        for i in range(len(frames) - t):
-            past, target = torch.stack(frames[i : i + t], dim=1), frames[i + t]
-            level = sigma(len(obs))
-            offset = self.config.sigma_offset_noise * torch.randn_like(target[:, :, :1, :1])
-            noisy = target + offset + level[:, None, None, None] * torch.randn_like(target)
-            base, c_out, output = self._parts(noisy, level, past, act[:, i : i + t])
-            losses.append(((output - (target - base) / c_out) ** 2).mean())
-            frames[i + t] = (base + c_out * output).detach().clamp(-1, 1)
-        return torch.stack(losses).mean()
 
     def _parts(self, noisy: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the output is added to, its factor, and the output."""
