@@ -1,8 +1,8 @@
 """Frames of the sampler (plain, folded, compiled) and updates of the denoiser, of a bundled and of a paper-sized model.
 
 `make bench`, or `pytest benchmarks/test_networks.py --benchmark-enable`; `--benchmark-group-by=param:size,param:batch`
-puts what is to be compared together. `plain` is the baseline of
-`benchmarks/plain.py`; `diamond-gym benchmark` measures whole steps of a dream.
+puts what is to be compared together. `plain` is the baseline of `benchmarks/plain.py`; `diamond-gym benchmark` measures
+whole steps of a dream.
 """
 
 from pathlib import Path
@@ -14,9 +14,7 @@ import torch
 
 from benchmarks.plain import PlainDenoiser, plain_sample
 from diamond_gym.cli.benchmark import load
-from diamond_gym.data.episode_files import About, Episode
-from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import QUALITIES, sample
 from diamond_gym.trainers.optim import OptimizerConfig
@@ -106,12 +104,4 @@ def test_update(benchmark: Any, tmp_path: Path, precision: str, device: str) -> 
         wait(device)
 
     benchmark.pedantic(update, rounds=10, warmup_rounds=2)
-    store.close()
-
-
-@pytest.mark.parametrize(("length", "beyond_end"), [(6, False), (19, True)], ids=["denoiser", "reward_end"])
-def test_replay(benchmark: Any, tmp_path: Path, length: int, beyond_end: bool) -> None:
-    store = experience(tmp_path, world_model("nano", torch.device("cpu")))
-    batches = SegmentSampler(store, length, 32, beyond_end, np.random.default_rng(0))
-    benchmark.pedantic(lambda: to_tensors(batches.sample(), next_obs=beyond_end), rounds=20, warmup_rounds=2)
     store.close()

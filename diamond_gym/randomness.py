@@ -6,7 +6,7 @@ number here is a pure function of (the row's seed, the row's event counter, what
 position), computed with Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 It runs on any torch device without a host synchronisation, and its whole state is two small integer tensors.
 
-`benchmarks/test_randomness.py` measures what a step's numbers cost. Nothing is drawn ahead: on a CPU it would save
+`benchmarks/test_dream.py` measures what a step's numbers cost. Nothing is drawn ahead: on a CPU it would save
 nothing, and on other devices the some 110 small kernels depend on no network, so that they can be queued before they
 are needed.
 """

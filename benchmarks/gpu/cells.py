@@ -3,6 +3,7 @@
 import fcntl
 import multiprocessing
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,13 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def about() -> dict[str, Any]:
+    """The machine and the versions, to be kept beside a result."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": gpu, "cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version(),
+            "commit": os.environ.get("COMMIT", "")}  # fmt: skip
 
 
 def _answer(end: Connection, seconds: float) -> Any:

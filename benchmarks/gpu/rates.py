@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.about import about
-from benchmarks.gpu.cells import Cell, measured
+from benchmarks.gpu.cells import Cell, about, measured
 from benchmarks.gpu.table import rate
 from benchmarks.test_networks import experience
 from diamond_gym import cli

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.about import about
-from benchmarks.gpu.cells import Cell, measured
+from benchmarks.gpu.cells import Cell, about, measured
 from benchmarks.plain import PlainDenoiser, plain_sample
 from benchmarks.two_stages import SIZE
 from diamond_gym.cli.train_wm import by_preset
