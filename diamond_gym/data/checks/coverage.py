@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 _SIDE = 12  # pixels of the longer side of what is compared
 _MOST = 4000  # training frames that are compared with
 _USUAL = 0.95  # quantile of the distances between training episodes that counts as near
-_STRETCH = 16  # frames of a stretch that is named
+_STRETCH, _WORST = 16, 5  # frames of a stretch that is named, and how many are
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Coverage:
         covered: Part of the held-out frames that have a neighbour in the training play, 0 to 1.
         radius: Distance up to which a frame is a neighbour: 95 % of the training frames have one in another training
             episode as near as that. Root mean square over coarse pixels of two frames in a row, in levels.
-        worst: The stretches of 16 held-out frames farthest from all training play: episode, first step, distance.
+        worst: The five stretches of 16 held-out frames farthest from all training play: episode, first step, distance.
     """
 
     covered: float
@@ -36,26 +36,23 @@ class Coverage:
     worst: list[tuple[int, int, float]]
 
 
-def coverage(train: Sequence[Episode], test: Sequence[Episode], worst: int = 5, seed: int = 0) -> Coverage:
+def coverage(train: Sequence[Episode], test: Sequence[Episode]) -> Coverage:
     """Compares held-out with training play.
 
     Args:
         train: Training episodes, at least two.
         test: Held-out episodes.
-        worst: How many of the farthest stretches to name.
-        seed: Of the choice of training frames, where there are many.
 
     Raises:
         ValueError: There are fewer than two training episodes, or no held-out one.
     """
     if len(train) < 2 or not test:
         raise ValueError("coverage compares held-out episodes with at least two training episodes")
-    rng = np.random.default_rng(seed)
     known = [_coarse(episode) for episode in train]
     owner = np.repeat(np.arange(len(known)), [len(part) for part in known])
     frames = np.concatenate(known)
     if len(frames) > _MOST:
-        keep = np.sort(rng.choice(len(frames), _MOST, replace=False))
+        keep = np.sort(np.random.default_rng(0).choice(len(frames), _MOST, replace=False))
         frames, owner = frames[keep], owner[keep]
     radius = float(np.quantile(_nearest(frames, frames, owner[:, None] == owner[None]), _USUAL))
     distances = [_nearest(_coarse(episode), frames) for episode in test]
@@ -66,7 +63,7 @@ def coverage(train: Sequence[Episode], test: Sequence[Episode], worst: int = 5, 
         for t in range(0, len(part), _STRETCH)
     ]
     far = sorted((stretch for stretch in stretches if stretch[2] > radius), key=lambda stretch: -stretch[2])
-    return Coverage(float(near.mean()), radius, far[:worst])
+    return Coverage(float(near.mean()), radius, far[:_WORST])
 
 
 def _coarse(episode: Episode) -> Floats:

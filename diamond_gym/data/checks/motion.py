@@ -14,6 +14,7 @@ _CELLS = 4  # a frame is cut into 4 rows and 4 columns of cells
 LAGS = range(-4, 6)
 _CLEAR, _LEAST = 5.0, 0.005  # an effect stands out by so many deviations of the other lags, and explains so much
 _FOLDS = 4
+_RIDGE = 300.0  # weight of the squared coefficients, in units of a feature's variance times steps / 1000
 _SIDE = 64  # pixels of the longer side that are looked at
 
 
@@ -81,7 +82,7 @@ def estimate_lag(movements: list[Floats], actions: list[Floats]) -> tuple[int | 
     Returns:
         The steps, None where no effect can be seen; and the part of the movement that this lag explains alone.
     """
-    alone, _ = effect_by_lag(movements, actions, LAGS)
+    alone = _explained_by_lag(movements, actions)
     middle = np.median(alone)
     spread = 1.4826 * np.median(np.abs(alone - middle)) + 1e-4
     best = float(alone.max())
@@ -90,65 +91,53 @@ def estimate_lag(movements: list[Floats], actions: list[Floats]) -> tuple[int | 
     return LAGS[int(np.flatnonzero(alone >= 0.3 * best)[0])], best
 
 
-def effect_by_lag(
-    movements: list[Floats], actions: list[Floats], lags: range, ridge: float = 300.0
-) -> tuple[Doubles, float]:
-    """How much of the movement the actions of each lag explain that those of the other lags do not.
+def _explained_by_lag(movements: list[Floats], actions: list[Floats]) -> Doubles:
+    """The part of the movement's variance that the actions of each lag explain and those of the others do not, (lags,).
 
-    A linear model predicts each step's movement from the actions at all lags; what a lag explains on its own is what
-    the model loses on unseen steps without it. Held keys make neighbouring lags alike, but only the one that acts
-    keeps its part once the others are known.
-
-    Args:
-        movements: For each episode (N, M).
-        actions: For each episode (N, A).
-        lags: Lag k holds the action at t - k against the movement from t to t + 1.
-        ridge: Weight of the squared coefficients, in units of a feature's variance times steps / 1000.
-
-    Returns:
-        The part of the variance explained by each lag alone, (lags,), and by all of them together.
+    Lag k holds the action at t - k against the movement from t to t + 1. A linear model predicts each step's movement
+    from the actions at all lags; what a lag explains on its own is what the model loses on unseen steps without it.
+    Held keys make neighbouring lags alike, but only the one that acts keeps its part once the others are known.
     """
     inputs, outputs = [], []
     for movement, action in zip(movements, actions, strict=True):
-        first, last = _within(len(movement), lags)
-        if last == first:
-            continue
-        inputs.append(np.stack([action[first - lag : last - lag] for lag in lags], 1))  # (n, lags, A)
-        outputs.append(movement[first:last])
+        first, last = _within(len(movement))
+        if last > first:
+            inputs.append(np.stack([action[first - lag : last - lag] for lag in LAGS], 1))  # (n, lags, A)
+            outputs.append(movement[first:last])
     if not inputs:
-        return np.zeros(len(lags)), 0.0
+        return np.zeros(len(LAGS))
     x, y = np.concatenate(inputs).astype(np.float64), np.concatenate(outputs).astype(np.float64)
     y = _levelled(y)
     x -= x.mean(0)
     x /= np.maximum(x.std(0), 1e-3)
     if len(x) < 64 or not y.size:
-        return np.zeros(len(lags)), 0.0
+        return np.zeros(len(LAGS))
     blocks = np.arange(len(x)) * 4 * _FOLDS // len(x) % _FOLDS  # of time: neighbours do not stand on both sides
-    parts = []
+    everything, alone = np.ones(len(LAGS), np.bool_), []
     for fold in range(_FOLDS):
         fit, test = blocks != fold, blocks == fold
         gram, cross = _products(x[fit], y[fit])
-        everything = np.ones(len(lags), np.bool_)
-        weights = _solve(gram, cross, everything, ridge * fit.sum() / 1000)
+        ridge = _RIDGE * fit.sum() / 1000
+        weights = _solve(gram, cross, everything, ridge)
         known = (y[fit] ** 2 - (y[fit] - _predict(x[fit], weights, everything)) ** 2).mean(0)
         best = np.argsort(known)[-max(1, y.shape[1] // 10) :]  # actions do not reach every part of a frame
         errors = []
-        for left_out in (None, *range(len(lags))):
-            used = np.arange(len(lags)) != left_out
-            weights = _solve(gram, cross, used, ridge * fit.sum() / 1000)
+        for left_out in (None, *range(len(LAGS))):
+            used = np.arange(len(LAGS)) != left_out
+            weights = _solve(gram, cross, used, ridge)
             errors.append(float(((y[test] - _predict(x[test], weights, used))[:, best] ** 2).mean()))
-        parts.append((np.array(errors[1:]) - errors[0], (y[test][:, best] ** 2).mean() - errors[0]))
-    return np.mean([alone for alone, _ in parts], 0), float(np.mean([whole for _, whole in parts]))
+        alone.append(np.array(errors[1:]) - errors[0])
+    return np.asarray(np.mean(alone, 0))
 
 
-def steps_with_all_lags(lengths: Iterable[int], lags: range = LAGS) -> int:
+def steps_with_all_lags(lengths: Iterable[int]) -> int:
     """Of episodes of these lengths, the steps that can be held against actions at every lag: few in short episodes."""
-    return sum(last - first for first, last in (_within(n, lags) for n in lengths))
+    return sum(last - first for first, last in map(_within, lengths))
 
 
-def _within(length: int, lags: range) -> tuple[int, int]:
+def _within(length: int) -> tuple[int, int]:
     """The steps of an episode whose actions at every lag are in it; none where they are fewer than 8."""
-    first, last = max(0, max(lags)), length + min(0, min(lags))
+    first, last = LAGS[-1], length + LAGS[0]
     return (first, last) if last - first >= 8 else (0, 0)
 
 
