@@ -1,70 +1,40 @@
-"""What is wrong with a recording, found before a world model is trained on it."""
+"""What can be wrong with a recording: each function looks for one kind of it."""
 
-import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.data.checks.copies import copied_episodes
-from diamond_gym.data.checks.findings import Finding, percent
 from diamond_gym.data.checks.motion import LAGS, action_features, estimate_lag, motion, steps_with_all_lags
-from diamond_gym.data.checks.pictures import picture_faults
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 
 _FROZEN_SECONDS_STEPS = 45  # steps without a change of any pixel: three seconds at 15 a second
 
 
-def check_store(
-    store: EpisodeStore, test: EpisodeStore | None = None, memory: int = 4, max_steps: int = 20_000, seed: int = 0
-) -> list[Finding]:
-    """Checks a store of episodes.
+@dataclass(frozen=True)
+class Finding:
+    """Something that a check found.
 
-    Args:
-        store: What a world model is to be trained on.
-        test: Held-out episodes, for what only the comparison shows.
-        memory: Frames that the world model sees, T.
-        max_steps: Steps that are looked at, whole episodes chosen at random.
-        seed: Of that choice.
-
-    Returns:
-        What was found, faults first; nothing wrong is an empty list.
+    Attributes:
+        name: A short name for scripts, such as `"action-offset"`.
+        level: "fault" for what spoils a training, "note" for what is worth knowing.
+        text: What was found, with numbers.
+        advice: What to do.
+        numbers: The same numbers for scripts.
     """
-    if not len(store):
-        return [Finding("empty", "fault", "there are no episodes", "collect or import some")]
-    episodes = chosen(store, max_steps, seed)
-    found = [
-        *_lengths(store, memory),
-        *_actions(episodes, store),
-        *_timing(episodes),
-        *_effects(episodes, store),
-        *_outcomes(episodes),
-        *picture_faults(episodes, chosen(test, max_steps // 4, seed) if test is not None else []),
-    ]
-    if test is not None:
-        found += _copies(store, test)
-    return sorted(found, key=lambda finding: finding.level != "fault")
+
+    name: str
+    level: Literal["fault", "note"]
+    text: str
+    advice: str
+    numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def damaged_files(folder: Any) -> list[Finding]:
-    """A fault for each file of a store that cannot be read."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        EpisodeStore(folder)
-    advice = "delete the file, or import the source again"
-    return [Finding("damaged-file", "fault", str(warning.message), advice) for warning in caught]
-
-
-def chosen(store: EpisodeStore, max_steps: int, seed: int = 0) -> list[Episode]:
-    """Whole episodes at random, in their order, of at least `max_steps` steps together if there are so many."""
-    order = np.random.default_rng(seed).permutation(len(store))
-    needed = int(np.searchsorted(np.cumsum(store.lengths[order]), max_steps)) + 1
-    return [store[int(number)] for number in np.sort(order[:needed])]
-
-
-def _lengths(store: EpisodeStore, memory: int) -> Iterator[Finding]:
+def lengths(store: EpisodeStore, memory: int) -> Iterator[Finding]:
     """Episodes shorter than the memory and the step that is learnt from it."""
     short = int((store.lengths < memory + 1).sum())
     if short / len(store) > 0.1:
@@ -77,7 +47,7 @@ def _lengths(store: EpisodeStore, memory: int) -> Iterator[Finding]:
         )
 
 
-def _actions(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Finding]:
+def actions(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Finding]:
     """Actions, buttons or axes that are never or hardly used."""
     act = np.concatenate([episode.act.reshape(len(episode), -1) for episode in episodes])
     names = list(store.about.action_meanings)
@@ -90,7 +60,7 @@ def _actions(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Findi
         used, kind = (act.std(0) > 1e-6).astype(np.float64), "axis"
     label = [names[i] if i < len(names) else str(i) for i in range(len(used))]
     never = [label[i] for i in np.flatnonzero(used == 0)]
-    seldom = [f"{label[i]} ({percent(used[i])})" for i in np.flatnonzero((used > 0) & (used < 0.002))]
+    seldom = [f"{label[i]} ({_percent(used[i])})" for i in np.flatnonzero((used > 0) & (used < 0.002))]
     # of many buttons some are naturally never pressed; of all that there are, that is a fault
     level: Literal["fault", "note"] = "note" if kind == "button" and len(never) < len(used) else "fault"
     plural = "axes never move" if kind == "axis" else f"{kind}s are never used"
@@ -116,7 +86,7 @@ def _listed(words: Sequence[str], most: int = 6) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
-def _timing(episodes: Sequence[Episode]) -> Iterator[Finding]:
+def timing(episodes: Sequence[Episode]) -> Iterator[Finding]:
     """Frames that stand still: for long, or at every k-th step."""
     still = [(episode.obs[1:] == episode.obs[:-1]).all((1, 2, 3)) for episode in episodes]
     longest = max((_longest_run(flags) for flags in still), default=0)
@@ -136,7 +106,7 @@ def _timing(episodes: Sequence[Episode]) -> Iterator[Finding]:
         yield Finding(
             "frozen-frames",
             "fault",
-            f"{percent(share)} of the frames repeat the one before; the longest standstill lasts {longest} steps",
+            f"{_percent(share)} of the frames repeat the one before; the longest standstill lasts {longest} steps",
             "cut menus, pauses and loading screens out of the recording",
             {"share": share, "longest": longest},
         )
@@ -172,7 +142,7 @@ def _period(still: Sequence[npt.NDArray[np.bool_]]) -> tuple[int, int] | None:
     return None
 
 
-def _effects(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Finding]:
+def effects(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Finding]:
     """Actions against what moves: how many steps later it shows, if at all."""
     movements = [motion(episode.obs) for episode in episodes]
     actions = [action_features(episode, store.about.num_actions) for episode in episodes]
@@ -209,7 +179,7 @@ def _effects(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Findi
         )
 
 
-def _outcomes(episodes: Sequence[Episode]) -> Iterator[Finding]:
+def outcomes(episodes: Sequence[Episode]) -> Iterator[Finding]:
     """Rewards and ends that are missing, partly missing, never seen, or impossible."""
     steps = sum(map(len, episodes))
     for name, word in (("rew", "rewards"), ("end", "ends")):
@@ -240,7 +210,7 @@ def _outcomes(episodes: Sequence[Episode]) -> Iterator[Finding]:
         yield Finding("impossible-rewards", "fault", f"{wrong} rewards are no finite numbers", "mend the source")
 
 
-def _copies(store: EpisodeStore, test: EpisodeStore) -> Iterator[Finding]:
+def copies(store: EpisodeStore, test: EpisodeStore) -> Iterator[Finding]:
     """Held-out play that is also in the training play."""
     if copied := copied_episodes(store, test):
         yield Finding(
@@ -250,3 +220,52 @@ def _copies(store: EpisodeStore, test: EpisodeStore) -> Iterator[Finding]:
             "split again by whole recordings: diamond-gym data split keeps copies on one side",
             {"copied": copied},
         )
+
+
+def pictures(episodes: Sequence[Episode], test: Sequence[Episode]) -> Iterator[Finding]:
+    """Blank frames, and episodes whose red and blue are exchanged against the others."""
+    blank = np.concatenate([np.ptp(episode.obs.reshape(len(episode.obs), -1), axis=1) < 8 for episode in episodes])
+    if blank.mean() > 0.02:
+        yield Finding(
+            "blank-frames",
+            "fault",
+            f"{_percent(float(blank.mean()))} of the frames are one colour",
+            "cut loading screens out; check that the video was decoded",
+            {"share": float(blank.mean())},
+        )
+    every = [*episodes, *test]
+    if every[0].obs.shape[-1] == 3:
+        colours = np.stack([_colours(episode.obs) for episode in every])
+        swapped = [i for i in range(len(every)) if _exchanged(colours, i)]
+        if swapped:
+            held_out = sum(i >= len(episodes) for i in swapped)
+            where = f", {held_out} of them held out" if held_out else ""
+            yield Finding(
+                "swapped-channels",
+                "fault",
+                f"red and blue are exchanged in {len(swapped)} of {len(every)} episodes{where}",
+                "import the two kinds apart, with the format of each (BGR or RGB)",
+                {"swapped": len(swapped), "episodes": len(every)},
+            )
+
+
+def _colours(obs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """How often each level (of 16) comes in each channel, (3, 16)."""
+    some = obs[:: max(1, len(obs) // 32)]
+    counts = [np.bincount(some[..., channel].ravel() >> 4, minlength=16) for channel in range(3)]
+    return np.stack(counts) / some[..., 0].size
+
+
+def _exchanged(colours: npt.NDArray[np.float64], number: int) -> bool:
+    """Whether an episode is far nearer to what most others look like once its red and blue are exchanged."""
+    if len(colours) < 3:
+        return False
+    others = np.median(np.delete(colours, number, 0), 0)
+    as_it_is = np.abs(colours[number] - others).sum()
+    exchanged = np.abs(colours[number][::-1] - others).sum()
+    return bool(as_it_is > 0.3 and exchanged < 0.6 * as_it_is)
+
+
+def _percent(part: float) -> str:
+    """A part of 1 in percent, for people."""
+    return f"{100 * part:.1f} %" if part < 0.1 else f"{100 * part:.0f} %"
