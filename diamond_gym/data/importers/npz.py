@@ -63,23 +63,5 @@ def _recording(path: Path, key: str) -> Recording:
             raise UnreadableRecording(f"{path}: obs is uint8 (N+1, H, W, C), not {found}")
         yield from (frame if frame.ndim == 3 else frame[..., None] for frame in obs[start:])
 
-    return Recording(key, steps, frames, _frames_in(path))
-
-
-def _frames_in(path: Path) -> int:
-    """How many frames there are, from the array's header alone; 0 where it cannot be read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in _NAMES["obs"]:
-                if f"{name}.npy" in archive.namelist():
-                    with archive.open(f"{name}.npy") as file:
-                        version = np.lib.format.read_magic(file)
-                        read = (
-                            np.lib.format.read_array_header_1_0
-                            if version == (1, 0)
-                            else np.lib.format.read_array_header_2_0
-                        )
-                        return int(read(file)[0][0])
-    except (OSError, ValueError, zipfile.BadZipFile, IndexError):
-        pass
-    return 0
+    act = _array(path, "act")
+    return Recording(key, steps, frames, 0 if act is None else np.size(act, 0) + 1)
