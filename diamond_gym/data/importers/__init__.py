@@ -1,17 +1,19 @@
 """Recordings of other formats: what each importer yields, and which importer reads a source.
 
-A new format is one module of this folder with `LOOKS_FOR` (what it recognises, in words), `recognises(source)` and
-`read(source, camera)`, and one line in `FORMATS`.
+A new format is a name in `FORMATS` and a module of that name in this folder, which has `LOOKS_FOR` (what it recognises,
+in words), `recognises(source)`, which says whether a path is of this format, and `read(source, camera)`, which gives
+the recordings in an order that is always the same.
 """
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +21,8 @@ import numpy.typing as npt
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.schema import MOST_ACTIONS
 
-FORMATS = {
-    "store": "store",
-    "csgo": "csgo",
-    "minari": "minari",
-    "lerobot": "lerobot",
-    "npz": "npz",
-    "video": "video",
-    "images": "images",
-}
-"""Module by name, in the order in which they are asked."""
+FORMATS = ("store", "csgo", "minari", "lerobot", "npz", "video", "images")
+"""The modules' names, in the order in which they are asked."""
 
 Frame = npt.NDArray[np.uint8]
 VIDEOS = (".mp4", ".mkv", ".avi", ".webm", ".mov")
@@ -97,21 +91,7 @@ class Source:
     actions: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Importer(Protocol):
-    """What a module of this folder has."""
-
-    LOOKS_FOR: str
-
-    def recognises(self, source: Path) -> bool:
-        """Whether the source is of this format."""
-        ...
-
-    def read(self, source: Path, camera: str | None) -> Source:
-        """What there is, in an order that is always the same."""
-        ...
-
-
-def importer(source: Path, wanted: str | None = None) -> Importer:
+def importer(source: Path, wanted: str | None = None) -> ModuleType:
     """The module that reads a source.
 
     Args:
@@ -123,13 +103,10 @@ def importer(source: Path, wanted: str | None = None) -> Importer:
     """
     if wanted is not None and wanted not in FORMATS:
         raise BadArgument(f"there is no format {wanted!r}: --format is one of {', '.join(FORMATS)}")
-    modules: list[Any] = [
-        importlib.import_module(f"diamond_gym.data.importers.{FORMATS[name]}")
-        for name in ([wanted] if wanted else FORMATS)
-    ]
+    modules = [import_module(f"{__name__}.{name}") for name in ([wanted] if wanted else FORMATS)]
     for module in modules:
         if wanted or module.recognises(source):
-            return module  # type: ignore[no-any-return]
+            return module
     if not source.exists():
         raise BadArgument(f"there is nothing at {source}")
     sought = "; ".join(module.LOOKS_FOR for module in modules)
