@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from diamond_gym.action_spaces import codec_of_table
 from diamond_gym.data.about import About
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, checked_steps, importer
+from diamond_gym.data.importers import Frame, Recording, Source, UnreadableRecording, checked_steps, importer
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write, disk_space_for, flush_folder
 
@@ -110,14 +109,13 @@ class Import:
             raise BadArgument(f"{folder} is already there: choose another name, or remove it")
         self.folder, self.game, self.options = folder, game, options or ImportOptions()
         if isinstance(source, Path):
-            found = importer(source, wanted).read(source, self.options.camera)
+            found: Source = importer(source, wanted).read(source, self.options.camera)
             self._source = replace(found, origin=str(source.resolve() if source.exists() else source))
         else:
             self._source = source
-        self._from = self._source.origin
         self._recordings = list(self._source.recordings)
         if not self._recordings:
-            raise UnreadableRecording(f"there are no recordings in {self._from}")
+            raise UnreadableRecording(f"there are no recordings in {self._source.origin}")
         self._stride = self._frames_per_step()
         self.total = sum(recording.num_frames for recording in self._recordings)
 
@@ -155,12 +153,13 @@ class Import:
     def _into(self, staging: Path, advance: Callable[[int, int], None]) -> None:
         names = [(recording.key, recording.num_frames) for recording in self._recordings]
         options = {option.name: getattr(self.options, option.name) for option in fields(ImportOptions)}
-        plan = {"source": self._from, "game": self.game, "options": options, "recordings": names}
-        text = json.dumps({**plan, "changed": _changed(Path(self._from))}, indent=1)
-        if staging.exists() and _text(staging / PLAN) != text:
+        content = {"source": self._source.origin, "game": self.game, "options": options, "recordings": names}
+        text = json.dumps({**content, "changed": _changed(Path(self._source.origin))}, indent=1)
+        plan = staging / PLAN
+        if staging.exists() and not (plan.is_file() and plan.read_bytes() == text.encode()):
             shutil.rmtree(staging)
         staging.mkdir(exist_ok=True)
-        with atomic_write(staging / PLAN, "w") as file:
+        with atomic_write(plan, "w") as file:
             file.write(text)
         about = self._about()
         limit = max(
@@ -198,7 +197,7 @@ class Import:
                         flush()
                     advance(min(read + len(piece) * self._stride, self.total), skipped)
             except ValueError as error:
-                raise UnreadableRecording(f"{self._from}: {recording.key}: {error}") from error
+                raise UnreadableRecording(f"{self._source.origin}: {recording.key}: {error}") from error
             read += recording.num_frames
             advance(read, skipped)
         flush()
@@ -213,11 +212,20 @@ class Import:
         act = steps.act[max(0, offset) :][:n]
         rew = None if steps.rew is None else steps.rew[first:][:n]
         at = [*range(0, n, stride), n] if ended or n % stride == 0 else list(range(0, n, stride))
-        last = len(at) - 1  # steps in all, if the frame after the last action is there
+        num_steps = len(at) - 1  # if the frame after the last action is there
         act = act[at[:-1]]
         if rew is not None:
             rew = np.array([rew[a:b].sum() for a, b in pairwise(at)], np.float32)
+        is_last = np.arange(num_steps) == (num_steps - 1 if offset <= 0 else -1)
+        end, trunc = (None if flag is None else is_last & flag for flag in (steps.end, steps.trunc))
         info = {**recording.info, "source": recording.key}
+
+        def episode(begin: int, frames: list[Frame]) -> Episode:
+            part = slice(begin, begin + len(frames) - 1)
+            outcomes = {"rew": rew, "end": end, "trunc": trunc}
+            known: dict[str, Any] = {name: values[part] for name, values in outcomes.items() if values is not None}
+            return Episode(np.stack(frames), act[part], info=info, **known)
+
         frames, count, shape = list[Frame](), first + (at[done] if done < len(at) else n), None
         wanted = iter(at[done:])
         want = next(wanted, None)
@@ -230,36 +238,20 @@ class Import:
                 frames.append(frame)
             count += 1
             if len(frames) == limit + 1:
-                yield self._episode(steps, frames, act, rew, done, last, offset <= 0, info)
+                yield episode(done, frames)
                 frames, done = frames[-1:], done + limit
         if count not in (given, given + 1):
             raise ValueError(f"it has {count} frames for {given} actions; N actions need N + 1 frames, or N")
         if len(frames) > 1:
-            yield self._episode(steps, frames, act, rew, done, last, offset <= 0, info)
-
-    @staticmethod
-    def _episode(
-        steps: Steps,
-        frames: list[Frame],
-        act: npt.NDArray[Any],
-        rew: npt.NDArray[np.float32] | None,
-        begin: int,
-        last: int,
-        in_time: bool,
-        info: dict[str, Any],
-    ) -> Episode:
-        stop = begin + len(frames) - 1
-        is_last = np.arange(begin, stop) == (last - 1 if in_time else -1)
-        end, trunc = (None if flag is None else is_last & flag for flag in (steps.end, steps.trunc))
-        rewards: Any = None if rew is None else rew[begin:stop]
-        return Episode(np.stack(frames), act[begin:stop], rewards, end, trunc, info)  # type: ignore[arg-type]
+            yield episode(done, frames)
 
     def _frames_per_step(self) -> int:
         wanted, there = self.options.fps, self._source.fps
         if wanted is None:
             return 1
         if there is None:
-            raise BadArgument(f"{self._from} does not say how many frames there are per second: leave --fps out")
+            source = self._source.origin
+            raise BadArgument(f"{source} does not say how many frames there are per second: leave --fps out")
         stride = round(there / wanted)
         if stride < 1 or abs(there / wanted - stride) > 0.02 * stride:
             can = ", ".join(f"{there / k:.4g}" for k in range(1, 5))
@@ -271,7 +263,7 @@ class Import:
         first = self._recordings[0]
         frame = next(iter(first.frames(0)), None)
         if frame is None:
-            raise UnreadableRecording(f"{self._from}: {first.key} has no frames")
+            raise UnreadableRecording(f"{self._source.origin}: {first.key} has no frames")
         h, w, c = self.options.frame(frame, first.key).shape
         act, num_actions = checked_steps(first).act, self._source.num_actions
         if act.dtype != np.int64 or act.ndim != 1:
@@ -292,10 +284,3 @@ def _changed(source: Path) -> list[int]:
     """How many files a source has, their bytes, and when the last of them changed: another source is begun anew."""
     stats = [path.stat() for path in [source, *source.rglob("*")] if path.exists()]
     return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
