@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from diamond_gym.files import disk_space_for
 
 _LIKE = 2.0  # mean difference of grey levels, below which two pieces of episodes are near copies
 _SIDE, _MOMENTS = 8, 8
-
-Advance = Callable[[int, int], None]
 
 
 def facts(store: EpisodeStore) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def facts(store: EpisodeStore) -> dict[str, Any]:
     }
 
 
-def merge(folders: list[Path], into: Path, advance: Advance | None = None) -> EpisodeStore:
+def merge(folders: list[Path], into: Path) -> EpisodeStore:
     """Writes the episodes of several stores of one kind into a new one.
 
     Raises:
@@ -69,7 +67,7 @@ def merge(folders: list[Path], into: Path, advance: Advance | None = None) -> Ep
     for store in opened[1:]:
         opened[0].about.check_same(replace(store.about, game=opened[0].about.game), opened[0].folder)
     source = merged([stores.read(folder) for folder in folders])
-    return Import(source, into, opened[0].about.game).run(*[advance] if advance else [])
+    return Import(source, into, opened[0].about.game).run()
 
 
 def split(folder: Path, first: Path, second: Path, share: float, seed: int = 0) -> tuple[EpisodeStore, EpisodeStore]:
