@@ -201,7 +201,7 @@ def test_focused_rows_hold_an_event(store) -> None:
     sampler = fit.reward_end_batches
     assert isinstance(sampler, FocusedSampler) and sampler.focuses[0].rows == 2
     events = {tuple(event) for event in find_events(store)}
-    real = {(i, t) for i in range(store.num_episodes) for t in np.flatnonzero(store[i].rew)}
+    real = {(i, t) for i in range(len(store)) for t in np.flatnonzero(store[i].rew)}
     assert real <= events
     for _ in range(20):
         batch = sampler.sample()

@@ -49,7 +49,7 @@ class Appearances:
                 self._known[number] = (length, np.column_stack((np.full(len(result), number), result)), moves)
         if not self._known:
             return np.zeros((0, 2), np.int64)
-        _, tables, moving = zip(*(self._known[number] for number in range(store.num_episodes)), strict=True)
+        _, tables, moving = zip(*(self._known[number] for number in range(len(store))), strict=True)
         table = np.concatenate(tables)
         still = np.sum(moving, axis=0) < _COMMON * store.num_steps
         table = table[still[table[:, 2]]]

@@ -127,7 +127,7 @@ class Collector:
     ) -> None:
         self.store, self.config = store, config or CollectConfig()
         self._played_by = self.config.policy if policy is None else "agent"
-        self._rng = np.random.default_rng([self.config.seed, store.num_episodes])
+        self._rng = np.random.default_rng([self.config.seed, len(store)])
         self._codec = store.codec or codec_of_space(envs.single_action_space)
         self._policy = self._built_in(envs.num_envs) if policy is None else policy
         self._games = Games(envs, self.config.life_loss_ends)

@@ -84,7 +84,7 @@ def make_card(
             **training,
             "data": {
                 "steps": store.num_steps,
-                "episodes": store.num_episodes,
+                "episodes": len(store),
                 "source": origin,
                 **{f"versions.{package}": number for package, number in about.versions.items()},
             },

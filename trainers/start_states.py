@@ -37,7 +37,7 @@ def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> St
     """
     rng = np.random.default_rng(seed)
     lengths = store.lengths
-    firsts = [i for i in range(store.num_episodes) if store.info(i).get("first") and lengths[i] >= t]
+    firsts = [i for i in range(len(store)) if store.info(i).get("first") and lengths[i] >= t]
     firsts = sorted(rng.permutation(firsts)[: n // 4].tolist())
     beginning = cut(store, np.array(firsts, np.int64), np.zeros(len(firsts), np.int64), t)
     anywhere = windows(store, n - len(firsts), t, seed, past=t - 1)

@@ -152,7 +152,7 @@ def student_card(
                 "weights": card.files["weights"].sha256,
                 "sampler": {key: value for key, value in asdict(config.teacher).items() if np.isfinite(value)},
             },
-            "data": {"steps": store.num_steps, "episodes": store.num_episodes, "source": origin},
+            "data": {"steps": store.num_steps, "episodes": len(store), "source": origin},
             **made_here(),
         },
         figures=rounded(measured),

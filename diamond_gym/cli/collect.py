@@ -133,7 +133,7 @@ class Collect(WorldOptions):
             counter = counting(f"playing {world.name}", self.steps, "steps")
             with Collector(store, envs, config, policy) as collector, counter as advance:
                 stats = collector.collect(self.steps, advance)
-            console.print(f"{folder}: {store.num_steps:,} steps in {store.num_episodes:,} episodes", soft_wrap=True)
+            console.print(f"{folder}: {store.num_steps:,} steps in {len(store):,} episodes", soft_wrap=True)
         if stats.scores:
             mean = sum(stats.scores) / len(stats.scores)
             console.print(f"{len(stats.scores)} games were played to their end, mean score {mean:,.1f}")

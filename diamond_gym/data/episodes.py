@@ -105,24 +105,19 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         return self.version > version
 
     @property
-    def num_episodes(self) -> int:
-        """How many episodes there are, unfinished ones included."""
-        return len(self)
-
-    @property
     def num_steps(self) -> int:
         """How many steps there are in all episodes together."""
         return self._num_steps
 
     @property
     def lengths(self) -> _Int:
-        """Steps per episode, (num_episodes,)."""
+        """Steps of each episode so far, int64 (N,) of N episodes."""
         self._lay_out()
         return self._lengths
 
     @property
     def before(self) -> _Int:
-        """For each episode the one that was the life before in its game, -1 where none is known; (num_episodes,)."""
+        """For each episode the one that was the life before in its game, or -1 where none is known; int64 (N,)."""
         self._lay_out()
         return self._before
 
@@ -132,6 +127,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         return max(0, files.sequence_of(max(self._known, default="")))
 
     def __len__(self) -> int:
+        """How many episodes there are, unfinished ones included."""
         return len(self._episodes)
 
     def __getitem__(self, number: int) -> Episode:

@@ -188,7 +188,7 @@ class SegmentSampler:
 
     def _distribution(self) -> tuple[_Int, npt.NDArray[np.float64]]:
         """The episodes of this rank, and their cumulated probabilities."""
-        n, classes = self.store.num_episodes, len(self.weights)
+        n, classes = len(self.store), len(self.weights)
         if n == 0:
             raise DiamondGymError(f"no episodes yet in {self.store.folder}; diamond-gym collect makes some")
         if n < classes or classes == 1:
