@@ -1,7 +1,7 @@
 """A model's card: what it is, where it came from, how it is built, and which files belong to it."""
 
 import tomllib
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -15,9 +15,6 @@ from diamond_gym.schema import NETWORKS, check_plain
 FORMAT = 1
 LONGEST = 1 << 20
 """Characters that a card may have, a hundred times as many as one has."""
-
-_STALE = ("reward_ece", "end_ece")  # figures that are no longer measured: read, and not written again
-_STALE_TABLE = "ball"  # the same, of the outermost table alone: further in it is a thing that is counted
 
 
 @dataclass(frozen=True)
@@ -178,8 +175,6 @@ class Card:
     def _table(self) -> Table:
         table = {key: value for key, value in vars(self).items() if value is not None}
         table["files"] = {kind: vars(record) for kind, record in self.files.items()}
-        stale = {_STALE_TABLE} if isinstance(self.figures.get(_STALE_TABLE), Mapping) else set()
-        table["figures"] = _writable({k: v for k, v in self.figures.items() if k not in stale}, _STALE)
         result: Table = _writable(table)
         return result
 
@@ -189,11 +184,10 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _writable(value: Any, left_out: Container[str] = ()) -> Any:
+def _writable(value: Any) -> Any:
     """What TOML can hold: it has no null, and to leave a key out means its default, too."""
     if isinstance(value, Mapping):
-        kept = {key: item for key, item in value.items() if item is not None and key not in left_out}
-        return {key: _writable(item, left_out) for key, item in kept.items()}
+        return {key: _writable(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [_writable(item) for item in value]
     return value

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from cards import a_card
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diamond_gym.errors import BadArgument, DamagedModel
@@ -77,21 +77,10 @@ plain = st.one_of(
 table = st.dictionaries(st.text(string.ascii_letters, min_size=1), st.one_of(plain, st.lists(st.integers(0, 9))))
 
 
-@example(figures={"ball": False}, training={})  # a table of that name is no longer written; this is none
 @given(figures=table, training=st.dictionaries(st.text(string.ascii_letters, min_size=1), table))
 def test_any_table_survives_toml(figures: dict[str, Any], training: dict[str, Any]) -> None:
     card = a_card(figures={"x": 1, **figures}, training=training)
     assert Card.from_toml(card.to_toml() + "\n[files]\n") == card
-
-
-def test_figures_no_longer_measured_are_read_and_not_written() -> None:
-    old = a_card(figures={"mse": 1.0})
-    text = old.to_toml() + "ball = {lost = 0.5}\n[figures.random]\nreward_ece = 0.1\nreward_f1 = 0.5\n[files]\n"
-    card = Card.from_toml(text)
-    assert card.figures["ball"] == {"lost": 0.5} and card.figures["random"]["reward_ece"] == 0.1
-    assert Card.from_toml(card.to_toml() + "[files]\n").figures == {"mse": 1.0, "random": {"reward_f1": 0.5}}
-    counted = a_card(figures={"looks": {"random": {"ball": 0.5}}})
-    assert Card.from_toml(counted.to_toml() + "[files]\n") == counted, "a ball that is counted is another figure"
 
 
 @pytest.mark.parametrize(
