@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -110,11 +110,6 @@ class Card:
         """Whether the model was distilled from another one, so that it knows one denoising step alone."""
         return "teacher" in self.training
 
-    @property
-    def created_at(self) -> datetime:
-        """`created`, to compare."""
-        return datetime.fromisoformat(self.created)
-
     def check(self, where: str) -> None:
         """Checks every key as `from_toml` does, before anything is made of a card that was not read.
 
@@ -122,10 +117,6 @@ class Card:
             DamagedModel: A key is unknown, of the wrong kind, out of bounds, or does not fit another.
         """
         check_card(self._table(), where)
-
-    def with_files(self, files: Mapping[str, FileRecord]) -> Self:
-        """The same card over other files."""
-        return replace(self, files=dict(files))
 
     @classmethod
     def from_toml(cls, text: str, where: str = "card") -> Self:

@@ -107,7 +107,7 @@ class Entry:
     @property
     def rank(self) -> tuple[bool, datetime]:
         """Of several models of one game the greatest counts: the user's own first, then the newest."""
-        return not self.bundled, self.card.created_at
+        return not self.bundled, datetime.fromisoformat(self.card.created)
 
     @property
     def dreams(self) -> tuple[object, ...]:

@@ -68,16 +68,12 @@ def save_model(
         if starts is not None:
             files["starts"] = _write(staged, card.name, "starts", lambda path: save_starts(path, starts))
         files |= _write_extras(staged, card.name, extras or {})
-        written = _write_cards(staged, card.with_files(files))
+        written = _write_cards(staged, replace(card, files=files))
     return Entry(written, target / f"{card.name}.toml")  # not read: another process may have replaced it by now
 
 
 def with_agent(
-    entry: Entry,
-    config: Mapping[str, Any],
-    weights: "Mapping[str, Tensor]",
-    facts: Mapping[str, Any],
-    folder: str | os.PathLike[str] | None = None,
+    entry: Entry, config: Mapping[str, Any], weights: "Mapping[str, Tensor]", facts: Mapping[str, Any]
 ) -> Entry:
     """Registers a copy of a model together with an agent, in place of one that it may have.
 
@@ -91,7 +87,6 @@ def with_agent(
             types they have.
         facts: What the card says of the agent, as its table `training.agent`: how and in which dreams it was trained,
             what it scored.
-        folder: Where to write the model's files instead, flat.
 
     Raises:
         BadArgument: The agent sees other frames or has other actions than the model.
@@ -100,37 +95,44 @@ def with_agent(
     """
     from diamond_gym.world_model import COMPILED, PREFIXES
 
+    card, kept, starts, extras = _for_another_agent(entry, facts)
+    height, width, channels = card.obs_shape
+    table = {"img_size": height, "img_channels": channels, **config}
+    table["num_actions"] = config.get("num_actions") or card.num_actions
+    side, seen, actions = (table[key] for key in ("img_size", "img_channels", "num_actions"))
+    across = table.get("img_width") or side
+    if (side, across, seen, actions) != (height, width, channels, card.num_actions):
+        raise BadArgument(
+            f"the agent sees frames of {side}x{across}x{seen} and has {actions} actions, "
+            f"but {card.name} dreams {height}x{width}x{channels} with {card.num_actions}"
+        )
     prefix = PREFIXES["actor_critic"]
     agent = {prefix + key.removeprefix(prefix).replace(COMPILED, ""): value for key, value in weights.items()}
-    return _save_with_agent(entry, config, agent, facts, folder, {})
+    card, weights = replace(card, actor_critic=table), {**kept, **agent}
+    check_weights(card, weights, f"the agent of {entry.name}")
+    return save_model(card, weights, starts, extras=extras)
 
 
-def with_agent_file(
-    entry: Entry, content: bytes, facts: Mapping[str, Any], folder: str | os.PathLike[str] | None = None
-) -> Entry:
+def with_agent_file(entry: Entry, content: bytes, facts: Mapping[str, Any]) -> Entry:
     """Registers a copy of a model as `with_agent` does, together with an agent in a file of its own.
 
     The file's `content` is as `diamond_gym.trainers.sb3_files.packed` makes it.
     """
-    return _save_with_agent(entry, None, {}, facts, folder, {AGENT: content})
+    card, weights, starts, extras = _for_another_agent(entry, facts)
+    return save_model(card, weights, starts, extras={**extras, AGENT: content})
 
 
-def _save_with_agent(
-    entry: Entry,
-    config: Mapping[str, Any] | None,
-    agent: "Mapping[str, Tensor]",
-    facts: Mapping[str, Any],
-    folder: str | os.PathLike[str] | None,
-    extras: Mapping[str, bytes],
-) -> Entry:
+def _for_another_agent(
+    entry: Entry, facts: Mapping[str, Any]
+) -> "tuple[Card, dict[str, Tensor], Starts | None, dict[str, bytes]]":
+    """A model without its agent: the card, with `facts` of the one to come, weights, starts and the other files."""
     from diamond_gym.world_model import PREFIXES
 
     entry, weights, starts = read_model(entry)
     card = entry.card
     weights = {key: value for key, value in weights.items() if not key.startswith(PREFIXES["actor_critic"])}
-    for kind, record in card.files.items():
-        if kind not in ("weights", "starts", AGENT):
-            extras = {kind: (entry.folder / record.name).read_bytes(), **extras}
+    others = {kind: record for kind, record in card.files.items() if kind not in ("weights", "starts", AGENT)}
+    extras = {kind: (entry.folder / record.name).read_bytes() for kind, record in others.items()}
     summary = card.summary
     if card.actor_critic is not None and "agent" not in card.training:  # the one that came with an imported model
         summary = f"{summary} Its agent is another one, trained later.".lstrip()
@@ -141,20 +143,7 @@ def _save_with_agent(
         figures={key: value for key, value in card.figures.items() if key != "published"},
         training={**card.training, "agent": dict(facts)},
     )
-    if config is not None:
-        height, width, channels = card.obs_shape
-        table = {"img_size": height, "img_channels": channels, **config}
-        table["num_actions"] = config.get("num_actions") or card.num_actions
-        side, seen, actions = (table[key] for key in ("img_size", "img_channels", "num_actions"))
-        across = table.get("img_width") or side
-        if (side, across, seen, actions) != (height, width, channels, card.num_actions):
-            raise BadArgument(
-                f"the agent sees frames of {side}x{across}x{seen} and has {actions} actions, "
-                f"but {card.name} dreams {height}x{width}x{channels} with {card.num_actions}"
-            )
-        card, weights = replace(card, actor_critic=table), {**weights, **agent}
-        check_weights(card, weights, f"the agent of {entry.name}")
-    return save_model(card, weights, starts, folder, extras)
+    return card, weights, starts, extras
 
 
 def update_card(entry: Entry, card: Card, extras: Mapping[str, bytes] | None = None) -> Entry:
@@ -214,7 +203,7 @@ def export(entry: Entry, folder: Path, as_readme: bool = False) -> Entry:
             files[kind] = _write(staged, entry.name, kind, partial(shutil.copyfile, original))
             if files[kind].sha256 != record.sha256:
                 raise DamagedModel(f"{original}: its copy differs; try again")
-        card = _write_cards(staged, entry.card.with_files(files), as_readme)
+        card = _write_cards(staged, replace(entry.card, files=files), as_readme)
     return Entry(card, folder / f"{card.name}.toml")
 
 

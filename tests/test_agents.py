@@ -12,8 +12,9 @@ from stubs import ACTIONS, save_tiny_model
 
 from diamond_gym.errors import BadArgument, DamagedModel, DiskFull
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.registry import entries, load_world_model, resolve, update_card, verify, with_agent
+from diamond_gym.registry import entries, load_world_model, remove, resolve, update_card, verify, with_agent
 from diamond_gym.registry.models import read_entry
+from diamond_gym.registry.saving import export
 
 CONFIG = ActorCriticConfig(lstm_dim=8, img_size=16, channels=[8, 8], down=[1, 1], num_actions=ACTIONS)
 
@@ -73,10 +74,10 @@ def test_the_next_agent_takes_its_place() -> None:
 def test_a_bundled_model_stays_and_the_copy_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny_model()
     bundled = tmp_path / "package"
-    with_agent(resolve("tiny"), asdict(CONFIG), an_agent(1).state_dict(), {}, folder=bundled)
+    export(with_agent(resolve("tiny"), asdict(CONFIG), an_agent(1).state_dict(), {}), bundled)
+    remove("tiny")
     assert listed(bundled) == ["tiny.md", "tiny.safetensors", "tiny.starts.npz", "tiny.toml"]
     assert same(load_world_model(bundled, "cpu").actor_critic, an_agent(1))
-    assert resolve("tiny").card.actor_critic is None
     monkeypatch.setattr("diamond_gym.registry.models.bundled_folder", lambda: bundled)
     source = read_entry(bundled / "tiny.toml")
     assert source.bundled
@@ -85,8 +86,6 @@ def test_a_bundled_model_stays_and_the_copy_goes_first(tmp_path: Path, monkeypat
     assert not resolve("tiny").bundled
     assert same(load_world_model("tiny", "cpu").actor_critic, an_agent(2))
     assert read_entry(bundled / "tiny.toml").card == kept
-    with_agent(source, asdict(CONFIG), an_agent(3).state_dict(), {}, folder=bundled)  # in its own place
-    assert same(load_world_model(bundled, "cpu").actor_critic, an_agent(3))
 
 
 def test_another_models_agent() -> None:

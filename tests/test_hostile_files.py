@@ -4,6 +4,7 @@ import copy
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def with_file(entry: Entry, kind: str, content: bytes) -> None:
     assert path is not None
     path.write_bytes(content)
     record = FileRecord(path.name, sha256_file(path), len(content))
-    entry.path.write_text(entry.card.with_files({**entry.card.files, kind: record}).to_toml())
+    entry.path.write_text(replace(entry.card, files={**entry.card.files, kind: record}).to_toml())
 
 
 def npz(path: Path, arrays: dict[str, Any], **more: bytes) -> bytes:

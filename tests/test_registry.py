@@ -197,7 +197,8 @@ def test_weights_that_are_no_safetensors_with_a_matching_hash(tmp_path: Path) ->
     path = entry.file("weights")
     assert path
     path.write_bytes(b"PK not at all")
-    card = entry.card.with_files({"weights": FileRecord(path.name, sha256_file(path), path.stat().st_size)})
+    files = {"weights": FileRecord(path.name, sha256_file(path), path.stat().st_size)}
+    card = replace(entry.card, files=files)
     entry.path.write_text(card.to_toml())
     with pytest.raises(DamagedModel, match="not readable as safetensors"):
         read_model(read_entry(entry.path))

@@ -76,7 +76,7 @@ def named_plainly(folder: Path) -> Entry:
     for kind, name in (("weights", "tiny.safetensors"), ("starts", "tiny.starts.npz")):
         files[kind] = replace(entry.card.files[kind], name=name)
         (entry.folder / entry.card.files[kind].name).rename(entry.folder / name)
-    entry.path.write_text(entry.card.with_files(files).to_toml())
+    entry.path.write_text(replace(entry.card, files=files).to_toml())
     return read_entry(entry.path)
 
 
