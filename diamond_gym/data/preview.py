@@ -10,6 +10,7 @@ from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import atomic_path
+from diamond_gym.frames import write_video
 
 _LABEL = 12  # rows of pixels under a frame
 
@@ -24,22 +25,19 @@ def preview(
     """
     if not len(store):
         raise DiamondGymError(f"{store.folder} holds no episodes")
-    numbers = np.linspace(0, len(store) - 1, min(episodes, len(store))).astype(int).tolist()
-    scale = max(1, 96 // max(store.about.frame_shape[:2]))
-    rows = [np.concatenate(_labelled(store, i, _evenly(int(store.lengths[i]), frames), scale), 1) for i in numbers]
     from PIL import Image
 
+    numbers = np.linspace(0, len(store) - 1, min(episodes, len(store))).astype(int).tolist()
+    scale = max(1, 96 // max(store.about.frame_shape[:2]))
+    rows = []
+    for i in numbers:
+        t = np.linspace(0, store.lengths[i] - 1, frames).astype(np.int64)
+        rows.append(np.concatenate(_labelled(store, i, t, scale), 1))
     with atomic_path(sheet) as path:
         Image.fromarray(np.concatenate(rows, 0)).save(path, "PNG")
     length = min(10 * fps, max(int(store.lengths[i]) for i in numbers))
     films = [_labelled(store, i, np.minimum(np.arange(length), store.lengths[i] - 1), scale) for i in numbers]
-    pictures = [Image.fromarray(np.concatenate(each, 1)) for each in zip(*films, strict=True)]
-    with atomic_path(animation) as path:
-        pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=1000 // fps, loop=0)
-
-
-def _evenly(n: int, count: int) -> npt.NDArray[np.int64]:
-    return np.linspace(0, n - 1, count).astype(np.int64)
+    write_video(animation, [np.concatenate(each, 1) for each in zip(*films, strict=True)], fps)
 
 
 def _labelled(store: EpisodeStore, number: int, t: npt.NDArray[np.int64], scale: int) -> list[npt.NDArray[np.uint8]]:
@@ -53,12 +51,12 @@ def _labelled(store: EpisodeStore, number: int, t: npt.NDArray[np.int64], scale:
     pictures = []
     for frame, act in zip(obs.repeat(scale, 1).repeat(scale, 2), steps["act"], strict=True):
         image = Image.fromarray(np.pad(frame[..., :3], ((0, _LABEL), (0, 2), (0, 0))))
-        ImageDraw.Draw(image).text((1, frame.shape[0]), action_words(store.about, act)[:24], fill=(255, 255, 255))
+        ImageDraw.Draw(image).text((1, frame.shape[0]), _words(store.about, act)[:24], fill=(255, 255, 255))
         pictures.append(np.asarray(image))
     return pictures
 
 
-def action_words(about: About, act: Any) -> str:
+def _words(about: About, act: Any) -> str:
     """An action in a few letters."""
     act = np.asarray(act)
     if act.ndim == 0:
