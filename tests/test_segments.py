@@ -41,12 +41,12 @@ def assert_is_the_segment(batch: Batch, row: int, episode: Episode, start: int, 
         assert batch.mask_padding[row, j] == real
         if real:
             np.testing.assert_array_equal(batch.obs[row, j], episode.obs[t].transpose(2, 0, 1))
-            for name in ("act", "rew", "end", "trunc"):
+            for name in ("act", "rew", "end"):
                 assert getattr(batch, name)[row, j] == getattr(episode, name)[t]
             final = j if t == n - 1 else final
         else:
             assert not batch.obs[row, j].any()
-            for name in ("act", "rew", "end", "trunc"):
+            for name in ("act", "rew", "end"):
                 assert not getattr(batch, name)[row, j]
     assert batch.final_index[row] == final
     expected = episode.obs[n].transpose(2, 0, 1) if final >= 0 else np.zeros((1, 3, 2))
@@ -84,7 +84,7 @@ def test_every_number(
         assert len(batch) == batch_size
         assert batch.obs.shape == (batch_size, length, 1, 3, 2)
         assert batch.obs.flags.c_contiguous
-        dtypes = {"obs": "u1", "act": "i8", "rew": "f4", "end": "?", "trunc": "?", "mask_padding": "?"}
+        dtypes = {"obs": "u1", "act": "i8", "rew": "f4", "end": "?", "mask_padding": "?"}
         dtypes |= {"final_obs": "u1", "final_index": "i8", "episode": "i8", "start": "i8"}
         for name, dtype in dtypes.items():
             assert getattr(batch, name).dtype == np.dtype(dtype), name

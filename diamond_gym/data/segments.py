@@ -29,7 +29,6 @@ class Batch:
             vectors (B, L, A), int64 or float32.
         rew: Rewards, float32 (B, L), unclipped.
         end: bool (B, L).
-        trunc: bool (B, L).
         mask_padding: bool (B, L), true where the step is real.
         final_obs: The frame after the episode's last step, uint8 (B, C, H, W), in rows that hold that step.
         final_index: Where in the row the episode's last step is, int64 (B,); -1 in the rows without it.
@@ -41,7 +40,6 @@ class Batch:
     act: npt.NDArray[Any]
     rew: npt.NDArray[np.float32]
     end: _Bool
-    trunc: _Bool
     mask_padding: _Bool
     final_obs: npt.NDArray[np.uint8]
     final_index: _Int
@@ -100,8 +98,8 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_liv
     steps[~mask] = 0
     final_obs = np.zeros((len(start), *frames.shape[1:]), np.uint8)
     final_obs[has_last] = frames[rows.size :]
-    rew, end, trunc = (np.ascontiguousarray(steps[name]) for name in ("rew", "end", "trunc"))
-    return Batch(obs, act, rew, end, trunc, mask, final_obs, np.where(has_last, last, -1), episode, start)
+    rew, end = (np.ascontiguousarray(steps[name]) for name in ("rew", "end"))
+    return Batch(obs, act, rew, end, mask, final_obs, np.where(has_last, last, -1), episode, start)
 
 
 def _into_earlier_lives(store: EpisodeStore, episode: _Int, t: _Int) -> tuple[_Int, _Int]:
