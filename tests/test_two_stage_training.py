@@ -30,8 +30,8 @@ from diamond_gym.trainers.measuring import closed_loop
 from diamond_gym.trainers.optim import OptimizerConfig, update
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.trainers.start_states import starts_for
-from diamond_gym.trainers.two_stage import TwoStageTrainer, upsampler_loss
-from diamond_gym.trainers.upsampler import SmallFrames, settled
+from diamond_gym.trainers.two_stage import SmallFrames, TwoStageTrainer, upsampler_loss
+from diamond_gym.trainers.world_model_config import settled
 from diamond_gym.two_stage import FAST, TwoStageSampler, enlarge, enlarge_planes, shrink, shrink_planes
 from diamond_gym.world_model import WorldModel
 

@@ -9,7 +9,7 @@ import worlds
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.trainers.optim import OptimizerConfig
-from diamond_gym.trainers.upsampler import UpsamplerConfig
+from diamond_gym.trainers.world_model_config import UpsamplerConfig
 
 INNER = InnerModelConfig(
     num_steps_conditioning=1, cond_channels=8, depths=[1], channels=[8], attn_depths=[0], patch_size=2

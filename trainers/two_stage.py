@@ -4,9 +4,11 @@ Alonso et al. 2024 (arXiv 2405.12399), the CS:GO model. Both stages learn from r
 that a step is an update of each.
 """
 
+import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,10 +18,26 @@ from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.preconditioning import TrainingNoise
 from diamond_gym.trainers.loop import ALONE, Processes, own_rows
-from diamond_gym.trainers.upsampler import Size, SmallFrames
 from diamond_gym.trainers.world_model import WorldModelTrainer
-from diamond_gym.trainers.world_model_config import WorldModelConfig
-from diamond_gym.two_stage import enlarge, shrink
+from diamond_gym.trainers.world_model_config import Size, WorldModelConfig
+from diamond_gym.two_stage import enlarge, shrink, shrink_planes
+
+
+class SmallFrames(EpisodeStore):
+    """A store as the dynamics of two stages see it: the same episodes with small frames, made when they are read.
+
+    Args:
+        folder: The store's.
+        size: Height and width of the small frames; `about` goes on to tell of the large ones.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], size: Size) -> None:
+        self._size = size
+        super().__init__(folder)
+
+    def frames(self, episode: npt.NDArray[np.int64], t: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Frames `t` of `episode`, both (...): uint8 (..., C, h, w)."""
+        return shrink_planes(super().frames(episode, t), self._size)
 
 
 class TwoStageTrainer(WorldModelTrainer):

@@ -26,7 +26,7 @@ from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
-from diamond_gym.trainers.upsampler import settled
+from diamond_gym.trainers.world_model_config import settled
 from diamond_gym.trainers.worlds import World, check_learnable
 
 # options that may differ when a run is resumed

@@ -26,9 +26,8 @@ from diamond_gym.trainers.presets import WORLD_MODEL, command_line, last_value, 
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.two_stage import trainer_of
-from diamond_gym.trainers.upsampler import settled
 from diamond_gym.trainers.world_model import WorldModelTrainer
-from diamond_gym.trainers.world_model_config import WorldModelConfig
+from diamond_gym.trainers.world_model_config import WorldModelConfig, settled
 from diamond_gym.trainers.worlds import World, check_learnable, knows_outcomes
 
 # options that may differ when a run is resumed
