@@ -278,3 +278,9 @@ def check_option(command: Any, name: str, accepts: Callable[[float], bool], want
     for value in given if isinstance(given, list | tuple) else (given,):
         if isinstance(value, int | float) and not accepts(value):
             raise BadArgument(f"--{name.replace('_', '-')} must be {wanted}, not {value:,}")
+
+
+def check_shares(command: Any, *names: str) -> None:
+    """Refuses options that are no share or chance, from 0 to 1."""
+    for name in names:
+        check_option(command, name, lambda value: 0 <= value <= 1, "from 0 to 1")

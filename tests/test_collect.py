@@ -242,7 +242,7 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
         ("--game Pong --num-envs 0", 2, "--num-envs must be at least 1, not 0"),
         ("--game Pong --noop-max -1", 2, "--noop-max must be at least 0"),
         ("--game Pong --noop-max 5000000000", 2, f"--noop-max must be at most {MAX_FRAMES:,}"),
-        ("--game Pong --epsilon 2", 2, "--epsilon is a chance"),
+        ("--game Pong --epsilon 2", 2, "--epsilon must be from 0 to 1"),
         ("--game Pong --epsilon nan", 2, "--epsilon: a number is wanted"),
         ("--game Pong --temperature 0", 2, "--temperature must be more than 0"),
         ("--game Pong --seed -1", 2, "--seed must be at least 0"),

@@ -20,10 +20,9 @@ from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond import DiamondTrainer
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import score
-from diamond_gym.trainers.loop import Rhythm
+from diamond_gym.trainers.loop import Loop, Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.start_states import replay_starts
@@ -125,7 +124,7 @@ def test_killed_within_an_epoch_it_goes_on_from_there(whole, tmp_path, checkpoin
                 raise Killed
 
         diamond.save = save_and_die
-        with pytest.raises(Killed), diamond.loop(rhythm=Rhythm(checkpoint_seconds=-1)) as loop:
+        with pytest.raises(Killed), Loop(diamond.save, rhythm=Rhythm(checkpoint_seconds=-1)) as loop:
             while True:
                 diamond.train_epoch(loop)
         done = diamond.epoch, diamond.store.num_steps, diamond.world_model.step, diamond.agent.step
@@ -143,7 +142,7 @@ def test_killed_within_an_epoch_it_goes_on_from_there(whole, tmp_path, checkpoin
 def test_a_stopped_epoch_is_saved_and_gone_on_with(whole, tmp_path):
     with RunFolder(tmp_path, tensorboard=False) as run:
         diamond = begin(run)
-        with diamond.loop(minutes=1e-9) as loop:
+        with Loop(diamond.save, minutes=1e-9) as loop:
             assert diamond.train_epoch(loop) is None and loop.stopped == "minutes"
         assert (diamond.store.num_steps, diamond.world_model.step, run.load()["epoch"]) == (20, 0, 0)
         assert diamond.train_epoch() == whole[1][0]

@@ -246,7 +246,7 @@ def test_a_dry_run_leaves_nothing(store: EpisodeStore, home: Path, capsys: pytes
         (["--optimizer.batch-size", "3"], "--optimizer.batch-size must be even"),
         (["--optimizer.grad-acc-steps", "2"], "--optimizer.grad-acc-steps has no place here"),
         (["--dream-length", "0"], "--dream-length must be at least 1"),
-        (["--appearance-focus", "2"], "--appearance-focus is a part, from 0 to 1, not 2"),
+        (["--appearance-focus", "2"], "--appearance-focus must be from 0 to 1, not 2"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--minutes", "0"], "--minutes must be more than 0"),
         (["--student", "walker"], "the teacher's own name"),

@@ -307,13 +307,13 @@ def test_settings_that_differ_are_named_at_any_depth(tmp_path: Path) -> None:
 
 def test_parts_and_counts_are_checked() -> None:
     for values, message in (
-        ({"focus": -0.1}, "--focus is a part, from 0 to 1, not -0.1"),
-        ({"appearance_focus": 1.5}, "--appearance-focus is a part"),
-        ({"ema_decay": float("nan")}, "--ema-decay is a part"),
+        ({"focus": -0.1}, "--focus must be from 0 to 1, not -0.1"),
+        ({"appearance_focus": 1.5}, "--appearance-focus must be from 0 to 1"),
+        ({"ema_decay": float("nan")}, "--ema-decay must be from 0 to 1"),
         ({"reward_end_every": 0}, "--reward-end-every must be at least 1, not 0"),
         ({"num_autoregressive_steps": -1}, "--num-autoregressive-steps must be at least 0"),
         ({"motion_weight": -1.0}, "--motion-weight must be at least 0, not -1.0"),
-        ({"past_noise": 1.5}, "--past-noise is a noise level, from 0 to 1, not 1.5"),
+        ({"past_noise": 1.5}, "--past-noise must be from 0 to 1, not 1.5"),
     ):
         with pytest.raises(BadArgument, match=message):
             WorldModelConfig(**values)

@@ -21,7 +21,7 @@ from diamond_gym.trainers import actor_critic, world_model
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.imagination import Imagination
-from diamond_gym.trainers.loop import ALONE
+from diamond_gym.trainers.loop import ALONE, Loop
 from diamond_gym.trainers.optim import OptimizerConfig, average
 from diamond_gym.trainers.recorded import RecordedUpdates, can_record
 from diamond_gym.trainers.run import RunFolder
@@ -313,7 +313,7 @@ def test_a_training_of_all(device, tmp_path):
             assert dreams.denoiser is diamond._dreamed_in.denoiser and dreams._bank.incomplete is False
         assert len(recorded) == 1 and not starts[0].equal(starts[1])
         assert device == "cpu" or recorded.pop()._graph is not None
-        with diamond.loop(minutes=1e-9) as loop:
+        with Loop(diamond.save, minutes=1e-9) as loop:
             assert diamond.train_epoch(loop) is None
         diamond.close()
         diamond = begin(run)

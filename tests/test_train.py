@@ -21,7 +21,7 @@ from diamond_gym.data import About
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig
 from diamond_gym.trainers.presets import LOOP, preset_names
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -256,7 +256,7 @@ def fail(*_):
         (["--env", ID, "--preset", "nanoo"], "did you mean nano"),
         (["--env", ID, "--minutes", "0"], "--minutes must be more than 0"),
         (["--env", ID, "--epochs", "0"], "--epochs must be at least 1, not 0"),
-        (["--env", ID, "--epsilon", "2"], "--epsilon is a chance"),
+        (["--env", ID, "--epsilon", "2"], "--epsilon must be from 0 to 1"),
         (["--env", ID, "--temperature", "0"], "--temperature must be more than 0"),
         (["--env", ID, "--seed", "-1"], "must be at least 0"),
     ],

@@ -4,8 +4,8 @@ Alonso et al. 2024 (arXiv 2405.12399): REINFORCE with a value baseline on imagin
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -134,6 +134,12 @@ class AgentFitConfig:
     """Its batch size is the number of dreams side by side."""
     horizon: int = 15
     """Steps of a window, after which the weights are updated, and of a dream, after which it begins anew."""
+
+    def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
+        """The same with a world's frames (H, W, C) and number of actions filled in."""
+        h, w, c = frame_shape
+        frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
+        return replace(self, network=replace(self.network, **frame, num_actions=num_actions))
 
 
 class ActorCriticTrainer:

@@ -77,12 +77,10 @@ def agent_for(config: AgentFitConfig, entry: Entry) -> AgentFitConfig:
     Raises:
         BadArgument: The model's actions are not numbered.
     """
-    card, (h, w, c) = entry.card, entry.card.obs_shape
+    card = entry.card
     if card.codec.is_vector:
         raise BadArgument(
             f"DIAMOND's agent takes numbered actions, and those of {entry.name} are {card.codec.space}: "
             "train with --algo ppo (or sac)"
         )
-    frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
-    network = replace(config.network, **frame, num_actions=card.num_actions)
-    return replace(config, network=network)
+    return config.for_frames(card.obs_shape, card.num_actions)

@@ -12,6 +12,7 @@ from diamond_gym.action_spaces import codec_of_space
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
+from diamond_gym.schema import check_least, check_shares
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.policies import Policy, StickyPolicy, explore
 from diamond_gym.trainers.scripted import ScriptedPolicy
@@ -67,12 +68,8 @@ class CollectConfig:
     life_loss_ends: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= 1:
-            raise BadArgument(f"epsilon is a chance, 0 to 1, not {self.epsilon}")
-        if self.sticky_steps < 1:
-            raise BadArgument(f"sticky_steps is at least 1, not {self.sticky_steps}")
-        if self.seed < 0:
-            raise BadArgument(f"seed is not negative, unlike {self.seed}")
+        check_shares(self, "epsilon")
+        check_least(self, sticky_steps=1, seed=0)
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """DIAMOND's outer loop: play, train the world model, train the agent in its dreams, and so on.
 
-Alonso et al. 2024 (arXiv 2405.12399): algorithm 1.
+Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the defaults.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,86 @@ from gymnasium.vector import VectorEnv
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.trainers.actor_critic import ActorCriticTrainer
+from diamond_gym.errors import BadArgument
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import check_least, check_option, check_shares
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.held_out import HeldOut
-from diamond_gym.trainers.loop import ALONE, Loop, Processes, Rhythm, mean_of_processes
+from diamond_gym.trainers.loop import ALONE, Loop, Processes, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.world_model_config import WorldModelConfig
+from diamond_gym.trainers.worlds import check_learnable
 from diamond_gym.world_model import WorldModel
+
+_CHUNK = 100  # real steps between two looks at the time
+
+
+@dataclass(frozen=True)
+class DiamondConfig:
+    """The whole of a training; the defaults are the paper's for Atari 100k."""
+
+    fit: WorldModelConfig = field(default_factory=WorldModelConfig)
+    agent: AgentFitConfig = field(default_factory=AgentFitConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    epochs: int = 1000
+    """Epochs in all; the last ones, when the real steps are used up, train without collecting."""
+    real_steps: int = 100_000
+    """Steps of the real game, in all."""
+    first_steps: int = 5_000
+    """Real steps of the first epoch; more follow, by `steps_per_epoch`, while there are too few rewards."""
+    first_steps_at_most: int = 10_000
+    first_rewards: int = 10
+    """How often the two rarer signs of reward have to be seen, together, to end the first collection."""
+    steps_per_epoch: int = 100
+    world_model_steps: int = 400
+    """Updates of denoiser and reward/end model per epoch."""
+    agent_steps: int = 400
+    first_world_model_steps: int = 10_000
+    first_agent_steps: int = 5_000
+    num_envs: int = 1
+    """Real games side by side."""
+    epsilon: float = 0.01
+    """Chance of a random action while collecting."""
+    temperature: float | None = None
+    """Of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward there takes
+    many steps up in a row)."""
+    num_starts: int = 1024
+    """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
+    test_every: int = 20
+    """Epochs between test collections: whole games that nothing learns from; 0 for none."""
+    test_episodes: int = 4
+    test_steps_at_most: int = 27_000
+    """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
+    final_episodes: int = 100
+    """Whole games that score the agent at the end."""
+
+    def __post_init__(self) -> None:
+        check_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
+        check_least(self, first_rewards=0, test_every=0, test_episodes=1, test_steps_at_most=1, final_episodes=0)
+        check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
+        check_shares(self, "epsilon")
+        check_option(self, "temperature", lambda value: value > 0, "more than 0")
+
+    def updates(self, epochs: int) -> tuple[int, int]:
+        """Updates of the world model and of the agent in the first so many epochs."""
+        if epochs == 0:
+            return 0, 0
+        model = self.first_world_model_steps + (epochs - 1) * self.world_model_steps
+        return model, self.first_agent_steps + (epochs - 1) * self.agent_steps
+
+    def for_game(self, about: About) -> "DiamondConfig":
+        """The same with a game's image size and actions filled in; errors as those of `check_learnable`."""
+        check_learnable(about, numbered=True)
+        if self.fit.without_rewards:
+            raise BadArgument("the agent learns from rewards: leave out --fit.without-rewards")
+        shape, num_actions = about.frame_shape, about.num_actions
+        fit, agent = self.fit.for_frames(shape, num_actions), self.agent.for_frames(shape, num_actions)
+        temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
+        return replace(self, fit=fit, agent=agent, temperature=temperature)
 
 
 @dataclass(frozen=True)
@@ -33,9 +103,6 @@ class Phase:
     name: str
     begun: int
     target: int
-
-
-_CHUNK = 100  # real steps between two looks at the time
 
 
 class DiamondTrainer:
@@ -52,7 +119,6 @@ class DiamondTrainer:
         world_model: The world model's training.
         agent: The agent's training.
         store: The experience.
-        fabric: The processes that train together. The first one plays, and writes all that is written.
         collector: Plays, in the first process.
     """
 
@@ -80,12 +146,12 @@ class DiamondTrainer:
             seed: Seeds everything.
             device: Where the networks live.
             precision: Of the world model's networks.
-            fabric: The processes that train together.
+            fabric: The processes that train together. The first one plays, and writes all that is written.
             compile: Compile the world model's networks with torch.compile.
             test_envs: Makes so many environments for a test collection; None for none of those.
             data: Experience to begin with, which counts among the real steps.
         """
-        self.fabric, main = fabric, fabric.is_global_zero
+        self._fabric, main = fabric, fabric.is_global_zero
         self.config = config = config.for_game(about)
         self.run, self.seed, self.epoch = run, seed, 0
         state = run.load()
@@ -114,28 +180,22 @@ class DiamondTrainer:
             with run.resuming():
                 self._load(state)
 
-    def loop(self, minutes: float | None = None, rhythm: Rhythm | None = None) -> Loop:
-        """The loop for `train_epoch`, which saves this training's checkpoints."""
-        return Loop(self.save, minutes, rhythm, self.fabric)
-
     def train_epoch(
-        self, loop: Loop | None = None, progress: Callable[[Phase, int], None] | None = None
+        self, loop: Loop | None = None, progress: Callable[[Phase, int], None] = lambda phase, done: None
     ) -> dict[str, float] | None:
         """Plays, trains the world model, trains the agent, and makes a checkpoint; returns the epoch's figures.
 
         They are None where the loop was stopped before the epoch's end: the next call goes on with it.
 
         Args:
-            loop: Runs both trainings.
+            loop: Runs both trainings, and saves by this trainer's `save`.
             progress: Called after each step of a phase with how many are done by then; of playing by the first process.
         """
-        config, loop, progress = self.config, loop or self.loop(), progress or (lambda phase, done: None)
+        config, loop = self.config, loop or Loop(self.save, fabric=self._fabric)
         before, after = config.updates(self.epoch), config.updates(self.epoch + 1)
         fitting, dreaming = Phase("world model", before[0], after[0]), Phase("agent", before[1], after[1])
-        with self.fabric.rank_zero_first():
+        with self._fabric.rank_zero_first():
             self._collect(loop, progress)
-        if loop.stopped:
-            return None
         if not loop.run(self.world_model, fitting.target, self._means, partial(progress, fitting)):
             return None
         if self._dreams_of != self.epoch:
@@ -147,7 +207,7 @@ class DiamondTrainer:
             self.save()
             progress(Phase("testing", 0, config.test_episodes), 0)
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
-        figures |= mean_of_processes(self.fabric, self._means.take(self.agent.step))
+        figures |= mean_of_processes(self._fabric, self._means.take(self.agent.step))
         if scores := self._play.get("scores"):
             figures["real/score"] = float(np.mean(scores))
         self.epoch += 1
@@ -182,16 +242,15 @@ class DiamondTrainer:
 
         while not loop.stopped:
             if store.num_steps >= play["target"]:
-                most = min(config.first_steps_at_most, config.real_steps)
-                rare = sum(sorted(play["signs"])[:2])
-                if self.epoch or rare >= config.first_rewards or store.num_steps >= most:
+                enough = sum(sorted(play["signs"])[:2]) >= config.first_rewards
+                if self.epoch or enough or store.num_steps >= min(config.first_steps_at_most, config.real_steps):
                     return
                 play["target"] = store.num_steps + config.steps_per_epoch
             before = store.num_steps
             stats = self.collector.collect(min(_CHUNK, play["target"] - before), played)
             play["scores"] += stats.scores
             play["signs"] = [old + new for old, new in zip(play["signs"], stats.reward_signs, strict=True)]
-            if self.fabric.world_size == 1:  # else the others wait, and cannot be asked
+            if self._fabric.world_size == 1:  # else the others wait, and cannot be asked
                 loop.look_up(store.num_steps, self._means)
 
     def _begin_dreams(self) -> None:

@@ -25,7 +25,7 @@ from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.registry import Card
 from diamond_gym.sampler import SamplerConfig, sample
-from diamond_gym.schema import check_least
+from diamond_gym.schema import check_least, check_shares
 from diamond_gym.trainers.appearances import Appearances
 from diamond_gym.trainers.focus import Focus, FocusedSampler, find_events, split
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
@@ -35,7 +35,6 @@ from diamond_gym.world_model import WorldModel
 NOISES = 2  # frames of each start
 CELL = 8  # pixels
 LEVEL = 1 / 255  # half an 8-bit level of frames in [-1, 1]: smaller differences, which are rounding, count squared
-_PARTS = ("focus", "appearance_focus", "decay_fraction")
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ class DistillConfig:
     """Part of the steps, at the end, over which the learning rate falls to a twentieth."""
 
     def __post_init__(self) -> None:
-        """Refuses what makes no sense, in one line, by the flag's name."""
-        for name in _PARTS:
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise BadArgument(f"--{name.replace('_', '-')} is a part, from 0 to 1, not {value}")
+        check_shares(self, "focus", "appearance_focus", "decay_fraction")
         check_least(self, dream_length=1)
         if not self.optimizer.lr:
             raise BadArgument("--optimizer.lr is 0: there is nothing to train")

@@ -11,14 +11,16 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.preconditioning import SigmaDistribution
 from diamond_gym.networks.reward_end import RewardEndConfig
-from diamond_gym.schema import check_least
+from diamond_gym.schema import check_least, check_shares
 from diamond_gym.trainers.optim import OptimizerConfig
 
 Size = tuple[int, int]
 
 _LEAST = 6  # pixels: the side of the smallest frames that dynamics are fitted to
-_PARTS: tuple[str, ...] = ("autoregressive_from", "reward_end_dreams_from", "decay_fraction", "ema_decay")
-_PARTS += ("focus", "denoiser_focus", "appearance_focus", "prioritized")
+_SHARES = (
+    "autoregressive_from", "past_noise", "reward_end_dreams_from", "decay_fraction", "ema_decay", "focus",
+    "denoiser_focus", "appearance_focus", "prioritized",
+)  # fmt: skip
 
 
 def _sizes() -> DenoiserConfig:
@@ -49,7 +51,6 @@ class UpsamplerConfig:
     """Steps of the dynamics per step of the upsampler."""
 
     def __post_init__(self) -> None:
-        """Refuses what makes no sense, in one line."""
         check_least(self, num_autoregressive_steps=0, every=1)
         if self.factor is not None and not 2 <= self.factor <= 64:
             raise BadArgument(f"--upsampler.factor is 2 or more, up to 64, not {self.factor}")
@@ -149,10 +150,7 @@ class WorldModelConfig:
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
 
     def __post_init__(self) -> None:
-        """Refuses what makes no sense, in one line, by the flag's name."""
-        for name in _PARTS:
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise BadArgument(f"--{name.replace('_', '-')} is a part, from 0 to 1, not {value}")
+        check_shares(self, *_SHARES)
         try:
             _ = self.denoiser.inner_model.num_past_actions
         except ValueError as error:
@@ -167,8 +165,6 @@ class WorldModelConfig:
             raise BadArgument(f"--flow-times is for the objective flow, not {objective}")
         check_least(self, num_autoregressive_steps=0, reward_end_length=2, reward_end_every=1, motion_weight=0)
         check_least(self, reward_end_dream_length=1, prioritized_every=1)
-        if self.past_noise is not None and not 0 <= self.past_noise <= 1:
-            raise BadArgument(f"--past-noise is a noise level, from 0 to 1, not {self.past_noise}")
         remembered = self.denoiser.inner_model.num_steps_conditioning
         if self.reward_end_dreams_from < 1 and self.reward_end_length <= remembered:
             raise BadArgument(f"--reward-end-dreams-from needs a --reward-end-length of more than {remembered} steps")

@@ -16,6 +16,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
 from diamond_gym.registry import games, home_folder, resolve
 from diamond_gym.registry.card_fields import AGENT
+from diamond_gym.schema import check_shares
 
 if TYPE_CHECKING:
     from diamond_gym.registry import Card
@@ -115,8 +116,7 @@ class Collect(WorldOptions):
         self.check_world("what to play: --game Breakout")
         check_least(self, steps=1, num_envs=1, noop_max=0, seed=0)
         check_positive(self, "temperature")
-        if not 0 <= self.epsilon <= 1:
-            raise BadArgument(f"--epsilon is a chance, 0 to 1, not {self.epsilon}")
+        check_shares(self, "epsilon")
 
     def run(self) -> int:
         """Plays; Ctrl-C keeps what was played until then."""

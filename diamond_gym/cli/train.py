@@ -18,10 +18,9 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
-from diamond_gym.trainers.diamond import DiamondTrainer, Phase
-from diamond_gym.trainers.diamond_config import DiamondConfig
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
 from diamond_gym.trainers.evaluate import Scores, score
-from diamond_gym.trainers.loop import Processes, any_process, launch
+from diamond_gym.trainers.loop import Loop, Processes, any_process, launch
 from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
@@ -192,7 +191,8 @@ class Run:
         training, args, fabric = self._training, self._args, self._fabric
         done = training.store.num_steps, training.world_model.step, training.agent.step
         rates, table = Rates(training.config, training.epoch, done), EpochTable()
-        with training.loop(args.minutes) as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
+        looping = Loop(training.save, args.minutes, fabric=fabric)
+        with looping as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
 
             def progress(phase: Phase, done: int) -> None:
                 what, epochs = rates.progress(phase, done), training.config.epochs
