@@ -14,7 +14,7 @@ from torch import Tensor
 import diamond_gym
 from diamond_gym.dream import Dream
 from diamond_gym.registry import resolve
-from diamond_gym.trainers.own_agent import own_file
+from diamond_gym.trainers.policies import own_file
 from diamond_gym.world_model import WorldModel
 
 

@@ -130,7 +130,7 @@ def test_the_registry(tmp_path):
 
 
 def test_an_agents_file(tmp_path):
-    from diamond_gym.trainers.own_agent import own_file
+    from diamond_gym.trainers.policies import own_file
 
     with nothing_moves():
         assert own_file(registry.resolve("breakout-nano"), "cpu") is not None

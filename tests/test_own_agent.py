@@ -21,8 +21,7 @@ from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import load_world_model, resolve, with_agent
 from diamond_gym.sb3 import make_dream_vec_env
 from diamond_gym.trainers import evaluate
-from diamond_gym.trainers import own_agent as own
-from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy
+from diamond_gym.trainers.policies import AgentPolicy, DreamPolicy, own_agent
 from diamond_gym.world_model import WorldModel
 
 
@@ -78,7 +77,7 @@ def test_a_dreams_earlier_frames_are_seen_first() -> None:
 
 def test_it_plays_in_dreams_as_its_policy_says(tiny: str) -> None:
     model = load_world_model(tiny, "cpu", "float32")
-    agent = own.own_agent(model)
+    agent = own_agent(model)
     with torch.no_grad():
         agent.actor_linear.weight.zero_()
         agent.actor_linear.bias.copy_(torch.tensor([-50.0, 50.0, -50.0, -50.0]))
@@ -92,10 +91,10 @@ def test_it_plays_in_dreams_as_its_policy_says(tiny: str) -> None:
 def test_a_model_without_one() -> None:
     save_tiny_model()
     with pytest.raises(ModelNotFound, match="'tiny' has no agent of its own: train one with `diamond-gym train-agent"):
-        own.own_agent(load_world_model("tiny", "cpu"))
+        own_agent(load_world_model("tiny", "cpu"))
     denoiser, _ = tiny_networks()
     with pytest.raises(ModelNotFound, match="has no agent"):
-        own.own_agent(WorldModel(denoiser))
+        own_agent(WorldModel(denoiser))
 
 
 def test_scores_of_full_games(games: None) -> None:

@@ -23,7 +23,7 @@ from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Loaded, Worlds, open_agent
 from diamond_gym.registry import resolve
-from diamond_gym.trainers.own_agent import own_file
+from diamond_gym.trainers.policies import own_file
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_bundled_agents_see_as_they_play() -> None:
 
 def test_without_sb3_a_line_says_what_the_agent_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = Loaded(resolve("breakout-nano"), SimpleNamespace(actor_critic=None), None)
-    monkeypatch.setitem(sys.modules, "diamond_gym.trainers.own_agent", None)
+    monkeypatch.setitem(sys.modules, "diamond_gym.trainers.sb3_files", None)
     assert open_agent(loaded) == (None, "its agent needs stable_baselines3: pip install 'diamond-gym[sb3]'")
     with pytest.raises(DiamondGymError, match="pip install"):
         open_agent(loaded, "x.zip")

@@ -1,4 +1,4 @@
-"""Policies: random play, and an actor-critic in real games and in dreams."""
+"""Policies: random play, an actor-critic in real games and in dreams, and the agents that come with models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -8,8 +8,11 @@ import numpy.typing as npt
 import torch
 
 from diamond_gym.actions import ActionCodec, Discrete
-from diamond_gym.errors import BadArgument
+from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.networks.actor_critic import ActorCritic
+from diamond_gym.registry import Entry, games
+from diamond_gym.registry.card_fields import AGENT
+from diamond_gym.registry.loading import verified_file
 from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
 
 if TYPE_CHECKING:
@@ -157,6 +160,38 @@ class DreamPolicy(AgentPolicy):
             self._state = hx, cx
             first = np.zeros_like(first)
         return super().__call__(obs, first)
+
+
+def own_file(entry: Entry, device: str = "auto") -> "SavedAgent | None":
+    """The agent of Stable-Baselines3 that lies beside a model; None if there is none.
+
+    Raises:
+        DiamondGymError: The file is not the one that the card describes, none of SB3's, or needs its pickles to be
+            opened.
+    """
+    path = verified_file(entry, AGENT)
+    if path is None:
+        return None
+    from diamond_gym.trainers.sb3_files import open_agent
+
+    return open_agent(path, device)
+
+
+def own_agent(model: "WorldModel") -> ActorCritic:
+    """The agent of the paper's kind that came with a model.
+
+    Raises:
+        ModelNotFound: It has none; the message says how to come by one.
+    """
+    if model.actor_critic is not None:
+        return model.actor_critic
+    if model.card is None:
+        raise ModelNotFound("this world model has no agent of its own")
+    game = model.card.game
+    advice = f": train one with `diamond-gym train-agent --game {game}`, or fetch the authors' with `pull {game}`"
+    raise ModelNotFound(
+        f"the world model '{model.card.name}' has no agent of its own{advice if game in games() else ''}"
+    )
 
 
 def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:

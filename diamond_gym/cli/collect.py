@@ -150,7 +150,7 @@ class Collect(WorldOptions):
 
             saved = open_agent(Path(self.agent))
         elif entry.file(AGENT) is not None:  # asked first: Stable-Baselines3 need not be installed
-            from diamond_gym.trainers.own_agent import own_file
+            from diamond_gym.trainers.policies import own_file
 
             saved = own_file(entry)
         if saved is not None:

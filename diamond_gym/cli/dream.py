@@ -105,8 +105,7 @@ class DreamCommand:
     @contextmanager
     def _player(self, envs: "DreamVectorEnv") -> Iterator[_Player]:
         """Whoever chooses the actions, from frames (B, H, W, C) and the rows in which a dream begins (B,)."""
-        from diamond_gym.trainers.own_agent import own_agent, own_file
-        from diamond_gym.trainers.policies import DreamPolicy, HeldActions
+        from diamond_gym.trainers.policies import DreamPolicy, HeldActions, own_agent, own_file
 
         if self.agent is None:
             yield HeldActions(envs, self.repeat, self.seed)

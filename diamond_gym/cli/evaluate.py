@@ -179,7 +179,7 @@ class Evaluate:
             return name, {self._saved.name: saved}
         if not self._own:
             return self._where(None), {}
-        from diamond_gym.trainers.own_agent import own_agent, own_file
+        from diamond_gym.trainers.policies import own_agent, own_file
 
         entry = resolve(self.model or self.game or game_name(self.env or ""))
         name = entry.card.game

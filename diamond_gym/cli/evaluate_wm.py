@@ -117,7 +117,7 @@ class EvaluateWm:
         model = load_world_model(entry, self.device, self.precision)
         saved = None
         if AGENT in card.files:  # only then Stable-Baselines3 has to be there
-            from diamond_gym.trainers.own_agent import own_file
+            from diamond_gym.trainers.policies import own_file
 
             saved = own_file(entry, self.device)
         world = world_of(card, self.env, self.render_obs)

@@ -251,7 +251,7 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
         return OwnAgent(loaded.model.actor_critic), ""
     try:
         from diamond_gym.play.agent import SavedAgentLooksOn
-        from diamond_gym.trainers.own_agent import own_file
+        from diamond_gym.trainers.policies import own_file
         from diamond_gym.trainers.sb3_files import open_agent as opened
     except ModuleNotFoundError:
         why = "its agent needs stable_baselines3: pip install 'diamond-gym[sb3]'"
