@@ -7,8 +7,7 @@ import numpy as np
 import worlds
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.trainers.appearances import Appearances, appearances
-from diamond_gym.trainers.focus import FocusedSampler
+from diamond_gym.trainers.batches import Appearances, FocusedSampler, appearances
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 

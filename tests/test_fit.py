@@ -16,7 +16,7 @@ from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.networks.denoiser import DenoiserConfig
 from diamond_gym.registry import load_world_model, save_model
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.focus import Focus, FocusedSampler, find_events
+from diamond_gym.trainers.batches import Focus, FocusedSampler, find_events
 from diamond_gym.trainers.loop import Loop, Rhythm, train
 from diamond_gym.trainers.optim import OptimizerConfig, average, lr_factor
 from diamond_gym.trainers.register import half, make_card

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler, cut, windows
-from diamond_gym.trainers.appearances import Appearances
+from diamond_gym.trainers.batches import Appearances, Focus, FocusedSampler
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.focus import Focus, FocusedSampler
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer

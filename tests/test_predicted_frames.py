@@ -12,7 +12,7 @@ from diamond_gym.data.segments import to_tensors
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.inference import FoldedDenoiser
 from diamond_gym.sampler import sample
-from diamond_gym.trainers.scheduled_sampling import ONE_STEP, dreamed
+from diamond_gym.trainers.predictions import ONE_STEP, dreamed
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 DREAMING = replace(

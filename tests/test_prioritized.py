@@ -11,8 +11,8 @@ from stubs import Conditioned
 
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.trainers import focus
-from diamond_gym.trainers.focus import PrioritizedSteps, errors
+from diamond_gym.trainers import predictions
+from diamond_gym.trainers.predictions import PrioritizedSteps, errors
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 PRIORITIZED = replace(worlds.CONFIG, prioritized=0.5, prioritized_every=2)
@@ -84,7 +84,7 @@ def test_a_fitting_looks_them_up_now_and_then_and_resumes(tmp_path, monkeypatch)
     asked = []
     examine = PrioritizedSteps.examine
     monkeypatch.setattr(PrioritizedSteps, "examine", lambda self, *rest: (asked.append(fit.step), examine(self, *rest)))
-    monkeypatch.setattr(focus, "EXAMINED", 40)
+    monkeypatch.setattr(predictions, "EXAMINED", 40)
     fit = WorldModelTrainer(PRIORITIZED, store, total_steps=6)
     for _ in range(3):
         fit.train_step()

@@ -26,8 +26,7 @@ from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.registry import Card
 from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.schema import check_least, check_shares
-from diamond_gym.trainers.appearances import Appearances
-from diamond_gym.trainers.focus import Focus, FocusedSampler, find_events, split
+from diamond_gym.trainers.batches import Appearances, Focus, FocusedSampler, find_events, split
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import OptimizerConfig, adamw, lr_factor, update
 from diamond_gym.world_model import WorldModel

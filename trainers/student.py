@@ -18,7 +18,7 @@ from diamond_gym.networks.inference import FoldedDenoiser, prepared
 from diamond_gym.registry import Card, Entry
 from diamond_gym.registry.card import now
 from diamond_gym.sampler import SamplerConfig, sample
-from diamond_gym.trainers.appearances import Appearances
+from diamond_gym.trainers.batches import Appearances
 from diamond_gym.trainers.distill import DistillConfig
 from diamond_gym.trainers.fidelity import HORIZONS, Table, figures, rounded
 from diamond_gym.trainers.register import made_here

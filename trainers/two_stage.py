@@ -17,6 +17,7 @@ from diamond_gym.data.segments import SegmentSampler, to_tensors
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.preconditioning import TrainingNoise
+from diamond_gym.trainers.batches import sampling_of
 from diamond_gym.trainers.loop import ALONE, Processes, own_rows
 from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.trainers.world_model_config import Size, WorldModelConfig
@@ -81,12 +82,9 @@ class TwoStageTrainer(WorldModelTrainer):
         super()._begin_chance(store)
         config, own = self.config, self.config.upsampler
         rng = np.random.default_rng([self._seed, self._fabric.global_rank, self.step, 1])
-        how: dict[str, Any] = {} if config.age_weights is None else {"weights": config.age_weights}
         length = own.denoiser.inner_model.num_steps_conditioning + 1 + own.num_autoregressive_steps
         rows = own_rows(self._fabric, own.optimizer.batch_size)
-        self.upsampler_batches = SegmentSampler(
-            self._large, length, rows, False, rng, across_lives=config.across_lives, **how
-        )
+        self.upsampler_batches = SegmentSampler(self._large, length, rows, False, rng, **sampling_of(config))
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Updates both stages, each when it is its turn."""

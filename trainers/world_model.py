@@ -22,8 +22,7 @@ from diamond_gym.networks.inference import FoldedDenoiser, prepared
 from diamond_gym.networks.kernels.training import train_with_kernels
 from diamond_gym.networks.preconditioning import TrainingNoise, training_levels
 from diamond_gym.networks.reward_end import RewardEnd
-from diamond_gym.trainers.batches import denoiser_batches, reward_end_batches
-from diamond_gym.trainers.focus import PrioritizedSteps, motion_weight
+from diamond_gym.trainers.batches import denoiser_batches, motion_weight, reward_end_batches
 from diamond_gym.trainers.loop import ALONE, Objective, Processes
 from diamond_gym.trainers.optim import (
     OptimizerConfig,
@@ -34,8 +33,8 @@ from diamond_gym.trainers.optim import (
     parameter_groups,
     update,
 )
+from diamond_gym.trainers.predictions import PrioritizedSteps, dreamed
 from diamond_gym.trainers.recorded import Loss, RecordedUpdates, can_record, to_be_copied
-from diamond_gym.trainers.scheduled_sampling import dreamed
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
 
