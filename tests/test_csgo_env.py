@@ -26,7 +26,7 @@ from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelCo
 from diamond_gym.registry.released import read_released
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.register import register
-from diamond_gym.trainers.released_starts import starts_from_folder
+from diamond_gym.trainers.start_states import starts_from_folder
 from diamond_gym.two_stage import FAST, TWO_STAGE_QUALITIES
 from diamond_gym.world_model import WorldModel
 

@@ -158,7 +158,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.play import serving
     from diamond_gym.registry import hub
-    from diamond_gym.trainers import collect, released_starts, sb3
+    from diamond_gym.trainers import collect, sb3, start_states
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer
     from diamond_gym.trainers.world_model import WorldModelTrainer
     from diamond_gym.trainers.worlds import World
@@ -208,7 +208,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (hub, "fetch_published", reached),
         (hub, "fetch_model", reached),
         (hub, "push", reached),
-        (released_starts, "starts_from_game", reached),
+        (start_states, "starts_from_game", reached),
         (World, "envs", lambda *_, **__: no_games),
         (torch, "set_num_threads", lambda threads: None),
     ):

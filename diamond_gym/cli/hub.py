@@ -85,7 +85,7 @@ class ImportDiamond:
 def finish(model: "Released", starts: Path | None, steps: int, seed: int, metadata: Mapping[str, Any]) -> "Entry":
     """Registers an imported or pulled model, with start states from where they are to be had."""
     from diamond_gym.trainers.register import check_free, register
-    from diamond_gym.trainers.released_starts import can_collect, starts_from_folder, starts_from_game
+    from diamond_gym.trainers.start_states import can_collect, starts_from_folder, starts_from_game
 
     check_free(model.card.name)
     result = None
