@@ -29,8 +29,9 @@ from diamond_gym.registry import (
 )
 from diamond_gym.trainers import evaluate
 from diamond_gym.trainers.policies import own_file, policy_maker
+from diamond_gym.trainers.register import register_file
 from diamond_gym.trainers.sb3 import AgentConfig
-from diamond_gym.trainers.sb3_files import open_agent, packed, register_file
+from diamond_gym.trainers.sb3_files import open_agent, packed
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
 
@@ -84,11 +85,11 @@ def test_stable_baselines_reads_what_was_packed(agents: dict[str, Path], tmp_pat
     assert loaded.predict(np.zeros((SIDE, SIDE, 12), np.uint8), deterministic=True)[0] in range(ACTIONS)
 
 
-def test_what_is_no_agent_is_not_packed(tmp_path: Path) -> None:
+def test_what_is_no_agent_is_not_registered(trained: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("data", "{}")
     with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3"):
-        packed(tmp_path / "a.zip")
+        register_file(resolve("tiny"), tmp_path / "a.zip")
 
 
 def test_registered_it_is_a_file_of_the_model(trained: Path) -> None:

@@ -112,7 +112,7 @@ def test_real_games_go_on(tmp_path):
 def test_a_checkpoint_of_another_kind(tmp_path, stub_dreams):
     run_training(tmp_path, 1, algo="a2c")
     torch.save({"step": 1, "agent": {}}, tmp_path / CHECKPOINT)
-    with pytest.raises(DamagedModel, match="begin the run anew"):
+    with pytest.raises(DamagedModel, match="of another version of diamond-gym"):
         run_training(tmp_path, 1, algo="a2c")
 
 

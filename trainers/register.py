@@ -13,7 +13,7 @@ from diamond_gym import __version__
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
-from diamond_gym.registry import Card, Entry, entries, save_model, with_agent
+from diamond_gym.registry import Card, Entry, entries, save_model, with_agent, with_agent_file
 from diamond_gym.registry.card import now
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from diamond_gym.registry.released import Released
     from diamond_gym.trainers.diamond import DiamondTrainer
     from diamond_gym.trainers.world_model_config import WorldModelConfig
+
+
+# What of an agent's card goes into that of its world model.
+_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
 
 
 def make_card(
@@ -163,6 +167,23 @@ def register_agent(entry: Entry, agent: ActorCritic, facts: Mapping[str, Any]) -
         facts: What its card says of the training.
     """
     return with_agent(entry, asdict(agent.config), _rounded(agent), facts)
+
+
+def register_file(entry: Entry, path: Path) -> Entry:
+    """Registers a model together with a saved agent as its own, made as small as it can be; `path` stays as it is.
+
+    Raises:
+        DiamondGymError: The agent cannot be opened, cannot play the model's game, or did not learn in this model's
+            dreams.
+    """
+    from diamond_gym.trainers.sb3_files import open_agent, packed
+
+    saved, card = open_agent(path, "cpu"), entry.card
+    saved.check(card.game, card.obs_shape, card.codec)
+    if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
+        raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
+    facts = asdict(saved.card)
+    return with_agent_file(entry, packed(path), {key: facts[key] for key in _FACTS if facts[key] is not None})
 
 
 def _rounded(agent: ActorCritic) -> dict[str, torch.Tensor]:

@@ -22,13 +22,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor
 
 from diamond_gym.action_spaces import codec_of_space
-from diamond_gym.errors import BadArgument, DamagedModel
+from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, resolve
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3_card import AgentCard
-from diamond_gym.trainers.sb3_files import save_agent
+from diamond_gym.trainers.sb3_files import AgentCard, save_agent
 from diamond_gym.trainers.worlds import check_rewarded, find_world
 from diamond_gym.world_model import WorldModel
 
@@ -90,17 +89,15 @@ class AgentConfig:
             }  # fmt: skip
         if self.algo == "a2c":
             return {"n_steps": 8, "learning_rate": 7e-4, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.01}
-        if self.algo == "sac":
-            return {
-                "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "batch_size": 64, "gamma": 0.98,
-                "buffer_size": max(self.n_envs, min(self.steps, _REPLAY // self.frame_stack)),
-                "learning_starts": min(1_000, self.steps // 10), "learning_rate": 3e-4,
-            }  # fmt: skip
-        return {
-            # an update every two steps and returns of ten, for few steps (as in van Hasselt et al. 2019, 1906.05243)
-            "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "n_steps": 10, "gamma": 0.98,
+        replay = {
+            "train_freq": 1, "gradient_steps": max(1, self.n_envs // 2), "gamma": 0.98,
             "buffer_size": max(self.n_envs, min(self.steps, _REPLAY // self.frame_stack)),
-            "learning_starts": min(3_000, self.steps // 10), "target_update_interval": 2_000,
+        }  # fmt: skip
+        if self.algo == "sac":
+            return replay | {"batch_size": 64, "learning_starts": min(1_000, self.steps // 10), "learning_rate": 3e-4}
+        return replay | {
+            # an update every two steps and returns of ten, for few steps (as in van Hasselt et al. 2019, 1906.05243)
+            "n_steps": 10, "learning_starts": min(3_000, self.steps // 10), "target_update_interval": 2_000,
             "exploration_fraction": 0.25, "exploration_final_eps": 0.02, "learning_rate": 2e-4,
         }  # fmt: skip
 
@@ -167,22 +164,19 @@ class SB3Trainer:
         bridge: The dreams or games, single frames (H, W, C).
     """
 
-    def __init__(
-        self, config: AgentConfig, run: RunFolder | None = None, progress: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, config: AgentConfig, run: RunFolder | None = None) -> None:
         """Begins a training, or resumes the one in the folder `run`.
-
-        `progress` is called after each step of the batch with the steps so far.
 
         Raises:
             DiamondGymError: There is no such game or model, or the run was begun with other options.
         """
-        self.config, self.total_steps, self._progress = config, config.steps, progress
-        self.entry: Entry | None = None if config.real else resolve(config.model or config.game)
-        if self.entry is not None and self.entry.card.game != config.game:
-            raise BadArgument(f"the model {self.entry.name} dreams {self.entry.card.game}, not {config.game}")
-        if self.entry is not None:
-            check_rewarded(self.entry)
+        self.config, self.total_steps = config, config.steps
+        self.entry: Entry | None = None
+        if not config.real:
+            self.entry = entry = resolve(config.model or config.game)
+            if entry.card.game != config.game:
+                raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {config.game}")
+            check_rewarded(entry)
         self.seconds = 0.0
         self._envs, self.bridge = training_envs(config)
         height, width, _ = self._envs.observation_space.shape or ()
@@ -198,32 +192,28 @@ class SB3Trainer:
                 "train with --algo ppo"
             )
         if run is not None:
-            run.settle(asdict(config) | self._world(), _FREE)
-        self.agent = self._agent(None if run is None else run.load())
+            settings = asdict(config)
+            if self.entry is not None:  # not the agent that the model may have by now
+                model = self.bridge.envs.world_model
+                dreamed_in = WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler)
+                settings["world_model"] = dreamed_in.fingerprint
+            run.settle(settings, _FREE)
+        self.agent = self._agent(run)
         self.agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
         self.step = self.agent.num_timesteps
 
-    def _world(self) -> dict[str, Any]:
-        """What the dreams depend on, as plain data: the model's networks, but not the agent it may have by now."""
-        if self.entry is None:
-            return {}
-        model = self.bridge.envs.world_model
-        return {"world_model": WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler).fingerprint}
-
-    def _agent(self, state: dict[str, Any] | None) -> BaseAlgorithm:
-        """A new agent, with SB3's convolutions for images, or the one of a checkpoint."""
+    def _agent(self, run: RunFolder | None) -> BaseAlgorithm:
+        """A new agent, with SB3's convolutions for images, or the one of the run's checkpoint."""
         config, algorithm = self.config, ALGORITHMS[self.config.algo]
-        if state is None:
+        if run is None or (state := run.load()) is None:
             self.settings = config.settings()
             return algorithm("CnnPolicy", self._envs, seed=config.seed, device=config.device, **self.settings)
-        try:
+        with run.resuming():
             self.settings, self.seconds = state["settings"], state["seconds"]
             usual = {"replay_buffer_class": None}  # chosen anew, as at the beginning
-            agent = algorithm.load(_file(state["agent"]), self._envs, config.device, custom_objects=usual)
+            agent = algorithm.load(io.BytesIO(state["agent"].numpy()), self._envs, config.device, custom_objects=usual)
             if isinstance(agent, OffPolicyAlgorithm):
-                agent.load_replay_buffer(_file(state["replay"]))
-        except KeyError as error:
-            raise DamagedModel(f"this run's checkpoint has no {error}; begin the run anew in another --run") from None
+                agent.load_replay_buffer(io.BytesIO(state["replay"].numpy()))
         agent.set_random_seed(config.seed + agent.num_timesteps)
         return agent
 
@@ -232,8 +222,7 @@ class SB3Trainer:
         began = time.monotonic()
         with suppress(_RolloutDone):
             left = self.total_steps - self.agent.num_timesteps  # schedules run over all steps
-            once = _OneRollout(self._progress)
-            self.agent.learn(left, callback=once, log_interval=sys.maxsize, reset_num_timesteps=False)
+            self.agent.learn(left, callback=_OneRollout(), log_interval=sys.maxsize, reset_num_timesteps=False)
         self.seconds += time.monotonic() - began
         self.step = self.agent.num_timesteps
         logged = self.agent.logger.name_to_value
@@ -280,24 +269,16 @@ class SB3Trainer:
         save_agent(self.agent, out, card)
         return card
 
-    def close(self) -> None:
-        """Lets go of the model, or ends the games."""
-        self._envs.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._envs.close()
 
 
 def _bytes(save: Callable[[io.BytesIO], None]) -> Tensor:
     save(file := io.BytesIO())
     return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
-
-
-def _file(content: Tensor) -> io.BytesIO:
-    return io.BytesIO(content.numpy().tobytes())
 
 
 class _RolloutDone(Exception):
@@ -307,9 +288,7 @@ class _RolloutDone(Exception):
 class _OneRollout(BaseCallback):
     """Ends the training where a second rollout would begin, when all that was played has been learnt from."""
 
-    def __init__(self, progress: Callable[[int], None] | None) -> None:
-        super().__init__()
-        self._progress, self._begun = progress, False
+    _begun = False
 
     def _on_rollout_start(self) -> None:
         if self._begun:
@@ -317,6 +296,4 @@ class _OneRollout(BaseCallback):
         self._begun = True
 
     def _on_step(self) -> bool:
-        if self._progress is not None:
-            self._progress(self.num_timesteps)
         return True

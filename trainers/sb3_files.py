@@ -9,9 +9,9 @@ import importlib
 import io
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import json_to_data
 from stable_baselines3.common.utils import get_device
 
-from diamond_gym.action_spaces import codec_of_space
+from diamond_gym.action_spaces import codec_of_space, codec_of_table
 from diamond_gym.actions import ActionCodec, Discrete
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_path
-from diamond_gym.registry import Entry, with_agent_file
 from diamond_gym.schema import Number
 from diamond_gym.trainers.policies import explore
-from diamond_gym.trainers.sb3_card import AgentCard
 
 CARD = "diamond_gym.json"  # the name within the .zip
 _WEIGHTS, _OPTIMIZER = "policy.pth", "optimizer.pth"  # of SAC there are several of these
@@ -41,11 +39,59 @@ _KNOWN = {
     "sb3_contrib.common.recurrent.policies": "RecurrentActorCriticCnnPolicy",
 }
 _SIDE, _WIDEST, _LARGEST = Number(1, 512), 4096, 1 << 30
-# What of an agent's card goes into that of its world model.
-_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
 _TRAINING_ONLY = {"optimizer_class", "optimizer_kwargs"}
 # What a .zip need not remember: where the last training stood, an eighth of a megabyte a row.
 _LEFT_OUT = ["_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"]
+
+
+@dataclass(frozen=True)
+class AgentCard:
+    """What an agent was trained on, and how.
+
+    Attributes:
+        game, algo, model, frame_stack, seed: As those of `diamond_gym.trainers.sb3.AgentConfig`; for the real game
+            there is no model ("").
+        trained_in: "dream" or "real".
+        model_sha256: Of the world model's weights, where they are known.
+        obs_shape: A single frame, (H, W, C).
+        num_actions: Actions are 0..num_actions-1; of other ones the numbers that world models take for one.
+        steps: Steps of training, over all rows.
+        seconds: How long they took.
+        quality, max_episode_steps: Of the dreams; None for the model's own way, and for the real game.
+        settings: The algorithm's hyperparameters.
+        actions: What kind of actions they are, as a world model's card has it; empty for numbered ones.
+    """
+
+    game: str
+    algo: str
+    trained_in: str
+    model: str
+    model_sha256: str
+    obs_shape: tuple[int, int, int]
+    num_actions: int
+    frame_stack: int
+    steps: int
+    seconds: float
+    seed: int
+    quality: str | None
+    max_episode_steps: int | None
+    settings: dict[str, Any]
+    format: int = 1
+    actions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def codec(self) -> ActionCodec:
+        """The actions that it takes."""
+        return codec_of_table(self.actions, self.num_actions)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `json.dumps(asdict(card))` wrote; fields that are not known yet are left out."""
+        table = json.loads(text)
+        fields = {name: table[name] for name in cls.__dataclass_fields__ if name in table}
+        if not all(isinstance(fields[name], str) for name in ("game", "algo", "model")):
+            raise ValueError("its card is none")
+        return cls(**{**fields, "obs_shape": tuple(table["obs_shape"])})
 
 
 def save_agent(agent: BaseAlgorithm, path: Path, card: AgentCard) -> None:
@@ -61,11 +107,7 @@ def packed(path: Path) -> bytes:
 
     Weights are float16, DQN's target network is its other network, and the optimizer's memory is left out.
     SB3 reads such a file, too.
-
-    Raises:
-        DiamondGymError: It is no agent of SB3's.
     """
-    open_agent(path, "cpu")  # which says what is wrong with it
     result = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
@@ -84,21 +126,6 @@ def packed(path: Path) -> bytes:
                 content = buffer.getvalue()
             target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated alike: same agent, same bytes
     return result.getvalue()
-
-
-def register_file(entry: Entry, path: Path) -> Entry:
-    """Registers a model together with a saved agent as its own, made as small as it can be; `path` stays as it is.
-
-    Raises:
-        DiamondGymError: The agent cannot be opened, cannot play the model's game, or did not learn in this model's
-            dreams.
-    """
-    saved, card = open_agent(path, "cpu"), entry.card
-    saved.check(card.game, card.obs_shape, card.codec)
-    if saved.card is None or saved.card.model_sha256 != card.files["weights"].sha256:
-        raise BadArgument(f"{path} was not trained in the dreams of {entry.name} as it is now")
-    facts = asdict(saved.card)
-    return with_agent_file(entry, packed(path), {key: facts[key] for key in _FACTS if facts[key] is not None})
 
 
 def _tensors(content: bytes) -> Any:

@@ -264,7 +264,8 @@ class TrainAgent:
     def _train_sb3(self) -> int:
         """Trains an agent of Stable-Baselines3, saves and scores it, and registers it if asked; returns the code."""
         from diamond_gym.trainers import sb3
-        from diamond_gym.trainers.sb3_files import open_agent, register_file
+        from diamond_gym.trainers.register import register_file
+        from diamond_gym.trainers.sb3_files import open_agent
 
         same: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in fields(sb3.AgentConfig)}
         same |= {"size": None, "render_obs": None}
