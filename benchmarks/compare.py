@@ -93,7 +93,7 @@ def imagination(name: str, batch: int) -> Callable[[], Any]:
     from diamond_gym.networks.actor_critic import ActorCriticConfig
     from diamond_gym.registry import resolve
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-    from diamond_gym.trainers.agent_worlds import world_to_dream_in
+    from diamond_gym.trainers.imagination import world_to_dream_in
     from diamond_gym.trainers.optim import OptimizerConfig
 
     model = world_to_dream_in(resolve(name))

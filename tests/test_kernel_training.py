@@ -17,7 +17,7 @@ from diamond_gym.networks.kernels import built_kernels, training
 from diamond_gym.networks.kernels.training import Conv3x3, train_with_kernels
 from diamond_gym.registry import resolve
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-from diamond_gym.trainers.agent_worlds import world_to_dream_in
+from diamond_gym.trainers.imagination import world_to_dream_in
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.world_model import WorldModel

@@ -21,8 +21,7 @@ from diamond_gym.play.session import PlaySession
 from diamond_gym.registry import Card, Entry, load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-from diamond_gym.trainers.agent_worlds import sampler_for, world_to_dream_in
-from diamond_gym.trainers.imagination import Imagination
+from diamond_gym.trainers.imagination import Imagination, sampler_for, world_to_dream_in
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.policies import DreamPolicy
 from diamond_gym.trainers.run import RunFolder

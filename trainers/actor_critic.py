@@ -5,7 +5,7 @@ Alonso et al. 2024 (arXiv 2405.12399): REINFORCE with a value baseline on imagin
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.distributions import Categorical
 
 from diamond_gym.chance import Draws, OutsideRandom
 from diamond_gym.dream import Dream
+from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import InnerModel
 from diamond_gym.networks.kernels.training import train_with_kernels
@@ -24,6 +25,9 @@ from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import OptimizerConfig, load_optimizer, lr_factor, update
 from diamond_gym.trainers.recorded import RecordedUpdates, can_record
+
+if TYPE_CHECKING:
+    from diamond_gym.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,6 @@ class ActorCriticLossConfig:
     weight_entropy_loss: float = 0.001
 
     def __post_init__(self) -> None:
-        """Refuses what no objective has."""
         check_config(self, AGENT_LOSS)
 
 
@@ -141,6 +144,20 @@ class AgentFitConfig:
         frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
         return replace(self, network=replace(self.network, **frame, num_actions=num_actions))
 
+    def for_model(self, entry: "Entry") -> Self:
+        """The same with a registered model's frames and actions filled in.
+
+        Raises:
+            BadArgument: The model's actions are not numbered.
+        """
+        card = entry.card
+        if card.codec.is_vector:
+            raise BadArgument(
+                f"DIAMOND's agent takes numbered actions, and those of {entry.name} are {card.codec.space}: "
+                "train with --algo ppo (or sac)"
+            )
+        return self.for_frames(card.obs_shape, card.num_actions)
+
 
 class ActorCriticTrainer:
     """The state of an agent's training, and one step of it.
@@ -241,10 +258,9 @@ class ActorCriticTrainer:
         """
         config = self.config.optimizer
         factor = lr_factor(self.step, config.warmup_steps)
+        self.step += 1
         if self._updates is not None and self.records:
-            figures = self._updates(self._objective, factor)
-            self.step += 1
-            return {**figures}
+            return {**self._updates(self._objective, factor)}
         metrics: dict[str, Tensor] = {}
 
         def loss() -> Tensor:
@@ -253,7 +269,6 @@ class ActorCriticTrainer:
             return value  # type: ignore[no-any-return]
 
         _, norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
-        self.step += 1
         return {**metrics, "agent/grad_norm": norm}
 
     def _loss(self) -> tuple[Tensor, dict[str, Tensor]]:

@@ -30,7 +30,6 @@ class OptimizerConfig:
     """Batches whose gradients are averaged for one update, where one of that size takes too much memory (None: 1)."""
 
     def __post_init__(self) -> None:
-        """Refuses what no optimizer can do."""
         for name in ("lr", "weight_decay", "warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise BadArgument(f"an optimizer's {name} must not be negative, got {getattr(self, name)}")

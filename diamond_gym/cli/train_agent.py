@@ -19,9 +19,9 @@ from diamond_gym.registry import Entry, game, games, home_folder, resolve, updat
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-from diamond_gym.trainers.agent_worlds import agent_for, sampler_for, world_to_dream_in
 from diamond_gym.trainers.aggregate import RANDOM
 from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent, world_of
+from diamond_gym.trainers.imagination import sampler_for, world_to_dream_in
 from diamond_gym.trainers.loop import Rhythm, Trainer, train
 from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
@@ -204,7 +204,7 @@ class TrainAgent:
     def _train_diamond(self) -> int:
         """Trains DIAMOND's actor-critic, registers it with its model, and scores it; returns the exit code."""
         entry = self._entry()
-        config, sampler = agent_for(self.fit, entry), sampler_for(entry, self.quality, self.num_denoising_steps)
+        config, sampler = self.fit.for_model(entry), sampler_for(entry, self.quality, self.num_denoising_steps)
         if self.n_envs is not None:
             config = replace(config, optimizer=replace(config.optimizer, batch_size=self.n_envs))
         folder = self.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{Path(self.preset).stem}"
