@@ -1,6 +1,6 @@
 """An agent that looks on while a person plays, and plays when it is asked to: its chances and its value, each frame."""
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,38 +19,6 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 
-class Agent(Protocol):
-    """An agent as a session uses it: it looks at every frame, and draws an action for it."""
-
-    kind: str
-
-    def see(self, obs: Pixels, window: Tensor, first: bool) -> tuple[list[float], float | None]:
-        """Looks at the next frame.
-
-        Args:
-            obs: The frame, uint8 (H, W, C).
-            window: The dream's last frames of that size, float32 (T, C, H, W) in [-1, 1], the newest last.
-            first: Whether a dream begins with it.
-
-        Returns:
-            A chance per action (of buttons: per button; none where actions cannot be listed), and the value of the
-            frame if the agent has one.
-        """
-        ...
-
-    def draw(self, rng: np.random.Generator) -> Action:
-        """An action for the frame it saw last, by its chances: the same for the same random stream."""
-        ...
-
-    def state(self) -> Any:
-        """All that what it says next depends on, besides the frames."""
-        ...
-
-    def restore(self, state: Any) -> None:
-        """Goes back to a state."""
-        ...
-
-
 class OwnAgent:
     """The agent of the paper's kind that came with a model."""
 
@@ -64,7 +32,16 @@ class OwnAgent:
 
     @torch.no_grad()
     def see(self, obs: Pixels, window: Tensor, first: bool) -> tuple[list[float], float | None]:
-        """Looks at the next frame, where a dream begins also at those before it, as in training."""
+        """Looks at the next frame, where a dream begins also at those before it, as in training.
+
+        Args:
+            obs: The frame, uint8 (H, W, C).
+            window: The dream's last frames of that size, float32 (T, C, H, W) in [-1, 1], the newest last.
+            first: Whether a dream begins with it.
+
+        Returns:
+            The probability of each action, and the value of the frame.
+        """
         if first:
             self._memory = self._network.initial_state(1, self._device)
             for earlier in window[:-1]:
@@ -105,7 +82,17 @@ class SavedAgentLooksOn:
 
     @torch.no_grad()
     def see(self, obs: Pixels, window: Tensor, first: bool) -> tuple[list[float], float | None]:
-        """Looks at the next frame, stacked as `VecFrameStack` does it: black ones before a dream's first."""
+        """Looks at the next frame, stacked as `VecFrameStack` does it: black ones before a dream's first.
+
+        Args:
+            obs: The frame, uint8 (H, W, C).
+            window: Not used.
+            first: Whether a dream begins with it.
+
+        Returns:
+            The probability of each action (of buttons: that each is pressed; none where actions cannot be listed), and
+            the value of the frame if the agent has one.
+        """
         if first:
             self._seen, self._memory = np.zeros_like(self._seen), None
         self._seen = np.concatenate((self._seen[..., obs.shape[-1] :], obs), axis=-1)
@@ -161,6 +148,10 @@ class SavedAgentLooksOn:
     def restore(self, state: Any) -> None:
         """Goes back to a state."""
         self._seen, self._memory = state[0].copy(), state[1]
+
+
+Agent = OwnAgent | SavedAgentLooksOn
+"""What a session calls an agent: either sees every frame, and draws actions by its chances at the last one."""
 
 
 def one_of(chances: list[float], rng: np.random.Generator) -> int:

@@ -6,10 +6,11 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from starlette.websockets import WebSocket
 
 from diamond_gym.play.protocol import Kind, encode, pack
 
@@ -21,19 +22,6 @@ _UNSEEN = 1  # frames of the dream that may be on their way
 _PATIENCE = 2.0  # seconds after which a frame is sent although none was acknowledged
 
 
-class Socket(Protocol):
-    """A connection, as starlette has it."""
-
-    async def send_text(self, data: str) -> None:
-        """Sends JSON."""
-
-    async def send_bytes(self, data: bytes) -> None:
-        """Sends a frame."""
-
-    async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Ends it."""
-
-
 class Channel:
     """The way to a client, whose connection may be lost and come again.
 
@@ -43,7 +31,7 @@ class Channel:
 
     def __init__(self) -> None:
         self.left_at: float | None = None
-        self._socket: Socket | None = None
+        self._socket: WebSocket | None = None
         self._sending = asyncio.Lock()
         self._seen = asyncio.Event()
         self._sequence, self._unseen = 0, deque[int](maxlen=8)
@@ -53,11 +41,11 @@ class Channel:
         """Whether there is a connection."""
         return self._socket is not None
 
-    def is_at(self, socket: Socket) -> bool:
+    def is_at(self, socket: WebSocket) -> bool:
         """Whether it is this connection that the client is at."""
         return self._socket is socket
 
-    async def attach(self, socket: Socket) -> None:
+    async def attach(self, socket: WebSocket) -> None:
         """Takes a connection, in place of one that there may be."""
         before, self._socket, self.left_at = self._socket, socket, None
         self._unseen.clear()
@@ -67,7 +55,7 @@ class Channel:
                 await before.send_text(json.dumps({"type": "closed", "reason": "the session goes on elsewhere"}))
                 await before.close(4001, "resumed elsewhere")
 
-    def detach(self, socket: Socket) -> bool:
+    def detach(self, socket: WebSocket) -> bool:
         """Notes that a connection is lost; False if another one has taken its place."""
         if self._socket is not socket:
             return False

@@ -36,7 +36,7 @@ async def obey(player: Player, message: Message) -> None:
 
 async def _start(player: Player, message: Message) -> None:
     try:
-        game, fps, started = await player.house.open_game(player, message)
+        game, fps, started = await player.server.open_game(player, message)
     except Busy as busy:
         await player.channel.send({"type": "busy", "limit": busy.limit})
         return
@@ -138,5 +138,5 @@ async def _show_branches(player: Player, game: Game, message: Message) -> None:
 
 
 async def _export(player: Player, game: Game, kind: str) -> None:
-    exported = await player.house.export(game, kind, player.fps)
+    exported = await player.server.export(game, kind, player.fps)
     await player.channel.send({"type": "exported", "format": kind, **exported})

@@ -6,13 +6,18 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.websockets import WebSocket
 
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.play.channel import Channel, Socket
+from diamond_gym.play.channel import Channel
 from diamond_gym.play.game import Game
 from diamond_gym.play.protocol import VERSION, Kind, Message
 from diamond_gym.play.view import View
+
+if TYPE_CHECKING:
+    from diamond_gym.play.server import Server
 
 T = TypeVar("T")
 
@@ -30,33 +35,11 @@ class Busy(Exception):
         self.limit = limit
 
 
-class House(Protocol):
-    """The part of the server that a player uses."""
-
-    async def work(self, function: Callable[..., T], *args: Any) -> T:
-        """Computes in a worker thread, in turn with what other players want."""
-        ...
-
-    async def open_game(self, player: "Player", message: Message) -> tuple[Game, int, dict[str, Any]]:
-        """The game that a `start` asks for, its steps a second, and the fields of `started`."""
-        ...
-
-    def close_game(self, game: Game) -> None:
-        """Lets go of a game's model."""
-
-    def leave(self, player: "Player") -> None:
-        """Forgets a player who has gone."""
-
-    async def export(self, game: Game, kind: str, fps: int) -> dict[str, Any]:
-        """Writes a game's last recording to be fetched, and gives the fields of `exported`."""
-        ...
-
-
 class Player:
     """A session of the protocol: at most one game, and at most one connection.
 
     Args:
-        house: The server.
+        server: Where the player is; it computes, and opens and closes games.
 
     Attributes:
         id: The secret with which a lost session is resumed.
@@ -71,11 +54,11 @@ class Player:
         closed: Whether the session has ended.
     """
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, server: "Server") -> None:
         self.id = secrets.token_urlsafe(24)
         self.channel = Channel()
         self.game: Game | None = None
-        self.house = house
+        self.server = server
         self._busy = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
         self.branching: asyncio.Task[None] | None = None
@@ -88,7 +71,7 @@ class Player:
 
     # Connections
 
-    async def attach(self, socket: Socket, resumed: bool) -> None:
+    async def attach(self, socket: WebSocket, resumed: bool) -> None:
         """Takes a connection, in place of one that there may be."""
         await self.channel.attach(socket)
         await self.channel.send({"type": "hello", "version": VERSION, "session": self.id, "resumed": resumed})
@@ -96,7 +79,7 @@ class Player:
             await self.channel.send({"type": "started", **self.started})
             self.changed(frame=True)
 
-    def detach(self, socket: Socket) -> None:
+    def detach(self, socket: WebSocket) -> None:
         """Notes that a connection is lost; the game waits."""
         if self.channel.detach(socket):
             if self.game is not None:
@@ -108,7 +91,7 @@ class Player:
         if self.closed:
             return
         self.closed = True
-        self.house.leave(self)
+        self.server.leave(self)
         if reason:
             await self.channel.send({"type": "closed", "reason": reason})
         await self.end_game()
@@ -124,7 +107,7 @@ class Player:
         """
         await self.end_game()
         if self.closed:
-            self.house.close_game(game)
+            self.server.close_game(game)
             return
         self.game, self.fps, self.started, self.paused = game, fps, started, False
         await self.channel.send({"type": "started", **started})
@@ -141,7 +124,7 @@ class Player:
         async with self._busy:  # a message may still be at work on it
             game, self.game, self._view = self.game, None, None
             if game is not None:
-                self.house.close_game(game)
+                self.server.close_game(game)
 
     # The game
 
@@ -181,7 +164,7 @@ class Player:
     async def do(self, function: Callable[..., T], *args: Any) -> T:
         """Computes with the game in a worker, one thing at a time, also where nobody waits for it any more."""
         async with self._busy:
-            job = asyncio.ensure_future(self.house.work(function, *args))
+            job = asyncio.ensure_future(self.server.work(function, *args))
             try:
                 return await asyncio.shield(job)
             except asyncio.CancelledError:

@@ -21,6 +21,7 @@ from diamond_gym.device import pick_device
 from diamond_gym.dream import Dream
 from diamond_gym.envs.checks import Quality, choose_sampler, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.play.agent import Agent, OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.card import Card
 from diamond_gym.registry.games import games
@@ -229,7 +230,7 @@ def controls_of(codec: ActionCodec, meanings: list[str]) -> dict[str, Any]:
     }
 
 
-def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
+def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Agent | None, str]:
     """An agent for one session.
 
     Args:
@@ -246,11 +247,8 @@ def open_agent(loaded: Loaded, path: str | None = None) -> tuple[Any, str]:
     if path is None and not card.has_agent:
         return None, ""
     if path is None and loaded.model.actor_critic is not None:
-        from diamond_gym.play.agent import OwnAgent
-
         return OwnAgent(loaded.model.actor_critic), ""
     try:
-        from diamond_gym.play.agent import SavedAgentLooksOn
         from diamond_gym.trainers.policies import own_file
         from diamond_gym.trainers.sb3_files import open_agent as opened
     except ModuleNotFoundError:
