@@ -19,6 +19,7 @@ from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import game as game_module
 from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.game import Game
+from diamond_gym.play.reality import real_game_available
 from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Loaded, Worlds, open_agent
@@ -102,7 +103,7 @@ def test_without_sb3_a_line_says_what_the_agent_needs(monkeypatch: pytest.Monkey
 
 
 def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> None:
-    game = begin(worlds, record=tmp_path / "play", recording=True, horizon=6)
+    game = begin(worlds, record=tmp_path / "play", horizon=6)
     game.controls.hold(["w", "space"])
     played = [game.session.now, *(game.advance() for _ in range(10))]
     back = played[-3].step
@@ -122,7 +123,7 @@ def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> 
 
 
 def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: Path) -> None:
-    game = begin(worlds, record=tmp_path / "play", recording=True)
+    game = begin(worlds, record=tmp_path / "play")
     frames(game, 3)
     game.close()
     with EpisodeStore(tmp_path / "play", "r") as store:
@@ -132,7 +133,7 @@ def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: P
 def test_a_store_of_something_else_is_told(worlds: Worlds, tmp_path: Path) -> None:
     with EpisodeStore(tmp_path / "pong", "a", About("Pong", (64, 64, 3), 6)):
         pass
-    game = begin(worlds, record=tmp_path / "pong", recording=True)
+    game = begin(worlds, record=tmp_path / "pong")
     frames(game, 3)
     recorded = game.record(False)
     assert recorded is not None
@@ -240,11 +241,11 @@ def test_models_that_nobody_plays_are_let_go(worlds: Worlds) -> None:
 
 
 def test_worlds_are_listed_without_loading_them(worlds: Worlds) -> None:
-    listing = worlds.listing(lambda game: game == "Pong")
+    listing = worlds.listing()
     assert [world["name"] for world in listing] == ["Breakout", "Boxing", "Freeway", "MsPacman", "Pong"]
     breakout, pong = listing[0], listing[-1]
     assert [model["name"] for model in breakout["models"]] == ["tiny", "breakout-nano"]
-    assert (breakout["real"], pong["real"]) == (False, True)
+    assert (breakout["real"], pong["real"]) == (False, real_game_available("Pong"))
     assert breakout["keys"] == [[["space"], 1], [["w"], 2], [["w", "space"], 3]]
     assert pong["size"] == [64, 64]
     assert not worlds._loaded

@@ -97,7 +97,6 @@ class Play:
             horizon=None if self.horizon == -1 else self.horizon,
             real=self.real,
             record=self.record,
-            recording=self.record is not None,
             replay=log,
         )
         recorded = {} if log is None else log.settings  # what the same bits need

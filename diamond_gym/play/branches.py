@@ -20,6 +20,7 @@ from diamond_gym.two_stage import TwoStageDream
 Pixels = npt.NDArray[np.uint8]
 
 DICE, STEPS = 9, 16  # branches of other dice, and steps of each, where the player says no other number
+NOISES = 6  # that the present frame is sampled with for `Spread`
 
 
 @dataclass
@@ -143,12 +144,11 @@ class Spread:
     Args:
         session: Whose frame; a dream's beginning has no other noises.
         dream: A dream of one row of the same model that nobody uses meanwhile.
-        count: How many other noises.
     """
 
-    def __init__(self, session: PlaySession, dream: Dream, count: int = 6) -> None:
+    def __init__(self, session: PlaySession, dream: Dream) -> None:
         assert session.before is not None
-        self.step, self.count = session.now.step, count
+        self.step = session.now.step
         self._before, self._session, self._dream = session.before, session, dream
         action = session.codec.rest if session.now.action is None else session.now.action
         self._act = as_inputs(action, session.codec, dream.device)
@@ -157,7 +157,7 @@ class Spread:
     @property
     def done(self) -> bool:
         """Whether all frames have been sampled."""
-        return len(self._frames) >= self.count
+        return len(self._frames) >= NOISES
 
     def advance(self) -> None:
         """Samples another frame."""

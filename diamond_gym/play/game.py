@@ -36,7 +36,6 @@ class Game:
         denoise: Whether the denoising is shown.
         branches: The futures that are shown; None without.
         notices: Lines to be shown to the player.
-        noises: Over how many other noises the spread is.
         recorder: Of the recording under way.
         recorded: Of the last one that has ended.
     """
@@ -68,7 +67,6 @@ class Game:
         self.denoise = False
         self.branches: Branches | None = None
         self._spread: Spread | None = None
-        self.noises = 6
         self.recorder: Recorder | None = None
         self.recorded: Recorder | None = None
         settings = {
@@ -84,7 +82,7 @@ class Game:
             self._replay_step()
         else:
             self._apply("real" if begin.real else "reset", begin.seed)
-        if begin.recording:
+        if begin.record is not None:
             self.record(True)
 
     def _apply(self, name: str, value: Any = None, by: str = "human") -> PlayStep:
@@ -96,13 +94,11 @@ class Game:
             step = self.session.apply(name, value, by)
         self.log.note(step.obs)
         if self.recorder is not None and step.step != before:
-            frame = step.obs if step.real is None else step.real.frame
-            if name != "act":
-                self.recorder.begin(frame, self._is_first(step))
-            elif step.real is None:
-                self.recorder.add(step.action, step.reward, step.terminated, step.truncated, frame)
+            frame, reward, ended = _recorded(step)
+            if name == "act":
+                self.recorder.add(step.action, reward, ended, step.truncated, frame)
             else:
-                self.recorder.add(step.action, step.real.reward, step.real.ended, step.truncated, frame)
+                self.recorder.begin(frame, self._is_first(step))
         return step
 
     def _is_first(self, step: PlayStep) -> bool:
@@ -186,8 +182,7 @@ class Game:
         kept = len(session.operations)
         self.log.cut()
         if self.recorder is not None:
-            frame = shown.obs if shown.real is None else shown.real.frame
-            self.recorder.rewind(sum(name == "act" for name, _ in before[kept:]), frame)
+            self.recorder.rewind(sum(name == "act" for name, _ in before[kept:]), _recorded(shown)[0])
         if session.now.quality != quality:
             self._apply("quality", quality)
         return session.now
@@ -232,7 +227,7 @@ class Game:
         if self.session.before is None or self.session.now.step != step:
             return None
         if self._spread is None or self._spread.step != step:
-            self._spread = Spread(self.session, self._spare, self.noises)
+            self._spread = Spread(self.session, self._spare)
         if not self._spread.done:
             self._spread.advance()
         return self._spread.heat_map() if self._spread.done else None
@@ -243,7 +238,7 @@ class Game:
             return None
         if on:
             self.recorder, now = Recorder(), self.session.now
-            self.recorder.begin(now.obs if now.real is None else now.real.frame, self._is_first(now))
+            self.recorder.begin(_recorded(now)[0], self._is_first(now))
             return None
         recorder, self.recorder = self.recorder, None
         assert recorder is not None
@@ -259,7 +254,7 @@ class Game:
 
     @property
     def store(self) -> Path:
-        """The folder that recordings are stored in."""
+        """The folder that recordings are stored in: by default one in the user's own."""
         if self.begin.record is not None:
             return self.begin.record
         kind = "dream" if self.session.now.real is None else "real"
@@ -281,3 +276,10 @@ class Game:
         self.record(False)
         if self.session.reality is not None:
             self.session.reality.close()
+
+
+def _recorded(step: PlayStep) -> tuple[Pixels, float, bool]:
+    """The frame, reward and end that a recording has of a step: the real game's where that runs beside the dream."""
+    if step.real is None:
+        return step.obs, step.reward, step.terminated
+    return step.real.frame, step.real.reward, step.real.ended

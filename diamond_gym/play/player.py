@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.websockets import WebSocket
 
 from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.play.branches import NOISES
 from diamond_gym.play.channel import Channel
 from diamond_gym.play.game import Game
-from diamond_gym.play.protocol import VERSION, Kind, Message
+from diamond_gym.play.protocol import VERSION, Kind
 from diamond_gym.play.view import View
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class Player:
         while game.denoise and game.session.before is not None and game.session.now.step == step:
             heat = await self.do(game.spread, step)
             if heat is not None:
-                await self.channel.send({}, [(Kind.SPREAD, game.noises, heat)], step)
+                await self.channel.send({}, [(Kind.SPREAD, NOISES, heat)], step)
                 return
 
     def _state(self, game: Game, view: View) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from diamond_gym.envs.atari import RealEnv
 from diamond_gym.envs.atari_game import RealState
+from diamond_gym.registry.games import games
+from diamond_gym.trainers.worlds import can_play_atari
 
 Frame = npt.NDArray[np.uint8]
 
@@ -16,11 +18,7 @@ _HELD = 4  # steps for which random play holds an action
 
 def real_game_available(game: str) -> bool:
     """Whether the real game of that name can be played here: it is one of Atari 100k, and ale-py is installed."""
-    from importlib.util import find_spec
-
-    from diamond_gym.registry.games import games
-
-    return game in games() and find_spec("ale_py") is not None and find_spec("cv2") is not None
+    return game in games() and can_play_atari()
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class Reality:
         self._env, self._num_frames = RealEnv(game=game), num_frames
         self._frame: Frame | None = None
         self._ended = False
-        self.divergence: list[float] = []
 
     def begin(self, seed: int | None = None) -> tuple[Frame, npt.NDArray[np.int64]]:
         """Plays a new game at random to some moment.
@@ -80,7 +77,7 @@ class Reality:
             actions.append(action)
             if ended or cut:
                 frames, actions = [self._env.reset()[0]], []
-        self._frame, self._ended, self.divergence = frames[-1], False, []
+        self._frame, self._ended = frames[-1], False
         n = self._num_frames
         return np.stack(frames[-n:]), np.array(actions[len(actions) - n + 1 :], np.int64)
 
@@ -91,15 +88,12 @@ class Reality:
             action: The dream's action.
             dreamed: The frame that the dream came to, uint8 (H, W, C).
         """
-        assert self._frame is not None, "begin() comes first"
         reward = 0.0
         if not self._ended:
             self._frame, reward, ended, cut, _ = self._env.step(action)
             self._ended = ended or cut
-        assert self._frame is not None
-        error = float(np.abs(self._frame.astype(np.int16) - dreamed.astype(np.int16)).mean())
-        self.divergence.append(error)
-        return RealStep(self._frame, reward, self._ended, error)
+        error = float(np.abs(self.frame.astype(np.int16) - dreamed.astype(np.int16)).mean())
+        return RealStep(self.frame, reward, self._ended, error)
 
     @property
     def frame(self) -> Frame:
@@ -107,15 +101,14 @@ class Reality:
         assert self._frame is not None, "begin() comes first"
         return self._frame
 
-    def clone_state(self) -> tuple[RealState, Frame, bool, int]:
+    def clone_state(self) -> tuple[RealState, Frame, bool]:
         """The game at this moment; small, as it holds the game's actions and not its memory."""
-        return self._env.clone_state(), self.frame, self._ended, len(self.divergence)
+        return self._env.clone_state(), self.frame, self._ended
 
-    def restore_state(self, state: tuple[RealState, Frame, bool, int]) -> None:
+    def restore_state(self, state: tuple[RealState, Frame, bool]) -> None:
         """Goes back to a moment of the same game by playing it again, at a millisecond a step."""
-        self._env.restore_state(state[0])
-        _, self._frame, self._ended, steps = state
-        del self.divergence[steps:]
+        game, self._frame, self._ended = state
+        self._env.restore_state(game)
 
     def close(self) -> None:
         """Ends the game."""

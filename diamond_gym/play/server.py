@@ -27,7 +27,6 @@ from diamond_gym.play.game import Game
 from diamond_gym.play.guard import Guard
 from diamond_gym.play.player import Busy, Player
 from diamond_gym.play.protocol import MESSAGE_BYTES, MESSAGES_PER_SECOND, VERSION, BadMessage, Message, parse, png
-from diamond_gym.play.reality import real_game_available
 from diamond_gym.play.recording import export
 from diamond_gym.play.settings import Begin, Settings
 from diamond_gym.play.worlds import Worlds, controls_of, own_quality
@@ -104,7 +103,7 @@ class Server:
         return FileResponse(STATIC / "index.html")
 
     async def _worlds(self, request: Request) -> Response:
-        worlds = await asyncio.to_thread(self.worlds.listing, real_game_available)
+        worlds = await asyncio.to_thread(self.worlds.listing)
         limits = {
             "sessions": self.settings.max_sessions,
             "message_bytes": MESSAGE_BYTES,
@@ -191,7 +190,7 @@ class Server:
             if player.game is None:
                 self._places.discard(player)
             raise
-        listing = await asyncio.to_thread(self.worlds.listing, real_game_available)
+        listing = await asyncio.to_thread(self.worlds.listing)
         model, now = loaded.model, game.session.now
         started = {
             **next((world for world in listing if world["name"] == entry.card.game), {}),

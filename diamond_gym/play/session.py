@@ -41,6 +41,7 @@ class PlaySession:
 
     Attributes:
         now: The present step.
+        reality: The real game, which the operation "real" needs.
         operations: Each `(name, value)` since the session began, as `apply` takes them; rewound ones are gone.
         trajectory: The present frame while it was denoised, n + 1 of (1, C, H, W) in [-1, 1]; empty at a beginning.
         before: The dream's state before the last step, with its random stream; None at a beginning.
@@ -54,7 +55,6 @@ class PlaySession:
         quality: str | None = None,
         horizon: int | None = None,
         agent: Agent | None = None,
-        reality: Reality | None = None,
         dream: Dream | None = None,
     ) -> None:
         """Begins a dream.
@@ -65,13 +65,13 @@ class PlaySession:
             quality: How frames are sampled; None for the model's own way.
             horizon: Steps after which a dream ends, None for never.
             agent: Looks on, and may choose actions.
-            reality: The real game beside it; the dream then begins from the game's frames.
             dream: A dream of one row of the model that nobody else uses; a new one by default.
 
         Raises:
             DiamondGymError: There is no such quality, or the model has no starts.
         """
-        self.model, self.agent, self.reality = model, agent, reality
+        self.model, self.agent = model, agent
+        self.reality: Reality | None = None
         self.dream = dream or model.dream(1)
         self.dream.horizon = horizon
         self.codec, card = model.codec, model.card
@@ -86,7 +86,7 @@ class PlaySession:
         if quality is not None:
             self.apply("quality", quality)
         if seed is not None:
-            self.apply("reset" if reality is None else "real", seed)
+            self.apply("reset", seed)
 
     def apply(self, name: str, value: Any = None, by: str = "human") -> PlayStep:
         """Does one operation.

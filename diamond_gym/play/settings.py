@@ -18,8 +18,7 @@ class Begin:
         agent_plays: Whether it plays until somebody else does.
         horizon: Steps after which a dream ends, None for never.
         real: Whether the real game runs beside it.
-        record: The store that recordings go into; None for one in the user's folder.
-        recording: Whether it is recorded from the first step on.
+        record: The store that the game is recorded into, from the first step on; None to record only when asked to.
         replay: A recording to be played again.
     """
 
@@ -31,7 +30,6 @@ class Begin:
     horizon: int | None = None
     real: bool = False
     record: Path | None = None
-    recording: bool = False
     replay: ActionLog | None = None
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from diamond_gym.envs.checks import Quality, choose_sampler, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.agent import Agent, OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
+from diamond_gym.play.reality import real_game_available
 from diamond_gym.registry.card import Card
 from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import Precision
@@ -116,12 +116,8 @@ class Worlds:
                 return entry
         raise UnknownWorld("there is no such world" if model is None else "there is no such model of this world")
 
-    def listing(self, real: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """The worlds as clients are told of them, without loading any model; see docs/play-protocol.md.
-
-        Args:
-            real: Whether a game can be played here itself.
-        """
+    def listing(self) -> list[dict[str, Any]]:
+        """The worlds as clients are told of them, without loading any model; see docs/play-protocol.md."""
         return [
             {
                 "name": name,
@@ -135,7 +131,7 @@ class Worlds:
                     for entry in entries
                 ],
                 "preview": f"/api/preview/{name}.png",
-                "real": real(name) and is_like_the_game(entries[0].card),
+                "real": real_game_available(name) and is_like_the_game(entries[0].card),
                 **controls_of(entries[0].card.codec, list(entries[0].card.action_meanings)),
                 "size": list(entries[0].card.obs_shape[:2]),
                 "qualities": qualities_of(entries[0].card),
