@@ -9,19 +9,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import PolicyName, read_store, store_folder, world_of
-from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps
+from diamond_gym.cli.collect import PolicyName, store_folder, world_of
+from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps, launched, recorded_stores
 from diamond_gym.cli.numbers import check_least, check_positive
 from diamond_gym.cli.terminal import console, counting
-from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.device import keep_memory
+from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, load_world_model, resolve, save_model
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.distill import DistillConfig, DistillTrainer, check_can_teach
-from diamond_gym.trainers.loop import any_process, launch
 from diamond_gym.trainers.presets import plain_command_line
 from diamond_gym.trainers.register import half
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
@@ -100,13 +98,8 @@ class Distill:
         if name == entry.name:
             raise BadArgument(f"--student is {name}, the teacher's own name: the student would take its place")
         folder = self.run_folder or home_folder() / "runs" / name
-        fabric = launch(self.device)
+        fabric, device, precision = launched(self.device, self.precision)
         main = fabric.is_global_zero
-        device = fabric.device or pick_device(self.device)
-        # what is measured may differ between processes
-        in_half = any_process(fabric, pick_precision(self.precision, device) == "bfloat16")
-        precision: Precision = "bfloat16" if in_half else "float32"
-        console.quiet = not main
         teacher = load_world_model(entry, str(device), precision)
         if self.dry_run:
             return self._plan(world, teacher) if main else 0
@@ -139,15 +132,9 @@ class Distill:
     def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore | None]:
         """Where dreams begin, and what is held out; recordings alone are taken as they are, held out or not."""
         folder = self._store(world)
-        test = held_out_beside(folder)
         if world.env:
             return both_stores(folder, world, (self.collect_steps, self.test_steps), self.seed, self.policy)
-        if not (folder / ABOUT).exists():
-            raise DiamondGymError(f"there is no play in {folder} to dream from; --data names another store")
-        held_out = read_store(test, world) if (test / ABOUT).exists() else None
-        if held_out is None:
-            console.print(f"nothing is held out (in {test}): the student will not be measured", soft_wrap=True)
-        return read_store(folder, world), held_out
+        return recorded_stores(folder, world)
 
     def _settings(self, entry: Entry) -> dict[str, Any]:
         """What a run was begun with; another teacher of the same name is another one."""

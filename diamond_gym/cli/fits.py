@@ -1,14 +1,19 @@
-"""What the commands that fit a model share: a store to learn from and one held out, and the fitting of a run."""
+"""What the commands that fit a model share: devices, a store to learn from and one held out, and the fitting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience
+import torch
+
+from diamond_gym.cli.collect import TEST_SEED, PolicyName, experience, read_store
 from diamond_gym.cli.terminal import console, fitting
 from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.trainers.loop import Processes, Trainer, train
+from diamond_gym.device import pick_device, pick_precision
+from diamond_gym.errors import DiamondGymError
+from diamond_gym.registry.loading import Precision
+from diamond_gym.trainers.loop import Processes, Trainer, any_process, launch, train
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
 
@@ -18,6 +23,30 @@ if TYPE_CHECKING:
 HORIZON = 16
 """Steps of the dreams that are drawn and measured."""
 _DRAWN = 3  # dreams of a picture
+
+
+def launched(device: str, precision: str) -> tuple[Processes, torch.device, Precision]:
+    """Joins the processes that torchrun has started, of which the first one alone prints.
+
+    Args:
+        device: "auto", or one of torch's.
+        precision: "auto", "float32" or "bfloat16".
+
+    Returns:
+        The processes, this one's device, and the precision of all of them.
+    """
+    fabric = launch(device)
+    console.quiet = not fabric.is_global_zero
+    place = fabric.device or pick_device(device)
+    # what is measured may differ between processes
+    in_half = any_process(fabric, pick_precision(precision, place) == "bfloat16")
+    return fabric, place, "bfloat16" if in_half else "float32"
+
+
+def sizes(networks: Mapping[str, torch.nn.Module]) -> str:
+    """The names of networks, each with its number of parameters: "denoiser 1.21 M, agent 0.40 M"."""
+    millions = {name: sum(p.numel() for p in network.parameters()) / 1e6 for name, network in networks.items()}
+    return ", ".join(f"{name} {number:.2f} M" for name, number in millions.items())
 
 
 def both_stores(
@@ -34,6 +63,21 @@ def both_stores(
     """
     first = experience(folder, world, steps[0], seed, policy)
     return first, experience(held_out_beside(folder), world, steps[1], seed + TEST_SEED, policy)
+
+
+def recorded_stores(folder: Path, world: "World") -> tuple[EpisodeStore, EpisodeStore | None]:
+    """Opens recordings as they are, and those held out beside them if there are any.
+
+    Raises:
+        DiamondGymError: There is nothing to learn from.
+    """
+    store, test = read_store(folder, world), held_out_beside(folder)
+    if not store.num_steps:
+        raise DiamondGymError(f"there is no experience in {folder} to learn from")
+    if (test / ABOUT).exists():
+        return store, read_store(test, world)
+    console.print(f"nothing is held out (in {test}): the model will not be measured", soft_wrap=True)
+    return store, None
 
 
 def lacking_steps(folder: Path, steps: tuple[int, int]) -> int:

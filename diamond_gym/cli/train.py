@@ -1,6 +1,7 @@
 """`diamond-gym train`: DIAMOND's whole loop, from nothing to an agent, on an Atari game or an environment of yours."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,17 +11,18 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.cli.collect import WorldOptions, store_folder
+from diamond_gym.cli.fits import launched, sizes
 from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, progress_line, showing
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.device import keep_memory, pick_device, pick_precision
+from diamond_gym.device import keep_memory
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
-from diamond_gym.trainers.evaluate import Scores, score
-from diamond_gym.trainers.loop import Loop, Processes, any_process, launch
+from diamond_gym.trainers.evaluate import score
+from diamond_gym.trainers.loop import Loop
 from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
@@ -30,6 +32,7 @@ from diamond_gym.trainers.worlds import World, check_learnable
 
 # options that may differ when a run is resumed
 _FREE = frozenset({"minutes", "finish", "device", "precision", "compile", "videos_every", "wandb", "name"})
+_ROWS = 10  # games side by side that score the agent
 _NOT_SETTLED = ("run_folder", "dry_run", "loop")
 _NO_DIFFERENCE = ("run", "minutes", "finish", "device", "compile", "videos-every", "wandb", "dry-run")
 
@@ -93,25 +96,46 @@ class Train(WorldOptions):
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
         world = self.world()
         check_learnable(world.about, numbered=True)
+        fabric, device, precision = launched(self.device, self.precision)
+        main = fabric.is_global_zero
         if self.dry_run:
-            device = pick_device(self.device)
-            return self._plan(world, device, pick_precision(self.precision, device))
+            return self._plan(world, device, precision) if main else 0
         label = f"{world.name.lower()}-diamond-{Path(self.preset).stem}"
-        fabric = launch(self.device)
-        device = fabric.device or pick_device(self.device)
-        precision = pick_precision(self.precision, device)
-        if any_process(fabric, precision == "bfloat16"):  # what is measured may differ between them
-            precision = "bfloat16"
-        console.quiet = not fabric.is_global_zero
-        if self.name is not None or self.preset != "smoke":
+        if self._registers:
             local_folder(self.name or label)  # a name that cannot be had is better refused now than after hours
         folder = self.run_folder or home_folder() / "runs" / label
         keep_memory()
-        with RunFolder(folder, main=fabric.is_global_zero) as run:
+        with RunFolder(folder, main=main) as run:
             run.settle(self._settings(), _FREE)
-            if self.wandb and fabric.is_global_zero:
+            if self.wandb and main:
                 mirror_to_wandb(run.path, {**asdict(self.loop), "game": world.name, "seed": self.seed})
-            return Run(self, run, world, label, device, precision, fabric).run()
+            envs = world.envs(self.loop.num_envs) if world.env and main else None
+            data = None if self.data is None else EpisodeStore(store_folder(self.data))
+            training = DiamondTrainer(
+                self.loop, run, world.about, envs, self.seed, device, precision, fabric, self.compile,
+                world.envs if world.env else None, data,
+            )  # fmt: skip
+            with closing(training):
+                networks = training.world_model.world_model.parts | {"agent": training.agent.agent}
+                where = f"{world.name}, epoch {training.epoch:,} of {self.loop.epochs:,} on {device} in {precision}"
+                console.print(f"{folder}: {where} ({sizes(networks)})", soft_wrap=True)
+                if self.finish and training.epoch == 0:
+                    raise BadArgument(f"there is no finished epoch in {folder} to register: leave out --finish")
+                reason = "done" if self.finish else self._epochs(training, world)
+                if reason != "done":
+                    where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
+                    console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
+                    return 130 if reason == "interrupted" else 0
+                if main:
+                    entry = self._register(training, world, label)
+                    if training.config.final_episodes and world.env:
+                        self._score(training, world, entry)
+        return 0
+
+    @property
+    def _registers(self) -> bool:
+        """Whether the model goes into the registry: one of a smoke run has learnt nothing, and needs a name for it."""
+        return self.name is not None or self.preset != "smoke"
 
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_SETTLED}
@@ -127,71 +151,11 @@ class Train(WorldOptions):
         print_phases(phases, f"{device} in {precision}")
         return 0
 
-
-_ROWS = 10  # games side by side that score the agent
-
-
-class Run:
-    """A run in its folder.
-
-    Args:
-        args: What was typed.
-        run: The folder.
-        world: What to learn.
-        label: What the model is called unless the user says otherwise.
-        device: Where to train.
-        precision: Of the world model.
-        fabric: The processes that train together.
-    """
-
-    def __init__(
-        self,
-        args: Train,
-        run: RunFolder,
-        world: World,
-        label: str,
-        device: torch.device,
-        precision: str,
-        fabric: Processes,
-    ) -> None:
-        self._args, self._run, self._world, self._fabric = args, run, world, fabric
-        self._label, self._precision = label, precision
-        envs = world.envs(args.loop.num_envs) if world.env and fabric.is_global_zero else None
-        data = None if args.data is None else EpisodeStore(store_folder(args.data))
-        self._training = DiamondTrainer(
-            args.loop, run, world.about, envs, args.seed, device, precision, fabric, args.compile,
-            world.envs if world.env else None, data,
-        )  # fmt: skip
-        networks = self._training.world_model.world_model.parts | {"agent": self._training.agent.agent}
-        sizes = ", ".join(f"{name} {_millions(network)}" for name, network in networks.items())
-        console.print(
-            f"{run.path}: {world.name}, epoch {self._training.epoch:,} of {args.loop.epochs:,} on {device} "
-            f"in {precision} ({sizes})",
-            soft_wrap=True,
-        )
-
-    def run(self) -> int:
-        """Trains to the end or until it is stopped; returns the exit code."""
-        training = self._training
-        try:
-            if self._args.finish and training.epoch == 0:
-                raise BadArgument(f"there is no finished epoch in {self._run.path} to register: leave out --finish")
-            reason = "done" if self._args.finish else self._epochs()
-            if reason != "done":
-                where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
-                console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
-                return 130 if reason == "interrupted" else 0
-            if self._fabric.is_global_zero:
-                self._finish()
-            return 0
-        finally:
-            training.close()
-
-    def _epochs(self) -> str:
-        training, args, fabric = self._training, self._args, self._fabric
+    def _epochs(self, training: DiamondTrainer, world: World) -> str:
+        """Trains to the end or until it is stopped; returns "done", or what stopped it."""
         done = training.store.num_steps, training.world_model.step, training.agent.step
         rates, table = Rates(training.config, training.epoch, done), EpochTable()
-        looping = Loop(training.save, args.minutes, fabric=fabric)
+        looping = Loop(training.save, self.minutes, fabric=training.fabric)
         with looping as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
 
             def progress(phase: Phase, done: int) -> None:
@@ -204,65 +168,52 @@ class Run:
                 if (figures := training.train_epoch(loop, progress)) is None:
                     break
                 figures |= (speeds := rates.end())
-                self._run.log(training.epoch, speeds)
+                training.run.log(training.epoch, speeds)
                 console.print(table.line(training.epoch, figures, rates.left()), soft_wrap=True, highlight=False)
-                if fabric.is_global_zero and args.videos_every and training.epoch % args.videos_every == 0:
-                    self._film()
+                if training.fabric.is_global_zero and self.videos_every and training.epoch % self.videos_every == 0:
+                    _film(training, world)
         return loop.stopped if training.epoch < training.config.epochs else "done"
 
-    def _film(self) -> None:
-        """Writes what the agent sees in dreams by now, and in the real game."""
-        from diamond_gym.frames import write_video
+    def _register(self, training: DiamondTrainer, world: World, label: str) -> Entry:
+        """Registers world model and agent; of a smoke run it only writes them into the run's folder."""
+        command = command_line("train", self, LOOP, _NO_DIFFERENCE)
+        entry = register_run(
+            training, self.name or label, self.preset, training.world_model.precision, command, world.origin,
+            None if self._registers else training.run.path / "model",
+        )  # fmt: skip
+        console.print(f"{'registered' if self._registers else 'wrote'} {entry.name} in {entry.folder}", soft_wrap=True)
+        if self._registers:
+            console.print(f'gym.make("DiamondDream-{entry.card.game}-v0") dreams with it from now on')
+        else:
+            console.print("a smoke run has learnt nothing, so it is not registered; with --name it would be")
+        return entry
 
-        training = self._training
-        folder = self._run.path / "videos"
-        folder.mkdir(exist_ok=True)
-        films = {"dream": dream_film(training)}
-        if self._world.env:
-            films["real"] = real_film(self._world, training.agent.agent, training.epoch)
-        for name, frames in films.items():
-            write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)
-
-    def _finish(self) -> None:
-        training = self._training
-        entry = self._register(training)
-        if training.config.final_episodes == 0 or not self._world.env:
-            return
-        scores = self._score()
+    def _score(self, training: DiamondTrainer, world: World, entry: Entry) -> None:
+        """Scores the agent in whole games, for the run's folder and the card."""
+        games, run = training.config.final_episodes, training.run
+        with (
+            closing(world.envs(min(_ROWS, games), AutoresetMode.SAME_STEP)) as envs,
+            counting(f"playing {world.name}", games, "games") as advance,
+        ):
+            scores = score(training.agent.agent, envs, world.name, games, self.seed, progress=advance)
         low, high = scores.interval()
         console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games of the end")
-        self._run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
-        if self._world.is_atari:
-            write_scores(self._run.path / SCORES, {"diamond": scores})
+        run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
+        if world.is_atari:
+            write_scores(run.path / SCORES, {"diamond": scores})
             console.print(f"human-normalised {scores.human_normalised:.3f}")
         agent = entry.card.training["agent"] | {"score": scores.mean, "episodes": len(scores.scores)}
         update_card(entry, replace(entry.card, training={**entry.card.training, "agent": agent}))
 
-    def _register(self, training: DiamondTrainer) -> Entry:
-        args = self._args
-        smoke = args.preset == "smoke" and args.name is None
-        command = command_line("train", args, LOOP, _NO_DIFFERENCE)
-        entry = register_run(
-            training, args.name or self._label, args.preset, self._precision, command, self._world.origin,
-            self._run.path / "model" if smoke else None,
-        )  # fmt: skip
-        console.print(f"{'wrote' if smoke else 'registered'} {entry.name} in {entry.folder}", soft_wrap=True)
-        if smoke:
-            console.print("a smoke run has learnt nothing, so it is not registered; with --name it would be")
-        else:
-            console.print(f'gym.make("DiamondDream-{entry.card.game}-v0") dreams with it from now on')
-        return entry
 
-    def _score(self) -> Scores:
-        training = self._training
-        games = training.config.final_episodes
-        envs, name = self._world.envs(min(_ROWS, games), AutoresetMode.SAME_STEP), self._world.name
-        try:
-            with counting(f"playing {name}", games, "games") as advance:
-                return score(training.agent.agent, envs, name, games, self._args.seed, progress=advance)
-        finally:
-            envs.close()
+def _film(training: DiamondTrainer, world: World) -> None:
+    """Writes what the agent sees in dreams by now, and in the real game."""
+    from diamond_gym.frames import write_video
 
-
-def _millions(module: torch.nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M"
+    folder = training.run.path / "videos"
+    folder.mkdir(exist_ok=True)
+    films = {"dream": dream_film(training)}
+    if world.env:
+        films["real"] = real_film(world, training.agent.agent, training.epoch)
+    for name, frames in films.items():
+        write_video(folder / f"epoch-{training.epoch:04d}-{name}.mp4", frames, 15)

@@ -10,6 +10,7 @@ import tyro
 
 from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.evaluate import print_scores, score_agents
+from diamond_gym.cli.fits import sizes
 from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_dreams, image_size, missing
 from diamond_gym.cli.terminal import console, fitting
 from diamond_gym.data.about import read_about
@@ -223,13 +224,12 @@ class TrainAgent:
             if state is not None:
                 with run.resuming():
                     fit.load_state_dict(state)
-            size = sum(p.numel() for p in fit.agent.parameters()) / 1e6
             stages = [sampler] if isinstance(sampler, SamplerConfig) else [sampler.dynamics, sampler.upsampler]
             denoising = " and ".join(str(stage.num_denoising_steps) for stage in stages)
             console.print(
                 f"{folder}: window {fit.step:,} of {fit.total_steps:,}, each of {per_step} dreamed steps of "
                 f"{entry.name}, {denoising} denoising steps, on {device} in {precision} "
-                f"(agent {size:.2f} M)",
+                f"({sizes({'agent': fit.agent})})",
                 soft_wrap=True,
             )
 

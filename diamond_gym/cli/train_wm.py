@@ -9,19 +9,25 @@ import torch
 import tyro
 
 from diamond_gym import cli
-from diamond_gym.cli.collect import PolicyName, WorldOptions, read_store
-from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps
+from diamond_gym.cli.collect import PolicyName, WorldOptions
+from diamond_gym.cli.fits import (
+    HORIZON,
+    both_stores,
+    fit_with_strips,
+    lacking_steps,
+    launched,
+    recorded_stores,
+    sizes,
+)
 from diamond_gym.cli.numbers import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import console, counting
-from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.device import keep_memory
+from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, resolve
 from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig, check_sampler
-from diamond_gym.trainers.loop import any_process, launch
 from diamond_gym.trainers.presets import WORLD_MODEL, command_line, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
@@ -118,13 +124,8 @@ class TrainWm(WorldOptions):
         local_folder(self.name or label)  # a name that cannot be had is better refused now than after hours
         began_with = None if self.init is None else resolve(self.init)
         folder = self.run_folder or home_folder() / "runs" / label
-        fabric = launch(self.device)
+        fabric, device, precision = launched(self.device, self.precision)
         main = fabric.is_global_zero
-        device = fabric.device or pick_device(self.device)
-        precision = pick_precision(self.precision, device)
-        if any_process(fabric, precision == "bfloat16"):  # what is measured may differ between them
-            precision = "bfloat16"
-        console.quiet = not main
         if self.dry_run:
             return self._plan(world, config, device, precision) if main else 0
         keep_memory()
@@ -141,9 +142,8 @@ class TrainWm(WorldOptions):
                 from diamond_gym.trainers.warm_start import begin_with
 
                 begin_with(fit, read_model(began_with)[1])
-            params = {k: sum(p.numel() for p in v.parameters()) / 1e6 for k, v in fit.world_model.parts.items()}
-            sizes = ", ".join(f"{k} {v:.2f} M" for k, v in params.items())
-            console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({sizes})")
+            networks = sizes(fit.world_model.parts)
+            console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({networks})")
 
             def dream(real: Rollouts) -> Rollouts:
                 return dream_rollouts(fit.averaged(), real, self.sampler)
@@ -160,16 +160,9 @@ class TrainWm(WorldOptions):
     def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore | None]:
         """What to learn from, and what is held out; recordings alone are taken as they are, held out or not."""
         folder = self.store(world)
-        test = held_out_beside(folder)
         if self.plays:
             return both_stores(folder, world, (self.collect_steps, self.test_steps), self.seed, self.policy)
-        held_out = read_store(test, world) if (test / ABOUT).exists() else None
-        if held_out is None:
-            console.print(f"nothing is held out (in {test}): the model will not be measured", soft_wrap=True)
-        store = read_store(folder, world)
-        if not store.num_steps:
-            raise DiamondGymError(f"there is no experience in {folder} to learn from")
-        return store, held_out
+        return recorded_stores(folder, world)
 
     def _settings(self, config: WorldModelConfig) -> dict[str, Any]:
         left_out = ("run_folder", "dry_run")
