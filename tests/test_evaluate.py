@@ -263,7 +263,6 @@ def test_command(tmp_path, capsys, stub_games):
         (["--random"], 2, "--game Pong"),
         (["--random", "--game", "Brakout"], 2, "did you mean Breakout?"),
         (["--random", "--game", "Pong", "--episodes", "0"], 2, "--episodes must be at least 1"),
-        (["--random", "--game", "Pong", "--stochastic", "--deterministic"], 2, "exclude each other"),
         (["--agent", "nowhere.zip", "--game", "Pong"], 1, "there is no agent at nowhere.zip"),
         (["--game", "Pong", "--temperature", "0"], 2, "--temperature must be more than 0"),
         (["--game", "Pong", "--temperature", "0.5", "--deterministic"], 2, "sampled actions"),

@@ -34,7 +34,7 @@ def test_over_ssh_the_tunnel_is_told() -> None:
     ("words", "says"),
     [
         (["--horizon", "0"], "--horizon must be at least 1, or -1, not 0"),
-        (["--fps", "61"], "--fps must be at most 60, not 61"), (["--port", "70000"], "--port must be at most 65535"),
+        (["--fps", "61"], "--fps must be at most 60, not 61"), (["--port", "70000"], "--port must be at most 65,535"),
         (["--quality", "best"], "--quality must be"), (["--agent", "x"], "--agent must be own"),
         (["--terminal"], "say what to play"), (["--max-sessions", "0"], "--max-sessions must be at least 1"),
         (["Brakout"], "did you mean Breakout?"), (["--replay", "nowhere.json"], "there is no recording at nowhere"),

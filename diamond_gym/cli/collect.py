@@ -10,7 +10,7 @@ import tyro
 
 from diamond_gym.cli.numbers import check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import console, counting
-from diamond_gym.data.about import ABOUT, About
+from diamond_gym.data.about import ABOUT, About, read_about
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
@@ -32,6 +32,25 @@ def store_folder(name: str) -> Path:
     if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name != name.strip():
         raise BadArgument(f"{name[:60]!r} names no store: give a name in {home_folder() / 'data'}, or a folder")
     return home_folder() / "data" / name
+
+
+def recorded_game(data: str, game: str | None, env: str | None) -> str:
+    """The name of the world that a store was recorded in.
+
+    Args:
+        data: The store's name or folder.
+        game: The game that was named, if any.
+        env: The environment that was named, if any, by its id.
+
+    Raises:
+        BadArgument: The recordings are of another world than the named one.
+    """
+    from diamond_gym.trainers.worlds import game_name
+
+    found = read_about(store_folder(data)).game
+    if found != (named := game or (game_name(env) if env is not None else found)):
+        raise BadArgument(f"--data {data} holds recordings of {found}, not of {named}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from diamond_gym.cli.collect import store_folder
-from diamond_gym.cli.numbers import check_least, image_size
+from diamond_gym.cli.numbers import check_least, check_most, image_size
 from diamond_gym.data.importing import Import as Importing
 from diamond_gym.data.importing import ImportOptions
 from diamond_gym.errors import BadArgument
@@ -154,8 +154,8 @@ class Preview:
 
     def check(self) -> None:
         """Refuses what cannot be drawn."""
-        if min(self.episodes, self.frames, self.fps) < 1 or max(self.episodes, self.frames, self.fps) > 100:
-            raise BadArgument("--episodes, --frames and --fps are 1 to 100")
+        check_least(self, episodes=1, frames=1, fps=1)
+        check_most(self, episodes=100, frames=100, fps=100)
 
     def run(self) -> int:
         """Writes both."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.cli.numbers import check_least, check_steps_of_dreams, missing
+from diamond_gym.cli.numbers import OWN, check_agent, check_horizon, check_least, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import tile, write_video
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from diamond_gym.envs.vector_env import DreamVectorEnv
 
 SUFFIXES = (".mp4", ".gif")
-OWN = "own"
 _Player = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[Any]]
 
 
@@ -66,11 +65,10 @@ class DreamCommand:
         if self.game is None and self.model is None:
             missing("what to dream: diamond-gym dream Breakout, or the name of a model")
         check_least(self, steps=1, num_envs=1, repeat=1, fps=1, scale=1, seed=0, starts=0)
-        check_steps_of_dreams(self)
+        check_horizon(self, "max_episode_steps")
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
-        if self.agent is not None and self.agent != OWN and not self.agent.endswith(".zip"):
-            raise BadArgument(f"--agent must be {OWN} or an agent's .zip, not {self.agent}")
+        check_agent(self.agent)
 
     def run(self) -> int:
         """Dreams, writes and reports."""

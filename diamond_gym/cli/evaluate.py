@@ -11,10 +11,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import store_folder
-from diamond_gym.cli.numbers import check_least, check_positive, image_size, missing
+from diamond_gym.cli.collect import recorded_game
+from diamond_gym.cli.numbers import OWN, check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import counting
-from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
 from diamond_gym.registry import game, games, load_world_model, resolve
@@ -23,7 +22,6 @@ from diamond_gym.trainers.aggregate import RANDOM, Aggregates, Runs, aggregate, 
 from diamond_gym.trainers.evaluate import Agent, Scores, score_agent, world_of
 from diamond_gym.trainers.worlds import World, game_name
 
-OWN = "own"
 PUBLISHED = "DIAMOND (published)"
 
 
@@ -58,10 +56,8 @@ class Evaluate:
     """Full games to play."""
     random: bool = False
     """Score uniform random actions, beside the agent or alone."""
-    stochastic: bool = False
-    """Sample the agent's actions, as the paper does; this is the default."""
     deterministic: bool = False
-    """Take the agent's likeliest action instead."""
+    """Take the agent's likeliest action instead of sampling one, as the paper does."""
     temperature: float | None = None
     """Divides the logits of DIAMOND's agent before its actions are sampled: below 1 it is surer of itself."""
     n_envs: int = 10
@@ -109,8 +105,6 @@ class Evaluate:
             missing("what to score: --game Pong (its world model's agent), --agent FILE, or --random")
         if self._saved is not None and self.model is not None:
             raise BadArgument("--model is for the world model's own agent: leave it out, or --agent")
-        if self.stochastic and self.deterministic:
-            raise BadArgument("--stochastic and --deterministic exclude each other")
         if self.temperature is not None and (self.deterministic or not self._own):
             raise BadArgument("--temperature is for the sampled actions of a world model's own agent")
         check_positive(self, "temperature")
@@ -154,9 +148,7 @@ class Evaluate:
         """Has recordings say which world is meant; BadArgument where another is named, or it cannot be played."""
         if self.data is None:
             return
-        found = read_about(store_folder(self.data)).game
-        if found != (named := self.game or (game_name(self.env) if self.env is not None else found)):
-            raise BadArgument(f"--data {self.data} holds recordings of {found}, not of {named}")
+        found = recorded_game(self.data, self.game, self.env)
         if self.env is None and found not in games():
             raise BadArgument(f"{found} cannot be played here: there are recordings of it alone, but --env ID plays it")
         object.__setattr__(self, "game", found if self.env is None else None)

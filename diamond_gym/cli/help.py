@@ -15,7 +15,7 @@ _OTHERS = "options"
 _GROUPS = {
     "game, model and players": (
         "game", "env", "render_obs", "size", "low_size", "model", "agent", "algo", "objective", "preset", "init",
-        "name", "policy", "policies", "played_by", "starts", "random", "stochastic", "deterministic", "real",
+        "name", "policy", "policies", "played_by", "starts", "random", "deterministic", "real",
         "frame_stack", "epsilon", "temperature",
     ),
     "how much": (

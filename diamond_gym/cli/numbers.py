@@ -1,6 +1,5 @@
-"""Numbers on the command line: one parser for all of them, and the most that each may be."""
+"""What options may be: one parser for all numbers and the most that each may be, and checks of several commands."""
 
-import math
 import operator
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -13,6 +12,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from diamond_gym.errors import BadArgument
 from diamond_gym.schema import check_least as check_least
 from diamond_gym.schema import check_option
+
+OWN = "own"  # as the name of an agent: the one that came with the model
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _REAL = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?|\+?inf", re.IGNORECASE)
@@ -96,9 +97,15 @@ def check_positive(command: Any, *names: str) -> None:
         check_option(command, name, lambda value: value > 0, "more than 0")
 
 
-def check_steps_of_dreams(command: Any) -> None:
+def check_most(command: Any, **most: float) -> None:
+    """Refuses options that are larger than these."""
+    for name, bound in most.items():
+        check_option(command, name, partial(operator.ge, bound), f"at most {bound:,}")
+
+
+def check_horizon(command: Any, name: str) -> None:
     """Refuses a horizon of dreams that is neither at least 1 nor -1, which dreams on."""
-    check_option(command, "max_episode_steps", lambda value: value >= 1 or value == -1, "at least 1, or -1")
+    check_option(command, name, lambda value: value >= 1 or value == -1, "at least 1, or -1")
 
 
 def check_largest(command: Any) -> None:
@@ -106,9 +113,24 @@ def check_largest(command: Any) -> None:
     for field in fields(command):
         if is_dataclass(value := getattr(command, field.name)):
             check_largest(value)
-        else:
-            most = math.inf if field.name in _ENDLESS else _MOST.get(field.name, _MOST_ELSEWHERE)
-            check_option(command, field.name, partial(operator.ge, most), f"at most {most:,}")
+        elif field.name not in _ENDLESS:
+            check_most(command, **{field.name: _MOST.get(field.name, _MOST_ELSEWHERE)})
+
+
+def check_quality(quality: str | None) -> None:
+    """Refuses a word that is no quality; which of them a model has is seen once it is loaded."""
+    if quality is None:
+        return
+    from diamond_gym.sampler import QUALITIES
+
+    if quality not in (*QUALITIES, "quality"):
+        raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {quality}")
+
+
+def check_agent(agent: str | None) -> None:
+    """Refuses who is neither a model's own agent nor one in a file."""
+    if agent is not None and agent != OWN and not agent.endswith(".zip"):
+        raise BadArgument(f"--agent must be {OWN} or an agent's .zip, not {agent}")
 
 
 def missing(what: str) -> NoReturn:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diamond_gym.cli.numbers import check_least
+from diamond_gym.cli.numbers import OWN, check_agent, check_horizon, check_least, check_most, check_quality
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import resolve
 from diamond_gym.registry.loading import Precision
-from diamond_gym.sampler import QUALITIES
 
 if TYPE_CHECKING:
     from diamond_gym.play.recording import ActionLog
@@ -65,23 +64,18 @@ class Play:
 
     def __post_init__(self) -> None:
         check_least(self, seed=0, fps=1, port=1, max_sessions=1)
-        if self.horizon < 1 and self.horizon != -1:
-            raise BadArgument(f"--horizon must be at least 1, or -1, not {self.horizon}")
-        if self.fps > 60:
-            raise BadArgument(f"--fps must be at most 60, not {self.fps}")
-        if self.port is not None and self.port > 65535:
-            raise BadArgument(f"--port must be at most 65535, not {self.port}")
-        if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
-            raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of CSGO) quality, not {self.quality}")
-        if self.agent is not None and self.agent != "own" and not self.agent.endswith(".zip"):
-            raise BadArgument(f"--agent must be own or an agent's .zip, not {self.agent}")
+        check_most(self, fps=60, port=65_535)
+        check_horizon(self, "horizon")
+        check_quality(self.quality)
+        check_agent(self.agent)
         if self.terminal and self.game is None and self.model is None and self.replay is None:
             raise BadArgument("say what to play: diamond-gym play Breakout --terminal, or the name of a model")
 
     def run(self) -> int:
         """Serves until it is interrupted, or plays in the terminal."""
-        if self.agent not in (None, "own") and not Path(str(self.agent)).is_file():
-            raise BadArgument(f"there is no agent at {self.agent}")
+        agent_file = None if self.agent == OWN else self.agent
+        if agent_file is not None and not Path(agent_file).is_file():
+            raise BadArgument(f"there is no agent at {agent_file}")
         log = self._log()
         word = self.model or (log.model if log is not None else self.game)
         entry = None if word is None else resolve(word)
@@ -92,7 +86,7 @@ class Play:
         begin = Begin(
             seed=self.seed or 0,
             quality=self.quality,
-            agent_file=None if self.agent in (None, "own") else self.agent,
+            agent_file=agent_file,
             agent_plays=self.agent is not None,
             horizon=None if self.horizon == -1 else self.horizon,
             real=self.real,

@@ -8,17 +8,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diamond_gym.cli.collect import store_folder
+from diamond_gym.cli.collect import recorded_game
 from diamond_gym.cli.evaluate import print_scores, score_agents
 from diamond_gym.cli.fits import sizes
-from diamond_gym.cli.numbers import check_least, check_positive, check_steps_of_dreams, image_size, missing
+from diamond_gym.cli.numbers import check_horizon, check_least, check_positive, check_quality, image_size, missing
 from diamond_gym.cli.terminal import console, fitting
-from diamond_gym.data.about import read_about
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
-from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.aggregate import RANDOM
 from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent, world_of
@@ -104,7 +103,7 @@ class TrainAgent:
     def __post_init__(self) -> None:
         check_least(self, steps=1, n_envs=1, frame_stack=1, num_denoising_steps=1, seed=0, episodes=0, score_minutes=0)
         check_positive(self, "minutes")
-        check_steps_of_dreams(self)
+        check_horizon(self, "max_episode_steps")
         if self.fit.horizon < 1 or self.fit.optimizer.batch_size < 1:
             raise BadArgument("--horizon and --optimizer.batch-size must be at least 1")
 
@@ -116,10 +115,7 @@ class TrainAgent:
             raise BadArgument("--size is for --env; the games are seen as in the paper")
         image_size(self.size, "--size")
         if self.data is not None:
-            found = read_about(store_folder(self.data)).game
-            if found != (named := self.game or (game_name(self.env) if self.env is not None else found)):
-                raise BadArgument(f"--data {self.data} holds recordings of {found}, not of {named}")
-            object.__setattr__(self, "game", found)
+            object.__setattr__(self, "game", recorded_game(self.data, self.game or None, self.env))
         if not self.game and (self.model or self.env):
             known = game_name(self.env) if self.env is not None else resolve(self.model or "").card.game
             object.__setattr__(self, "game", known)
@@ -127,10 +123,7 @@ class TrainAgent:
             game(self.game or missing("which game: diamond-gym train-agent Pong"))
         if self.real and self.env is None:
             game(self.game)
-        if self.quality not in (None, *QUALITIES, "quality"):  # which of them the model has, is seen once it is there
-            raise BadArgument(
-                f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {self.quality}"
-            )
+        check_quality(self.quality)
         if self.real and self.model is not None:
             raise BadArgument("--real learns without a world model: leave out --model")
         if self.real and self.register:
