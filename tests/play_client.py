@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import os
+import struct
 import threading
 import time
 import urllib.error
@@ -18,7 +19,7 @@ from stubs import save_tiny_model
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from diamond_gym.play.protocol import Kind, unpack
+from diamond_gym.play.protocol import VERSION, Kind
 from diamond_gym.play.server import Server
 from diamond_gym.play.serving import Running, listen
 from diamond_gym.play.settings import Settings
@@ -26,6 +27,13 @@ from diamond_gym.play.worlds import Worlds
 from diamond_gym.registry import resolve
 
 WAIT = 30  # seconds that anything may take on a busy machine
+
+
+def unpack(message: bytes) -> tuple[Kind, int, int, int, bytes]:
+    """A binary frame's kind, index, step, sequence and picture."""
+    version, kind, index, step, _, _, sequence, _ = struct.unpack_from("<BBHIHHII", message)
+    assert version == VERSION
+    return Kind(kind), index, step, sequence, message[20:]
 
 
 class Client:

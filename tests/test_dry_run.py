@@ -5,7 +5,7 @@ import torch
 from test_diamond import ID, TINY, WORLD
 
 from diamond_gym import cli
-from diamond_gym.cli.dry_run import Phase, clock, measure, print_phases
+from diamond_gym.cli.dry_run import Phase, measure, print_phases
 
 
 def nothing_in(folder):
@@ -44,6 +44,5 @@ def test_dry_runs_leave_nothing(words, counts, home, tmp_path, monkeypatch, caps
 def test_times_are_products_and_a_sum(capsys):
     print_phases([Phase("playing", 100_000, "real steps", 0.02), Phase("agent", 404_600, "windows", 2.0)], "cpu")
     printed = capsys.readouterr().out
-    for part in ("100,000 real steps", "50/s", "0:33:20", "404,600 windows", "9 days, 8:46:40", "9 days, 9:20:00"):
+    for part in ("100,000 real steps", "50/s", "0:33:20", "404,600 windows", "9 d 8 h", "9 d 9 h"):
         assert part in printed, part
-    assert clock(59.6) == "0:01:00"

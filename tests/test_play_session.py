@@ -14,7 +14,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import timeline
 from diamond_gym.play.agent import OwnAgent, one_of
-from diamond_gym.play.branches import Branches, Spread, trajectory
+from diamond_gym.play.branches import Branches, Spread
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.session import PlaySession
 from diamond_gym.registry import load_world_model
@@ -160,10 +160,10 @@ def test_the_agent_draws_alike_after_going_back() -> None:
     played = session()
     chosen = []
     for _ in range(12):
-        chosen.append(played.agent_action)
+        chosen.append(played.now.agent_action)
         played.apply("reset") if played.now.ended else played.apply("act", chosen[-1], by="agent")
     played.rewind(4)
-    assert played.agent_action == chosen[4]
+    assert played.now.agent_action == chosen[4]
     assert len(set(chosen)) > 1
 
 
@@ -213,9 +213,9 @@ def test_branches_and_spread_leave_no_trace() -> None:
 
 def test_the_trajectory_ends_in_the_frame() -> None:
     played = session()
-    assert trajectory(played) == []
+    assert played.trajectory == []
     step = played.apply("act", 1)
-    images = trajectory(played)
+    images = played.trajectory
     assert len(images) == played.dream.sampler.num_denoising_steps + 1
     assert (images[-1] == step.obs).all()
     assert (images[0] != step.obs).any()
@@ -282,7 +282,7 @@ def test_two_stages_are_played_as_one() -> None:
         assert (frames[-1] == obs).all()
         assert played.small is not None
         assert played.small.shape == (*SMALL, 3)
-    assert trajectory(played)[-1].shape == (*LARGE, 3)
+    assert played.trajectory[-1].shape == (*LARGE, 3)
     actions = [value for name, value in played.operations if name == "act"]
     played.rewind(2)
     for action, frame in zip(actions[2:], frames[2:], strict=True):

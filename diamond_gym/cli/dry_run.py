@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from diamond_gym.cli.terminal import console
+from diamond_gym.cli.terminal import clock, console
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.files import temporary_folder
@@ -119,11 +118,6 @@ def print_phases(phases: list[Phase], where: str) -> None:
         print(f"{phase.name:<12}{phase.amount:>14,} {phase.unit:<11}{rate:>10,.3g}/s {total:>16}")
     print(f"{'together':<50}{clock(sum(phase.amount * phase.seconds_each for phase in phases)):>17}")
     console.print("(from one step of each kind; the games that score an agent come on top)")
-
-
-def clock(seconds: float) -> str:
-    """A time in days, hours, minutes and seconds: `"2 days, 21:36:00"`."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 def seconds(step: Callable[[], dict[str, float | torch.Tensor]], device: torch.device | str = "cpu") -> float:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diamond_gym.dream import Dream, DreamState
 from diamond_gym.errors import BadArgument
-from diamond_gym.frames import to_pixels
 from diamond_gym.play.controls import Action, as_inputs
 from diamond_gym.play.session import PlaySession, pixels_of, with_dice
 from diamond_gym.play.timeline import PlayStep
@@ -131,11 +130,6 @@ class Branches:
         for _ in range(branch.steps):
             apply("act", branch.action)
         return self._session.now
-
-
-def trajectory(session: PlaySession) -> list[Pixels]:
-    """The present frame while it was denoised, from noise on; empty at a dream's beginning."""
-    return [to_pixels(image)[0].cpu().numpy() for image in session.trajectory]
 
 
 class Spread:

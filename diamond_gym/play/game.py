@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from diamond_gym.data.about import About
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.play.branches import Branches, Spread, trajectory
+from diamond_gym.play.branches import Branches, Spread
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.reality import Reality, real_game_available
 from diamond_gym.play.recording import ActionLog, Recorder
@@ -118,7 +118,7 @@ class Game:
         now = self.session.now
         if now.ended or (now.real is not None and now.real.ended):
             return self.new_start()
-        chosen = self.session.agent_action if self.control == "agent" and self.controls.idle else None
+        chosen = now.agent_action if self.control == "agent" and self.controls.idle else None
         if chosen is not None:
             return self._apply("act", chosen, "agent")
         return self._apply("act", self.controls.take())
@@ -267,7 +267,7 @@ class Game:
         """The game's present state and pictures for clients."""
         session, seek = self.session, self.seek
         step = session.now if seek is None else session.at(seek)
-        denoising = trajectory(session) if self.denoise and seek is None else []
+        denoising = session.trajectory if self.denoise and seek is None else []
         small = session.small if seek is None else None
         return View(step, seek, session.first, session.now.step, small, denoising)
 

@@ -187,14 +187,6 @@ def pack(kind: Kind, picture: bytes, size: tuple[int, int], step: int, sequence:
     return _HEADER.pack(VERSION, kind, index, step, width, height, sequence % 2**32, 0) + picture
 
 
-def unpack(message: bytes) -> tuple[Kind, int, int, int, bytes]:
-    """A binary frame's kind, index, step, sequence and picture: the client's side of `pack`."""
-    version, kind, index, step, _, _, sequence, _ = _HEADER.unpack_from(message)
-    if version != VERSION:
-        raise BadMessage(f"frames of version {version}; this is version {VERSION}")
-    return Kind(kind), index, step, sequence, message[_HEADER.size :]
-
-
 def encode(pixels: Pixels) -> bytes:
     """A frame uint8 (H, W, 1 or 3) as PNG, or as JPEG where a side is longer than 200 pixels."""
     if max(pixels.shape[:2]) <= _JPEG_FROM:

@@ -43,7 +43,6 @@ class PlaySession:
         now: The present step.
         reality: The real game, which the operation "real" needs.
         operations: Each `(name, value)` since the session began, as `apply` takes them; rewound ones are gone.
-        trajectory: The present frame while it was denoised, n + 1 of (1, C, H, W) in [-1, 1]; empty at a beginning.
         before: The dream's state before the last step, with its random stream; None at a beginning.
     """
 
@@ -77,7 +76,7 @@ class PlaySession:
         self.codec, card = model.codec, model.card
         self.meanings = list(self.codec.part_names or (card.action_meanings if card is not None else ()))
         self.operations: list[Operation] = []
-        self.trajectory: list[Tensor] = []
+        self._trajectory: list[Tensor] = []  # the present frame while it was denoised, (1, C, H, W) in [-1, 1]
         self.before: DreamState | None = None
         self.now = PlayStep(-1, NOTHING, terminated=True, episode=-1)  # so that a beginning has to come first
         self._timeline = Timeline()
@@ -155,7 +154,7 @@ class PlaySession:
         else:
             self.dream.reset(value)
         self._seed = self._seed if value is None or name == "start" else value
-        self.trajectory, self.before = [], None
+        self._trajectory, self.before = [], None
         return self._seen(
             PlayStep(
                 step=self.now.step + 1,
@@ -173,7 +172,7 @@ class PlaySession:
         now = self.now
         self.before = self.dream.clone_state(include_rng=True)
         step = self.dream.step(as_inputs(action, self.codec, self.dream.device), restart=False)
-        self.trajectory, obs, reward = step.trajectory, pixels_of(self.dream), float(step.rew)
+        self._trajectory, obs, reward = step.trajectory, pixels_of(self.dream), float(step.rew)
         return self._seen(
             replace(
                 now,
@@ -205,16 +204,16 @@ class PlaySession:
         return step
 
     @property
+    def trajectory(self) -> list[Pixels]:
+        """The present frame while it was denoised, from noise on, n + 1 of uint8 (H, W, C); empty at a beginning."""
+        return [to_pixels(image)[0].cpu().numpy() for image in self._trajectory]
+
+    @property
     def small(self) -> Pixels | None:
         """The small frame, uint8 (h, w, C), that the present one was made from in a model of two stages."""
         if not isinstance(self.dream, TwoStageDream) or self.dream.obs_window is None:
             return None
         return to_pixels(self.dream.obs_window[:, -1])[0].cpu().numpy()
-
-    @property
-    def agent_action(self) -> Action | None:
-        """The agent's action now, drawn by its chances: the same however often the step is played; None without one."""
-        return self.now.agent_action
 
     @property
     def first(self) -> int:
@@ -251,7 +250,7 @@ class PlaySession:
         self.dream.restore_state(base.snapshot.dream)
         self._do("quality", base.step.quality, "human")
         self._seed, self._real_runs = base.step.seed, base.snapshot.real is not None
-        self.trajectory, self.before, self.now = [], None, base.step
+        self._trajectory, self.before, self.now = [], None, base.step
         if self.agent is not None:
             self.agent.restore(base.snapshot.agent)
         if self.reality is not None and self._real_runs:

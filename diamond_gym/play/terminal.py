@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import DiamondGymError
 from diamond_gym.play.game import Game
 
 Frame = npt.NDArray[np.uint8]
@@ -226,8 +226,6 @@ def play_in_terminal(game: Game, fps: int) -> None:
     Raises:
         DiamondGymError: This is no terminal.
     """
-    if fps < 1:
-        raise BadArgument(f"fps must be at least 1, not {fps}")
     with raw_terminal() as descriptor:
         player, screen = TerminalPlayer(game, fps), Screen()
         due, began, rate = time.monotonic(), time.monotonic(), float(fps)
@@ -235,19 +233,14 @@ def play_in_terminal(game: Game, fps: int) -> None:
             try:
                 screen.show(game.view().step.obs, player.status(rate))
                 due = max(due + 1 / player.fps, time.monotonic() - 0.25)  # behind by more, the pace begins anew
-                while (left := due - time.monotonic()) > 0 or _waiting(descriptor):
-                    if select.select([descriptor], [], [], max(0.0, left))[0]:
-                        sent = os.read(descriptor, 1024)
-                        for key in read_keys(sent.decode(errors="ignore")) if sent else ("quit",):
-                            player.obey(key, time.monotonic())
-                        if player.over:
-                            return
+                while select.select([descriptor], [], [], max(0.0, due - time.monotonic()))[0]:
+                    sent = os.read(descriptor, 1024)
+                    for key in read_keys(sent.decode(errors="ignore")) if sent else ("quit",):
+                        player.obey(key, time.monotonic())
+                    if player.over:
+                        return
                 player.advance(time.monotonic())
             except KeyboardInterrupt:
                 return
             now = time.monotonic()
             rate, began = 0.9 * rate + 0.1 / max(1e-3, now - began), now
-
-
-def _waiting(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0)[0])

@@ -45,7 +45,7 @@ class PlayStep:
         probabilities: The agent's chances of each action now, or that each button is pressed; empty without an agent,
             and where actions cannot be listed.
         value: The agent's value of the frame.
-        agent_action: What the agent would do now.
+        agent_action: What the agent would do now, drawn by its chances: the same however often the step is played.
         real: What the real game did, if it runs beside the dream.
         real_total: Its rewards since then.
     """
