@@ -22,7 +22,7 @@ from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
 from diamond_gym.trainers.evaluate import score
-from diamond_gym.trainers.loop import Loop
+from diamond_gym.trainers.loop import Loop, Processes
 from diamond_gym.trainers.plots import dream_film, real_film
 from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_run
@@ -121,7 +121,7 @@ class Train(WorldOptions):
                 console.print(f"{folder}: {where} ({sizes(networks)})", soft_wrap=True)
                 if self.finish and training.epoch == 0:
                     raise BadArgument(f"there is no finished epoch in {folder} to register: leave out --finish")
-                reason = "done" if self.finish else self._epochs(training, world)
+                reason = "done" if self.finish else self._epochs(training, world, fabric)
                 if reason != "done":
                     where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
                     console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
@@ -151,11 +151,11 @@ class Train(WorldOptions):
         print_phases(phases, f"{device} in {precision}")
         return 0
 
-    def _epochs(self, training: DiamondTrainer, world: World) -> str:
+    def _epochs(self, training: DiamondTrainer, world: World, fabric: Processes) -> str:
         """Trains to the end or until it is stopped; returns "done", or what stopped it."""
         done = training.store.num_steps, training.world_model.step, training.agent.step
         rates, table = Rates(training.config, training.epoch, done), EpochTable()
-        looping = Loop(training.save, self.minutes, fabric=training.fabric)
+        looping = Loop(training.save, self.minutes, fabric=fabric)
         with looping as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
 
             def progress(phase: Phase, done: int) -> None:
@@ -170,7 +170,7 @@ class Train(WorldOptions):
                 figures |= (speeds := rates.end())
                 training.run.log(training.epoch, speeds)
                 console.print(table.line(training.epoch, figures, rates.left()), soft_wrap=True, highlight=False)
-                if training.fabric.is_global_zero and self.videos_every and training.epoch % self.videos_every == 0:
+                if fabric.is_global_zero and self.videos_every and training.epoch % self.videos_every == 0:
                     _film(training, world)
         return loop.stopped if training.epoch < training.config.epochs else "done"
 
