@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from websockets.sync.client import ClientConnection, connect
 
@@ -31,17 +30,16 @@ class Server:
     """A running server."""
 
     process: subprocess.Popen[str]
-    port: int
-    token: str
+    address: str
 
     def fetch(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+        with urllib.request.urlopen(self.address.replace("/?", f"{path}?")) as answer:
             content: bytes = answer.read()
         return content
 
     @contextmanager
     def tab(self) -> Iterator[ClientConnection]:
-        address = f"ws://127.0.0.1:{self.port}/ws?token={self.token}"
+        address = self.address.replace("http", "ws", 1).replace("/?", "/ws?")
         with connect(address, max_size=1 << 24) as socket:
             yield socket
 
@@ -51,14 +49,13 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    command = [sys.executable, "-m", "diamond_gym", "play", "--no-open", "--device", "cpu", "--max-sessions", "4"]
+def serving(*options: str) -> Iterator[Server]:
+    """Runs `diamond-gym play` with further options."""
+    command = [sys.executable, "-m", "diamond_gym", "play", "--no-open", "--device", "cpu", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        address = urlsplit(next(word for line in process.stdout for word in line.split() if word.startswith("http")))
-        assert address.port
-        yield Server(process, address.port, parse_qs(address.query)["token"][0])
+        yield Server(process, next(word for line in process.stdout for word in line.split() if word.startswith("http")))
     finally:
         process.terminate()
         process.wait()
@@ -140,7 +137,7 @@ def key_to_frame(server: Server, world: str, times: int = 40) -> list[float]:
 def page(server: Server) -> tuple[float, int]:
     """Seconds to fetch the page with all its files, one after the other, and their bytes."""
     began = time.perf_counter()
-    html = server.fetch(f"/?token={server.token}")
+    html = server.fetch("/")
     names, total, seen = re.findall(r'(?:src|href)="(/?static/[^"?]+)', html.decode()), len(html), set[str]()
     while names:
         name = "/" + names.pop().lstrip("/")
@@ -151,7 +148,7 @@ def page(server: Server) -> tuple[float, int]:
         total += len(content)
         if name.endswith(".js"):
             names += [f"static/{module}" for module in re.findall(r'from "\./([^"]+)"', content.decode())]
-    server.fetch(f"/api/worlds?token={server.token}")
+    server.fetch("/api/worlds")
     return time.perf_counter() - began, total
 
 
@@ -161,7 +158,7 @@ def main() -> None:
     parser.add_argument("--tabs", type=int, default=10, help="opened and closed")
     parser.add_argument("--worlds", nargs="*", default=["Boxing", "Breakout", "Freeway", "MsPacman", "Pong"])
     options = parser.parse_args()
-    with serving() as server:
+    with serving("--max-sessions", "4") as server:
         seconds, size = page(server)
         print(f"page and its files\t{seconds:.2f} s, {size / 1000:.0f} kB")
         for world in options.worlds:

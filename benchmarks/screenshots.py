@@ -5,14 +5,13 @@ and writes PNG files into docs/play.
 """
 
 import argparse
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
+
+from benchmarks.play import serving
 
 FOLDER = Path(__file__).parents[1] / "docs" / "play"
 SCREEN = {"viewport": {"width": 1440, "height": 900}}
@@ -26,19 +25,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "diamond_gym", "play", "--no-open", "--seed", "7", "--device", "cpu"]
-    with subprocess.Popen([*command, "--port", "8731"], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            address = next(found[0] for line in server.stdout if (found := re.search(r"http\S+", line)))
-            with sync_playwright() as playwright:
-                chromium = shutil.which("chromium") or shutil.which("google-chrome")
-                browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-                for picture in (picker, playing, closer, branches, rewinding, phone):
-                    picture(Shots(browser, address, out))
-                browser.close()
-        finally:
-            server.terminate()
+    with serving("--seed", "7") as server, sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for picture in (picker, playing, closer, branches, rewinding, phone):
+            picture(Shots(browser, server.address, out))
+        browser.close()
 
 
 class Shots:

@@ -10,14 +10,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.gpu.cells import Cell, about, measured
 from benchmarks.plain import PlainDenoiser, plain_sample
@@ -149,15 +148,15 @@ def prepare(
 ) -> Callable[[], Cell]:
     """Compiles what is to be compiled; what measures the rate."""
     place = torch.device(device)
-    step = stepper(way, size, precision, quality, batch, place, tiny)
+    step, dream = stepper(way, size, precision, quality, batch, place, tiny)
     step()
     if place.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
     def measure() -> Cell:
-        if isinstance(step, DreamStepper):
-            step.dream._graphs.clear()  # recorded again, now that the device is free to choose kernels
+        if dream is not None:
+            dream._graphs.clear()  # recorded again, now that the device is free to choose kernels
         if place.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         found: Cell = {"frames_per_s": round(rate(step, batch, place), 1)}
@@ -168,22 +167,10 @@ def prepare(
     return measure
 
 
-@dataclass
-class DreamStepper:
-    """A step of a dream."""
-
-    dream: Dream
-    act: Tensor
-
-    def __call__(self) -> object:
-        """Takes it."""
-        return self.dream.step(self.act)
-
-
 def stepper(
     way: str, size: str, precision: str, quality: str, batch: int, device: torch.device, tiny: bool
-) -> Callable[[], Any]:
-    """One step of what is measured."""
+) -> tuple[Callable[[], Any], Dream | None]:
+    """One step of what is measured, and the dream that it is a step of."""
     model = model_of(size, device, precision, tiny)
     act = torch.randint(ACTIONS, (batch,), device=device)
     sampler: Any = QUALITIES[quality] if size != "csgo" else TWO_STAGE_QUALITIES[quality]
@@ -200,12 +187,12 @@ def stepper(
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 return plain_sample(plain, obs, past, noise, sampler)
 
-        return frame
+        return frame, None
     if way == "compiled_graph":
         model.compile_networks()
     dream = model.dream(batch, sampler=sampler, horizon=None, graph="graph" in way)
     dream.reset(seed=0)
-    return DreamStepper(dream, act)
+    return partial(dream.step, act), dream
 
 
 if __name__ == "__main__":
