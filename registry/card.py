@@ -78,6 +78,18 @@ class Card:
         return height, width, channels
 
     @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """The shape of the frames that the denoiser sees: in models of two stages a fraction of an observation's."""
+        height, width, channels = self.obs_shape
+        factor = (self.upsampler or {}).get("upsampling_factor") or 1
+        return height // factor, width // factor, channels
+
+    @property
+    def num_steps_conditioning(self) -> int:
+        """How many frames a dream begins from, T."""
+        return int(self.denoiser.get("inner_model", {}).get("num_steps_conditioning", 4))
+
+    @property
     def num_actions(self) -> int:
         """How many actions there are, or the length of the vector that networks are given for one."""
         return int(self.spaces["num_actions"])

@@ -122,12 +122,9 @@ def check_starts(card: Card, starts: "Starts", where: str) -> None:
     Raises:
         DamagedModel: They are another model's; `where` is what the error calls their file.
     """
-    frames, shape = card.denoiser.get("inner_model", {}).get("num_steps_conditioning", 4), card.obs_shape
-    if card.upsampler is not None:
-        factor = card.upsampler.get("upsampling_factor") or 1
-        shape = (shape[0] // factor, shape[1] // factor, shape[2])
-    if starts.obs.shape[1:] != (frames, *shape):
-        raise DamagedModel(f"{where}: starts of shape {starts.obs.shape[1:]}, but the model sees {(frames, *shape)}")
+    seen = (card.num_steps_conditioning, *card.frame_shape)
+    if starts.obs.shape[1:] != seen:
+        raise DamagedModel(f"{where}: starts of shape {starts.obs.shape[1:]}, but the model sees {seen}")
     if starts.full_res is not None and starts.full_res.shape[2:] != card.obs_shape:
         raise DamagedModel(f"{where}: full-size frames {starts.full_res.shape[2:]}, not {card.obs_shape}")
     codec = codec_of_model(card.codec, card.num_actions, vectors := starts.act.ndim == 3)

@@ -60,14 +60,10 @@ class Released:
     Attributes:
         card: Its card, without files.
         weights: Its tensors by prefixed key.
-        num_steps_conditioning: Frames that a dream begins from, T.
-        frame_shape: Of the frames that the denoiser sees: (height, width, channels).
     """
 
     card: Card
     weights: "dict[str, Tensor]"
-    num_steps_conditioning: int
-    frame_shape: tuple[int, int, int]
 
 
 def read_released(
@@ -103,11 +99,10 @@ def read_released(
     if size is None:
         raise BadArgument(f"{config} does not say the size of images: give the environment's YAML with --env-config")
     inner, upsampler = tables["denoiser"]["inner_model"], tables.get("upsampler")
-    channels, factor = inner["img_channels"], upsampler["upsampling_factor"] if upsampler else 1
-    frame_shape = (size[0] // factor, size[1] // factor, channels)
+    channels = inner["img_channels"]
     spaces: Table = {"obs_shape": [*size, channels], "num_actions": num_actions}
     if upsampler:
-        spaces["low_res_shape"] = list(frame_shape)
+        spaces["low_res_shape"] = [*(side // upsampler["upsampling_factor"] for side in size), channels]
         spaces["actions"] = {"kind": "csgo"} if game == CSGO else {"kind": "multi_binary", "shape": [num_actions]}
     known = games().get(game)
     if known and known.num_actions == num_actions:
@@ -125,7 +120,7 @@ def read_released(
         training={"imported": {"checkpoint": checkpoint.name, "sha256": sha256_file(checkpoint)}},
     )
     check_weights(card, weights, str(checkpoint))
-    return Released(card, weights, inner["num_steps_conditioning"], frame_shape)
+    return Released(card, weights)
 
 
 def find_run(source: Path) -> tuple[Path, Path | None]:

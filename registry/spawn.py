@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.errors import DamagedModel
+from diamond_gym.registry.card import Card
 from diamond_gym.registry.loading import brief
 from diamond_gym.starts import Starts
 
@@ -24,34 +25,22 @@ def is_spawn(folder: Path) -> bool:
     return any(True for _ in folder.glob(f"*/{_FRAMES}"))
 
 
-def read_spawn(
-    folder: Path,
-    frame_shape: tuple[int, int, int],
-    full_shape: tuple[int, int, int],
-    num_actions: int,
-    frames: int,
-    full_frames: int,
-) -> Starts:
-    """Reads all spawns of a folder, in the order of their numbers.
-
-    Args:
-        folder: Of the spawns.
-        frame_shape: Of the low resolution, (h, w, C).
-        full_shape: Of the full one, (H, W, C).
-        num_actions: The length of an action, A.
-        frames: Frames that a dream begins from, T.
-        full_frames: Frames that the second stage sees, T'.
+def read_spawn(folder: Path, card: Card) -> Starts:
+    """Reads all spawns of a folder, in the order of their numbers, for dreams of a model of two stages.
 
     Raises:
         DamagedModel: There is none, or an array is missing, damaged or of another shape.
     """
+    assert card.upsampler is not None
+    full_frames = card.upsampler["inner_model"]["num_steps_conditioning"]
+    frames, num_actions = card.num_steps_conditioning, card.num_actions
     result = sorted((path.parent for path in folder.glob(f"*/{_FRAMES}")), key=_number)
     if not result:
         raise DamagedModel(f"{folder}: no spawns in it (folders with {_FRAMES})")
     obs, full_res, act, following = [], [], [], []
     for spawn in result:
-        obs.append(_frames(spawn / _FRAMES, frames, frame_shape))
-        full_res.append(_frames(spawn / "full_res.npy", full_frames, full_shape))
+        obs.append(_frames(spawn / _FRAMES, frames, card.frame_shape))
+        full_res.append(_frames(spawn / "full_res.npy", full_frames, card.obs_shape))
         acts = _actions(spawn / "act.npy", frames - 1, num_actions)[-frames:]
         act.append(acts[: frames - 1])
         # The authors' own replay begins with the action of the last frame, too.

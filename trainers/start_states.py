@@ -94,21 +94,18 @@ def starts_from_folder(model: "Released", folder: Path, n: int = 256, seed: int 
     if is_spawn(folder):
         if card.upsampler is None:
             raise BadArgument(f"{folder} holds spawns of a model of two stages, and this one has one")
-        t_full = card.upsampler["inner_model"]["num_steps_conditioning"]
-        return read_spawn(
-            folder, model.frame_shape, card.obs_shape, card.num_actions, model.num_steps_conditioning, t_full
-        )
+        return read_spawn(folder, card)
     if card.upsampler is not None:
         raise BadArgument(f"{folder} is not a folder of spawns")
     if not (folder / "store.json").exists():
         raise BadArgument(f"{folder} is not a folder of collected episodes")
     store = EpisodeStore(folder)
-    if store.about.frame_shape != model.frame_shape or store.codec != card.codec:
+    if store.about.frame_shape != card.frame_shape or store.codec != card.codec:
         raise BadArgument(
             f"{folder} holds frames {store.about.frame_shape} and {_how_many(store)} actions, "
-            f"the model wants {model.frame_shape} and {card.num_actions}"
+            f"the model wants {card.frame_shape} and {card.num_actions}"
         )
-    return draw_starts(store, model.num_steps_conditioning, n, seed)
+    return draw_starts(store, card.num_steps_conditioning, n, seed)
 
 
 def _how_many(store: EpisodeStore) -> str:
@@ -128,8 +125,8 @@ def can_collect(model: "Released") -> None:
         raise BadArgument(f"the checkpoint has no agent that could play {card.game}: {_ADVICE}")
     if game.num_actions != card.num_actions:
         raise BadArgument(f"{card.game} has {game.num_actions} actions, the checkpoint {card.num_actions}: {_ADVICE}")
-    if model.frame_shape[2] != 3:
-        raise BadArgument(f"the checkpoint sees {model.frame_shape[2]} channels, the game has 3: {_ADVICE}")
+    if card.frame_shape[2] != 3:
+        raise BadArgument(f"the checkpoint sees {card.frame_shape[2]} channels, the game has 3: {_ADVICE}")
 
 
 def starts_from_game(
@@ -162,8 +159,8 @@ def starts_from_game(
     prefix = PREFIXES["actor_critic"]
     agent.load_state_dict({k.removeprefix(prefix): v for k, v in model.weights.items() if k.startswith(prefix)})
     policy = AgentPolicy(agent.eval(), games_for(steps), np.random.default_rng([seed, 1]))
-    world = World(about_game(model.card.game, model.frame_shape[:2]), model.card.game)
+    world = World(about_game(model.card.game, model.card.frame_shape[:2]), model.card.game)
     with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", world.about) as store:
         with Collector(store, world.envs(games_for(steps)), CollectConfig(seed=seed), policy) as collector:
             collector.collect(steps, progress)
-        return draw_starts(store, model.num_steps_conditioning, n, seed)
+        return draw_starts(store, model.card.num_steps_conditioning, n, seed)
