@@ -113,16 +113,19 @@ class About:
 
     def check_same(self, other: "About", folder: Path) -> None:
         """Raises DiamondGymError if experience of `other` does not belong into this store."""
-        words = {"game": "game", "frame_shape": "frame shape", "num_actions": "number of actions"}
-        words |= {"action_dtype": "actions of type", "action_shape": "actions of shape"}
-        words |= {"actions": "actions"}
+        words = {
+            "game": "game",
+            "frame_shape": "frame shape",
+            "num_actions": "number of actions",
+            "action_dtype": "actions of type",
+            "action_shape": "actions of shape",
+        }
+        if self.actions and other.actions:  # else one of them does not say
+            words["actions"] = "actions"
         for name, word in words.items():
             mine, theirs = getattr(self, name), getattr(other, name)
-            if name == "actions" and not (mine and theirs):  # one of them does not say
-                continue
             if mine != theirs:
-                message = f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder"
-                raise DiamondGymError(message)
+                raise DiamondGymError(f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder")
 
     def check_fits(self, piece: "Episode") -> None:
         """Raises ValueError if frames or actions are not those of this store."""

@@ -23,8 +23,6 @@ from diamond_gym.data.about import About
 from diamond_gym.errors import DiamondGymError, DiskFull
 from diamond_gym.files import atomic_write, flush_folder
 
-__all__ = ["About", "Episode"]
-
 SUFFIX, INDEX, _KEY = ".safetensors", "index.cache", "episode"
 _OPTIONAL = {"rew": np.float32, "end": np.bool_, "trunc": np.bool_}
 _HEADER, _HEADER_AT_MOST = 1 << 11, 1 << 20  # bytes, as a rule and at most
@@ -96,7 +94,7 @@ class Link:
     info: Mapping[str, Any]
 
     @classmethod
-    def of(cls, path: Path, episode: Episode, before: "Link | None" = None, first_step: int = 0) -> "Link":
+    def of(cls, path: Path, episode: Episode, before: "Link | None", first_step: int) -> "Link":
         """What to write with a new episode, or with what follows the file `before` of one."""
         if before is None:
             return cls(path.stem, 0, episode.over, dict(episode.info))

@@ -114,15 +114,15 @@ def importer(source: Path, wanted: str | None = None) -> ModuleType:
 
 
 def files_in(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The source itself, or the files in it that end so, in the order of their numbers; what is hidden is left out."""
+    """The source itself, or the files in it that end so, frame 9 before frame 10; what is hidden is left out."""
+
+    def order(path: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", path.relative_to(source).as_posix())
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
     found = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
     found = [p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".")]
-    return sorted(found, key=lambda p: natural(p.relative_to(source).as_posix()))
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A sorting key by which frame 10 comes after frame 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return sorted(found, key=order)
 
 
 def read_json(path: Path) -> Any:
