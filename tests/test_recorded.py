@@ -22,8 +22,8 @@ from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.imagination import Imagination
 from diamond_gym.trainers.loop import ALONE, Loop
-from diamond_gym.trainers.optim import OptimizerConfig, average
-from diamond_gym.trainers.recorded import RecordedUpdates, can_record
+from diamond_gym.trainers.optim import OptimizerConfig, average, can_record
+from diamond_gym.trainers.recorded import RecordedUpdates
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.start_states import draw_starts
 from diamond_gym.trainers.two_stage import TwoStageTrainer

@@ -169,10 +169,11 @@ def test_gradients_of_several_batches_are_averaged() -> None:
         left = iter(batches)
 
         def loss(layer=layer, left=left):
-            return (layer(next(left)) ** 2).mean()
+            value = (layer(next(left)) ** 2).mean()
+            return value, {"loss": value.detach()}
 
-        mean, norm = update(ALONE, layer, torch.optim.SGD(layer.parameters(), 1.0), loss, config, 1.0)
-        results.append([mean, norm, layer.weight.detach()])
+        figures = update("layer", ALONE, layer, torch.optim.SGD(layer.parameters(), 1.0), loss, config, 1.0)
+        results.append([figures["loss"], figures["layer/grad_norm"], layer.weight.detach()])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -23,11 +23,11 @@ from diamond_gym.schema import AGENT_LOSS, check_config
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
-from diamond_gym.trainers.optim import OptimizerConfig, load_optimizer, lr_factor, update
-from diamond_gym.trainers.recorded import RecordedUpdates, can_record
+from diamond_gym.trainers.optim import OptimizerConfig, can_record, load_optimizer, lr_factor, update
 
 if TYPE_CHECKING:
     from diamond_gym.registry import Entry
+    from diamond_gym.trainers.recorded import RecordedUpdates
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ class ActorCriticTrainer:
             there is one.
     """
 
+    _updates: "RecordedUpdates | None" = None  # where they can be CUDA graphs
+
     def __init__(
         self,
         config: AgentFitConfig,
@@ -201,8 +203,9 @@ class ActorCriticTrainer:
             train_with_kernels(self.agent)
         self._seed = seed
         own, self._draws = config.optimizer, Draws(self._device, seed)
-        self._updates: RecordedUpdates | None = None
         if can_record(self._device, fabric, own):
+            from diamond_gym.trainers.recorded import RecordedUpdates
+
             self._updates = RecordedUpdates("agent", self.agent, own, self._draws)
             self.optimizer = self._updates.optimizer
         else:
@@ -261,15 +264,7 @@ class ActorCriticTrainer:
         self.step += 1
         if self._updates is not None and self.records:
             return {**self._updates(self._objective, factor)}
-        metrics: dict[str, Tensor] = {}
-
-        def loss() -> Tensor:
-            value, of_window = self._objective()
-            metrics.update(of_window)
-            return value  # type: ignore[no-any-return]
-
-        _, norm = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
-        return {**metrics, "agent/grad_norm": norm}
+        return {**update("agent", self._fabric, self._objective, self.optimizer, self._objective, config, factor)}
 
     def _loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.imagination is not None, "the agent needs dreams to be trained in"

@@ -163,33 +163,32 @@ class DistillTrainer:
         t = self.student.num_steps_conditioning
         batch = to_tensors(self.batches.sample(), self.device)
         obs, act = (part.repeat_interleave(NOISES, dim=0) for part in (batch.obs[:, :t], batch.act))
-        losses, norms = [], []
+        figures = []
         for i in range(min(self.config.dream_length, max(1, self.total_steps - self.step))):
-            loss, norm, frame = self._update(obs, act[:, i : i + t])
-            losses.append(loss)
-            norms.append(norm)
+            step, frame = self._update(obs, act[:, i : i + t])
+            figures.append(step)
             frame = frame[::NOISES].repeat_interleave(NOISES, dim=0)  # all noises of a start have the same past
             obs = torch.cat((obs[:, 1:], frame[:, None]), dim=1)
-        return {"student/loss": torch.stack(losses).mean(), "student/grad_norm": torch.stack(norms).mean()}
+        return {name: torch.stack([step[name] for step in figures]).mean() for name in figures[0]}
 
-    def _update(self, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of the optimizer: the loss, the norm that the gradient had, and the student's frames."""
+    def _update(self, obs: Tensor, act: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """One step of the optimizer: its figures, and the student's frames."""
         config, decay_steps = self.config.optimizer, self.config.decay_fraction * self.total_steps
         noise = torch.randn(obs[:, 0].shape, generator=self._noise, device=self.device)
         with torch.no_grad(), self._autocast():
             target, _ = sample(self._teacher.condition, obs, act, noise, self.config.teacher)
         frames = []
 
-        def loss() -> Tensor:
+        def loss() -> tuple[Tensor, dict[str, Tensor]]:
             with self._autocast():
                 value, frame = self._objective(obs, act, noise, target)
             frames.append(frame)
-            return value  # type: ignore[no-any-return]
+            return value, {"student/loss": value.detach()}
 
         factor = lr_factor(self.step, config.warmup_steps, self.total_steps - self.step, decay_steps)
-        result = update(self._fabric, self._objective, self.optimizer, loss, config, factor)
+        figures = update("student", self._fabric, self._objective, self.optimizer, loss, config, factor)
         self.step += 1
-        return *result, frames[0]
+        return figures, frames[0]
 
     def loss(self, obs: Tensor, act: Tensor, noise: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """How far the student's frames are from its teacher's.

@@ -12,6 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.loop import Processes
 
+Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""Gives the loss of tensors, and figures of it without gradient."""
+
 DECAYED_LAYERS = (nn.Conv2d, nn.Linear, nn.LSTM, nn.LSTMCell)
 
 
@@ -38,6 +41,11 @@ class OptimizerConfig:
                 raise BadArgument(f"an optimizer's {name} must be more than 0, not {getattr(self, name)}")
         if self.grad_acc_steps is not None and self.grad_acc_steps < 1:
             raise BadArgument(f"an optimizer's grad_acc_steps must be at least 1, not {self.grad_acc_steps}")
+
+
+def can_record(device: torch.device, fabric: Processes, config: OptimizerConfig) -> bool:
+    """Whether updates can be CUDA graphs (`trainers.recorded`): on a GPU, in one process, of one batch each."""
+    return device.type == "cuda" and fabric.world_size == 1 and (config.grad_acc_steps or 1) == 1
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -94,38 +102,42 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
 
 
 def update(
+    name: str,
     fabric: Processes,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[], Tensor],
+    loss: Loss,
     config: OptimizerConfig,
     factor: float,
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """One step of an optimizer at `factor` times its learning rate.
 
     Args:
+        name: Of the network, for its figures.
         fabric: The processes that train together.
         objective: Whose gradient is clipped.
         optimizer: Of its parameters.
-        loss: Computes the loss of a batch, or its parts, (n,), whose sum it is; called `config.grad_acc_steps` times.
+        loss: Computes the loss of a new batch, and figures of it; called `config.grad_acc_steps` times.
         config: How to optimise.
         factor: Of the learning rate.
 
     Returns:
-        The mean of what `loss` gave, and the norm that the gradient had.
+        The means of the figures that `loss` gave, and the norm that the gradient had; tensors that have not been
+        waited for.
     """
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor
     optimizer.zero_grad()
-    losses, batches = [], config.grad_acc_steps or 1
+    of_batches, batches = [], config.grad_acc_steps or 1
     for _ in range(batches):
-        part = loss()
-        fabric.backward(part.sum() / batches)
-        losses.append(part.detach())
+        value, figures = loss()
+        fabric.backward(value / batches)
+        of_batches.append(figures)
     norm = fabric.clip_gradients(objective, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
     optimizer.step()
     assert norm is not None
-    return torch.stack(losses).mean(dim=0), norm
+    means = {key: torch.stack([figures[key] for figures in of_batches]).mean() for key in of_batches[0]}
+    return {**means, f"{name}/grad_norm": norm}
 
 
 def lr_factor(update: int, warmup_steps: int, left: float = math.inf, decay_steps: float = 0.0) -> float:

@@ -18,17 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.chance import Chance, Draws
 from diamond_gym.networks.cuda_graphs import WARM_UP, Graph
-from diamond_gym.trainers.loop import Processes
-from diamond_gym.trainers.optim import OptimizerConfig, average_weight, recordable_adamw
+from diamond_gym.trainers.optim import Loss, OptimizerConfig, average_weight, recordable_adamw
 
 T = TypeVar("T")
-Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""Gives the loss of tensors, and figures of it without gradient."""
-
-
-def can_record(device: torch.device, fabric: Processes, config: OptimizerConfig) -> bool:
-    """Whether updates can be CUDA graphs: on a GPU, in one process, of one batch each."""
-    return device.type == "cuda" and fabric.world_size == 1 and (config.grad_acc_steps or 1) == 1
 
 
 def to_be_copied(arrays: Iterable[npt.NDArray[np.generic]], device: torch.device) -> list[Tensor]:

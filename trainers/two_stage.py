@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.data.segments import SegmentSampler, normalised
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.preconditioning import TrainingNoise
 from diamond_gym.trainers.batches import sampling_of
-from diamond_gym.trainers.loop import ALONE, Processes, own_rows
-from diamond_gym.trainers.world_model import WorldModelTrainer
+from diamond_gym.trainers.loop import own_rows
+from diamond_gym.trainers.world_model import Arrays, WorldModelTrainer
 from diamond_gym.trainers.world_model_config import Size, WorldModelConfig
 from diamond_gym.two_stage import enlarge, shrink, shrink_planes
 
@@ -47,28 +47,18 @@ class TwoStageTrainer(WorldModelTrainer):
     The store holds the large frames. Denoiser and reward/end model see it through `SmallFrames`.
     """
 
-    def __init__(
-        self,
-        config: WorldModelConfig,
-        store: EpisodeStore,
-        total_steps: int,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        precision: str = "float32",
-        compile: bool = False,
-        fabric: Processes = ALONE,
-    ) -> None:
+    def __init__(self, config: WorldModelConfig, store: EpisodeStore, *rest: Any, **named: Any) -> None:
         height, width, _ = store.about.frame_shape
         self.small, self._large = config.upsampler.small((height, width)), store
         dynamics = SmallFrames(store.folder, self.small)
         dynamics.codec = store.codec
-        super().__init__(config, dynamics, total_steps, seed, device, precision, compile, fabric)
+        super().__init__(config, dynamics, *rest, **named)
         own = config.upsampler
         with torch.random.fork_rng(devices=[]):  # the same weights in every process
-            torch.manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence([self._seed, 2]).generate_state(1)[0]))
             upsampler = Denoiser(own.denoiser)
         self.world_model.upsampler = upsampler
-        self.world_model.to_device(self.device, precision)
+        self.world_model.to_device(self.device, self.precision)
         self._noise = TrainingNoise.on(self.device, own.sigma)
         self._train(
             "upsampler",
@@ -91,14 +81,17 @@ class TwoStageTrainer(WorldModelTrainer):
         metrics: dict[str, float | Tensor] = {}
         own = self.config.upsampler
         if own.optimizer.lr and self.step % own.every == 0:
-            mean, norm = self._update("upsampler", self._upsampler_loss, self.step // own.every)
-            metrics = {"upsampler/loss": mean, "upsampler/grad_norm": norm}
+            metrics |= self._update("upsampler", self._large_frames, self._loss_of_large, self.step // own.every)
         return super().train_step() | metrics
 
-    def _upsampler_loss(self) -> Tensor:
-        batch = to_tensors(self.upsampler_batches.sample(), self.device)
+    def _large_frames(self) -> Arrays:
+        batch = self.upsampler_batches.sample()
+        return batch.obs, batch.mask_padding
+
+    def _loss_of_large(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self._autocast():
-            return self._objectives["upsampler"](batch.obs, batch.mask_padding)  # type: ignore[no-any-return]
+            loss = self._objectives["upsampler"](normalised(pixels, mask), mask)
+        return loss, {"upsampler/loss": loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; see `WorldModelTrainer.state_dict`."""

@@ -3,9 +3,9 @@
 Alonso et al. 2024 (arXiv 2405.12399): §3.1 for the denoiser's objective, appendix for the optimizers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +15,33 @@ from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.chance import Draws
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import TensorBatch, normalised, to_tensors
+from diamond_gym.data.segments import TensorBatch, normalised
 from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
-from diamond_gym.networks.inference import FoldedDenoiser, prepared
-from diamond_gym.networks.kernels.training import train_with_kernels
+from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.preconditioning import TrainingNoise, training_levels
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.trainers.batches import denoiser_batches, motion_weight, reward_end_batches
 from diamond_gym.trainers.loop import ALONE, Objective, Processes
 from diamond_gym.trainers.optim import (
+    Loss,
     OptimizerConfig,
     adamw,
     average,
+    can_record,
     load_optimizer,
     lr_factor,
     parameter_groups,
     update,
 )
 from diamond_gym.trainers.predictions import PrioritizedSteps, dreamed
-from diamond_gym.trainers.recorded import Loss, RecordedUpdates, can_record, to_be_copied
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from diamond_gym.trainers.recorded import RecordedUpdates
+
+Arrays = tuple[npt.NDArray[Any], ...]
 _RECORDED = "denoiser", "reward_end"  # not the upsampler, whose large frames keep a GPU busy without
 
 
@@ -108,6 +112,8 @@ class WorldModelTrainer:
     ) -> None:
         """Prepares a network's training: its average, its optimizer and its loss; `core` is what may be compiled."""
         if self._by_kernels:
+            from diamond_gym.networks.kernels.training import train_with_kernels
+
             train_with_kernels(part)
         if self.config.ema_decay:
             self.ema[name] = average(part, self.config.ema_decay)
@@ -118,6 +124,8 @@ class WorldModelTrainer:
         if not (config.lr and records and can_record(self.device, self._fabric, config)):
             self.optimizers[name] = adamw(part, config, self.device)
         else:
+            from diamond_gym.trainers.recorded import RecordedUpdates
+
             averaged = (self.ema[name], self.config.ema_decay) if self.config.ema_decay else None
             groups = parameter_groups(part, config.weight_decay)
             self._recorded[name] = recorded = RecordedUpdates(name, part, config, self._draws, groups, averaged)
@@ -195,7 +203,7 @@ class WorldModelTrainer:
         if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
-    def _denoiser_step(self) -> dict[str, float | Tensor]:
+    def _denoiser_step(self) -> dict[str, Tensor]:
         if self.prioritized is not None and self.step % self.config.prioritized_every == 0:
             with self._autocast():
                 self.prioritized.examine(self.denoiser_batches.store, self.world_model.denoiser, self.device)
@@ -203,99 +211,84 @@ class WorldModelTrainer:
         t = self.world_model.denoiser.num_steps_conditioning
         early = self.step < self.config.autoregressive_from * self.total_steps
         seen = slice(0, t + 1 if early else None)
-        if "denoiser" in self._recorded:
-            batch = self.denoiser_batches.sample()
-            parts = (part[:, seen] for part in (batch.obs, batch.act, batch.mask_padding))
-            return self._recorded_update("denoiser", self._loss_on_pixels, self.step, parts)
 
-        def loss() -> Tensor:
-            batch = to_tensors(self.denoiser_batches.sample(), self.device)
-            parts = (part[:, seen] for part in (batch.obs, batch.act, batch.mask_padding))
-            with self._autocast():
-                return self._objectives["denoiser"](*parts)  # type: ignore[no-any-return]
+        def batch() -> Arrays:
+            drawn = self.denoiser_batches.sample()
+            return drawn.obs[:, seen], drawn.act[:, seen], drawn.mask_padding[:, seen]
 
-        mean, norm = self._update("denoiser", loss, self.step)
-        return {"denoiser/loss": mean, "denoiser/grad_norm": norm}
+        return self._update("denoiser", batch, self._loss_of_frames, self.step)
+
+    def _loss_of_frames(self, pixels: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with self._autocast():
+            loss = self._objectives["denoiser"](normalised(pixels, mask), act, mask)
+        return loss, {"denoiser/loss": loss.detach()}
 
     def _denoiser_loss(self, obs: Tensor, act: Tensor, mask: Tensor) -> Tensor:
         extra = self.config.motion_weight
         weight = partial(motion_weight, extra=extra) if extra else None
         return self.world_model.denoiser.loss(obs, act, mask, self.noise, pixel_weight=weight)
 
-    def _loss_on_pixels(self, pixels: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The denoiser's loss as it is recorded."""
-        with self._autocast():
-            loss = self._objectives["denoiser"](normalised(pixels, mask), act, mask)
-        return loss, {"denoiser/loss": loss.detach()}
-
-    def _reward_end_step(self) -> dict[str, float | Tensor]:
+    def _reward_end_step(self) -> dict[str, Tensor]:
         updates = self.step // self.config.reward_end_every
         dreams_from = self.config.reward_end_dreams_from
         dreams = dreams_from < 1 and self.step >= dreams_from * self.total_steps  # a loop may go on beyond total_steps
-        if "reward_end" in self._recorded:
-            batch = self.reward_end_batches.sample()
-            frames = batch.obs, batch.mask_padding, batch.next_obs(), batch.next_mask()
-            loss = self._losses_of_dreamed if dreams else self._losses_of_real
-            return self._recorded_update("reward_end", loss, updates, (*frames, batch.act, batch.rew, batch.end))
-        (loss_rew, loss_end), norm = self._update("reward_end", partial(self._reward_end_losses, dreams), updates)
-        return {"reward_end/loss_rew": loss_rew, "reward_end/loss_end": loss_end, "reward_end/grad_norm": norm}
 
-    def _reward_end_losses(self, dreams: bool) -> Tensor:
-        batch = to_tensors(self.reward_end_batches.sample(), self.device, next_obs=True)
-        assert batch.next_obs is not None
-        obs, next_obs = batch.obs[:, :-1], batch.next_obs
-        if dreams:
-            if hasattr(self._frames, "refresh"):
-                self._frames.refresh()  # the denoiser has been trained since
-            obs, next_obs = self._dreamed(self._frames, batch)
-        return self._losses_of(batch, obs, next_obs)
+        def batch() -> Arrays:
+            drawn = self.reward_end_batches.sample()
+            frames = drawn.obs, drawn.mask_padding, drawn.next_obs(), drawn.next_mask()
+            return *frames, drawn.act, drawn.rew, drawn.end
 
-    def _dreamed(self, denoiser: Denoiser | FoldedDenoiser, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-        t = self.world_model.denoiser.num_steps_conditioning
-        rows, length, *shape = batch.obs.shape
-        noise = self._draws.normal((rows, length - t, *shape))
-        return dreamed(denoiser, batch, t, noise, self.config.reward_end_dream_length)
-
-    def _losses_of(self, batch: TensorBatch, obs: Tensor, next_obs: Tensor) -> Tensor:
-        rest = (part[:, :-1] for part in (batch.rew, batch.end, batch.mask_padding))
-        with self._autocast():
-            loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, batch.act[:, :-1], next_obs, *rest)
-        return torch.stack((loss_rew, loss_end))
+        loss = self._losses_of_dreamed if dreams else self._losses_of_real
+        return self._update("reward_end", batch, loss, updates)
 
     def _losses_of_real(self, *parts: Tensor, dreams: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward and end model's losses as they are recorded."""
         pixels, mask, next_pixels, next_mask, act, rew, end = parts
         batch = TensorBatch(normalised(pixels, mask), normalised(next_pixels, next_mask), act, rew, end, mask)
         assert batch.next_obs is not None
-        obs, next_obs = batch.obs[:, :-1], batch.next_obs
-        if dreams:
-            # Not folded, which is what the host does. Its weights are cast apart from those that the gradient goes to.
-            with self._autocast():
-                obs, next_obs = self._dreamed(self.world_model.denoiser, batch)
-        losses = self._losses_of(batch, obs, next_obs)
-        loss_rew, loss_end = losses.detach()
-        return losses.sum(), {"reward_end/loss_rew": loss_rew, "reward_end/loss_end": loss_end}
+        obs, next_obs = self._dreamed(batch) if dreams else (batch.obs[:, :-1], batch.next_obs)
+        rest = (part[:, :-1] for part in (rew, end, mask))
+        with self._autocast():
+            loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, act[:, :-1], next_obs, *rest)
+        figures = {"reward_end/loss_rew": loss_rew.detach(), "reward_end/loss_end": loss_end.detach()}
+        return loss_rew + loss_end, figures
 
     def _losses_of_dreamed(self, *parts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same in dreamed frames."""
         return self._losses_of_real(*parts, dreams=True)
 
-    def _recorded_update(
-        self, name: str, loss: Loss, updates: int, parts: Iterable[npt.NDArray[Any]]
-    ) -> dict[str, float | Tensor]:
-        """One step of an optimizer as a CUDA graph, on a batch of the host."""
-        inputs = to_be_copied(parts, self.device)
-        return {**self._recorded[name](loss, self._factor(name, updates), *inputs)}
+    def _dreamed(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        t = self.world_model.denoiser.num_steps_conditioning
+        rows, length, *shape = batch.obs.shape
+        noise = self._draws.normal((rows, length - t, *shape))
+        if "reward_end" in self._recorded:
+            # Not folded, which is what the host does. Its weights are cast apart from those that the gradient goes to.
+            with self._autocast():
+                return dreamed(self.world_model.denoiser, batch, t, noise, self.config.reward_end_dream_length)
+        if hasattr(self._frames, "refresh"):
+            self._frames.refresh()  # the denoiser has been trained since
+        return dreamed(self._frames, batch, t, noise, self.config.reward_end_dream_length)
 
-    def _factor(self, name: str, updates: int) -> float:
-        """Of the learning rate."""
-        decay_steps = self.config.decay_fraction * self.total_steps
-        return lr_factor(updates, self._configs[name].warmup_steps, self.total_steps - self.step, decay_steps)
+    def _update(self, name: str, batch: Callable[[], Arrays], loss: Loss, updates: int) -> dict[str, Tensor]:
+        """Updates a network, as a CUDA graph where it is recorded.
 
-    def _update(self, name: str, loss: Callable[[], Tensor], updates: int) -> tuple[Tensor, Tensor]:
-        """One step of an optimizer; see `update`."""
-        factor, optimizer = self._factor(name, updates), self.optimizers[name]
-        result = update(self._fabric, self._objectives[name], optimizer, loss, self._configs[name], factor)
+        Args:
+            name: Of the network.
+            batch: Draws a batch.
+            loss: Gives the loss of a batch's tensors, and figures of it.
+            updates: How many there have been.
+        """
+        config, decay_steps = self._configs[name], self.config.decay_fraction * self.total_steps
+        factor = lr_factor(updates, config.warmup_steps, self.total_steps - self.step, decay_steps)
+        if name in self._recorded:
+            from diamond_gym.trainers.recorded import to_be_copied
+
+            return self._recorded[name](loss, factor, *to_be_copied(batch(), self.device))
+
+        def loss_of_batch() -> tuple[Tensor, dict[str, Tensor]]:
+            arrays = map(np.ascontiguousarray, batch())
+            return loss(*(torch.from_numpy(array).to(self.device, non_blocking=True) for array in arrays))
+
+        objective, optimizer = self._objectives[name], self.optimizers[name]
+        figures = update(name, self._fabric, objective, optimizer, loss_of_batch, config, factor)
         if name in self.ema:
             self.ema[name].update_parameters(self.world_model.parts[name])
-        return result
+        return figures
