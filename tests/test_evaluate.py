@@ -23,7 +23,8 @@ from diamond_gym.actions import Discrete
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.sb3 import make_dream_vec_env
 from diamond_gym.trainers import evaluate
-from diamond_gym.trainers.evaluate import Scores, play, random_policy
+from diamond_gym.trainers.evaluate import Scores, play
+from diamond_gym.trainers.policies import StickyPolicy
 from diamond_gym.trainers.sb3_files import SavedAgent, open_agent
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
@@ -64,7 +65,7 @@ def trained(algorithm=PPO, stack=2, side=SIDE, **kwargs):
 
 def test_each_row_plays_its_share_whatever_ends_first():
     firsts, done = [], []
-    policy = random_policy(ACTIONS, 3)
+    policy = StickyPolicy(ACTIONS, np.zeros(3), np.random.default_rng(0))
 
     def watching(obs, first):
         firsts.append(first.copy())
@@ -98,7 +99,7 @@ def test_statistics():
 
 
 def test_the_random_policy_is_uniform():
-    policy = random_policy(4, 1000, seed=1)
+    policy = StickyPolicy(4, np.zeros(1000), np.random.default_rng(1))
     act = policy(np.zeros((1000, 1, 1, 3), np.uint8), np.zeros(1000, bool))
     assert np.bincount(act, minlength=4).min() > 200
 

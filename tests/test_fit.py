@@ -103,8 +103,8 @@ def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None
     drawn, logged = [], []
     with RunFolder(tmp_path / "run") as run:
         rhythm = Rhythm(log_steps=2, checkpoint_seconds=0, picture_seconds=0)
-        sitting = train(fit, run, None, rhythm, lambda step, values: logged.append(step), drawn.append)
-    assert (sitting.reason, sitting.steps, fit.step) == ("steps", 6, 6)
+        reason = train(fit, run, None, rhythm, lambda step, values: logged.append(step), drawn.append)
+    assert (reason, fit.step) == ("steps", 6)
     assert logged == [2, 4, 6] and drawn == [1, 2, 3, 4, 5, 6]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
@@ -115,11 +115,11 @@ def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None
 def test_sitting_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10**6)
-        assert train(fit, run, minutes=1e-6).reason == "minutes"
+        assert train(fit, run, minutes=1e-6) == "minutes"
         done = fit.step
         rhythm = Rhythm(picture_seconds=0)
-        sitting = train(fit, run, None, rhythm, on_picture=lambda step: os.kill(os.getpid(), signal.SIGINT))
-        assert (sitting.reason, fit.step) == ("interrupted", done + 1)
+        reason = train(fit, run, None, rhythm, on_picture=lambda step: os.kill(os.getpid(), signal.SIGINT))
+        assert (reason, fit.step) == ("interrupted", done + 1)
         state = run.load()
     assert state is not None and state["step"] == fit.step
 

@@ -14,7 +14,7 @@ from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.policies import StickyPolicy, policies_of, policy_maker
-from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, record
+from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, real_rollouts
 from diamond_gym.world_model import WorldModel
 
 T, H, N = 2, 12, 6
@@ -91,8 +91,7 @@ class Right:
 
 
 def recorded(steps: int = H, warm_up: int = 9) -> Rollouts:
-    rng = np.random.default_rng(3)
-    return record(Walks(), StickyPolicy(3, np.full(N, 0.5), rng), T, steps, rng, warm_up)
+    return real_rollouts(Walks(), lambda n, rng: StickyPolicy(3, np.full(n, 0.5), rng), T, steps, 3, warm_up=warm_up)
 
 
 def oracle() -> WorldModel:

@@ -50,7 +50,7 @@ def stub_dreams(monkeypatch):
 def train_agent(config, out, minutes=None):
     """Trains without a run's folder and saves, also where Ctrl-C or the time ends the training."""
     with SB3Trainer(config) as trainer:
-        reason = loop.train(trainer, None, minutes, RHYTHM).reason
+        reason = loop.train(trainer, None, minutes, RHYTHM)
         card = trainer.save(out)
     return SimpleNamespace(reason=reason, steps=trainer.step, recent_return=trainer.recent_return, card=card)
 

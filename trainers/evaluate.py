@@ -12,7 +12,6 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diamond_gym.action_spaces import codec_of_space
-from diamond_gym.actions import ActionCodec
 from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
@@ -108,11 +107,6 @@ def real_games(game: str | World, num_envs: int, max_episode_steps: int | None =
     )
 
 
-def random_policy(actions: int | ActionCodec, num_envs: int, seed: int = 0) -> Policy:
-    """Uniform actions."""
-    return StickyPolicy(actions, np.zeros(num_envs), np.random.default_rng([seed, 3]))
-
-
 def play(
     policy: Policy,
     envs: VectorEnv[Any, Any, Any],
@@ -187,7 +181,7 @@ def score(
     rows, shown = envs.num_envs, envs.single_observation_space.shape or ()
     codec = codec_of_space(envs.single_action_space, game)
     if agent is None:
-        policy = random_policy(codec, rows, seed)
+        policy: Policy = StickyPolicy(codec, np.zeros(rows), np.random.default_rng([seed, 3]))
     elif isinstance(agent, ActorCritic):
         config = agent.config
         seen = config.frame_shape
@@ -213,11 +207,8 @@ def score_agent(
     game: str | World,
     episodes: int = 100,
     num_envs: int = 10,
-    seed: int = 0,
-    deterministic: bool = False,
-    temperature: float | None = None,
     max_episode_steps: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    **how: Any,
 ) -> Scores:
     """Scores an agent as `score` does, in games that are opened for it.
 
@@ -226,12 +217,9 @@ def score_agent(
         game: One of the 26, the id of an environment, or a world that can be played.
         episodes: How many games.
         num_envs: How many of them side by side.
-        seed: Of games and actions.
-        deterministic: Whether to take the likeliest action instead of sampling one.
-        temperature: See `score`.
         max_episode_steps: Cuts longer games; None for ALE's own half hour of play.
-        progress: Called with the number of finished games.
+        **how: `seed`, `deterministic`, `temperature` and `progress`, as those of `score`.
     """
     with closing(real_games(game, min(num_envs, episodes), max_episode_steps)) as envs:
         name = game.env if isinstance(game, World) else game
-        return score(agent, envs, name, episodes, seed, deterministic, temperature, progress)
+        return score(agent, envs, name, episodes, **how)

@@ -238,19 +238,6 @@ class Loop:
             self._saved = time.monotonic()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a training went.
-
-    Attributes:
-        reason: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
-        steps: Steps done in it.
-    """
-
-    reason: str
-    steps: int
-
-
 def train(
     trainer: Trainer,
     run: RunFolder | None,
@@ -259,7 +246,7 @@ def train(
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     on_picture: Callable[[int], None] | None = None,
     fabric: Processes = ALONE,
-) -> Outcome:
+) -> str:
     """Trains until all steps are done, the time is up, or somebody asks to stop; ends with a checkpoint.
 
     Args:
@@ -270,6 +257,9 @@ def train(
         on_log: Called with the step and the means since the last time.
         on_picture: Called now and then with the step, to draw what the model dreams by now.
         fabric: The processes that train together.
+
+    Returns:
+        Why it ended: "steps" when all are done, "minutes" when time was up, "interrupted" after Ctrl-C.
 
     Raises:
         DiamondGymError: A loss is not finite; the last good checkpoint is kept.
@@ -293,4 +283,4 @@ def train(
     with Loop(save, minutes, rhythm, fabric, on_picture) as loop:
         if loop.run(trainer, trainer.total_steps, means, on_log=log) and trainer.step > first_step:
             save()  # where it was stopped the loop has
-    return Outcome(loop.stopped or "steps", trainer.step - first_step)
+    return loop.stopped or "steps"

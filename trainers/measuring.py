@@ -10,6 +10,7 @@ import numpy as np
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import check_least
 from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.fidelity import HORIZONS, Table
 from diamond_gym.trainers.games import Games
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
 
 _FEWER = 5  # the part of everything that --quick measures
-_LEAST = {
-    "windows": 0, "horizon": 1, "rollouts": 0, "rollout_steps": 1, "free_dreams": 0, "free_steps": 1, "starts": 1,
-    "dreams_per_start": 0,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,8 @@ class Sizes:
     """Dreams of each of those starts, at least 2; 0 for none."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        check_least(self, windows=0, horizon=1, rollouts=0, rollout_steps=1, free_dreams=0, free_steps=1, starts=1)
+        check_least(self, dreams_per_start=0)
         if self.dreams_per_start == 1:
             raise BadArgument("--dreams-per-start must be 0 or at least 2, not 1")
 

@@ -206,14 +206,14 @@ def _replay(act: npt.NDArray[Any]) -> Policy:
     return lambda obs, first: next(columns)
 
 
-def record(
+def real_rollouts(
     games: Games,
-    policy: Policy,
+    make_policy: MakePolicy,
     t: int,
     steps: int,
-    rng: np.random.Generator,
-    warm_up: int = 60,
+    seed: int,
     codec: ActionCodec | None = None,
+    warm_up: int = 60,
 ) -> Rollouts:
     """Plays each game for a random while, then on until T frames lie within one game, and records from there.
 
@@ -221,13 +221,15 @@ def record(
 
     Args:
         games: N games side by side.
-        policy: Who plays all of it.
+        make_policy: Makes the policy that plays all of it.
         t: Frames to begin from, T.
         steps: Steps to record after them, H.
-        rng: The source of chance.
-        warm_up: Steps to play before, 0 to so many.
+        seed: Seeds games and policy.
         codec: Of the actions; None where they are numbered.
+        warm_up: Steps to play before, 0 to so many.
     """
+    rng = np.random.default_rng([seed, steps])
+    policy = make_policy(games.num_envs, rng)
     obs = games.reset(int(rng.integers(2**31 - 1024)))
     n = len(obs)
     wait = rng.integers(0, warm_up + 1, size=n)
@@ -265,11 +267,3 @@ def record(
     going = ~np.logical_or.accumulate(restart, axis=1)
     rew[~going] = 0
     return Rollouts(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)), act, rew, end & going, going)
-
-
-def real_rollouts(
-    games: Games, make_policy: MakePolicy, t: int, steps: int, seed: int, codec: ActionCodec | None = None
-) -> Rollouts:
-    """Plays real games for pieces to dream on from, one of each; arguments as those of `record`."""
-    rng = np.random.default_rng([seed, steps])
-    return record(games, make_policy(games.num_envs, rng), t, steps, rng, codec=codec)

@@ -19,7 +19,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_path, atomic_write
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.schema import OBJECTIVES
+from diamond_gym.schema import OBJECTIVES, check_least
 from diamond_gym.trainers.fidelity import HORIZONS, figures
 from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
@@ -67,9 +67,7 @@ class StudyConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise BadArgument(f"--{name.replace('_', '-')} needs one or several different values")
-        for name in ("seeds", "windows", "drift_steps", "trajectories"):
-            if getattr(self, name) < 1:
-                raise BadArgument(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        check_least(self, seeds=1, windows=1, drift_steps=1, trajectories=1)
         if not all(1 <= n <= 1000 for n in self.denoising_steps):
             raise BadArgument("--denoising-steps must lie between 1 and 1000")
 
@@ -253,8 +251,8 @@ class Study:
                     trainer.load_state_dict(state)
             if trainer.step < self.updates:
                 self._say(f"{objective}, seed {seed}: from update {trainer.step:,} to {self.updates:,}")
-            outcome = train(trainer, run, minutes)
-        return trainer.averaged() if outcome.reason == "steps" else None
+            reason = train(trainer, run, minutes)
+        return trainer.averaged() if reason == "steps" else None
 
     def measure(self, objective: str, seed: int, model: WorldModel, reference: Reference) -> None:
         """Measures a fit with each number of denoising steps that has not been yet; what there is, is kept."""

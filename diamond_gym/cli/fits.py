@@ -122,12 +122,12 @@ def fit_with_strips(
 
     main = fabric.is_global_zero
     with fitting(trainer, minutes) as report:
-        outcome = train(trainer, run, minutes, None, report, draw if main else None, fabric)
-    status = 130 if outcome.reason == "interrupted" else 0
+        reason = train(trainer, run, minutes, None, report, draw if main else None, fabric)
+    status = 130 if reason == "interrupted" else 0
     if not main:
         return status
     draw(trainer.step)
-    if outcome.reason == "steps":
+    if reason == "steps":
         return None
     console.print(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}; repeat the command to go on")
     return status

@@ -177,7 +177,7 @@ class TrainAgent:
     ) -> str:
         """Trains to the end or until it is stopped; returns why it ended."""
         with fitting(trainer, self.minutes) as report:
-            reason = train(trainer, run, self.minutes, rhythm, report, check).reason
+            reason = train(trainer, run, self.minutes, rhythm, report, check)
         if reason != "steps":
             console.print(f"stopped at {unit} {trainer.step:,} of {trainer.total_steps:,}; repeat the command to go on")
         return reason
