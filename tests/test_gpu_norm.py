@@ -7,8 +7,7 @@ from stubs import tiny_networks
 
 from diamond_gym.networks import blocks, folding
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
-from diamond_gym.networks.blocks import GROUP_NORM_EPS
-from diamond_gym.networks.gpu_norm import fused_norm
+from diamond_gym.networks.blocks import GROUP_NORM_EPS, fused_norm
 from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
 from diamond_gym.sampler import QUALITIES, sample
 

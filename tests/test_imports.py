@@ -32,7 +32,6 @@ RANKS = [
     },
     {"actions"},
     {"action_spaces", "action_keys", "networks.triton_norm"},
-    {"networks.gpu_norm"},
     {
         "networks.blocks",
         "networks.preconditioning",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
-from diamond_gym.networks.blocks import SmallResBlock, conv3x3, zero_
+from diamond_gym.networks.blocks import GroupNorm, conv1x1, conv3x3, zero_
 from diamond_gym.networks.reward_end import LstmState, init_lstm_
 from diamond_gym.schema import ACTOR_CRITIC, check_config
 
@@ -37,6 +37,20 @@ class ActorCriticConfig:
     def frame_shape(self) -> tuple[int, int, int]:
         """Of the frames that it sees, (H, W, C)."""
         return self.img_size, self.img_width or self.img_size, self.img_channels
+
+
+class SmallResBlock(nn.Module):
+    """A residual block: conv(silu(norm(x))) plus a skip, no condition."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.f = nn.Sequential(GroupNorm(in_channels), nn.SiLU(), conv3x3(in_channels, out_channels))
+        same_width = in_channels == out_channels
+        self.skip_projection = nn.Identity() if same_width else conv1x1(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        return self.skip_projection(x) + self.f(x)  # type: ignore[no-any-return]
 
 
 class FrameEncoder(nn.Module):

@@ -5,13 +5,14 @@ released checkpoints, which therefore load without a renaming table.
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_gym.errors import BadConfig
-from diamond_gym.networks.gpu_norm import fused_norm
 
 GROUP_SIZE = 32
 GROUP_NORM_EPS = 1e-5
@@ -58,6 +59,23 @@ def num_groups(channels: int) -> int:
     while channels % groups:
         groups -= 1
     return groups
+
+
+@cache
+def _triton_norm() -> Callable[..., Tensor] | None:
+    try:
+        from diamond_gym.networks.triton_norm import group_norm
+    except ImportError:  # Triton comes with torch's builds for GPUs alone
+        return None
+    return group_norm
+
+
+def fused_norm(x: Tensor) -> Callable[..., Tensor] | None:
+    """`triton_norm.group_norm`, which takes the place of several kernels of torch, where x is on a GPU; else None.
+
+    None, too, without Triton and in what torch.compile compiles.
+    """
+    return _triton_norm() if x.is_cuda and not torch.compiler.is_compiling() else None
 
 
 class GroupNorm(nn.Module):
@@ -186,20 +204,6 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
-
-
-class SmallResBlock(nn.Module):
-    """The actor-critic's residual block: conv(silu(norm(x))) plus a skip, no condition."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.f = nn.Sequential(GroupNorm(in_channels), nn.SiLU(), conv3x3(in_channels, out_channels))
-        same_width = in_channels == out_channels
-        self.skip_projection = nn.Identity() if same_width else conv1x1(in_channels, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        return self.skip_projection(x) + self.f(x)  # type: ignore[no-any-return]
 
 
 class ResBlock(nn.Module):

@@ -24,9 +24,9 @@ from diamond_gym.networks.blocks import (
     GroupNorm,
     ResBlock,
     from_patches,
+    fused_norm,
     to_patches,
 )
-from diamond_gym.networks.gpu_norm import fused_norm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -65,6 +65,7 @@ class FoldedResBlock(nn.Module):
     def __init__(self, block: ResBlock, place: int) -> None:
         super().__init__()
         self.proj, self.conv1, self.conv2, self.attn = block.proj, block.conv1, block.conv2, block.attn
+        self.fused_norm = fused_norm(self.conv1.weight)
         channels = self.conv1.in_channels, self.conv2.in_channels
         self.norm1 = Norm(block.norm1.groups, channels[0], place)
         self.norm2 = Norm(block.norm2.groups, channels[1], place + 2 * channels[0])
@@ -74,8 +75,8 @@ class FoldedResBlock(nn.Module):
         r = self.proj(x)
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
             scale, shift = modulation[:, norm.place : norm.place + 2 * norm.channels].chunk(2, dim=1)
-            if (fused := fused_norm(x)) is not None:
-                x = conv(fused(x, norm.groups, scale, shift, GROUP_NORM_EPS, silu=True))
+            if self.fused_norm is not None and not torch.compiler.is_compiling():
+                x = conv(self.fused_norm(x, norm.groups, scale, shift, GROUP_NORM_EPS, silu=True))
                 continue
             if len(x) == 1:  # of a single image the affine part is the same for all rows: group_norm does it on the way
                 dtype = scale.dtype if x.device.type == "cpu" else x.dtype  # only a CPU's kernel mixes the two
@@ -116,11 +117,12 @@ class Leave(nn.Module):
     def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, patch: int) -> None:
         super().__init__()
         self.norm, self.conv, self.patch = norm, conv, patch
+        self.fused_norm = fused_norm(conv.weight)
 
     def forward(self, x: Tensor, shape: torch.Size) -> Tensor:
         """(B, O, H', W') -> float32 (B, C, H, W), height and width as in that shape."""
-        if (fused := fused_norm(x)) is not None:
-            x = fused(x, self.norm.num_groups, self.norm.weight, self.norm.bias, GROUP_NORM_EPS, silu=True)
+        if self.fused_norm is not None and not torch.compiler.is_compiling():
+            x = self.fused_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, GROUP_NORM_EPS, silu=True)
         else:
             x = F.silu(self.norm(x), inplace=True)
         return from_patches(self.conv(x).float(), self.patch, shape)
