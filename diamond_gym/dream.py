@@ -17,7 +17,6 @@ from diamond_gym.dream_state import DreamState, DreamStep, Outcome, check_state,
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.folding import without_autocast
 from diamond_gym.networks.inference import prepared
-from diamond_gym.networks.kernels import random_words
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
 from diamond_gym.networks.ways import KERNELS
 from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom, draw_category
@@ -103,7 +102,11 @@ class Dream:
         self._objective = objective_of(denoiser)
         check_sampler(self.sampler, self._objective)
         self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
-        self._words = random_words() if KERNELS in getattr(self._frames, "forms", ()) else None
+        self._words = None
+        if KERNELS in getattr(self._frames, "forms", ()):
+            from diamond_gym.networks.kernels import random_words
+
+            self._words = random_words()
         first = secrets.randbits(63) if seed is None else seed
         self._rng: RowRandom | OutsideRandom = RowRandom(num_envs, self.device, first, self._words)
         self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
@@ -271,7 +274,7 @@ class Dream:
                 return Outcome(next_obs, trajectory, rew_prob, nothing, nothing, nothing.bool(), None)
             last = window[:, -1:], actions[:, -1:]
             logits_rew, logits_end, (hx, cx) = self._outcome(*last, next_obs[:, None], self._memory)
-        rew_prob, end_prob = (logits[:, 0].float().softmax(-1) for logits in (logits_rew, logits_end))
+        rew_prob, end_prob = logits_rew[:, 0].float().softmax(-1), logits_end[:, 0].float().softmax(-1)
         rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
         end = draw_category(end_prob, uniform[:, 1]).bool()
         return Outcome(next_obs, trajectory, rew_prob, end_prob[:, 1], rew, end, (hx.float(), cx.float()))

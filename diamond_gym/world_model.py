@@ -17,6 +17,7 @@ from diamond_gym.dream import Dream
 from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
+from diamond_gym.networks.inference import fastest_precision
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import parameters
@@ -212,17 +213,15 @@ class WorldModel(nn.Module):
     def settle_precision(self, num_envs: int) -> str:
         """Chooses the precision for dreams of so many rows by a measurement on the CPU; for whoever left it at "auto".
 
-        It is made once for a machine, a model and a batch, and kept (`diamond_gym.networks.precision`). On other
-        devices, and for models of two stages, the precision stays what "auto" has come to for the machine. To be called
-        after `compile_networks`, if the networks are to be compiled.
+        It is made once for a machine, a model and a batch, and kept. On other devices, and for models of two stages,
+        the precision stays what "auto" has come to for the machine. To be called after `compile_networks`, if the
+        networks are to be compiled.
 
         Returns:
             The precision and why, to be shown.
         """
         why = "chosen for this machine"
         if self.device.type == "cpu" and self.upsampler is None and self.starts is not None:
-            from diamond_gym.networks.precision import fastest_precision
-
             t, h, w, c = self.starts.obs.shape[1:]
             act = torch.zeros((num_envs, t, *self.starts.act.shape[2:]), dtype=torch.from_numpy(self.starts.act).dtype)
             obs = torch.linspace(-1, 1, t * c * h * w).view(1, t, c, h, w).expand(num_envs, -1, -1, -1, -1)

@@ -18,7 +18,7 @@ EDGE = 0.02
 def without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has denoisers return frames as they are before they are put on levels: continuous in everything."""
     monkeypatch.setattr("diamond_gym.networks.denoiser.quantise", lambda x, nearest=False: x)
-    monkeypatch.setattr("diamond_gym.networks.inference.kernel_frame", lambda config: Denoiser(config).frame)
+    monkeypatch.setattr("diamond_gym.networks.kernels.dreams.kernel_frame", lambda config: Denoiser(config).frame)
 
 
 def assert_on_levels_of(frame: Tensor, exact: Tensor, nearest: bool) -> None:

@@ -43,7 +43,7 @@ RANKS = [
     {"data"},
     {"networks.folding", "data.segments", "data.checks", "data.importers"},
     {"networks.kernels", "networks.kernels.training", "networks.kernels.dreams", "data.importing", "data.preview"},
-    {"networks.inference", "networks.precision", "networks.ways", "data.stores"},
+    {"networks.inference", "networks.ways", "data.stores"},
     {"networks"},
     {"starts"},
     {"dream", "dream_state"},
@@ -65,6 +65,7 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 
 # Imports against the order that are right nevertheless; each is made within a function or for types alone.
 EXCEPTIONS = {
+    ("diamond_gym.networks.denoiser", "networks.folding"): "a network folds itself when it is asked to",
     ("diamond_gym.networks.denoiser", "networks.inference"): "a network folds itself when it is asked to",
     ("diamond_gym.networks.reward_end", "networks.inference"): "a network folds itself when it is asked to",
     ("diamond_gym.world_model", "registry"): "the card is a plain dataclass, named in signatures only",

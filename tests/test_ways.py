@@ -10,7 +10,7 @@ from torch import nn
 
 from diamond_gym.cli import main
 from diamond_gym.envs.vector_env import DreamVectorEnv
-from diamond_gym.networks import inference, precision, ways
+from diamond_gym.networks import inference, ways
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.inference import FoldedDenoiser, FoldedRewardEnd
 from diamond_gym.networks.kernels import built_kernels
@@ -153,8 +153,8 @@ def asked(monkeypatch):
         asked.append((forms, rows, batch, usual))
         return Way("bfloat16_eager" if batch > 2 else "float32_eager", 2, f"batch {batch}")
 
-    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: True)
-    monkeypatch.setattr(precision, "measure", measure)
+    monkeypatch.setattr(inference, "bfloat16_pays", lambda _: True)
+    monkeypatch.setattr(inference, "measure", measure)
     return asked
 
 
@@ -166,7 +166,7 @@ def test_the_precision_is_measured_for_a_model_and_a_batch(asked, monkeypatch):
     forms = ["float32_eager", "bfloat16_eager"]
     assert asked == [(forms, 2, 2, forms[0]), (forms, 4, 4, forms[0])]  # the second time it is remembered
     assert model.dream(4).step is not None
-    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: False)
+    monkeypatch.setattr(inference, "bfloat16_pays", lambda _: False)
     assert model.settle_precision(4).startswith("float32: a convolution in bfloat16 is not faster")
     assert model.precision == "float32" and len(asked) == 2
 
@@ -185,7 +185,7 @@ def test_the_precision_and_the_way_are_one_measurement(asked, cache):
 
 
 def test_the_faster_precision_is_chosen(monkeypatch):
-    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: True)
+    monkeypatch.setattr(inference, "bfloat16_pays", lambda _: True)
     seconds = {("float32_eager", 4): 5, ("bfloat16_eager", 4): 4, ("bfloat16_eager", 2): 3, ("bfloat16_eager", 1): 6}
     start, _ = clocked(monkeypatch, seconds)
     monkeypatch.setattr(
@@ -210,7 +210,7 @@ def test_a_named_precision_stays(asked):
 @needs_kernels
 def test_the_benchmark_says_what_was_chosen(capsys, monkeypatch):
     monkeypatch.setattr("diamond_gym.cli.benchmark.load", lambda *_: networks())
-    monkeypatch.setattr(precision, "bfloat16_pays", lambda _: False)
+    monkeypatch.setattr(inference, "bfloat16_pays", lambda _: False)
     words = ["benchmark", "small", "--batches", "2", "--precisions", "float32", "--quality", "fast"]
     assert main([*words, "--seconds", "0.001"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]

@@ -27,7 +27,8 @@ from diamond_gym.networks.preconditioning import Scalings, TrainingNoise, c_nois
 from diamond_gym.schema import DENOISER, INNER_MODEL, check_config
 
 if TYPE_CHECKING:
-    from diamond_gym.networks.inference import FoldedDenoiser, FoldedInner
+    from diamond_gym.networks.folding import FoldedInner
+    from diamond_gym.networks.inference import FoldedDenoiser
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class InnerModel(nn.Module):
 
     def fold(self, dtype: torch.dtype) -> "FoldedInner":
         """The same function prepared for dreams, in their arithmetic and without gradient."""
-        from diamond_gym.networks.inference import FoldedInner
+        from diamond_gym.networks.folding import FoldedInner
 
         return FoldedInner(self, dtype)
 

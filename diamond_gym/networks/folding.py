@@ -23,10 +23,13 @@ from diamond_gym.networks.blocks import (
     Downsample,
     GroupNorm,
     ResBlock,
+    embed,
     from_patches,
     fused_norm,
     to_patches,
 )
+from diamond_gym.networks.denoiser import InnerModel
+from diamond_gym.networks.reward_end import LstmState, RewardEnd
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -155,6 +158,80 @@ def hold(module: nn.Module, dtype: torch.dtype) -> None:
     """Puts a module's weights into the arithmetic and the memory layout of a dream, for good."""
     module.requires_grad_(False).eval()
     module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class FoldedInner(nn.Module):
+    """An `InnerModel` taken apart into what is done once per frame and what at every denoising step (`forward`)."""
+
+    def __init__(self, inner: InnerModel, dtype: torch.dtype) -> None:
+        super().__init__()
+        own, patch = shared(inner), inner.config.patch_size
+        image = inner.config.img_channels * patch**2
+        self.unet, self.leave = own.unet, Leave(own.norm_out.norm, own.conv_out, patch)
+        # conv(cat(obs, noisy)) = conv_obs(obs) + conv_noisy(noisy); the bias goes with the former
+        weight = own.conv_in.weight
+        self.enter_past = Enter(weight[:, :-image].clone(), own.conv_in.bias, patch)
+        self.enter_noisy = Enter(weight[:, -image:].clone(), None, patch)
+        modulation = fold_norms(self.unet)
+        hold(self, dtype)
+        # the condition is small: it stays float32
+        self.modulation, self.cond_proj = modulation, own.cond_proj
+        self.noise_emb, self.noise_cond_emb = own.noise_emb, own.noise_cond_emb
+        self.act_emb = own.act_emb
+        self.requires_grad_(False)
+
+    def embed(self, c_noise: Tensor, c_noise_cond: Tensor | None) -> Tensor:
+        """Noise levels (n,), and that of the past frames (1,), as part of the condition: (n, cond)."""
+        cond: Tensor = self.noise_emb(c_noise)
+        if self.noise_cond_emb is not None:
+            cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond)
+        return cond
+
+    def modulations(self, embedding: Tensor, act: Tensor | None) -> Tensor:
+        """Scales and shifts of all norms for noise levels (n, cond) and actions (B, T[, A]): (n, B or 1, ...)."""
+        cond = embedding[:, None]
+        if self.act_emb is not None:
+            cond = cond + self.act_emb(act)
+        return self.modulation(self.cond_proj(cond))  # type: ignore[no-any-return]
+
+    def past(self, obs: Tensor) -> Tensor:
+        """What the first convolution makes of scaled past frames (B, T*C, H, W)."""
+        return self.enter_past(obs)  # type: ignore[no-any-return]
+
+    def forward(self, noisy: Tensor, past: Tensor, modulation: Tensor) -> Tensor:
+        """The output F, float32 (B, C, H, W), of scaled noisy images (B, C, H, W)."""
+        x = self.unet(self.enter_noisy(noisy, past), modulation)
+        return self.leave(x, noisy.shape)  # type: ignore[no-any-return]
+
+
+class FoldedNetworks(nn.Module):
+    """The parts of a `RewardEnd`, held in the arithmetic of the dream."""
+
+    def __init__(self, model: RewardEnd, dtype: torch.dtype) -> None:
+        super().__init__()
+        own = shared(model)
+        modulation, entry = fold_norms(own.encoder), own.encoder.conv_in
+        # the encoder's own way in makes patches of one pixel
+        own.encoder.conv_in = Enter(entry.weight, entry.bias, own.encoder.patch_size)  # type: ignore[assignment]
+        own.encoder.patch_size = 1
+        hold(own, dtype)
+        self.encoder, self.lstm, self.head = own.encoder, own.lstm, own.head.float()
+        self.modulation, self.act_emb = modulation, own.act_emb.float()
+        self.dtype, self.difference = dtype, own.config.difference
+
+    def features(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
+        """Flattened features (B, F) of transitions: frames (B, C, H, W), actions (B,) or (B, A)."""
+        x = torch.cat((obs, next_obs - obs if self.difference else next_obs), dim=1)
+        return self.encoder(x, self.modulation(embed(self.act_emb, act))).flatten(1)  # type: ignore[no-any-return]
+
+    def remember(self, x: Tensor, state: LstmState) -> LstmState:
+        """One LSTM step from features (B, F) and the state (hx, cx), each float32 (B, D)."""
+        hx, cx = state
+        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.parameters()
+        gates = F.linear(x, weight_ih, bias_ih).float() + F.linear(hx.to(self.dtype), weight_hh, bias_hh)
+        i, f, g, o = gates.chunk(4, dim=1)
+        cx = torch.addcmul(f.sigmoid() * cx, i.sigmoid(), g.tanh())
+        return o.sigmoid() * cx.tanh(), cx
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:

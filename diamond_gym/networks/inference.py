@@ -1,21 +1,29 @@
-"""The networks prepared for dreaming: weights folded and kept in the dream's precision, rows sized to the cache."""
+"""Denoiser and reward model as dreams call them: folded, in the fastest form, and in rows sized to the cache."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from diamond_gym.device import is_compiled
-from diamond_gym.networks.blocks import embed
+from diamond_gym.device import PRECISIONS, bfloat16_pays, is_compiled
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
-from diamond_gym.networks.folding import Enter, Leave, fold_norms, hold, shared, without_autocast
-from diamond_gym.networks.kernels.dreams import kernel_frame
+from diamond_gym.networks.folding import FoldedInner, FoldedNetworks, without_autocast
 from diamond_gym.networks.preconditioning import c_noise
 from diamond_gym.networks.reward_end import NUM_END_CLASSES, NUM_REWARD_CLASSES, LstmState, RewardEnd
-from diamond_gym.networks.ways import KERNELS, Way, fastest, folded_forms, measured_by
+from diamond_gym.networks.ways import (
+    COMPILED,
+    EAGER,
+    KERNELS,
+    Way,
+    fastest,
+    folded_forms,
+    measure,
+    measured_by,
+    remembered_way,
+    source_of_kernels,
+)
 
 CACHE_BYTES = 2**21
 """How large one feature map of the rows computed together is on a CPU at first; more and fewer rows are measured."""
@@ -34,50 +42,6 @@ def largest_map(denoiser: Denoiser, obs: Tensor, dtype: torch.dtype) -> float:
 def prepared(network: Any, dtype: torch.dtype) -> Any:
     """A network in the form that it has for dreams, if it has one; others are used as they are, under autocast."""
     return network.fold(dtype) if hasattr(network, "fold") else network
-
-
-class FoldedInner(nn.Module):
-    """An `InnerModel` taken apart into what is done once per frame and what at every denoising step (`forward`)."""
-
-    def __init__(self, inner: InnerModel, dtype: torch.dtype) -> None:
-        super().__init__()
-        own, patch = shared(inner), inner.config.patch_size
-        image = inner.config.img_channels * patch**2
-        self.unet, self.leave = own.unet, Leave(own.norm_out.norm, own.conv_out, patch)
-        # conv(cat(obs, noisy)) = conv_obs(obs) + conv_noisy(noisy); the bias goes with the former
-        weight = own.conv_in.weight
-        self.enter_past = Enter(weight[:, :-image].clone(), own.conv_in.bias, patch)
-        self.enter_noisy = Enter(weight[:, -image:].clone(), None, patch)
-        modulation = fold_norms(self.unet)
-        hold(self, dtype)
-        # the condition is small: it stays float32
-        self.modulation, self.cond_proj = modulation, own.cond_proj
-        self.noise_emb, self.noise_cond_emb = own.noise_emb, own.noise_cond_emb
-        self.act_emb = own.act_emb
-        self.requires_grad_(False)
-
-    def embed(self, c_noise: Tensor, c_noise_cond: Tensor | None) -> Tensor:
-        """Noise levels (n,), and that of the past frames (1,), as part of the condition: (n, cond)."""
-        cond: Tensor = self.noise_emb(c_noise)
-        if self.noise_cond_emb is not None:
-            cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond)
-        return cond
-
-    def modulations(self, embedding: Tensor, act: Tensor | None) -> Tensor:
-        """Scales and shifts of all norms for noise levels (n, cond) and actions (B, T[, A]): (n, B or 1, ...)."""
-        cond = embedding[:, None]
-        if self.act_emb is not None:
-            cond = cond + self.act_emb(act)
-        return self.modulation(self.cond_proj(cond))  # type: ignore[no-any-return]
-
-    def past(self, obs: Tensor) -> Tensor:
-        """What the first convolution makes of scaled past frames (B, T*C, H, W)."""
-        return self.enter_past(obs)  # type: ignore[no-any-return]
-
-    def forward(self, noisy: Tensor, past: Tensor, modulation: Tensor) -> Tensor:
-        """The output F, float32 (B, C, H, W), of scaled noisy images (B, C, H, W)."""
-        x = self.unet(self.enter_noisy(noisy, past), modulation)
-        return self.leave(x, noisy.shape)  # type: ignore[no-any-return]
 
 
 class Level(NamedTuple):
@@ -120,7 +84,7 @@ class FoldedDenoiser:
         """Folds the original's weights as they are now: for whoever has trained them."""
         network = cast(InnerModel, self.denoiser.inner_model)
         fold, asked = partial(network.fold, self.dtype), is_compiled(network)
-        self.forms = folded_forms(fold, lambda inner: inner, lambda inner: inner, self.dtype, asked, self.forms)
+        self.forms = folded_forms(fold, lambda inner: inner, self.dtype, asked, self.forms)
         device = next(self.inner.parameters()).device
         kept = device.type == "cuda"  # and written in place, as a CUDA graph may read them
         self._levels = {key: old for key, old in self._levels.items() if kept and old[0].c_in.device == device}
@@ -146,9 +110,11 @@ class FoldedDenoiser:
         """How a batch of obs (B, T, C, H, W) is computed: measured at its first time, if it is not small."""
         batch, h, w = len(obs), *obs.shape[-2:]
         if (batch, h, w) not in self.ways:
-            forms, rows = list(self.forms), self.rows_at_once(obs)
-            small = batch * largest_map(self.denoiser, obs, self.dtype) < SMALL
-            if obs.device.type != "cpu" or small or (batch == len(forms) == 1):
+            forms = list(self.forms)
+            if obs.device.type != "cpu" or batch == len(forms) == 1:
+                return Way(forms[0], batch)
+            rows = self.rows_at_once(obs)
+            if batch * largest_map(self.denoiser, obs, self.dtype) < SMALL:
                 return Way(forms[0], rows)
 
             def start(form: str, rows: int) -> Callable[[], object]:
@@ -163,9 +129,7 @@ class FoldedDenoiser:
         return partial(self._condition(form, obs, act, sigma_cond, (_SIGMA,)), obs[:, -1], _SIGMA)
 
     def rows_at_once(self, obs: Tensor) -> int:
-        """How many of the rows of obs (B, T, C, H, W) are computed together at first: on a CPU as fit its cache."""
-        if obs.device.type != "cpu":
-            return len(obs)
+        """How many of the rows of obs (B, T, C, H, W), on a CPU, are computed together at first: as fit its cache."""
         fitting = max(1, int(CACHE_BYTES / largest_map(self.denoiser, obs, self.dtype)))
         return -(-len(obs) // -(-len(obs) // fitting))
 
@@ -178,8 +142,11 @@ class FoldedDenoiser:
         sigmas: tuple[float, ...],
     ) -> Callable[[Tensor, float], Tensor]:
         config, inner = self.denoiser.config, self.forms[form]
-        by_kernel = form == KERNELS and self.objective == "edm"
-        image = kernel_frame(config) if by_kernel else self.denoiser.image
+        image = self.denoiser.image
+        if form == KERNELS and self.objective == "edm":
+            from diamond_gym.networks.kernels.dreams import kernel_frame
+
+            image = kernel_frame(config)
         at: dict[float, tuple[Level, Tensor]] = {}  # the levels, and the modulations of these rows
 
         def prepare(sigmas: tuple[float, ...]) -> None:
@@ -218,36 +185,6 @@ class FoldedDenoiser:
         return [Level(*level) for level in zip(cs.c_in, cs.c_out, cs.c_skip, embedding, strict=True)]
 
 
-class FoldedNetworks(nn.Module):
-    """The parts of a `RewardEnd`, held in the arithmetic of the dream."""
-
-    def __init__(self, model: RewardEnd, dtype: torch.dtype) -> None:
-        super().__init__()
-        own = shared(model)
-        modulation, entry = fold_norms(own.encoder), own.encoder.conv_in
-        # the encoder's own way in makes patches of one pixel
-        own.encoder.conv_in = Enter(entry.weight, entry.bias, own.encoder.patch_size)  # type: ignore[assignment]
-        own.encoder.patch_size = 1
-        hold(own, dtype)
-        self.encoder, self.lstm, self.head = own.encoder, own.lstm, own.head.float()
-        self.modulation, self.act_emb = modulation, own.act_emb.float()
-        self.dtype, self.difference = dtype, own.config.difference
-
-    def features(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> Tensor:
-        """Flattened features (B, F) of transitions: frames (B, C, H, W), actions (B,) or (B, A)."""
-        x = torch.cat((obs, next_obs - obs if self.difference else next_obs), dim=1)
-        return self.encoder(x, self.modulation(embed(self.act_emb, act))).flatten(1)  # type: ignore[no-any-return]
-
-    def remember(self, x: Tensor, state: LstmState) -> LstmState:
-        """One LSTM step from features (B, F) and the state (hx, cx), each float32 (B, D)."""
-        hx, cx = state
-        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.parameters()
-        gates = F.linear(x, weight_ih, bias_ih).float() + F.linear(hx.to(self.dtype), weight_hh, bias_hh)
-        i, f, g, o = gates.chunk(4, dim=1)
-        cx = torch.addcmul(f.sigmoid() * cx, i.sigmoid(), g.tanh())
-        return o.sigmoid() * cx.tanh(), cx
-
-
 class FoldedRewardEnd:
     """A reward and end model without gradient, called as the original.
 
@@ -272,7 +209,7 @@ class FoldedRewardEnd:
     def refresh(self) -> None:
         """Folds the original's weights as they are now: for whoever has trained them."""
         fold, asked = partial(FoldedNetworks, self.model, self.dtype), is_compiled(self.model.encoder)
-        self.forms = folded_forms(fold, lambda own: own.encoder, lambda own: own.encoder, self.dtype, asked, self.forms)
+        self.forms = folded_forms(fold, lambda own: own.encoder, self.dtype, asked, self.forms)
 
     def _form(self, obs: Tensor, act: Tensor, next_obs: Tensor) -> FoldedNetworks:
         """The networks in the form that is the fastest for transitions, frames (B, C, H, W) and actions (B,)."""
@@ -308,3 +245,38 @@ class FoldedRewardEnd:
             logits = networks.head(torch.stack(outputs, dim=1))
             logits_rew, logits_end = logits.split((NUM_REWARD_CLASSES, NUM_END_CLASSES), dim=-1)
             return logits_rew, logits_end, (state[0][None], state[1][None])
+
+
+def fastest_precision(denoiser: Denoiser, obs: Tensor, act: Tensor | None) -> tuple[str, str]:
+    """The precision of the fastest way in which a batch can be denoised on this CPU, and why it is chosen.
+
+    All forms of both precisions are measured, in turn, once for a machine, a network and a batch; not at all where a
+    convolution in bfloat16 is no faster than one in float32 (`diamond_gym.device.bfloat16_pays`).
+
+    Args:
+        denoiser: On the CPU.
+        obs: Past frames in [-1, 1], float32 (B, T, C, H, W).
+        act: Past actions (B, T[, A]), or None.
+    """
+    if not bfloat16_pays(obs.device):
+        return "float32", "a convolution in bfloat16 is not faster on this processor"
+    if not hasattr(denoiser.inner_model, "fold") or len(obs) * largest_map(denoiser, obs, torch.bfloat16) < SMALL:
+        return "bfloat16", "a convolution in bfloat16 is faster on this processor"
+    config, (h, w) = denoiser.config.inner_model, obs.shape[-2:]
+    kernels = source_of_kernels(is_compiled(denoiser.inner_model))
+    words = ["precision", str(config), f"{h}x{w}", f"{len(obs)} rows", f"{torch.get_num_threads()} threads", kernels]
+
+    def measured() -> Way:
+        folded = {name: FoldedDenoiser(denoiser, dtype) for name, dtype in PRECISIONS.items()}
+        # what torch.compile makes takes a minute for each precision: it is not tried for this
+        forms = [f"{name}_{form}" for name, own in folded.items() for form in own.forms if form != COMPILED]
+
+        def start(form: str, rows: int) -> Callable[[], object]:
+            name, _, form = form.partition("_")
+            return folded[name].call(form, obs[:rows], None if act is None else act[:rows])
+
+        return measure(forms, folded["float32"].rows_at_once(obs), len(obs), start, f"float32_{EAGER}")
+
+    way = remembered_way(words, lambda way: way.form.partition("_")[0] in PRECISIONS, measured)
+    precision, _, form = way.form.partition("_")
+    return precision, f"{form} {way.rows} ({way.why})"

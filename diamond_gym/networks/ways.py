@@ -13,8 +13,6 @@ from torch import nn
 
 from diamond_gym.device import clock, compile_network, remembered
 from diamond_gym.networks.folding import renew
-from diamond_gym.networks.kernels import kernels_version
-from diamond_gym.networks.kernels.dreams import use_kernels
 
 EAGER, KERNELS, COMPILED = "eager", "kernels", "compiled"
 _SECONDS = 0.05
@@ -44,8 +42,7 @@ class Way(NamedTuple):
 
 def folded_forms(
     fold: Callable[[], N],
-    to_compile: Callable[[N], nn.Module],
-    for_kernels: Callable[[N], nn.Module],
+    part: Callable[[N], nn.Module],
     dtype: torch.dtype,
     asked: bool,
     old: dict[str, N],
@@ -54,7 +51,7 @@ def folded_forms(
 
     Args:
         fold: Folds it as it is now.
-        to_compile, for_kernels: What of it is compiled, and what the kernels can be put into.
+        part: What of it is compiled, or has the kernels put into it.
         dtype: Its arithmetic.
         asked: Whether it is to be compiled.
         old: The forms before; a compiled one gets the new weights and stays compiled.
@@ -65,20 +62,31 @@ def folded_forms(
             renew(eager, new)  # in place, as a CUDA graph may read the old ones
             return {EAGER: eager}
         return {EAGER: new}
-    if use_kernels(for_kernels(new), dtype):
+    from diamond_gym.networks.kernels.dreams import use_kernels
+
+    if use_kernels(part(new), dtype):
         return {KERNELS: new, EAGER: fold()}
     device, compiled = next(new.parameters()).device, old.get(COMPILED)
     if compiled is not None and next(compiled.parameters()).device == device:
         renew(compiled, new)
     else:
         compiled = new
-        compile_network(to_compile(compiled))
+        compile_network(part(compiled))
     return {COMPILED: compiled, EAGER: fold()} if device.type == "cpu" else {COMPILED: compiled}
 
 
 def measured_by(forms: Mapping[str, nn.Module], dtype: torch.dtype, *sizes: object) -> list[str]:
     """What the fastest form depends on, besides the machine."""
-    return [str(dtype), *map(str, sizes), kernels_version() if KERNELS in forms else ""]
+    return [str(dtype), *map(str, sizes), source_of_kernels(KERNELS in forms)]
+
+
+def source_of_kernels(used: bool) -> str:
+    """The hash of the kernels' source, on which a measurement depends where they are used; else ""."""
+    if not used:
+        return ""
+    from diamond_gym.networks.kernels import kernels_version
+
+    return kernels_version()
 
 
 def fastest(
@@ -94,12 +102,21 @@ def fastest(
         about: What else the answer depends on.
     """
     words = [*about, *sorted(forms), f"{rows} of {batch}", f"{torch.get_num_threads()} threads"]
+    return remembered_way(
+        words,
+        lambda way: way.form in forms and 1 <= way.rows <= batch,
+        lambda: measure(forms, rows, batch, start),
+    )
+
+
+def remembered_way(words: list[str], valid: Callable[[Way], bool], measured: Callable[[], Way]) -> Way:
+    """The way that was measured on this CPU; the arguments are those of `diamond_gym.device.remembered`."""
     text = remembered(
         "ways",
         torch.device("cpu"),
         words,
-        lambda text: (way := read(text)) is not None and way.form in forms and 1 <= way.rows <= batch,
-        lambda: str(measure(forms, rows, batch, start)),
+        lambda text: (way := read(text)) is not None and valid(way),
+        lambda: str(measured()),
     )
     way = read(text)
     assert way is not None
