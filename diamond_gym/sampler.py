@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diamond_gym.errors import BadConfig
 from diamond_gym.frames import quantise
-from diamond_gym.processes import DDPM_TIMESTEPS, PROCESSES, Process
+from diamond_gym.networks.preconditioning import DDPM_TIMESTEPS, PROCESSES, Process
 from diamond_gym.schema import OBJECTIVE_SAMPLER, SAMPLER, check_config
 
 

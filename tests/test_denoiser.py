@@ -172,7 +172,7 @@ def test_multi_hot_action_of_one_key_is_that_action() -> None:
 
 def test_sigma_distribution() -> None:
     torch.manual_seed(0)
-    sigma = SigmaDistribution().levels(torch.randn(20_000))
+    sigma = SigmaDistribution()(20_000, torch.randn, torch.rand)
     assert sigma.min() >= 2e-3 and sigma.max() <= 20
     assert sigma.log().mean().item() == pytest.approx(-0.4, abs=0.03)
     assert sigma.log().std().item() == pytest.approx(1.2, abs=0.03)

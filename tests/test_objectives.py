@@ -16,8 +16,15 @@ from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.frames import quantise
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.inference import FoldedDenoiser
-from diamond_gym.networks.preconditioning import DdpmLevels, FlowLevels, TrainingNoise, ddpm, flow
-from diamond_gym.processes import ddpm_sigmas, ddpm_timesteps
+from diamond_gym.networks.preconditioning import (
+    TrainingNoise,
+    ddpm,
+    ddpm_sigmas,
+    ddpm_timesteps,
+    ddpm_training_levels,
+    flow,
+    flow_training_levels,
+)
 from diamond_gym.registry import load_world_model, resolve, save_model, update_card
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 from diamond_gym.trainers.register import make_card
@@ -122,7 +129,7 @@ def test_the_network_sees_x_t_and_learns_noise_or_velocity(objective: str) -> No
     torch.manual_seed(0)
     obs = torch.rand(3, 5, 3, 8, 8) * 2 - 1
     act, mask = torch.zeros(3, 5, dtype=torch.int64), torch.ones(3, 5, dtype=torch.bool)
-    levels = DdpmLevels() if objective == "ddpm" else FlowLevels()
+    levels = ddpm_training_levels if objective == "ddpm" else flow_training_levels
 
     def normal(shape):
         drawn.append(torch.randn(shape))
@@ -150,9 +157,9 @@ def test_the_network_sees_x_t_and_learns_noise_or_velocity(objective: str) -> No
 
 
 def test_training_levels() -> None:
-    last = DdpmLevels().draw(2, torch.randn, lambda shape: torch.tensor([0.0, 0.9999999]))
+    last = ddpm_training_levels(2, torch.randn, lambda shape: torch.tensor([0.0, 0.9999999]))
     assert last.tolist() == pytest.approx([ddpm_sigmas()[0], ddpm_sigmas()[999]])
-    times = FlowLevels().draw(3, torch.randn, lambda shape: torch.tensor([0.0, 0.5, 1.0]))
+    times = flow_training_levels(3, torch.randn, lambda shape: torch.tensor([0.0, 0.5, 1.0]))
     assert times.tolist() == pytest.approx([1e-4, 1.0, 1e4], rel=2e-2)
     middle = torch.tensor([ddpm_sigmas()[t] * 1.001 for t in (0, 500, 999)])
     assert (ddpm(middle).c_noise * 1000).tolist() == pytest.approx([1, 501, 1000]), "told the nearest timestep"

@@ -1,21 +1,25 @@
-"""Noise levels: how a denoiser scales its network's input and output at each, and which it is trained at.
+"""Noise levels: how a denoiser scales its network's input and output at each, and which it is trained and sampled at.
 
 What a network learns to predict, its objective, is a function from sigma to `Scalings`: `edm`, `ddpm` and `flow`;
-`Denoiser.precondition` holds the one in use. Images are written as image + sigma * noise in all three, whatever the
-objective calls x_t, so that one loss and one sampler serve them.
+`Denoiser.precondition` holds the one in use. Images are written as image + sigma * noise in all three, which is what
+the objective calls x_t up to a scale, so that one loss and one sampler serve them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diamond_gym.errors import BadConfig
-from diamond_gym.processes import DDPM_TIMESTEPS, ddpm_sigmas
 from diamond_gym.schema import TRAINING_SIGMA, check_config
+
+DDPM_TIMESTEPS = 1000
+_DDPM_BETAS = 1e-4, 0.02
+_FLOW_FIRST = 1 - 1e-3  # at time 1 itself sigma is infinite
 
 
 class Scalings(NamedTuple):
@@ -82,6 +86,58 @@ def c_noise(sigma: Tensor) -> Tensor:
     return sigma.log() / 4
 
 
+class Process(NamedTuple):
+    """The noise process of an objective other than EDM's, as a sampler sees it."""
+
+    levels: Callable[[int], tuple[float, ...]]
+    """The levels sigma of n steps and a final 0."""
+    scale: Callable[[float], float]
+    """x_t over image + sigma * noise, at the level sigma."""
+    eta: float
+    """As `SamplerConfig.eta`: 1 draws the noise anew at each step, 0 is deterministic."""
+
+
+@cache
+def ddpm_sigmas() -> tuple[float, ...]:
+    """The 1,000 noise levels of DDPM, sqrt((1 - a_t) / a_t), a_t the product of 1 - beta_s over s = 0..t.
+
+    Ho et al. 2020 (arXiv 2006.11239) §4: betas rise linearly from 1e-4 to 0.02.
+    """
+    kept = (1 - torch.linspace(*_DDPM_BETAS, DDPM_TIMESTEPS, dtype=torch.float64)).cumprod(0)
+    return tuple(((1 - kept) / kept).sqrt().tolist())
+
+
+def ddpm_timesteps(n: int) -> list[int]:
+    """The timesteps of n steps, falling: multiples of 1000 // n; of a single step, 500.
+
+    At high timesteps the network has learnt to hand its input on, which is nearly the noise that it is to predict, and
+    an image cannot be had from that in one step: the authors of DIAMOND found the middle to be best.
+    """
+    stride = DDPM_TIMESTEPS // n
+    return [DDPM_TIMESTEPS // 2] if n == 1 else [stride * i for i in reversed(range(n))]
+
+
+def ddpm_levels(n: int) -> tuple[float, ...]:
+    """The noise levels of n steps of DDPM, from high to low, and a final 0."""
+    return (*(ddpm_sigmas()[t] for t in ddpm_timesteps(n)), 0.0)
+
+
+def flow_levels(n: int) -> tuple[float, ...]:
+    """The noise levels t / (1 - t) of n even steps of a rectified flow from t = 1 to 0, and a final 0."""
+    times = (min(1 - i / n, _FLOW_FIRST) for i in range(n))
+    return (*(t / (1 - t) for t in times), 0.0)
+
+
+PROCESSES: dict[str, Process] = {
+    "ddpm": Process(ddpm_levels, lambda sigma: 1 / math.sqrt(1 + sigma**2), eta=1.0),
+    "flow": Process(flow_levels, lambda sigma: 1 / (1 + sigma), eta=0.0),
+}
+
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""Gives random numbers of a shape."""
+
+
 @dataclass(frozen=True)
 class SigmaDistribution:
     """Log-normal noise levels of training, clipped (EDM table 1, P_mean and P_std)."""
@@ -97,46 +153,28 @@ class SigmaDistribution:
         if self.sigma_min > self.sigma_max:
             raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
-    def levels(self, normal: Tensor) -> Tensor:
-        """Noise levels, float32 (n,), of standard normal numbers (n,)."""
-        return (normal * self.scale + self.loc).exp().clip(self.sigma_min, self.sigma_max)
-
-    def draw(self, n: int, normal: "Draw", uniform: "Draw") -> Tensor:
+    def __call__(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
         """n noise levels, float32 (n,)."""
-        return self.levels(normal((n,)))
+        return (normal((n,)) * self.scale + self.loc).exp().clip(self.sigma_min, self.sigma_max)
 
 
-Draw = Callable[[tuple[int, ...]], Tensor]
-"""Gives random numbers of a shape."""
+Levels = Callable[[int, Draw, Draw], Tensor]
+"""Gives n noise levels of training, float32 (n,), of standard normal numbers or of those in [0, 1)."""
 
 
-class Levels(Protocol):
-    """Noise levels of training, as `SigmaDistribution` draws them."""
-
-    def draw(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
-        """n noise levels, float32 (n,), of standard normal numbers or of those in [0, 1)."""
-        ...
+def ddpm_training_levels(n: int, normal: Draw, uniform: Draw) -> Tensor:
+    """n of the levels of DDPM's 1,000 timesteps, float32 (n,), each as likely."""
+    t = uniform((n,)) * DDPM_TIMESTEPS
+    return _ddpm_levels(t.device)[t.long().clamp(max=DDPM_TIMESTEPS - 1)]
 
 
-class DdpmLevels:
-    """The levels of DDPM's 1,000 timesteps, each as likely."""
-
-    def draw(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
-        """n noise levels, float32 (n,)."""
-        t = uniform((n,)) * DDPM_TIMESTEPS
-        return _ddpm_levels(t.device)[t.long().clamp(max=DDPM_TIMESTEPS - 1)]
-
-
-class FlowLevels:
-    """The levels t / (1 - t) of uniform times of a rectified flow, at least 1e-4 from both ends.
+def flow_training_levels(n: int, normal: Draw, uniform: Draw) -> Tensor:
+    """n levels t / (1 - t), float32 (n,), of uniform times of a rectified flow, at least 1e-4 from both ends.
 
     Logit-normal times (Esser et al. 2024, arXiv 2403.03206, §3.1) are log-normal levels: a `SigmaDistribution`.
     """
-
-    def draw(self, n: int, normal: Draw, uniform: Draw) -> Tensor:
-        """n noise levels, float32 (n,)."""
-        t = uniform((n,)).clamp(1e-4, 1 - 1e-4)
-        return t / (1 - t)
+    t = uniform((n,)).clamp(1e-4, 1 - 1e-4)
+    return t / (1 - t)
 
 
 def training_levels(objective: str, sigma: SigmaDistribution, uniform_times: bool = True) -> Levels:
@@ -148,8 +186,8 @@ def training_levels(objective: str, sigma: SigmaDistribution, uniform_times: boo
         uniform_times: Whether a rectified flow's times are uniform instead.
     """
     if objective == "ddpm":
-        return DdpmLevels()
-    return FlowLevels() if objective == "flow" and uniform_times else sigma
+        return ddpm_training_levels
+    return flow_training_levels if objective == "flow" and uniform_times else sigma
 
 
 @dataclass(frozen=True)
@@ -157,35 +195,29 @@ class TrainingNoise:
     """Where a loss takes its random numbers from, so that a test can hand in known ones."""
 
     sigma: Callable[[int], Tensor]
-    normal: Callable[[tuple[int, ...]], Tensor]
+    normal: Draw
     past: Callable[[int], Tensor] | None = None
     """Noise levels of the past frames of n rows, float32 (n,), 0 where they stay as they are; all of them if None."""
 
     @classmethod
-    def of(
-        cls,
-        distribution: Levels,
-        normal: Draw,
-        uniform: Draw,
-        past_noise: float = 0.0,
-    ) -> "TrainingNoise":
+    def of(cls, levels: Levels, normal: Draw, uniform: Draw, past_noise: float = 0.0) -> "TrainingNoise":
         """Noise made of random numbers from outside.
 
         Args:
-            distribution: Of the noise levels.
+            levels: Gives the noise levels.
             normal: Gives standard normal numbers of a shape.
             uniform: Gives numbers in [0, 1).
             past_noise: Highest noise level of past frames. Half of the rows stay as they are, as frames of a dream do;
                 the levels of the others are uniform.
         """
         return cls(
-            lambda n: distribution.draw(n, normal, uniform),
+            lambda n: levels(n, normal, uniform),
             normal,
             (lambda n: past_noise * (2 * uniform((n,)) - 1).clamp(min=0)) if past_noise else None,
         )
 
     @classmethod
-    def on(cls, device: torch.device | str, distribution: Levels, past_noise: float = 0.0) -> "TrainingNoise":
+    def on(cls, device: torch.device | str, levels: Levels, past_noise: float = 0.0) -> "TrainingNoise":
         """The same of fresh numbers from torch's global generator of a device."""
         normal, uniform = (partial(draw, dtype=torch.float32, device=device) for draw in (torch.randn, torch.rand))
-        return cls.of(distribution, normal, uniform, past_noise)
+        return cls.of(levels, normal, uniform, past_noise)
