@@ -9,18 +9,25 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from diamond_gym.actions import ActionCodec, Box, CsgoActions, Discrete, MultiBinary, MultiDiscrete
+from diamond_gym.actions import ActionCodec, Box, Discrete, MultiBinary, MultiDiscrete
 from diamond_gym.errors import BadArgument, BadConfig
 from diamond_gym.schema import MOST_ACTIONS
 
 Array = npt.NDArray[Any]
 _WIDEST = 1e9  # of a box: beyond it a bound is a way of saying that there is none
 
+
+def _csgo() -> ActionCodec:
+    from diamond_gym.csgo import CsgoActions  # which few worlds have
+
+    return CsgoActions()
+
+
 KINDS: Mapping[str, Any] = {
     "multi_binary": (MultiBinary, {"shape"}, set()),
     "multi_discrete": (MultiDiscrete, {"sizes"}, {"shape"}),
     "box": (Box, {"low", "high"}, {"shape", "dtype"}),
-    "csgo": (CsgoActions, set(), set()),
+    "csgo": (_csgo, set(), set()),
 }
 """Kinds that a table may name: the codec, the keys that it needs, and those that it may have."""
 

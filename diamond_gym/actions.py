@@ -9,18 +9,22 @@ kind and what the kind needs; numbered actions need none but their count.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from diamond_gym import csgo
 from diamond_gym.errors import BadConfig
 from diamond_gym.schema import MOST_ACTIONS
 
 Array = npt.NDArray[Any]
+
+# Keys of a keyboard: digits for buttons; a row for the values of each choice; a pair for the bounds of each number
+DIGITS = "1234567890"
+_ROWS = (DIGITS, "qwertyuiop", "asdfghjkl", "zxcvbnm")
+_PAIRS = ("ad", "sw", "qe", "zc", "12", "34", "56", "78", "90")
 
 
 class ActionCodec:
@@ -89,6 +93,23 @@ class ActionCodec:
     def rest(self) -> Array:
         """The action that does nothing, as far as the kind tells: 0, or in a box the number nearest to 0."""
         return np.zeros(self.shape, self.dtype)
+
+    @property
+    def keys(self) -> dict[str, tuple[int, float]]:
+        """What each key of a keyboard sets: a place in the flattened action, and the number that it puts there.
+
+        Keys are few: the parts of an action for which none is left rest. Numbered actions have none here but by their
+        words (`diamond_gym.registry.games.keys_to_action`).
+        """
+        return {}
+
+    def held(self, keys: Collection[str]) -> Array:
+        """The action, of the space's shape and type, while these keys are held down."""
+        act = self.rest.copy().reshape(-1)
+        for key, (place, value) in self.keys.items():
+            if key in keys:
+                act[place] = value
+        return act.reshape(self.shape)
 
     def wanted(self, shape: tuple[int, ...]) -> str:
         """What actions of a shape (*leading, *self.shape) are, for errors."""
@@ -160,6 +181,11 @@ class MultiBinary(ActionCodec):
         """Each button by a fair coin."""
         return rng.integers(2, size=(rows, *self.shape)).astype(self.dtype)
 
+    @property
+    def keys(self) -> dict[str, tuple[int, float]]:
+        """A digit for each button."""
+        return {key: (i, 1) for i, key in zip(range(self.num_inputs), DIGITS, strict=False)}
+
     def wanted(self, shape: tuple[int, ...]) -> str:
         """For errors."""
         return f"zeros and ones of shape {shape}"
@@ -192,6 +218,12 @@ class MultiDiscrete(ActionCodec):
     def sample(self, rng: np.random.Generator, rows: int) -> Array:
         """Each choice uniform."""
         return rng.integers(self.sizes, size=(rows, len(self.sizes))).reshape(rows, *self.shape)
+
+    @property
+    def keys(self) -> dict[str, tuple[int, float]]:
+        """A row of the keyboard for each choice, whose keys are its values from 1 on; it is 0 where none is held."""
+        choices = enumerate(zip(self.sizes.tolist(), _ROWS, strict=False))
+        return {key: (i, n) for i, (size, row) in choices for n, key in zip(range(1, size), row, strict=False)}
 
     def wanted(self, shape: tuple[int, ...]) -> str:
         """For errors."""
@@ -245,6 +277,13 @@ class Box(ActionCodec):
         box: Any = self.space
         return np.clip(np.zeros(self.shape, self.dtype), box.low, box.high)
 
+    @property
+    def keys(self) -> dict[str, tuple[int, float]]:
+        """Two keys for each number, for its lowest and its highest value."""
+        box: Any = self.space
+        numbers = enumerate(zip(_PAIRS, box.low.ravel().tolist(), box.high.ravel().tolist(), strict=False))
+        return {key: (i, bound) for i, (pair, *bounds) in numbers for key, bound in zip(pair, bounds, strict=True)}
+
     def wanted(self, shape: tuple[int, ...]) -> str:
         """For errors."""
         low, high = (np.unique(bound) for bound in (self._low, self._high))
@@ -258,34 +297,3 @@ class Box(ActionCodec):
             act = act.astype(self.dtype)  # as float64, 0.7 lies above the float32 bound 0.7
         box: Any = self.space
         return bool((act >= box.low).all() and (act <= box.high).all())  # not of NaN
-
-
-class CsgoActions(ActionCodec):
-    """CS:GO's keys, clicks and mouse, `diamond_gym.csgo`; recordings may hold them encoded already."""
-
-    kind = "csgo"
-    part_names = csgo.NAMES
-
-    def __init__(self) -> None:
-        super().__init__(spaces.MultiDiscrete(list(csgo.SIZES)), csgo.NUM_INPUTS, {})
-
-    def encode(self, act: npt.ArrayLike) -> Array:
-        """Zeros and ones, int64 (..., 51), from actions (..., 15) or from such zeros and ones."""
-        act = np.asarray(act)
-        return act.astype(np.int64) if act.shape[-1:] == (csgo.NUM_INPUTS,) else csgo.encode(act)
-
-    def sample(self, rng: np.random.Generator, rows: int) -> Array:
-        """Each part uniform."""
-        return rng.integers(csgo.SIZES, size=(rows, len(csgo.SIZES)))
-
-    @property
-    def rest(self) -> Array:
-        """Nothing pressed, and a mouse that stays where it is."""
-        return csgo.action()
-
-    def wanted(self, shape: tuple[int, ...]) -> str:
-        """For errors."""
-        return f"integers of shape {shape}, each row below {csgo.SIZES}"
-
-    def _accepts(self, act: Array) -> bool:
-        return act.dtype.kind in "iu" and bool((act >= 0).all() and (act < np.array(csgo.SIZES)).all())

@@ -14,6 +14,8 @@ are pressed or not, and the two bins.
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.actions import MultiDiscrete
+
 KEYS = ("w", "a", "s", "d", "space", "ctrl", "shift", "1", "2", "3", "r")
 CLICKS = ("left", "right")
 BUTTONS = KEYS + CLICKS
@@ -91,3 +93,29 @@ def _checked(act: npt.ArrayLike) -> Array:
     if not fits or ((array < 0) | (array >= np.array(SIZES))).any():
         raise ValueError(f"an action is {len(SIZES)} integers below {SIZES}, got {array.dtype} {array.shape}.")
     return array.astype(np.int64)
+
+
+class CsgoActions(MultiDiscrete):
+    """The codec of these actions; recordings may hold them encoded already."""
+
+    kind = "csgo"
+    part_names = NAMES
+
+    def __init__(self) -> None:
+        super().__init__(SIZES)
+        self.num_inputs, self.table = NUM_INPUTS, {"kind": self.kind}
+
+    def encode(self, act: npt.ArrayLike) -> Array:
+        """Zeros and ones, int64 (..., 51), from actions (..., 15) or from such zeros and ones."""
+        act = np.asarray(act)
+        return act.astype(np.int64) if act.shape[-1:] == (NUM_INPUTS,) else encode(act)
+
+    @property
+    def rest(self) -> Array:
+        """Nothing pressed, and a mouse that stays where it is."""
+        return action()
+
+    @property
+    def keys(self) -> dict[str, tuple[int, float]]:
+        """The keys and mouse buttons by their names."""
+        return {name: (i, 1) for i, name in enumerate(BUTTONS)}

@@ -8,8 +8,7 @@ from stubs import Conditioned, StubWorldModel, levels
 from test_golden import CSGO_INNER, CSGO_UPSAMPLER_INNER, GOLDEN, load_part
 from torch import nn
 
-from diamond_gym.actions import CsgoActions
-from diamond_gym.csgo import NUM_INPUTS, SIZES, encode
+from diamond_gym.csgo import NUM_INPUTS, SIZES, CsgoActions, encode
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.registry import Card
 from diamond_gym.starts import Starts

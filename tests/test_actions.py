@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from diamond_gym import csgo
-from diamond_gym.action_keys import held_action, key_settings
 from diamond_gym.action_spaces import codec_of_model, codec_of_recordings, codec_of_space, codec_of_table
-from diamond_gym.actions import Box, CsgoActions, Discrete, MultiBinary, MultiDiscrete
+from diamond_gym.actions import Box, Discrete, MultiBinary, MultiDiscrete
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.segments import SegmentSampler
 from diamond_gym.envs.checks import check_actions
@@ -101,7 +100,7 @@ def test_networks_look_numbers_up_and_map_vectors():
 
 def test_csgo_is_named_and_not_guessed():
     codec = codec_of_table({"kind": "csgo"}, 51)
-    assert isinstance(codec, CsgoActions) and codec.part_names == csgo.NAMES
+    assert isinstance(codec, csgo.CsgoActions) and codec.part_names == csgo.NAMES
     act = codec.sample(np.random.default_rng(0), 6)
     np.testing.assert_array_equal(codec.encode(act), csgo.encode(act))
     np.testing.assert_array_equal(codec.encode(csgo.encode(act).astype(bool)), csgo.encode(act))
@@ -182,11 +181,10 @@ def test_a_store_of_other_actions_is_refused(tmp_path):
 
 def test_keys_of_vectors():
     buttons, choices = codec_of_space(SPACES["buttons"]), codec_of_space(SPACES["choices"])
-    assert held_action(buttons, {"1", "3"}).tolist() == [1, 0, 1]
-    assert held_action(choices, {"2", "q"}).tolist() == [2, 1] and held_action(choices, ()).tolist() == [0, 0]
+    assert buttons.held({"1", "3"}).tolist() == [1, 0, 1]
+    assert choices.held({"2", "q"}).tolist() == [2, 1] and choices.held(()).tolist() == [0, 0]
     numbers = codec_of_space(SPACES["numbers"])
-    assert held_action(numbers, {"d", "s"}).tolist() == [1.0, 0.0]
-    assert held_action(numbers, {"w"}) in numbers.space
+    assert numbers.held({"d", "s"}).tolist() == [1.0, 0.0]
+    assert numbers.held({"w"}) in numbers.space
     for codec in (buttons, choices, numbers):
-        keys = [key for key, *_ in key_settings(codec)]
-        assert len(set(keys)) == len(keys) and all(held_action(codec, {key}) in codec.space for key in keys)
+        assert codec.keys and all(codec.held({key}) in codec.space for key in codec.keys)

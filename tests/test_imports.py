@@ -26,10 +26,9 @@ RANKS = [
         "hallucination",
         "randomness",
         "device",
-        "csgo",
     },
     {"actions"},
-    {"action_spaces", "action_keys", "networks.triton_norm"},
+    {"action_spaces", "csgo", "networks.triton_norm"},
     {
         "networks.blocks",
         "networks.preconditioning",

@@ -14,9 +14,8 @@ from engines import LARGE, golden_engine
 from two_stages import store
 
 from diamond_gym import cli
-from diamond_gym.actions import CsgoActions
 from diamond_gym.cli.train_wm import TrainWm
-from diamond_gym.csgo import SIZES, action, decode
+from diamond_gym.csgo import SIZES, CsgoActions, action, decode
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.play.session import PlaySession
 from diamond_gym.registry import load_world_model, resolve, save_model

@@ -97,20 +97,13 @@ class DreamEnv(SingleEnv):
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
         """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire.
 
-        Actions that are vectors have the keys of `diamond_gym.action_keys`, up to three at once. CS:GO has its own
-        but ctrl and shift; hand `noop=csgo.action()` to `play`.
+        Actions that are vectors have the keys of `ActionCodec.keys`, up to three at once; of CS:GO's those of a single
+        character and the space bar, and `play` needs `noop=csgo.action()`.
         """
         codec = self.world_model.codec
         if not codec.is_vector:
             return dict(keys_to_action(self.get_action_meanings()))
-        if codec.kind != "csgo":
-            from diamond_gym.action_keys import held_action, key_settings
-
-            known = [key for key, *_ in key_settings(codec)]
-            several = (chord for size in (1, 2, 3) for chord in combinations(known, size))
-            return {chord: held_action(codec, chord) for chord in several}
-        from diamond_gym import csgo
-
-        names = {" " if name == "space" else name: name for name in csgo.KEYS if name not in ("ctrl", "shift")}
-        chords = [chord for size in (1, 2, 3) for chord in combinations(names, size)]
-        return {chord: csgo.action(*(names[key] for key in chord)) for chord in chords}
+        names = {" " if name == "space" else name: name for name in codec.keys}
+        single = [key for key in names if len(key) == 1]
+        chords = (chord for size in (1, 2, 3) for chord in combinations(single, size))
+        return {chord: codec.held([names[key] for key in chord]) for chord in chords}

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym import csgo
-from diamond_gym.action_keys import DIGITS, held_action, key_settings
-from diamond_gym.actions import ActionCodec
+from diamond_gym.actions import DIGITS, ActionCodec
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import keys_to_action
 
@@ -32,9 +31,7 @@ def key_table(codec: ActionCodec, meanings: list[str]) -> list[tuple[tuple[str, 
 
 def key_names(codec: ActionCodec, meanings: list[str]) -> list[str]:
     """The names of the keys that do anything."""
-    if codec.kind == "csgo":
-        return list(csgo.BUTTONS)
-    pressed = [key for key, *_ in key_settings(codec)] or [k for keys, _ in key_table(codec, meanings) for k in keys]
+    pressed = codec.keys or [key for keys, _ in key_table(codec, meanings) for key in keys]
     return list(dict.fromkeys(pressed))
 
 
@@ -117,6 +114,6 @@ class Controls:
             clicks = {name for i, name in enumerate(csgo.CLICKS) if self._buttons >> i & 1}
             return csgo.action(*(self._down | clicks), mouse_x=dx, mouse_y=dy)
         if self._codec.is_vector:
-            return held_action(self._codec, self._down)
+            return self._codec.held(self._down)
         fitting = [(len(keys), action) for keys, action in self._table if keys <= self._down]
         return max(fitting, key=lambda pair: pair[0])[1] if fitting else self.noop
