@@ -22,8 +22,7 @@ from torch import Tensor
 from diamond_gym.cli.collect import store_folder
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
-from diamond_gym.frames import to_pixels
-from diamond_gym.hallucination import SeenColours
+from diamond_gym.frames import SeenColours, to_pixels
 from diamond_gym.networks.inference import prepared
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig, karras_sigmas

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from diamond_gym.chance import OutsideRandom
 from diamond_gym.device import PRECISIONS
 from diamond_gym.dream_state import DreamState, DreamStep, Outcome, check_state, put, without_gradient
 from diamond_gym.networks.denoiser import Denoiser
@@ -24,7 +23,7 @@ from diamond_gym.sampler import SamplerConfig, check_sampler, objective_of, samp
 from diamond_gym.starts import StartBank, Starts
 
 if TYPE_CHECKING:
-    from diamond_gym.networks.cuda_graphs import Graph
+    from diamond_gym.cuda_graphs import Graph, OutsideRandom
 
 __all__ = ["Dream", "DreamState", "DreamStep", "draw_category"]
 
@@ -135,7 +134,7 @@ class Dream:
         twin.steps, twin.start = torch.zeros_like(self.steps), torch.full_like(self.start, -1)
         return twin
 
-    def draw_from(self, random: OutsideRandom) -> None:
+    def draw_from(self, random: "OutsideRandom") -> None:
         """Has all numbers drawn by another source from now on, so that a larger CUDA graph can hold steps and restarts.
 
         Steps are no graphs of their own then, and all starts are burnt in before any of them is needed.
@@ -229,7 +228,7 @@ class Dream:
         inputs = (act,) if mask is None else (act, mask)
         key = restart, len(inputs), self.sampler, self.horizon, act.dtype
         if key not in self._graphs:
-            from diamond_gym.networks.cuda_graphs import Graph
+            from diamond_gym.cuda_graphs import Graph
 
             self._bank.prepare()
             before = self.clone_state(include_rng=True)

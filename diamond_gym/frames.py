@@ -1,4 +1,4 @@
-"""Frames: pixels uint8 (H, W, C) from and to floats in [-1, 1] (C, H, W); many of them in one picture, or a video."""
+"""Frames: pixels uint8 (H, W, C) from and to floats in [-1, 1] (C, H, W); pictures, videos and colours."""
 
 import errno
 from pathlib import Path
@@ -87,3 +87,44 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
             raise DiamondGymError(f"could not write {path} ({message[:200] or type(error).__name__})") from error
         with atomic_write(path) as file:
             file.write(content)
+
+
+class SeenColours:
+    """Which colours real play shows within two pixels of each place, in bins of 16 levels with one bin of tolerance.
+
+    A frame with other colours tells that its dream has left the game. `python -m benchmarks.hallucination NAME`
+    compares this number with others; docs/models.md has what it found.
+
+    Args:
+        frames: uint8 (N, C, h, w) with at most three channels, on any device.
+    """
+
+    def __init__(self, frames: Tensor) -> None:
+        _, c, h, w = frames.shape
+        self._places = torch.arange(h * w, device=frames.device)
+        seen = torch.zeros(h * w, 16**c, dtype=torch.bool, device=frames.device)
+        for part in frames.split(4096):
+            seen[self._places.expand(len(part), -1), self._colours(part)] = True
+        cube = seen.view(h, w, *[16] * c)
+        for dim in range(2 + c):
+            cube = _spread(cube, dim, 2 if dim < 2 else 1)
+        self._seen = cube.reshape(h * w, 16**c)
+
+    @staticmethod
+    def _colours(frames: Tensor) -> Tensor:
+        """(N, C, h, w) -> the index of each pixel's bin, int64 (N, h*w)."""
+        bins, c = frames.long().flatten(2) // 16, frames.shape[1]
+        return (bins * 16 ** torch.arange(c - 1, -1, -1, device=bins.device)[:, None]).sum(1)
+
+    def artefacts(self, frames: Tensor) -> Tensor:
+        """The share of the pixels of frames (N, C, h, w) whose colour real play never shows there, (N,)."""
+        return (~self._seen[self._places, self._colours(frames)]).float().mean(dim=1)
+
+
+def _spread(x: Tensor, dim: int, reach: int) -> Tensor:
+    """Where `x` is true within `reach` places along a dimension."""
+    size, near = x.shape[dim], x.clone()
+    for k in range(1, reach + 1):
+        near.narrow(dim, k, size - k).logical_or_(x.narrow(dim, 0, size - k))
+        near.narrow(dim, 0, size - k).logical_or_(x.narrow(dim, k, size - k))
+    return near

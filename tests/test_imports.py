@@ -22,8 +22,7 @@ RANKS = [
         "files",
         "schema",
         "frames",
-        "chance",
-        "hallucination",
+        "cuda_graphs",
         "randomness",
         "device",
     },
@@ -32,7 +31,6 @@ RANKS = [
     {
         "networks.blocks",
         "networks.preconditioning",
-        "networks.cuda_graphs",
         "data.about",
         "data.episode_files",
     },

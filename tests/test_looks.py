@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.models_table import tables
-from diamond_gym.hallucination import SeenColours
+from diamond_gym.frames import SeenColours
 from diamond_gym.trainers.looks import Looks, distances
 from diamond_gym.trainers.rollouts import Rollouts
 

@@ -13,9 +13,8 @@ import worlds
 from test_diamond import ID, TINY
 from torch import nn
 
-from diamond_gym.chance import Chance, Draws, OutsideRandom
+from diamond_gym.cuda_graphs import WARM_UP, Chance, Draws, OutsideRandom
 from diamond_gym.networks.actor_critic import ActorCriticConfig
-from diamond_gym.networks.cuda_graphs import WARM_UP
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers import actor_critic, world_model
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical
 
-from diamond_gym.chance import Draws, OutsideRandom
+from diamond_gym.cuda_graphs import Draws, OutsideRandom
 from diamond_gym.dream import Dream
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig

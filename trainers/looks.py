@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.hallucination import SeenColours
+from diamond_gym.frames import SeenColours
 from diamond_gym.trainers.fidelity import Table
 from diamond_gym.trainers.rollouts import Rollouts
 from diamond_gym.trainers.things import Detector, things, wilson

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from diamond_gym.chance import Chance, Draws
-from diamond_gym.networks.cuda_graphs import WARM_UP, Graph
+from diamond_gym.cuda_graphs import WARM_UP, Chance, Draws, Graph
 from diamond_gym.trainers.optim import Loss, OptimizerConfig, average_weight, recordable_adamw
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from diamond_gym.chance import Draws
+from diamond_gym.cuda_graphs import Draws
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.segments import TensorBatch, normalised
 from diamond_gym.device import PRECISIONS, prepare_to_compile

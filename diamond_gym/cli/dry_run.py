@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from diamond_gym.cli.terminal import clock, console
+from diamond_gym.cuda_graphs import WARM_UP
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.files import temporary_folder
-from diamond_gym.networks.cuda_graphs import WARM_UP
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.diamond import DiamondConfig

@@ -15,7 +15,7 @@ from diamond_gym.actions import ActionCodec
 from diamond_gym.device import settle_threads
 from diamond_gym.envs.arguments import ObsDtype
 from diamond_gym.errors import BadArgument, ModelNotFound
-from diamond_gym.hallucination import SeenColours
+from diamond_gym.frames import SeenColours
 from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig, check_sampler, objective_of

@@ -1,12 +1,58 @@
-"""Random numbers of torch's generators: fresh ones, and those that a CUDA graph reads, which are drawn before it runs.
+"""A function on tensors as one CUDA graph, and torch's random numbers for it, which are drawn before it runs.
 
 A dream's own numbers, which belong to its rows, are in `diamond_gym.randomness`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+WARM_UP = 3
+"""Calls in which libraries choose their kernels."""
+
+
+class Graph(Generic[T]):
+    """Records a function of tensors, and replays it for others of the same shapes.
+
+    What else it reads and writes has to stay in place: parameters, state. Its result is the same tensors at every call,
+    overwritten. To record it takes real calls.
+
+    Args:
+        function: Never waits for the device.
+        inputs: Its arguments, on a GPU.
+        stream: Where it is recorded; a new one by default.
+        warm_up: Calls before that, in which libraries choose their kernels; 0 where there have been some on the stream.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., T],
+        *inputs: Tensor,
+        stream: torch.cuda.Stream | None = None,
+        warm_up: int = WARM_UP,
+    ) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        stream = stream or torch.cuda.Stream(self._inputs[0].device)
+        current = torch.cuda.current_stream(stream.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            for _ in range(warm_up):
+                function(*self._inputs)
+            stream.synchronize()
+            with torch.cuda.graph(self._graph, stream=stream):
+                self._result = function(*self._inputs)
+        current.wait_stream(stream)
+
+    def __call__(self, *inputs: Tensor) -> T:
+        """Starts it on the current stream; inputs may lie in the host's pinned memory."""
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._result
 
 
 class Chance:
@@ -17,12 +63,11 @@ class Chance:
 
     Args:
         device: Where they are.
-        seed: Of a generator of its own; or a generator; None for torch's global one of the device.
+        generator: What draws them; None for torch's global generator of the device.
     """
 
-    def __init__(self, device: torch.device, seed: int | torch.Generator | None = None) -> None:
-        self._generator = torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed
-        self._device = device
+    def __init__(self, device: torch.device, generator: torch.Generator | None) -> None:
+        self._device, self._generator = device, generator
         self._drawn: list[tuple[Tensor, bool]] = []
         self._place: int | None = None
 
@@ -98,20 +143,11 @@ class OutsideRandom:
     Args:
         rows: Of the dream.
         device: Where it is.
-        draws: Where the numbers come from; torch's global generator by default.
+        draws: Where the numbers come from.
     """
 
-    def __init__(self, rows: int, device: torch.device, draws: Draws | None = None) -> None:
-        self._rows, self._device, self._draws = rows, device, draws or Draws(device)
-
-    @property
-    def chance(self) -> Chance | None:
-        """Where numbers come from inside of a graph; None outside."""
-        return self._draws.chance
-
-    @chance.setter
-    def chance(self, chance: Chance | None) -> None:
-        self._draws.chance = chance
+    def __init__(self, rows: int, device: torch.device, draws: Draws) -> None:
+        self._rows, self._device, self._draws = rows, device, draws
 
     def normal_and_uniform(self, shape: Sequence[int], stream: int, count: int) -> tuple[Tensor, Tensor]:
         """Standard normal numbers (B, *shape) and uniform ones (B, count)."""
