@@ -11,21 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from diamond_gym.device import PRECISIONS
-from diamond_gym.dream_state import DreamState, DreamStep, Outcome, check_state, put, without_gradient
+from diamond_gym.device import PRECISIONS, pick_precision
+from diamond_gym.dream_state import DreamState, DreamStep, Outcome, Predictor, check_state, put, without_gradient
 from diamond_gym.networks.denoiser import Denoiser
-from diamond_gym.networks.folding import without_autocast
-from diamond_gym.networks.inference import prepared
 from diamond_gym.networks.reward_end import LstmState, RewardEnd
-from diamond_gym.networks.ways import KERNELS
-from diamond_gym.randomness import EXTRA_NOISE, NOISE, START, RowRandom, draw_category
-from diamond_gym.sampler import SamplerConfig, check_sampler, objective_of, sample
+from diamond_gym.randomness import START, RowRandom
+from diamond_gym.sampler import SamplerConfig, check_sampler
 from diamond_gym.starts import StartBank, Starts
 
 if TYPE_CHECKING:
     from diamond_gym.cuda_graphs import Graph, OutsideRandom
-
-__all__ = ["Dream", "DreamState", "DreamStep", "draw_category"]
 
 
 class Dream:
@@ -45,6 +40,7 @@ class Dream:
 
     Attributes:
         sampler, horizon: As given when it was made; may be changed between steps.
+        bank: The starts; others may take their place.
         obs_window: The last T frames of every row, float32 (B, T, C, H, W); None before the first reset. As all of the
             state it is overwritten by the next step.
         act_window: The actions between them, (B, T), the last slot waiting for the next one.
@@ -91,47 +87,41 @@ class Dream:
         """
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-        self._dtype = PRECISIONS[precision]
-        self.denoiser, self.reward_end = denoiser, reward_end
-        self._frames, self._outcome = prepared(denoiser, self._dtype), prepared(reward_end, self._dtype)
         self.num_envs, self.device = num_envs, torch.device(device)
+        self.denoiser, self.reward_end = denoiser, reward_end
+        self._predict = Predictor(denoiser, reward_end, PRECISIONS[pick_precision(precision, self.device)])
         self.sampler, self.horizon = sampler or SamplerConfig(), horizon
-        self._objective = objective_of(denoiser)
-        check_sampler(self.sampler, self._objective)
-        self._bank = StartBank(starts, choice, self._outcome, self.device, self._dtype)
-        self._words = None
-        if KERNELS in getattr(self._frames, "forms", ()):
-            from diamond_gym.networks.kernels import random_words
-
-            self._words = random_words()
-        first = secrets.randbits(63) if seed is None else seed
-        self._rng: RowRandom | OutsideRandom = RowRandom(num_envs, self.device, first, self._words)
-        self._graph, self._graphs = graph and self.device.type == "cuda", dict[tuple[Any, ...], "Graph[DreamStep]"]()
+        check_sampler(self.sampler, self._predict.objective)
+        self.bank = StartBank(starts, choice, self._predict, self.device)
+        self._graph = graph and self.device.type == "cuda"
         # A CPU asks whether any row restarts, which costs nothing there; elsewhere every row computes a restart.
         self._waits = self.device.type == "cpu"
         self.num_starts, self.multi_hot = len(starts), starts.act.ndim == 3
         _, t, h, w, c = starts.obs.shape
         self.fingerprint = {"model": model, "num_envs": num_envs, "frames": (t, c, h, w)}
+        self._new_state(seed)
+
+    def _new_state(self, seed: int | Sequence[int] | None = None) -> None:
+        """Makes the state of a dream that has not begun; without a seed its random streams get a fresh one."""
+        first = secrets.randbits(63) if seed is None else seed
+        self._rng: RowRandom | OutsideRandom
+        self._rng = RowRandom(self.num_envs, self.device, first, self._predict.random_words())
+        self._graphs = dict[tuple[Any, ...], "Graph[DreamStep]"]()
         self.obs_window: Tensor | None = None
         self.act_window: Tensor | None = None
         self._memory: LstmState | None = None
-        self.steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self.steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self.start = torch.full_like(self.steps, -1)
 
     @property
     def ways(self) -> list[str]:
         """How frames have been computed where that was measured, a line for each size (`diamond_gym.networks.ways`)."""
-        return [str(way) for way in getattr(self._frames, "ways", {}).values()]
+        return [str(way) for way in getattr(self._predict.frames, "ways", {}).values()]
 
     def twin(self) -> Self:
         """Another dream of the same prepared networks and starts, which has not begun and has a state of its own."""
         twin = copy.copy(self)
-        twin._graphs = {}
-        twin._rng = RowRandom(self.num_envs, self.device, secrets.randbits(63), self._words)
-        twin.obs_window = twin.act_window = twin._memory = None
-        twin.steps, twin.start = torch.zeros_like(self.steps), torch.full_like(self.start, -1)
+        twin._new_state()
         return twin
 
     def draw_from(self, random: "OutsideRandom") -> None:
@@ -139,19 +129,7 @@ class Dream:
 
         Steps are no graphs of their own then, and all starts are burnt in before any of them is needed.
         """
-        self._rng, self._graph, self._bank.eager = random, False, True
-
-    @without_gradient()
-    def replace_starts(self, starts: Starts) -> None:
-        """Begins dreams from other starts from the next restart on, written in place, as a CUDA graph may read there.
-
-        Args:
-            starts: As many as before and of the same shapes; for dreams that begin from any of them.
-
-        Raises:
-            ValueError: They are not.
-        """
-        self._bank.replace(starts)
+        self._rng, self._graph, self.bank.eager = random, False, True
 
     @without_gradient()
     def reset(
@@ -178,9 +156,7 @@ class Dream:
         if self.obs_window is None and mask is not None and not bool(mask.all()):
             raise RuntimeError("the first reset has to be of all rows.")
         rows = torch.ones(self.num_envs, dtype=torch.bool, device=self.device) if mask is None else mask.to(self.device)
-        if obs is not None and act is None:
-            raise ValueError("frames to dream on from need the actions between them: act.")
-        given = None if obs is None or act is None else self._bank.given(obs, act, self.num_envs)
+        given = None if obs is None else self.bank.given(obs, act, self.num_envs)
         if isinstance(start, int) and not 0 <= start < self.num_starts:
             raise ValueError(f"start {start} does not exist: there are {self.num_starts}, counted from 0.")
         if seed is not None:
@@ -193,14 +169,11 @@ class Dream:
 
     def _restart(self, rows: Tensor, start: int | Tensor | None = None) -> None:
         """Puts the rows onto a start: the given one, or one that each draws."""
-        pool = self._bank.pool
         if start is None:
-            index = pool[self._rng.integers(len(pool), START)]
+            index = self.bank.pool[self._rng.integers(len(self.bank.pool), START)]
         else:
             index = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(self.num_envs)
-        if self._bank.incomplete:
-            self._bank.prepare(None if self._bank.eager else index[rows])
-        self._enter(rows, index, *self._bank.window(index))
+        self._enter(rows, index, *self.bank.window(index, rows))
 
     def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
         """Replaces the rows' state, and ends the event in their random streams."""
@@ -218,11 +191,8 @@ class Dream:
             mask: bool (B,) on the device; rows outside it keep their state and their random stream.
 
         Returns:
-            What the step led to. The rew, end and trunc of rows outside `mask` are 0 and False; what else there is
-            of them (chances, trajectory) means nothing.
+            What the step led to; of rows outside `mask`, rew is 0, end and trunc are False, and the rest means nothing.
         """
-        if self.obs_window is None:
-            raise RuntimeError("the dream has not begun: call reset first.")
         if not self._graph:
             return self._step(act, restart, mask)
         inputs = (act,) if mask is None else (act, mask)
@@ -230,20 +200,17 @@ class Dream:
         if key not in self._graphs:
             from diamond_gym.cuda_graphs import Graph
 
-            self._bank.prepare()
+            self.bank.prepare()
             before = self.clone_state(include_rng=True)
             self._graphs[key] = Graph(lambda act, mask=None: self._step(act, restart, mask), *inputs)
             self.restore_state(before)  # recording takes steps
         return self._graphs[key](*inputs).copied(self.device)  # the next replay overwrites them
 
     def _step(self, act: Tensor, restart: bool, mask: Tensor | None) -> DreamStep:
-        window, waiting = self.obs_window, self.act_window
-        assert window is not None
-        assert waiting is not None
+        window, waiting = self._windows()
         actions = torch.cat((waiting[:, :-1], act[:, None].to(waiting.dtype)), dim=1)
         outcome = self._imagine(window, actions)
-        rew, end = outcome.rew, outcome.end
-        steps = self.steps + 1
+        rew, end, steps = outcome.rew, outcome.end, self.steps + 1
         trunc = torch.zeros_like(end) if self.horizon is None else steps >= self.horizon
         final_start = self.start.clone()
         if mask is not None:
@@ -259,29 +226,11 @@ class Dream:
         )  # fmt: skip
 
     def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
-        """The next frame of all rows, their rewards, ends and LSTM states."""
-        noise, uniform = self._rng.normal_and_uniform(window.shape[2:], NOISE, 2)
-        extra = self._rng.further(EXTRA_NOISE)
-        # Folded networks see to their precision themselves; of others autocast reaches convolutions and linears.
-        half = self._dtype != torch.float32
-        with torch.autocast(self.device.type, self._dtype) if half else without_autocast(self.device.type):
-            how = self.sampler, extra, self._objective
-            next_obs, trajectory = sample(self._frames.condition, window, actions, noise, *how)
-            if self._outcome is None:
-                nothing = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
-                rew_prob = torch.stack((nothing, nothing + 1, nothing), dim=1)
-                return Outcome(next_obs, trajectory, rew_prob, nothing, nothing, nothing.bool(), None)
-            last = window[:, -1:], actions[:, -1:]
-            logits_rew, logits_end, (hx, cx) = self._outcome(*last, next_obs[:, None], self._memory)
-        rew_prob, end_prob = logits_rew[:, 0].float().softmax(-1), logits_end[:, 0].float().softmax(-1)
-        rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
-        end = draw_category(end_prob, uniform[:, 1]).bool()
-        return Outcome(next_obs, trajectory, rew_prob, end_prob[:, 1], rew, end, (hx.float(), cx.float()))
+        return self._predict(window, actions, self._memory, self.sampler, self._rng)
 
     def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
         """Moves the rows' windows on by a step; its actions (B, T[, A]) are complete."""
-        assert self.obs_window is not None
-        window = torch.cat((self.obs_window[:, 1:], outcome.next_obs[:, None]), dim=1)
+        window = torch.cat((self._windows()[0][:, 1:], outcome.next_obs[:, None]), dim=1)
         act = torch.cat((act[:, 1:], torch.zeros_like(act[:, :1])), dim=1)
         self._write(window, act, outcome.memory, steps, rows)
 
@@ -302,18 +251,25 @@ class Dream:
     @property
     def shown_window(self) -> Tensor:
         """The last frames that the dream keeps at the size of `obs`, (B, T, C, H, W), the newest last; not a copy."""
-        if self.obs_window is None:
+        return self._windows()[0]
+
+    def _windows(self) -> tuple[Tensor, Tensor]:
+        """The last frames and the actions between them."""
+        if self.obs_window is None or self.act_window is None:
             raise RuntimeError("the dream has not begun: call reset first.")
-        return self.obs_window
+        return self.obs_window, self.act_window
 
     @without_gradient()
     def clone_state(self, include_rng: bool = False) -> DreamState:
         """Copies the dream's state, with the random streams if asked (as ALE's `clone_state`)."""
-        if self.obs_window is None or self.act_window is None:
-            raise RuntimeError("the dream has not begun: call reset first.")
         rng = self._rng.state_dict() if include_rng else None
-        windows = self.obs_window, self.act_window, self._memory
-        return DreamState(self.fingerprint, *windows, self.steps, self.start, rng).copied(self.device)
+        state = DreamState(self.fingerprint, *self._windows(), self._memory, self.steps, self.start, rng)
+        return state.copied(self.device)
+
+    def _any_state(self) -> DreamState:
+        """A state that this dream could have."""
+        index = torch.zeros_like(self.steps)
+        return DreamState(self.fingerprint, *self.bank.window(index), index, index, self._rng.state_dict())
 
     @without_gradient()
     def check_state(self, state: DreamState, num_actions: int | None = None) -> None:
@@ -321,14 +277,6 @@ class Dream:
         most = 1 if self.multi_hot else None if num_actions is None else num_actions - 1
         like = self._any_state()
         check_state(state, like, self.num_starts, (-1 if like.act.is_floating_point() else 0, most))
-
-    def _any_state(self) -> DreamState:
-        """A state that this dream could have."""
-        index = torch.zeros_like(self.steps)
-        if self._bank.incomplete:
-            self._bank.prepare(index[:1])
-        obs, act, memory = self._bank.window(index)
-        return DreamState(self.fingerprint, obs, act, memory, index, index, self._rng.state_dict())
 
     @without_gradient()
     def restore_state(self, state: DreamState) -> None:
@@ -347,8 +295,6 @@ class Dream:
     @without_gradient()
     def refresh(self) -> None:
         """Dreams on in the networks' weights as they are now; to be called after training them further."""
-        for part in (self._frames, self._outcome):
-            if hasattr(part, "refresh"):
-                part.refresh()
-        self._bank.forget()
+        self._predict.refresh()
+        self.bank.forget()
         self._graphs.clear()

@@ -1,14 +1,23 @@
-"""The state of a dream, and what its steps leave behind: tensors that can be copied, checked and written in place."""
+"""What a dream is made of: networks that predict a step, what the step leaves behind, the state that it changes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
-from diamond_gym.networks.reward_end import LstmState
+from diamond_gym.networks.denoiser import Denoiser
+from diamond_gym.networks.folding import without_autocast
+from diamond_gym.networks.inference import prepared
+from diamond_gym.networks.reward_end import LstmState, RewardEnd
+from diamond_gym.networks.ways import KERNELS
+from diamond_gym.randomness import EXTRA_NOISE, NOISE, RowRandom, draw_category
+from diamond_gym.sampler import SamplerConfig, objective_of, sample
+
+if TYPE_CHECKING:
+    from diamond_gym.cuda_graphs import OutsideRandom
 
 
 @contextmanager
@@ -68,7 +77,10 @@ class DreamStep(Copied):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the networks make of a step: next frame, trajectory, chances, what was sampled of them, LSTM state."""
+    """What the networks make of a step: next frame, trajectory, chances, what was sampled of them, LSTM state.
+
+    Of two stages `full` is the large frame (B, C, H, W), and the trajectory is that of the second one.
+    """
 
     next_obs: Tensor
     trajectory: list[Tensor]
@@ -77,6 +89,74 @@ class Outcome:
     rew: Tensor
     end: Tensor
     memory: LstmState | None
+    full: Tensor | None = None
+
+
+class Predictor:
+    """A world model's networks prepared for dreams: they predict the next frame, and from it reward and end.
+
+    Attributes:
+        frames: The denoiser, folded if it can be.
+        outcome: The reward and end model, folded; without one rewards are 0 and nothing ends.
+        dtype: The arithmetic of both.
+        objective: What the denoiser learnt.
+    """
+
+    def __init__(self, denoiser: Denoiser, reward_end: RewardEnd | None, dtype: torch.dtype) -> None:
+        self.frames, self.outcome = prepared(denoiser, dtype), prepared(reward_end, dtype)
+        self.dtype, self.objective = dtype, objective_of(denoiser)
+
+    def refresh(self) -> None:
+        """Takes the networks' weights as they are now."""
+        for part in (self.frames, self.outcome):
+            if hasattr(part, "refresh"):
+                part.refresh()
+
+    def random_words(self) -> Callable[[Tensor, Tensor, int, int], Tensor] | None:
+        """The kernels' source of random words for `RowRandom`, where they may compute the frames; else None."""
+        if KERNELS not in getattr(self.frames, "forms", ()):
+            return None
+        from diamond_gym.networks.kernels import random_words
+
+        return random_words()
+
+    def autocast(self, device_type: str) -> AbstractContextManager[object]:
+        """For networks that are not folded; those that are see to their precision themselves."""
+        half = self.dtype != torch.float32
+        return torch.autocast(device_type, self.dtype) if half else without_autocast(device_type)
+
+    def __call__(
+        self,
+        obs: Tensor,
+        act: Tensor,
+        memory: LstmState | None,
+        sampler: SamplerConfig,
+        rng: "RowRandom | OutsideRandom",
+    ) -> Outcome:
+        """Predicts a step from the last frames (B, T, C, H, W), the actions (B, T[, A]) and the LSTM state before."""
+        noise, uniform = rng.normal_and_uniform(obs.shape[2:], NOISE, 2)
+        extra = rng.further(EXTRA_NOISE)
+        with self.autocast(obs.device.type):
+            next_obs, trajectory = sample(self.frames.condition, obs, act, noise, sampler, extra, self.objective)
+            if self.outcome is None:
+                nothing = torch.zeros(len(obs), dtype=torch.float32, device=obs.device)
+                rew_prob = torch.stack((nothing, nothing + 1, nothing), dim=1)
+                return Outcome(next_obs, trajectory, rew_prob, nothing, nothing, nothing.bool(), None)
+            logits_rew, logits_end, (hx, cx) = self.outcome(obs[:, -1:], act[:, -1:], next_obs[:, None], memory)
+        rew_prob, end_prob = logits_rew[:, 0].float().softmax(-1), logits_end[:, 0].float().softmax(-1)
+        rew = (draw_category(rew_prob, uniform[:, 0]) - 1).to(torch.float32)
+        end = draw_category(end_prob, uniform[:, 1]).bool()
+        return Outcome(next_obs, trajectory, rew_prob, end_prob[:, 1], rew, end, (hx.float(), cx.float()))
+
+    def burn_in(self, obs: Tensor, act: Tensor) -> LstmState:
+        """LSTM state of `outcome` after the T - 1 transitions of obs (B, T, C, H, W) and act (B, T[, A])."""
+        with self.autocast(obs.device.type):
+            if obs.shape[1] > 1:
+                _, _, (hx, cx) = self.outcome(obs[:, :-1], act[:, :-1], obs[:, 1:])
+            else:  # nothing to burn in: only the shape of a zero state is wanted
+                _, _, (hx, cx) = self.outcome(obs, act, obs)
+                hx, cx = torch.zeros_like(hx), torch.zeros_like(cx)
+        return hx.float(), cx.float()
 
 
 @dataclass(frozen=True)

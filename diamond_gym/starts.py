@@ -3,6 +3,7 @@
 import math
 import zipfile
 from dataclasses import MISSING, dataclass, fields
+from itertools import starmap
 from os import PathLike
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diamond_gym.dream_state import Predictor, without_gradient
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import atomic_path
 from diamond_gym.frames import to_frames
-from diamond_gym.networks.inference import FoldedRewardEnd
-from diamond_gym.networks.reward_end import LstmState, RewardEnd
+from diamond_gym.networks.reward_end import LstmState
 
 _LARGEST = 4 << 30  # bytes; the largest known, of CS:GO, have a hundredth of it
 
@@ -156,20 +157,13 @@ class StartBank:
     The states belong to the weights they were computed with: `forget` them after training these further.
     """
 
-    def __init__(
-        self,
-        starts: Starts,
-        choice: str | int,
-        reward_end: RewardEnd | FoldedRewardEnd | None,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, starts: Starts, choice: str | int, predict: Predictor, device: torch.device) -> None:
         self.pool = torch.from_numpy(starts.pool(choice)).to(device)
         self.obs = torch.from_numpy(np.ascontiguousarray(starts.obs)).to(device)  # (N, T, H, W, C)
         act = torch.from_numpy(np.ascontiguousarray(starts.act))
         slot = torch.zeros_like(act[:, :1]) if act.shape[1] else act.new_zeros(len(act), 1, *act.shape[2:])
         self.act = torch.cat((act, slot), dim=1).to(device)  # (N, T[, A]), the last slot waits for an action
-        self._reward_end, self._dtype = reward_end, dtype
+        self._predict = predict
         self._block = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
         self._hx: Tensor | None = None  # (N, D), filled block by block
         self._cx: Tensor | None = None
@@ -177,8 +171,13 @@ class StartBank:
         self.forget()
         self.eager = device.type != "cpu" and len(starts) <= _EAGER_UP_TO
 
+    @without_gradient()
     def replace(self, starts: Starts) -> None:
-        """Takes other starts in place of these; ValueError if there are more or fewer, or their shapes differ."""
+        """Takes other starts from the next restart on, in place, as a CUDA graph may read there.
+
+        Raises:
+            ValueError: There are more or fewer than before, or their shapes differ.
+        """
         obs, act = (torch.from_numpy(np.ascontiguousarray(part)) for part in (starts.obs, starts.act))
         known = self.act[:, : act.shape[1]]  # the last slot waits for an action
         if obs.shape != self.obs.shape or act.shape != known.shape or act.dtype != known.dtype:
@@ -189,13 +188,8 @@ class StartBank:
 
     def forget(self) -> None:
         """Has all starts burnt in anew when they are needed."""
-        if self._reward_end is not None:
+        if self._predict.outcome is not None:
             self._unknown = set(range(-(-len(self.obs) // self._block)))
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether some start has not been burnt in yet."""
-        return bool(self._unknown)
 
     def prepare(self, index: Tensor | None = None) -> None:
         """Burns in the starts of `index` (K,), or all of them; the host waits unless all are known."""
@@ -206,34 +200,25 @@ class StartBank:
         for block in sorted(blocks):
             first = block * self._block
             rows = torch.arange(first, first + self._block, device=self.obs.device).clamp_(max=len(self.obs) - 1)
-            memory = self.burn_in(to_frames(self.obs[rows]), self.act[rows])
-            assert memory is not None
-            hx, cx = memory
+            hx, cx = self._predict.burn_in(to_frames(self.obs[rows]), self.act[rows])
             if self._hx is None or self._cx is None:
                 self._hx, self._cx = (hx.new_zeros(len(self.obs), hx.shape[2]) for _ in range(2))
             self._hx[rows], self._cx[rows] = hx[0], cx[0]
             self._unknown.discard(block)
 
-    def burn_in(self, obs: Tensor, act: Tensor) -> LstmState | None:
-        """LSTM state after the T - 1 transitions of obs (B, T, C, H, W) and act (B, T); None without one."""
-        if self._reward_end is None:
-            return None
-        with torch.autocast(obs.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            if obs.shape[1] > 1:
-                _, _, (hx, cx) = self._reward_end(obs[:, :-1], act[:, :-1], obs[:, 1:])
-            else:  # nothing to burn in: only the shape of a zero state is wanted
-                _, _, (hx, cx) = self._reward_end(obs, act, obs)
-                hx, cx = torch.zeros_like(hx), torch.zeros_like(cx)
-        return hx.float(), cx.float()
+    def window(self, index: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, LstmState | None]:
+        """Frames (B, T, C, H, W), actions (B, T) and LSTM state ((1, B, D) twice) of starts `index` (B,).
 
-    def window(self, index: Tensor) -> tuple[Tensor, Tensor, LstmState | None]:
-        """Frames (B, T, C, H, W), actions (B, T) and LSTM state ((1, B, D) twice) of starts `index` (B,)."""
+        Those of `rows`, bool (B,), are burnt in first if they have not been; by default all.
+        """
+        if self._unknown:
+            self.prepare(None if self.eager else index if rows is None else index[rows])
         memory = None
         if self._hx is not None and self._cx is not None:
             memory = (self._hx[index][None], self._cx[index][None])
         return to_frames(self.obs[index]), self.act[index], memory
 
-    def given(self, obs: Tensor, act: Tensor, batch: int) -> tuple[Tensor, Tensor, LstmState | None]:
+    def given(self, obs: Tensor, act: Tensor | None, batch: int) -> tuple[Tensor, Tensor, LstmState | None]:
         """The same of frames and actions from outside, for `batch` rows.
 
         Args:
@@ -242,8 +227,10 @@ class StartBank:
             batch: B.
 
         Raises:
-            ValueError: They have the wrong shape or dtype.
+            ValueError: They have the wrong shape or dtype, or there are no actions.
         """
+        if act is None:
+            raise ValueError("frames to dream on from need the actions between them: act.")
         check_pixels(obs, tuple(self.obs.shape[1:]), batch)
         actions = (*obs.shape[:-4], self.obs.shape[1] - 1, *self.act.shape[2:])
         if tuple(act.shape) != actions or act.is_floating_point() != self.act.is_floating_point():
@@ -255,11 +242,10 @@ class StartBank:
         window = to_frames(obs.to(self.obs.device)).view(-1, *to_frames(self.obs[:1]).shape[1:])
         act = act.to(self.act.device, self.act.dtype).view(len(window), *actions[obs.ndim - 4 :])
         act = torch.cat((act, self.act.new_zeros(len(act), 1, *act.shape[2:])), dim=1)
-        parts = [self.burn_in(*part) for part in zip(window.split(self._block), act.split(self._block), strict=True)]
-        known = [part for part in parts if part is not None]
         memory = None
-        if known:
-            hx, cx = (torch.cat([part[k] for part in known], dim=1) for k in range(2))
+        if self._predict.outcome is not None:
+            blocks = zip(window.split(self._block), act.split(self._block), strict=True)
+            hx, cx = (torch.cat(parts, dim=1) for parts in zip(*starmap(self._predict.burn_in, blocks), strict=True))
             memory = hx.expand(-1, batch, -1), cx.expand(-1, batch, -1)
         return window.expand(batch, *window.shape[1:]), act.expand(batch, *act.shape[1:]), memory
 

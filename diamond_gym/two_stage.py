@@ -6,7 +6,7 @@ The CS:GO engine of Alonso et al. 2024 (arXiv 2405.12399): a denoiser with all t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,14 +125,8 @@ class TwoStageDream(Dream):
         starts: Starts,
         num_envs: int,
         sampler: TwoStageSampler | None = None,
-        horizon: int | None = 50,
-        device: str | torch.device = "cpu",
-        precision: str = "float32",
-        *,
-        seed: int | Sequence[int] | None = None,
-        choice: str | int = "any",
-        model: str = "",
-        graph: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Sets up a dream; the arguments are those of `Dream`, and `upsampler`, the second stage.
 
@@ -140,10 +134,7 @@ class TwoStageDream(Dream):
             DiamondGymError: The starts bring no large frames, or not of a multiple of the small ones' size.
         """
         sampler = sampler or FAST
-        super().__init__(
-            denoiser, reward_end, starts, num_envs, sampler.dynamics, horizon, device, precision,
-            seed=seed, choice=choice, model=model, graph=graph,
-        )  # fmt: skip
+        super().__init__(denoiser, reward_end, starts, num_envs, sampler.dynamics, *args, **kwargs)
         if starts.full_res is None:
             raise DiamondGymError("the starts of a model of two stages bring frames at full size, and these have none.")
         _, self._t_full, height, width, c = starts.full_res.shape
@@ -154,19 +145,15 @@ class TwoStageDream(Dream):
                 f"full-size frames of {height}x{width} are no multiple of {self._small[0]}x{self._small[1]}."
             )
         self.upsampler, self.upsampler_sampler = upsampler, sampler.upsampler
-        self._large_frames = prepared(upsampler, self._dtype)
+        self._large_frames = prepared(upsampler, self._predict.dtype)
         self.frame_shape = (c, height, width)
         self.fingerprint["full-size frames"] = (self._t_full, *self.frame_shape)
         self._full_starts = torch.from_numpy(starts.full_res).to(self.device)  # (N, T', H, W, C)
-        self.full_window: Tensor | None = None
-        self._next_full: Tensor | None = None
-        self._given_full: Tensor | None = None
 
-    def twin(self) -> Self:
-        """Another dream of the same prepared networks and starts; see `Dream.twin`."""
-        twin = super().twin()
-        twin.full_window = twin._next_full = twin._given_full = None
-        return twin
+    def _new_state(self, seed: int | Sequence[int] | None = None) -> None:
+        super()._new_state(seed)
+        self.full_window: Tensor | None = None
+        self._given_full: Tensor | None = None
 
     @without_gradient()
     def reset(
@@ -210,17 +197,16 @@ class TwoStageDream(Dream):
             self._large_frames.refresh()
 
     def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
-        """The next small frame, and the large one made from it, for `_take_up`; the trajectory is the latter's."""
         outcome = super()._imagine(window, actions)
-        self._next_full, trajectory = self._upsample(outcome.next_obs)
-        return replace(outcome, trajectory=trajectory)
+        full, trajectory = self._upsample(outcome.next_obs)
+        return replace(outcome, full=full, trajectory=trajectory)
 
     def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
         super()._take_up(outcome, act, steps, rows)
         assert self.full_window is not None
-        assert self._next_full is not None
-        full = torch.cat((self.full_window[:, 1:], self._next_full[:, None]), dim=1)
-        self.full_window, self._next_full = put(self.full_window, full, rows), None
+        assert outcome.full is not None
+        full = torch.cat((self.full_window[:, 1:], outcome.full[:, None]), dim=1)
+        self.full_window = put(self.full_window, full, rows)
 
     def _upsample(self, low_res: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The large frames (B, C, H, W) of small ones, and their trajectory."""
@@ -228,7 +214,7 @@ class TwoStageDream(Dream):
         noise = self._rng.normal(self.frame_shape, UPSAMPLER)
         extra = self._rng.further(UPSAMPLER + EXTRA_NOISE)
         obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with self._predict.autocast(self.device.type):
             return sample(self._large_frames.condition, obs, None, noise, self.upsampler_sampler, extra)
 
     def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:

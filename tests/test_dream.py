@@ -6,10 +6,11 @@ import torch
 from stubs import StubDenoiser, StubWorldModel, actions, levels, make_starts, tiny_dream, tiny_networks
 from torch import nn
 
-from diamond_gym.dream import Dream, draw_category
+from diamond_gym.dream import Dream
+from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
-from diamond_gym.randomness import NOISE, RowRandom
+from diamond_gym.randomness import NOISE, RowRandom, draw_category
 from diamond_gym.sampler import QUALITIES, SamplerConfig, sample
 
 
@@ -122,7 +123,7 @@ def test_steps_out_of_order_and_bad_arguments():
         dream.reset(mask=torch.tensor([True, False]))
     with pytest.raises(ValueError, match="at least 1"):
         model.dream(0)
-    with pytest.raises(ValueError, match="precision"):
+    with pytest.raises(BadArgument, match="precision"):
         Dream(model.denoiser, None, model.starts, 1, precision="int8")
 
 

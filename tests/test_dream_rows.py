@@ -77,10 +77,10 @@ def test_the_way_without_waiting_is_the_same(end_bias):
     """On a GPU restarts are a where over all rows, and starts are burnt in before, in blocks."""
     model = StubWorldModel(end_bias=end_bias)
     waiting, flowing = model.dream(3, horizon=6), model.dream(3, horizon=6)
-    flowing._waits, flowing._bank.eager, flowing._bank._block = False, True, 4
-    flowing._bank._unknown = {0, 1}
+    flowing._waits, flowing.bank.eager, flowing.bank._block = False, True, 4
+    flowing.bank._unknown = {0, 1}
     assert torch.equal(waiting.reset(seed=0), flowing.reset(seed=0))
-    assert not flowing._bank.incomplete
+    assert not flowing.bank._unknown
     for act in actions(0, 20, 3):
         assert all(torch.equal(a, b) for a, b in zip(trace(waiting.step(act)), trace(flowing.step(act)), strict=True))
 

@@ -306,10 +306,10 @@ def test_a_training_of_all(device, tmp_path):
             assert all(np.isfinite(value) for value in figures.values()) and "agent/lambda_return" in figures
             recorded.add(diamond.agent._updates._recorded[1])
             dreams = diamond.agent.imagination.dream
-            starts.append(dreams._bank.obs.clone())
+            starts.append(dreams.bank.obs.clone())
             newest = diamond.world_model.averaged().weights()
             assert all(value.equal(newest[key]) for key, value in diamond._dreamed_in.weights().items())
-            assert dreams.denoiser is diamond._dreamed_in.denoiser and dreams._bank.incomplete is False
+            assert dreams.denoiser is diamond._dreamed_in.denoiser and not dreams.bank._unknown
         assert len(recorded) == 1 and not starts[0].equal(starts[1])
         assert device == "cpu" or recorded.pop()._graph is not None
         with Loop(diamond.save, minutes=1e-9) as loop:
@@ -341,4 +341,4 @@ def test_what_is_not_recorded(store, settle_recording):
 def test_starts_of_another_shape_are_refused(store):
     dreams = dream(store, "cpu")
     with pytest.raises(ValueError, match="these starts are"):
-        dreams.replace_starts(draw_starts(store, worlds.INNER.num_steps_conditioning, 41))
+        dreams.bank.replace(draw_starts(store, worlds.INNER.num_steps_conditioning, 41))

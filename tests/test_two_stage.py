@@ -83,8 +83,8 @@ def test_large_frames_are_the_authors(golden, name):
     dream = golden_engine().dream(2, sampler=TwoStageSampler(FAST.dynamics, config), horizon=None)
     dream.reset(seed=0)
     small = part["low_res"]
-    dream._frames = StubWorldModel().denoiser
-    dream._frames.denoise = lambda *_: small
+    dream._predict.frames = StubWorldModel().denoiser
+    dream._predict.frames.denoise = lambda *_: small
     dream.full_window = part["prev_full"].clone()
     told = Told(torch.zeros_like(small), torch.zeros(9, 1, 1, 1, 1), part["initial_noise"], part["churn_noise"])
     dream._rng = told

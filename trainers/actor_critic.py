@@ -250,7 +250,7 @@ class ActorCriticTrainer:
         All is written where it was, so that a recorded step stays.
         """
         assert self.imagination is not None
-        self.imagination.dream.replace_starts(starts)
+        self.imagination.dream.bank.replace(starts)
         self.imagination.begin()
 
     def train_step(self) -> dict[str, float | Tensor]:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamStep, draw_category
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamStep
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import LstmState
+from diamond_gym.randomness import draw_category
 from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.sampler import QUALITIES, SamplerConfig
 from diamond_gym.trainers.worlds import check_rewarded

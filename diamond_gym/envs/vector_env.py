@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from diamond_gym.device import settle_threads
-from diamond_gym.dream import Dream, DreamState
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamState
 from diamond_gym.envs import checks
 from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, masked
 from diamond_gym.envs.batch_env import BatchEnv

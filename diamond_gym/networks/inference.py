@@ -142,7 +142,7 @@ class FoldedDenoiser:
         sigmas: tuple[float, ...],
     ) -> Callable[[Tensor, float], Tensor]:
         config, inner = self.denoiser.config, self.forms[form]
-        image = self.denoiser.image
+        image: Callable[[Tensor, Tensor], Tensor] = self.denoiser.image
         if form == KERNELS and self.objective == "edm":
             from diamond_gym.networks.kernels.dreams import kernel_frame
 

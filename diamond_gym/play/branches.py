@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamState
 from diamond_gym.errors import BadArgument
 from diamond_gym.play.controls import Action, as_inputs
 from diamond_gym.play.session import PlaySession, pixels_of, with_dice

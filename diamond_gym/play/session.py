@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diamond_gym.dream import Dream, DreamState
+from diamond_gym.dream import Dream
+from diamond_gym.dream_state import DreamState
 from diamond_gym.envs.checks import choose_sampler
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_pixels

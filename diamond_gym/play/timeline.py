@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diamond_gym.dream import DreamState
+from diamond_gym.dream_state import DreamState
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.play.controls import Action
