@@ -77,20 +77,18 @@ def prepare_to_compile(device_type: str) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder("compiled"))
 
 
-def compile_network(network: nn.Module, device_type: str | None = None) -> None:
+def compile_network(network: nn.Module) -> None:
     """Compiles a network in place at its next calls, once per shape of its input; its weights keep their keys.
 
     Not as a CUDA graph of its own: on a GPU a whole step of a dream becomes one (`diamond_gym.dream.Dream`).
 
     Args:
         network: Called with tensors of few different shapes.
-        device_type: Where it is; by default, where its parameters are.
 
     Raises:
         BadArgument: It is on a CPU, and there is no C++ compiler.
     """
-    kind = device_type or next(network.parameters()).device.type
-    prepare_to_compile(kind)
+    prepare_to_compile(next(network.parameters()).device.type)
     network.compile(dynamic=False)
 
 

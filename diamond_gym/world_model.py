@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diamond_gym.action_spaces import codec_of_model
 from diamond_gym.actions import ActionCodec
-from diamond_gym.device import compile_network, is_compiled, pick_device, pick_precision
+from diamond_gym.device import PRECISIONS, compile_network, is_compiled, pick_device, pick_precision
 from diamond_gym.dream import Dream
 from diamond_gym.dream_state import without_gradient
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from diamond_gym.registry.card import Card
     from diamond_gym.two_stage import TwoStageSampler
 
-
-Table = Mapping[str, Any]
 # attribute of WorldModel -> prefix of its keys in a weights file, as the released checkpoints have it
 PREFIXES = {
     "denoiser": "denoiser.",
@@ -42,7 +40,7 @@ LARGE = 30_000_000
 """Parameters, by `diamond_gym.schema`, from which on a model is worth being built without being initialised first."""
 
 
-def denoiser_config(table: Table) -> DenoiserConfig:
+def denoiser_config(table: Mapping[str, Any]) -> DenoiserConfig:
     """A denoiser's configuration from a card's table."""
     return DenoiserConfig(**{**table, "inner_model": InnerModelConfig(**table["inner_model"])})
 
@@ -57,12 +55,6 @@ def check_steps(card: "Card | None", sampler: SamplerConfig) -> None:
         raise BadArgument(
             f"{card.name} was distilled to dream in one denoising step: its quality is fast, num_denoising_steps 1"
         )
-
-
-def versions(module: nn.Module) -> tuple[int, ...]:
-    """A record of a module's weights that differs after they have been written to, replaced or moved."""
-    tensors = (*module.parameters(), *module.buffers())
-    return tuple(n for x in tensors for n in (x.data_ptr(), 0 if x.is_inference() else x._version))
 
 
 class WorldModel(nn.Module):
@@ -178,11 +170,11 @@ class WorldModel(nn.Module):
         """An observation's shape (H, W, C)."""
         if self.card is not None:
             return self.card.obs_shape
-        if self.starts is not None:
-            full_res = None if self.upsampler is None else self.starts.full_res
-            _, _, h, w, c = (self.starts.obs if full_res is None else full_res).shape
-            return h, w, c
-        raise DiamondGymError("this world model has neither a card nor starts: its image size is unknown")
+        if self.starts is None:
+            raise DiamondGymError("this world model has neither a card nor starts: its image size is unknown")
+        full_res = None if self.upsampler is None else self.starts.full_res
+        h, w, c = (self.starts.obs if full_res is None else full_res).shape[2:]
+        return h, w, c
 
     @property
     def codec(self) -> ActionCodec:
@@ -255,22 +247,21 @@ class WorldModel(nn.Module):
             name = "this world model" if self.card is None else f"world model '{self.card.name}'"
             raise DiamondGymError(f"{name} has no start states to dream from; train or import it with its starts")
         own = self.card.sampler if self.card is not None else {}
-        settled: dict[str, Any] = {"device": self.device, "precision": self.precision}
         graph = is_compiled(self.denoiser.inner_model) if graph is None else graph
+        settled: dict[str, Any] = {"horizon": horizon, "device": self.device, "precision": self.precision}
         settled |= {"seed": seed, "choice": starts, "model": self.fingerprint, "graph": graph}
         if self.upsampler is None:
             if sampler is not None and not isinstance(sampler, SamplerConfig):
                 raise BadArgument("this world model has one stage: its sampler is a SamplerConfig")
             sampler = sampler or SamplerConfig(**own)
             check_steps(self.card, sampler)
-            return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, horizon, **settled)
+            return Dream(self.denoiser, self.reward_end, self.starts, num_envs, sampler, **settled)
         from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, sampler_of
 
         if not isinstance(sampler, TwoStageSampler):
             sampler = sampler_of(own) if sampler is None else TwoStageSampler(sampler)
-        return TwoStageDream(
-            self.denoiser, self.reward_end, self.upsampler, self.starts, num_envs, sampler, horizon, **settled
-        )
+        networks = self.denoiser, self.reward_end, self.upsampler
+        return TwoStageDream(*networks, self.starts, num_envs, sampler, **settled)
 
     def __repr__(self) -> str:
         """The networks in a line each, with their sizes; torch's own way lists every layer."""
@@ -302,19 +293,17 @@ class WorldModel(nn.Module):
         Returns:
             Whether they are there to be chosen.
         """
-        from diamond_gym.networks.kernels import MULTIPLE, built_kernels
+        from diamond_gym.networks.kernels import kernels_fit
 
-        widths = [] if self.reward_end is None else [*self.reward_end.config.channels]
-        for denoiser in (self.denoiser, *([] if self.upsampler is None else [self.upsampler])):
-            widths += denoiser.config.inner_model.channels if hasattr(denoiser.inner_model, "fold") else [1]
-        if self.device.type != "cpu" or any(n % MULTIPLE for n in widths) or (kernels := built_kernels()) is None:
-            return False
-        if self.precision == "bfloat16" and not kernels.has_bfloat16():
-            return False
-        for network in self._to_compile():
+        denoisers = [denoiser for denoiser in (self.denoiser, self.upsampler) if denoiser is not None]
+        widths = [width for denoiser in denoisers for width in denoiser.config.inner_model.channels]
+        widths += [] if self.reward_end is None else self.reward_end.config.channels
+        folded = all(hasattr(denoiser.inner_model, "fold") for denoiser in denoisers)
+        fit = self.device.type == "cpu" and folded and kernels_fit(widths, PRECISIONS[self.precision])
+        for network in self._to_compile() if fit else ():
             # counts as compiled, which puts the kernels into what is folded; `compile` would import for ten seconds
             network._compiled_call_impl = network._call_impl
-        return True
+        return fit
 
     def _to_compile(self) -> list[nn.Module]:
         networks = [denoiser.inner_model for denoiser in (self.denoiser, self.upsampler) if denoiser is not None]
@@ -323,13 +312,11 @@ class WorldModel(nn.Module):
     @property
     def fingerprint(self) -> str:
         """A short text that tells this model from others: its name and the hash of its weights."""
-        record = self.card.files.get("weights") if self.card is not None else None
-        name = self.card.name if self.card is not None else "unregistered"
-        return f"{name}:{record.sha256 if record is not None else self._hash()}"
-
-    def _hash(self) -> str:
+        name = "unregistered" if self.card is None else self.card.name
+        if self.card is not None and "weights" in self.card.files:
+            return f"{name}:{self.card.files['weights'].sha256}"
         digest = hashlib.sha256()
         for key, value in sorted(self.weights().items()):
             digest.update(key.encode())
             digest.update(value.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return f"{name}:{digest.hexdigest()}"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from diamond_gym.device import settle_threads
 from diamond_gym.dream import Dream
@@ -24,7 +24,13 @@ from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry
 from diamond_gym.schema import SamplerFields
 from diamond_gym.starts import Replay
-from diamond_gym.world_model import WorldModel, versions
+from diamond_gym.world_model import WorldModel
+
+
+def versions(module: nn.Module) -> tuple[int, ...]:
+    """A record of a module's weights that differs after they have been written to, replaced or moved."""
+    tensors = (*module.parameters(), *module.buffers())
+    return tuple(n for x in tensors for n in (x.data_ptr(), 0 if x.is_inference() else x._version))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,13 @@ def built_kernels() -> Any:
     library.register_fake("diamond_gym::conv3x3_weight_gradient", lambda x, gradient, weight: torch.empty_like(weight))
     library.register_autograd("diamond_gym::conv3x3", _gradients, setup_context=_keep_inputs)
     return torch.ops.diamond_gym
+
+
+def kernels_fit(widths: Iterable[int], dtype: torch.dtype) -> bool:
+    """Whether there are kernels for networks of these numbers of channels in an arithmetic."""
+    if any(width % MULTIPLE for width in widths) or (built := built_kernels()) is None:
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and built.has_bfloat16())
 
 
 def random_words() -> Callable[[Tensor, Tensor, int, int], Tensor] | None:

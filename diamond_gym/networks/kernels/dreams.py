@@ -1,6 +1,6 @@
 """Folded networks computed by the kernels: each of their modules becomes one call of an operator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,9 +30,7 @@ def use_kernels(module: nn.Module, dtype: torch.dtype) -> bool:
         and all widths are multiples of 16. Otherwise the module is as it was.
     """
     on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
-    if not on_cpu or dtype not in _DEPTHS or not _fits(module) or (built := kernels.built_kernels()) is None:
-        return False
-    if dtype == torch.bfloat16 and not built.has_bfloat16():
+    if not on_cpu or not kernels.kernels_fit(_widths(module), dtype):
         return False
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -50,14 +48,13 @@ def kernel_frame(config: "DenoiserConfig") -> Callable[[Tensor, Tensor], Tensor]
     return lambda image, last: kernel(image, last, nearest, below)
 
 
-def _fits(module: nn.Module) -> bool:
-    widths = []
+def _widths(module: nn.Module) -> Iterator[int]:
+    """The numbers of channels of the parts that have kernels."""
     for part in module.modules():
         if isinstance(part, FoldedResBlock):
-            widths += [part.conv1.in_channels, part.conv1.out_channels]
+            yield from (part.conv1.in_channels, part.conv1.out_channels)
         elif isinstance(part, Upsample):
-            widths += [part.conv.in_channels]
-    return all(width % kernels.MULTIPLE == 0 for width in widths)
+            yield part.conv.in_channels
 
 
 class _Packed(nn.Module):
