@@ -43,7 +43,6 @@ class SamplerConfig:
     happen, as where a ball is served, in the mean of both."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be sampled."""
         check_config(self, SAMPLER)
         if self.sigma_min > self.sigma_max:
             raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")

@@ -1,7 +1,4 @@
-"""A world model: the networks of one game, on a device, ready to be dreamed in or trained.
-
-Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
-"""
+"""A world model: the networks of one game, on a device, ready to be dreamed in or trained."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -46,11 +43,7 @@ def denoiser_config(table: Mapping[str, Any]) -> DenoiserConfig:
 
 
 def check_steps(card: "Card | None", sampler: SamplerConfig) -> None:
-    """Refuses several denoising steps of a student, which knows one noise level alone.
-
-    Raises:
-        BadArgument: They are more than one.
-    """
+    """Refuses (BadArgument) several denoising steps of a student, which knows one noise level alone."""
     if card is not None and card.is_student and sampler.num_denoising_steps > 1:
         raise BadArgument(
             f"{card.name} was distilled to dream in one denoising step: its quality is fast, num_denoising_steps 1"
@@ -134,8 +127,7 @@ class WorldModel(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The networks that are there, by attribute name."""
-        parts = {name: getattr(self, name) for name in PREFIXES}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part for name in PREFIXES if (part := getattr(self, name)) is not None}
 
     def weights(self) -> dict[str, Tensor]:
         """All tensors by the keys of the released checkpoints, whether or not a network was compiled."""
@@ -191,26 +183,17 @@ class WorldModel(nn.Module):
 
     @without_gradient()
     def to_device(self, device: str | torch.device = "auto", precision: str = "auto") -> Self:
-        """Moves the networks, in the memory layout that convolutions like best, and settles the precision.
-
-        Args:
-            device: "auto" or a name that torch knows.
-            precision: "auto", "float32" or "bfloat16".
-        """
+        """Moves the networks to "auto" or a device of torch, and settles the precision, as `load_world_model` does."""
         device = pick_device(device) if isinstance(device, str) else device
         self.precision = pick_precision(precision, device)
         return self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     @without_gradient()
     def settle_precision(self, num_envs: int) -> str:
-        """Chooses the precision for dreams of so many rows by a measurement on the CPU; for whoever left it at "auto".
+        """Chooses the precision for dreams of so many rows, where it is "auto"; returns it and why, to be shown.
 
-        It is made once for a machine, a model and a batch, and kept. On other devices, and for models of two stages,
-        the precision stays what "auto" has come to for the machine. To be called after `compile_networks`, if the
-        networks are to be compiled.
-
-        Returns:
-            The precision and why, to be shown.
+        On a CPU it is measured once for a machine, a model and a batch, and kept. On other devices, and for models of
+        two stages, it stays what "auto" is for the machine. Networks that are to be compiled have to be so before.
         """
         why = "chosen for this machine"
         if self.device.type == "cpu" and self.upsampler is None and self.starts is not None:
@@ -233,10 +216,9 @@ class WorldModel(nn.Module):
         """Sets up a batch of dreams on the model's device; `reset` starts it.
 
         Args:
-            num_envs: Rows of the batch, B.
+            num_envs, horizon, seed: See `Dream`.
             sampler: How frames are sampled; default: what the card says, else the paper's three Euler steps. Of a
                 model of two stages, how the first is, or both are; default: fast.
-            horizon, seed: See `Dream`.
             graph: See `Dream`; by default, of networks that are compiled.
             starts: Which starts to draw from: "any", "first" (beginnings of games) or one index.
 
@@ -275,23 +257,17 @@ class WorldModel(nn.Module):
     def compile_networks(self) -> None:
         """Has dreams that are made from here on computed in the fastest way that there is on this machine.
 
-        On a CPU it is measured whether that is this package's kernels or plain torch (`diamond_gym.networks.ways`), and
-        torch.compile takes the place of the kernels where these cannot be used; on a GPU it is torch.compile. All but
-        the LSTM, which gains nothing, in place: the weights keep their keys. It may be refused.
+        On a CPU it is measured whether that is this package's kernels or plain torch (`diamond_gym.networks.ways`);
+        where the kernels cannot be used, and on a GPU, it is torch.compile. The weights keep their keys.
         """
-        if self.use_kernels():
-            return
-        for network in self._to_compile():
-            compile_network(network)
+        if not self.use_kernels():
+            for network in self._to_compile():
+                compile_network(network)
 
     def use_kernels(self) -> bool:
-        """As `compile_networks`, but without torch.compile, which takes a minute: where there are kernels to choose.
+        """As `compile_networks`, without torch.compile, which takes a minute; returns whether there are kernels.
 
-        That is on a CPU, with a C++ compiler, and where the networks' widths fit. Frames differ from those of the plain
-        networks by float rounding.
-
-        Returns:
-            Whether they are there to be chosen.
+        There are on a CPU with a C++ compiler if the networks' widths fit. Frames differ by float rounding.
         """
         from diamond_gym.networks.kernels import kernels_fit
 

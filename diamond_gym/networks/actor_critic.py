@@ -30,7 +30,6 @@ class ActorCriticConfig:
     """Width of the frames, where it is another (None: as high)."""
 
     def __post_init__(self) -> None:
-        """Refuses what no agent has."""
         check_config(self, ACTOR_CRITIC)
 
     @property

@@ -1,7 +1,4 @@
-"""The preconditioned denoiser: its network and its loss.
-
-Alonso et al. 2024 (arXiv 2405.12399) §3, after Karras et al. 2022 (arXiv 2206.00364).
-"""
+"""The preconditioned denoiser (Alonso et al. 2024, arXiv 2405.12399, §3; Karras et al. 2022, arXiv 2206.00364)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +36,7 @@ class InnerModelConfig:
     num_steps_conditioning: int = 4
     """T, how many past frames and actions the next frame is predicted from."""
     num_actions_conditioning: int | None = None
-    """How many of the T past actions the network gets, the last ones (None: all, the paper's). What happened longer
-    ago is seen in the frames."""
+    """How many of the T past actions the network gets, the last ones (None: all, the paper's)."""
     cond_channels: int = 256
     depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
     channels: list[int] = field(default_factory=lambda: [64, 64, 64, 64])
@@ -57,7 +53,6 @@ class InnerModelConfig:
     """Which of `INNER_MODELS` it is (None: the U-Net, the paper's); the others take these sizes as they like."""
 
     def __post_init__(self) -> None:
-        """Refuses what no network has."""
         check_config(self, INNER_MODEL)
         if self.network is not None and self.network not in INNER_MODELS:
             raise BadConfig(f"there is no network '{self.network}' here, only {', '.join(INNER_MODELS)}")
@@ -86,9 +81,8 @@ class DenoiserConfig:
     """Noise the conditioning frames in training (CS:GO's dynamics)."""
     upsampling_factor: int | None = None
     residual: bool = False
-    """Let the network predict the change of the last frame: D = last + c_out * F. What stands still is then right
-    from the first step of training, and a small network spends itself on what moves. Of an upsampler it is the change
-    of the enlarged frame, the last image of its condition. Not the paper's."""
+    """Let the network predict the change of the last frame, of an upsampler that of the enlarged one: D = last +
+    c_out * F. What stands still is then right from the first step of training on. Not the paper's."""
     change_threshold: float = 0.0
     """Pixels that change by no more than this, in levels of 255 and in their largest channel, keep the last frame's
     colour (0: the paper's). Small errors are then not handed from frame to frame, where they would grow."""
@@ -96,7 +90,6 @@ class DenoiserConfig:
     """What the network learns to predict: edm, ddpm or flow (None: edm, the paper's)."""
 
     def __post_init__(self) -> None:
-        """Refuses what no denoiser has."""
         check_config(self, DENOISER)
         if (self.objective or "edm") != "edm":
             for name in ("residual", "noise_previous_obs", "upsampling_factor", "change_threshold"):
@@ -197,11 +190,7 @@ class Denoiser(nn.Module):
         return obs[:, -1] if self.config.residual else cs.c_skip * noisy
 
     def condition(
-        self,
-        obs: Tensor,
-        act: Tensor | None,
-        sigma_cond: float | Tensor | None = None,
-        sigmas: Sequence[float] = (),
+        self, obs: Tensor, act: Tensor | None, sigma_cond: float | Tensor | None = None, sigmas: Sequence[float] = ()
     ) -> Callable[[Tensor, float | Tensor], Tensor]:
         """Gives denoise(x, sigma): D = c_skip * x + c_out * F (EDM eq. 7) under these past frames and actions.
 

@@ -148,7 +148,6 @@ class SigmaDistribution:
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        """Refuses what are no noise levels."""
         check_config(self, TRAINING_SIGMA)
         if self.sigma_min > self.sigma_max:
             raise BadConfig(f"sigma_min must not be more than sigma_max, got {self.sigma_min} and {self.sigma_max}")

@@ -45,7 +45,6 @@ class RewardEndConfig:
     """Width of the frames, where it is another (None: as high)."""
 
     def __post_init__(self) -> None:
-        """Refuses what no network has."""
         check_config(self, REWARD_END)
 
 
