@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from diamond_gym.actions import Discrete
 from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, masked
 from diamond_gym.envs.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState, check_noops
 from diamond_gym.envs.batch_env import BatchEnv, SingleEnv
@@ -70,7 +71,7 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
             AtariGame(game, noop_max, self._life_ends, size) for _ in range(self.num_envs)
         ]
         self._meanings = find_game(game).action_meanings
-        self._set_spaces((size, size, 3), gym.spaces.Discrete(len(self._meanings)))
+        self._set_spaces((size, size, 3), Discrete(len(self._meanings)))
 
     @property
     def games(self) -> list[AtariGame]:
@@ -82,12 +83,6 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
     def _check_open(self) -> None:
         if self._games is None:
             raise gym.error.ClosedEnvironmentError("this game is closed: make a new one.")
-
-    def _check_actions(self, actions: Any) -> Array:
-        act = np.asarray(actions)
-        if act.dtype.kind not in "iu" or not self.action_space.contains(act.astype(np.int64)):
-            raise gym.error.InvalidAction(f"actions must be of {self.action_space}, got {actions!r}.")
-        return act
 
     def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Any]) -> None:
         each = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int) else seeds or []

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from diamond_gym.actions import ActionCodec
 from diamond_gym.envs import arguments
 from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, ObsFormat
 from diamond_gym.errors import BadArgument
@@ -53,8 +54,9 @@ class BatchEnv:
         self._begun, self._ended = False, np.zeros(self.num_envs, np.bool_)
         self._row_attributes: dict[str, list[Any]] = {}
 
-    def _set_spaces(self, obs_shape: tuple[int, int, int], action_space: gym.Space[Any]) -> None:
-        self.single_observation_space, self.single_action_space = self._format.space(*obs_shape), action_space
+    def _set_spaces(self, obs_shape: tuple[int, int, int], codec: ActionCodec) -> None:
+        self._codec = codec
+        self.single_observation_space, self.single_action_space = self._format.space(*obs_shape), codec.space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -114,7 +116,10 @@ class BatchEnv:
             Observations (B, H, W, C), rewards float64 (B,), terminated and truncated bool (B,), and the info.
         """
         self._check_begun("step")
-        act = self._check_actions(actions)
+        try:
+            act = self._codec.encode(self._codec.check(actions, (self.num_envs,)))
+        except ValueError as error:
+            raise gym.error.InvalidAction(f"{error}.") from None
         mode, resting = self.autoreset_mode, self._ended
         if mode is AutoresetMode.DISABLED and resting.any():
             rows = np.flatnonzero(resting).tolist()
@@ -148,9 +153,6 @@ class BatchEnv:
     def _check_beginning(self, options: dict[str, Any]) -> dict[str, Any]:
         """Reads where the rows are to begin from the options besides the mask."""
         return {}
-
-    def _check_actions(self, actions: Any) -> Array:
-        raise NotImplementedError
 
     def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Any]) -> None:
         raise NotImplementedError

@@ -5,9 +5,7 @@ import enum
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
-import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -134,18 +132,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     return fspath(value) if isinstance(value, PathLike) else value
-
-
-def check_actions(codec: ActionCodec, actions: Any, num_envs: int) -> npt.NDArray[Any]:
-    """Actions of all rows as the model takes them: int64 (B,), or vectors (B, A), int64 or float32.
-
-    Raises:
-        gymnasium.error.InvalidAction: They are not of the batched space.
-    """
-    try:
-        return codec.encode(codec.check(actions, (num_envs,)))
-    except ValueError as error:
-        raise gym.error.InvalidAction(f"{error}.") from None
 
 
 def past_actions(codec: ActionCodec, act: Any) -> Tensor:

@@ -138,9 +138,9 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         dream = self._model.dream(self.num_envs, sampler=chosen, horizon=self.horizon, starts=starts)
         self._dream: Dream | None = dream
         self.precision = self._model.precision  # what "auto" came to
-        self._codec, card = self._model.codec, self._model.card
-        self._meanings = list(self._codec.part_names or (card.action_meanings if card is not None else ()))
-        self._set_spaces(self._model.obs_shape, self._codec.space)
+        codec, card = self._model.codec, self._model.card
+        self._meanings = list(codec.part_names or (card.action_meanings if card is not None else ()))
+        self._set_spaces(self._model.obs_shape, codec)
         self._replay = Replay(self._model.starts, dream.device) if replay else None
         self._traced = denoising_trajectory
         self._seen = checks.start_colours(self._model) if hallucination else None
@@ -177,9 +177,6 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
 
     def _check_beginning(self, options: dict[str, Any]) -> dict[str, Tensor]:
         return checks.check_beginning(options, self._codec, self.num_envs, self.dream.num_starts)
-
-    def _check_actions(self, actions: Any) -> Array:
-        return checks.check_actions(self._codec, actions, self.num_envs)
 
     def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Tensor]) -> None:
         settle_threads()  # here too, for an environment that was made before the fork
