@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import MISSING, dataclass, fields
 from itertools import starmap
 from os import PathLike
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -47,34 +47,22 @@ class Starts:
 
     def __post_init__(self) -> None:
         if self.obs.ndim != 5 or self.obs.dtype != np.uint8 or len(self.obs) == 0:
-            raise DiamondGymError(
-                f"starts need at least one piece of uint8 frames (N, T, H, W, C), "
-                f"got {self.obs.dtype} {self.obs.shape}."
-            )
+            _refuse("at least one piece of uint8 frames (N, T, H, W, C)", self.obs)
         n, t = self.obs.shape[:2]
-        if self.act.dtype not in (np.int64, np.float32)[: self.act.ndim - 1] or self.act.ndim not in (2, 3):
-            raise DiamondGymError(
-                f"actions of starts are int64 ({n}, {t - 1}), or int64 or float32 ({n}, {t - 1}, A), "
-                f"got {self.act.dtype} {self.act.shape}."
-            )
-        if self.act.shape[:2] != (n, t - 1) or self.first.shape != (n,) or self.first.dtype != np.bool_:
-            raise DiamondGymError(
-                f"starts of {n} pieces of {t} frames need actions ({n}, {t - 1}) and bool flags ({n},), "
-                f"got {self.act.shape} and {self.first.dtype} {self.first.shape}."
-            )
+        kinds = {2: [np.int64], 3: [np.int64, np.float32]}.get(self.act.ndim, [])
+        if self.act.dtype not in kinds or self.act.shape[:2] != (n, t - 1):
+            _refuse(f"actions int64 ({n}, {t - 1}), or int64 or float32 ({n}, {t - 1}, A)", self.act)
+        if self.first.shape != (n,) or self.first.dtype != np.bool_:
+            _refuse(f"bool flags ({n},)", self.first)
         full, following = self.full_res, self.next_act
         if full is not None and (full.ndim != 5 or full.dtype != np.uint8 or len(full) != n):
-            raise DiamondGymError(
-                f"full-size frames of {n} pieces are uint8 ({n}, T', H', W', C), got {full.dtype} {full.shape}."
-            )
+            _refuse(f"full-size frames uint8 ({n}, T', H', W', C)", full)
         if following is not None and (
             following.dtype != np.int8
             or following.ndim != self.act.ndim
             or (len(following), *following.shape[2:]) != (n, *self.act.shape[2:])
         ):
-            raise DiamondGymError(
-                f"actions that follow {n} pieces are int8 ({n}, K, A), got {following.dtype} {following.shape}."
-            )
+            _refuse(f"following actions int8 ({n}, K, A)", following)
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -99,6 +87,10 @@ class Starts:
         if not 0 <= int(choice) < len(self):
             raise DiamondGymError(f"start {choice} does not exist: there are {len(self)}, counted from 0.")
         return np.array([int(choice)])
+
+
+def _refuse(wanted: str, got: npt.NDArray[Any]) -> NoReturn:
+    raise DiamondGymError(f"starts need {wanted}, got {got.dtype} {got.shape}.")
 
 
 def save_starts(path: str | PathLike[str], starts: Starts) -> None:
