@@ -1,7 +1,4 @@
-"""The dream on tensors: a batch of rows, each a game that only the world model plays.
-
-Alonso et al. 2024 (arXiv 2405.12399), "Diffusion for World Modeling: Visual Details Matter in Atari".
-"""
+"""The dream on tensors: a batch of rows, each a game that only the world model plays (arXiv 2405.12399)."""
 
 import copy
 import secrets
@@ -104,8 +101,7 @@ class Dream:
     def _new_state(self, seed: int | Sequence[int] | None = None) -> None:
         """Makes the state of a dream that has not begun; without a seed its random streams get a fresh one."""
         first = secrets.randbits(63) if seed is None else seed
-        self._rng: RowRandom | OutsideRandom
-        self._rng = RowRandom(self.num_envs, self.device, first, self._predict.random_words())
+        self._rng: RowRandom | OutsideRandom = RowRandom(self.num_envs, self.device, first, self._predict.words())
         self._graphs = dict[tuple[Any, ...], "Graph[DreamStep]"]()
         self.obs_window: Tensor | None = None
         self.act_window: Tensor | None = None
@@ -156,7 +152,7 @@ class Dream:
         if self.obs_window is None and mask is not None and not bool(mask.all()):
             raise RuntimeError("the first reset has to be of all rows.")
         rows = torch.ones(self.num_envs, dtype=torch.bool, device=self.device) if mask is None else mask.to(self.device)
-        given = None if obs is None else self.bank.given(obs, act, self.num_envs)
+        given = None if obs is None else self._given(obs, act)
         if isinstance(start, int) and not 0 <= start < self.num_starts:
             raise ValueError(f"start {start} does not exist: there are {self.num_starts}, counted from 0.")
         if seed is not None:
@@ -166,6 +162,9 @@ class Dream:
         else:
             self._restart(rows, start)
         return self.obs
+
+    def _given(self, obs: Tensor, act: Tensor | None) -> tuple[Any, ...]:
+        return self.bank.given(obs, act, self.num_envs)
 
     def _restart(self, rows: Tensor, start: int | Tensor | None = None) -> None:
         """Puts the rows onto a start: the given one, or one that each draws."""

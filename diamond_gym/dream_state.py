@@ -112,7 +112,7 @@ class Predictor:
             if hasattr(part, "refresh"):
                 part.refresh()
 
-    def random_words(self) -> Callable[[Tensor, Tensor, int, int], Tensor] | None:
+    def words(self) -> Callable[[Tensor, Tensor, int, int], Tensor] | None:
         """The kernels' source of random words for `RowRandom`, where they may compute the frames; else None."""
         if KERNELS not in getattr(self.frames, "forms", ()):
             return None

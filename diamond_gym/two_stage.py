@@ -103,9 +103,9 @@ def sampler_of(own: Mapping[str, Any]) -> TwoStageSampler:
 class TwoStageDream(Dream):
     """A batch of dreams in which every row holds a window of small frames and the last large ones.
 
-    `reset` and `step` speak of large frames, in what they take and in what they give; the trajectory of a step is the
-    upsampler's. The upsampler draws from streams of its own, so that the small frames are those that the first stage
-    alone would dream. In all else it is a `Dream`.
+    `reset` and `step` speak of large frames, in what they take, uint8 ([B, ]T, H, W, C), and in what they give; small
+    ones are made from those given to `reset`. The trajectory of a step is the upsampler's, which draws from streams of
+    its own, so that the small frames are those that the first stage alone would dream. In all else it is a `Dream`.
 
     Attributes:
         sampler: How the small frames are sampled; may be replaced between steps.
@@ -153,34 +153,13 @@ class TwoStageDream(Dream):
     def _new_state(self, seed: int | Sequence[int] | None = None) -> None:
         super()._new_state(seed)
         self.full_window: Tensor | None = None
-        self._given_full: Tensor | None = None
 
-    @without_gradient()
-    def reset(
-        self,
-        seed: int | Sequence[int | None] | None = None,
-        *,
-        mask: Tensor | None = None,
-        obs: Tensor | None = None,
-        act: Tensor | None = None,
-        start: int | Tensor | None = None,
-    ) -> Tensor:
-        """Begins all rows, or those in `mask`, anew; see `Dream.reset`.
-
-        Given `obs` are at full size, uint8 (T, H, W, C) or (B, T, H, W, C), and the small ones are made from them; so
-        is what is returned.
-        """
-        if obs is not None:
-            c, height, width = self.frame_shape
-            check_pixels(obs, (self._t, height, width, c), self.num_envs)
-            obs = obs.to(self.device)
-            full = to_frames(obs[..., -self._t_full :, :, :, :])
-            self._given_full = full.expand(self.num_envs, *full.shape[-4:])
-            obs = shrink(obs, self._small)
-        try:
-            return super().reset(seed, mask=mask, obs=obs, act=act, start=start)
-        finally:
-            self._given_full = None
+    def _given(self, obs: Tensor, act: Tensor | None) -> tuple[Any, ...]:
+        c, height, width = self.frame_shape
+        check_pixels(obs, (self._t, height, width, c), self.num_envs)
+        obs = obs.to(self.device)
+        full = to_frames(obs[..., -self._t_full :, :, :, :]).expand(self.num_envs, self._t_full, c, height, width)
+        return *super()._given(shrink(obs, self._small), act), full
 
     @property
     def shown_window(self) -> Tensor:
@@ -198,8 +177,13 @@ class TwoStageDream(Dream):
 
     def _imagine(self, window: Tensor, actions: Tensor) -> Outcome:
         outcome = super()._imagine(window, actions)
-        full, trajectory = self._upsample(outcome.next_obs)
-        return replace(outcome, full=full, trajectory=trajectory)
+        assert self.full_window is not None
+        noise = self._rng.normal(self.frame_shape, UPSAMPLER)
+        extra = self._rng.further(UPSAMPLER + EXTRA_NOISE)
+        obs = torch.cat((self.full_window, enlarge(outcome.next_obs, self.factor)[:, None]), dim=1)
+        with self._predict.autocast(self.device.type):
+            full, path = sample(self._large_frames.condition, obs, None, noise, self.upsampler_sampler, extra)
+        return replace(outcome, full=full, trajectory=path)
 
     def _take_up(self, outcome: Outcome, act: Tensor, steps: Tensor, rows: Tensor | None) -> None:
         super()._take_up(outcome, act, steps, rows)
@@ -208,19 +192,17 @@ class TwoStageDream(Dream):
         full = torch.cat((self.full_window[:, 1:], outcome.full[:, None]), dim=1)
         self.full_window = put(self.full_window, full, rows)
 
-    def _upsample(self, low_res: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The large frames (B, C, H, W) of small ones, and their trajectory."""
-        assert self.full_window is not None
-        noise = self._rng.normal(self.frame_shape, UPSAMPLER)
-        extra = self._rng.further(UPSAMPLER + EXTRA_NOISE)
-        obs = torch.cat((self.full_window, enlarge(low_res, self.factor)[:, None]), dim=1)
-        with self._predict.autocast(self.device.type):
-            return sample(self._large_frames.condition, obs, None, noise, self.upsampler_sampler, extra)
-
-    def _enter(self, rows: Tensor, index: Tensor, obs: Tensor, act: Tensor, memory: LstmState | None) -> None:
-        """Replaces the rows' state, the large frames with it."""
-        full = self._given_full if self._given_full is not None else to_frames(self._full_starts[index])
-        self.full_window = put(self.full_window, full, rows)
+    def _enter(
+        self,
+        rows: Tensor,
+        index: Tensor,
+        obs: Tensor,
+        act: Tensor,
+        memory: LstmState | None,
+        full: Tensor | None = None,
+    ) -> None:
+        """Replaces the rows' state, the large frames with it, which are those of the starts if none are given."""
+        self.full_window = put(self.full_window, to_frames(self._full_starts[index]) if full is None else full, rows)
         super()._enter(rows, index, obs, act, memory)
 
     def clone_state(self, include_rng: bool = False) -> TwoStageState:
