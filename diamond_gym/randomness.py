@@ -64,11 +64,6 @@ def _signed(seed: int) -> int:
     return (int(seed) + 2**63) % 2**64 - 2**63
 
 
-def _uniform(words: Tensor) -> Tensor:
-    """The upper 24 bits of words, as float32 in [0, 1)."""
-    return (words >> 8).to(torch.float32) * 2.0**-24
-
-
 def draw_category(probs: Tensor, uniform: Tensor) -> Tensor:
     """Samples categoricals of chances (B, K) by inverting them at `uniform` (B,) in [0, 1): int64 (B,)."""
     return (uniform[:, None] >= probs.cumsum(-1)[:, :-1]).sum(-1)
@@ -147,13 +142,7 @@ class RowRandom:
         key = (seed & _WORD, (seed >> 32) & _WORD)
         return torch.cat(philox(torch.broadcast_tensors(*counter), key), dim=1)
 
-    def uniform(self, stream: int, count: int | None = None) -> Tensor:
-        """Uniform float32 in [0, 1), multiples of 2^-24: shape (B,), or (B, count) with `count` given."""
-        words = self.words(((count or 1) + 3) // 4, stream)
-        uniform = _uniform(words)
-        return uniform[:, 0] if count is None else uniform[:, :count]
-
-    def integers(self, high: int | Tensor, stream: int) -> Tensor:
+    def integers(self, high: int, stream: int) -> Tensor:
         """Uniform int64 in [0, high), `high` < 2^31: shape (B,). The bias is below high / 2^32."""
         return (self.words(1, stream)[:, 0] * high) >> 32
 
@@ -170,7 +159,7 @@ class RowRandom:
         return lambda shape: self.normal(shape[1:], next(streams))
 
     def normal_and_uniform(self, shape: Sequence[int], stream: int, count: int) -> tuple[Tensor, Tensor]:
-        """`normal` and, at the price of that alone, up to four further uniforms (B, count) of the stream."""
+        """`normal` and, at the price of that alone, up to four uniforms in [0, 1), multiples of 2^-24, (B, count)."""
         size, batch, device = math.prod(shape), len(self.seed), self.seed.device
         blocks = (size + 3) // 4
         step = batch if device.type != "cpu" else max(1, _CACHE_WORDS // blocks)
@@ -184,7 +173,7 @@ class RowRandom:
             torch.mul(radius, angle.cos(), out=normal[i : i + step, :, 0])
             torch.mul(radius, angle.sin_(), out=normal[i : i + step, :, 1])
         normal = normal.view(batch, 4 * blocks)[:, :size].reshape(batch, *shape)
-        return normal, _uniform(spare[:, :count])
+        return normal, (spare[:, :count] >> 8).to(torch.float32) * 2.0**-24
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the two tensors: everything there is to remember."""
