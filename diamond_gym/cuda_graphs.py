@@ -68,37 +68,32 @@ class Chance:
 
     def __init__(self, device: torch.device, generator: torch.Generator | None) -> None:
         self._device, self._generator = device, generator
-        self._drawn: list[tuple[Tensor, bool]] = []
+        self._drawn: list[tuple[Tensor, Callable[..., Tensor]]] = []
         self._place: int | None = None
 
     def refill(self) -> None:
         """Draws all of them anew; what is asked for next is the first again."""
-        for tensor, normal in self._drawn:
-            self._draw(tensor, normal)
+        for tensor, draw in self._drawn:
+            draw(tensor, generator=self._generator)
         self._place = 0
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, float32."""
-        return self._next(shape, True)
+        return self._next(shape, Tensor.normal_)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Numbers in [0, 1), float32."""
-        return self._next(shape, False)
+        return self._next(shape, Tensor.uniform_)
 
-    def _next(self, shape: tuple[int, ...], normal: bool) -> Tensor:
+    def _next(self, shape: tuple[int, ...], draw: Callable[..., Tensor]) -> Tensor:
         assert self._place is not None, "refill comes first"
         if self._place == len(self._drawn):
-            tensor = torch.empty(shape, dtype=torch.float32, device=self._device)
-            self._draw(tensor, normal)
-            self._drawn.append((tensor, normal))
-        tensor, kind = self._drawn[self._place]
-        assert tensor.shape == shape, "a function asks for the same numbers at every call"
-        assert kind == normal
+            empty = torch.empty(shape, dtype=torch.float32, device=self._device)
+            self._drawn.append((draw(empty, generator=self._generator), draw))
+        tensor, drawn = self._drawn[self._place]
+        assert (tensor.shape, drawn) == (shape, draw), "a function asks for the same numbers at every call"
         self._place += 1
         return tensor
-
-    def _draw(self, tensor: Tensor, normal: bool) -> None:
-        tensor.normal_(generator=self._generator) if normal else tensor.uniform_(generator=self._generator)
 
 
 class Draws:

@@ -71,12 +71,7 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
             else:
                 # H.264 wants even sizes in this pixel format, which every player shows
                 h, w = (size - size % 2 for size in frames[0].shape[:2])
-                settings: dict[str, Any] = {
-                    "fps": fps,
-                    "codec": "libx264",
-                    "macro_block_size": 2,
-                    "ffmpeg_log_level": "quiet",
-                }
+                settings = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
                 content = iio.imwrite("<bytes>", [frame[:h, :w] for frame in frames], extension=".mp4", **settings)
                 if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
                     raise OSError(_SPACE)

@@ -152,7 +152,7 @@ def test_noise_on_past_frames_is_added_and_its_level_handed_on(monkeypatch, resi
 def test_levels_of_noise_on_past_frames() -> None:
     torch.manual_seed(0)
     assert TrainingNoise.on("cpu", SigmaDistribution()).past is None
-    past = TrainingNoise.on("cpu", SigmaDistribution(), past_noise=0.4).past
+    past = TrainingNoise.of(SigmaDistribution(), torch.randn, torch.rand, past_noise=0.4).past
     assert past is not None
     levels = past(20_000)
     assert (levels == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)

@@ -216,7 +216,7 @@ class TrainingNoise:
         )
 
     @classmethod
-    def on(cls, device: torch.device | str, levels: Levels, past_noise: float = 0.0) -> "TrainingNoise":
-        """The same of fresh numbers from torch's global generator of a device."""
+    def on(cls, device: torch.device | str, levels: Levels) -> "TrainingNoise":
+        """Noise of fresh numbers from torch's global generator of a device."""
         normal, uniform = (partial(draw, dtype=torch.float32, device=device) for draw in (torch.randn, torch.rand))
-        return cls.of(levels, normal, uniform, past_noise)
+        return cls.of(levels, normal, uniform)

@@ -22,19 +22,7 @@ from diamond_gym.device import cache_folder, cpp_compiler
 from diamond_gym.errors import BadArgument
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-_HEADERS = (
-    "amx",
-    "attention",
-    "doors",
-    "gradients",
-    "products",
-    "random",
-    "resblock",
-    "tensors",
-    "vectors",
-    "winograd",
-)
-_SOURCES = (SOURCE, *(SOURCE.with_name(f"{name}.h") for name in _HEADERS))
+_SOURCES = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
 MULTIPLE = 16
 """All numbers of channels are multiples of this."""
 _TORCH = Path(torch.__file__).parent
