@@ -43,8 +43,7 @@ class Dream:
         act_window: The actions between them, (B, T), the last slot waiting for the next one.
         steps: How many steps each row has dreamt since its start, int64 (B,).
         start: The start each row dreams from, int64 (B,), -1 for frames given to `reset`.
-        fingerprint: What a cloned state has to agree with.
-        state_type: The class of a cloned state.
+        fingerprint, state_type: What a cloned state has to agree with, and its class.
     """
 
     state_type: type[DreamState] = DreamState
@@ -216,11 +215,13 @@ class Dream:
             rew, end, trunc = rew * mask, end & mask, trunc & mask
         self._take_up(outcome, actions, steps, mask)
         self._rng.advance(mask)
-        final_obs, done = self.obs, end | trunc
+        obs = final_obs = self.obs
+        done = end | trunc
         if restart and (not self._waits or bool(done.any())):
             self._restart(done)
+            obs = self.obs
         return DreamStep(
-            self.obs, rew, end, trunc, outcome.rew_prob, outcome.end_prob, final_obs, self.start.clone(), final_start,
+            obs, rew, end, trunc, outcome.rew_prob, outcome.end_prob, final_obs, self.start.clone(), final_start,
             outcome.trajectory,
         )  # fmt: skip
 

@@ -71,8 +71,9 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
             else:
                 # H.264 wants even sizes in this pixel format, which every player shows
                 h, w = (size - size % 2 for size in frames[0].shape[:2])
-                settings = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
-                content = iio.imwrite("<bytes>", [frame[:h, :w] for frame in frames], extension=".mp4", **settings)
+                even = [frame[:h, :w] for frame in frames]
+                options: dict[str, Any] = {"codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
+                content = iio.imwrite("<bytes>", even, extension=".mp4", fps=fps, **options)
                 if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
                     raise OSError(_SPACE)
         except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours

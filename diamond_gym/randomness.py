@@ -40,7 +40,7 @@ def philox(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor
     Returns:
         Four int64 tensors of that shape, each a random 32-bit word.
     """
-    c0, c1, c2, c3 = (c.clone(memory_format=torch.contiguous_format) for c in counter)
+    c0, c1, c2, c3 = [c.clone(memory_format=torch.contiguous_format) for c in counter]
     p0, p1 = torch.empty_like(c0), torch.empty_like(c0)
     rounds = torch.arange(_ROUNDS, device=c0.device).view(_ROUNDS, *[1] * key[0].ndim)
     keys = [((k + step * rounds) & _WORD).unbind() for k, step in zip(key, _KEY_STEPS, strict=True)]

@@ -49,8 +49,8 @@ class Starts:
         if self.obs.ndim != 5 or self.obs.dtype != np.uint8 or len(self.obs) == 0:
             _refuse("at least one piece of uint8 frames (N, T, H, W, C)", self.obs)
         n, t = self.obs.shape[:2]
-        kinds = {2: [np.int64], 3: [np.int64, np.float32]}.get(self.act.ndim, [])
-        if self.act.dtype not in kinds or self.act.shape[:2] != (n, t - 1):
+        whole, vectors = self.act.dtype == np.int64, self.act.ndim == 3 and self.act.dtype == np.float32
+        if self.act.ndim not in (2, 3) or not (whole or vectors) or self.act.shape[:2] != (n, t - 1):
             _refuse(f"actions int64 ({n}, {t - 1}), or int64 or float32 ({n}, {t - 1}, A)", self.act)
         if self.first.shape != (n,) or self.first.dtype != np.bool_:
             _refuse(f"bool flags ({n},)", self.first)

@@ -6,7 +6,6 @@ sticky actions, the game's minimal set of actions (Alonso et al. 2024), as in Gy
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
@@ -79,10 +78,6 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         self._check_open()
         assert self._games is not None
         return self._games
-
-    def _check_open(self) -> None:
-        if self._games is None:
-            raise gym.error.ClosedEnvironmentError("this game is closed: make a new one.")
 
     def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Any]) -> None:
         each = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int) else seeds or []

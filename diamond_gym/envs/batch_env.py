@@ -29,6 +29,7 @@ class BatchEnv:
 
     noun: str
     """The name of a row in errors, such as "dream"."""
+    closed: bool
     num_envs: int
     render_mode: str | None
     metadata: dict[str, Any]
@@ -61,8 +62,8 @@ class BatchEnv:
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def _check_open(self) -> None:
-        """Refuses an environment that was closed."""
-        raise NotImplementedError
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError(f"this {self.noun} is closed: make a new one.")
 
     def _check_begun(self, call: str) -> None:
         self._check_open()

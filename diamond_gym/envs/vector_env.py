@@ -5,7 +5,6 @@ import dataclasses
 from os import PathLike
 from typing import Any, Unpack
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
@@ -170,10 +169,6 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         self._check_open()
         assert self._dream is not None
         return self._dream
-
-    def _check_open(self) -> None:
-        if self._dream is None:
-            raise gym.error.ClosedEnvironmentError("this dream is closed: make a new one.")
 
     def _check_beginning(self, options: dict[str, Any]) -> dict[str, Tensor]:
         return checks.check_beginning(options, self._codec, self.num_envs, self.dream.num_starts)
