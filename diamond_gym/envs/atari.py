@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diamond_gym.actions import Discrete
 from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, masked
-from diamond_gym.envs.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState, check_noops
+from diamond_gym.envs.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState
 from diamond_gym.envs.batch_env import BatchEnv, SingleEnv
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import keys_to_action
@@ -64,7 +64,6 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         horizon = -1 if max_episode_steps is None else max_episode_steps
         self._set_up(num_envs, autoreset_mode, render_mode, horizon, obs_dtype, channels_first)
-        check_noops(noop_max)
         self._game, self._life_ends = game, bool(terminal_on_life_loss)
         self._games: list[AtariGame] | None = [
             AtariGame(game, noop_max, self._life_ends, size) for _ in range(self.num_envs)

@@ -67,8 +67,10 @@ class AtariGame:
         """Loads the game; `reset` begins it.
 
         Raises:
-            DiamondGymError: There is no such game, or the extra is not installed.
+            DiamondGymError: There is no such game, or the extra is not installed, or `noop_max` is impossible.
         """
+        if not 0 <= noop_max <= MAX_FRAMES:
+            raise BadArgument(f"noop_max must be from 0 to {MAX_FRAMES}, got {noop_max}.")
         ale_id = find_game(game).ale_id
         try:
             import ale_py
@@ -204,9 +206,3 @@ class AtariGame:
         self._frames_before = state.frames_before
         if state.rng is not None:
             self._rng.bit_generator.state = state.rng
-
-
-def check_noops(noop_max: int) -> None:
-    """Refuses an impossible number of no-ops."""
-    if not 0 <= noop_max <= MAX_FRAMES:
-        raise BadArgument(f"noop_max must be from 0 to {MAX_FRAMES}, got {noop_max}.")
