@@ -110,7 +110,7 @@ def processor_name() -> str:
 
 
 def running_elsewhere() -> int:
-    """How many other threads of the whole machine want a core now; 0 where the system does not tell."""
+    """How many other threads of the machine are ready to run now; 0 where the system does not tell."""
     try:
         samples = []
         for _ in range(5):

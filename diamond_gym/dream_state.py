@@ -176,7 +176,7 @@ class DreamState(Copied):
 
 
 def check_state(state: object, like: DreamState, num_starts: int, actions: tuple[int, int | None]) -> None:
-    """Refuses what is no state of a dream.
+    """Checks a state before a dream goes back to it.
 
     Args:
         state: What it is about.
@@ -214,7 +214,7 @@ def check_state(state: object, like: DreamState, num_starts: int, actions: tuple
 
 
 def _check(name: str, tensor: object, like: Tensor, low: int | None = None, high: int | None = None) -> None:
-    """Refuses what is no finite tensor of the dtype and shape of another, from `low` to `high`."""
+    """Checks that a tensor has the dtype and shape of another, and finite values from `low` to `high`."""
     if not isinstance(tensor, Tensor) or (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
         what = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
         raise ValueError(f"this state is damaged: its {name} is {what}, not {like.dtype} {tuple(like.shape)}.")

@@ -101,7 +101,7 @@ def karras_sigmas(config: SamplerConfig) -> tuple[float, ...]:
 
 
 def gamma(config: SamplerConfig, sigma: float) -> float:
-    """By how much of itself a level is raised before its step."""
+    """The share gamma by which a noise level is raised before its step (EDM algorithm 2)."""
     churn = min(config.s_churn / config.num_denoising_steps, math.sqrt(2) - 1)
     return churn if config.s_tmin <= sigma <= config.s_tmax else 0.0
 

@@ -227,7 +227,7 @@ def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def check_plain(table: Any) -> None:
-    """Checks that a table read from a file is plain data of bearable size: texts, 64-bit numbers, lists and tables.
+    """Checks that a table read from a file is plain data of limited size: texts, 64-bit numbers, lists and tables.
 
     Raises:
         BadConfig: It is nested too deeply, too large, or holds something else.
@@ -250,7 +250,7 @@ def check_plain(table: Any) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value as an error shows it, at bearable length; Python refuses to write very large numbers out."""
+    """A value as an error shows it, shortened; Python refuses to write very large numbers out."""
     try:
         text = value if isinstance(value, str) else repr(value)
     except (ValueError, RecursionError):

@@ -243,7 +243,7 @@ class StartBank:
 
 
 def check_pixels(obs: Tensor, shape: tuple[int, ...], batch: int) -> None:
-    """Refuses (ValueError) what are no frames uint8 of a shape (T, H, W, C), for all rows or for each of a batch."""
+    """Checks (ValueError) that frames are uint8 of a shape (T, H, W, C), for all rows or for each of a batch."""
     if obs.dtype != torch.uint8 or tuple(obs.shape) not in (shape, (batch, *shape)):
         raise ValueError(
             f"obs must be uint8 frames of shape {shape} or {(batch, *shape)}, "

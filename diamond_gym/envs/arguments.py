@@ -84,11 +84,7 @@ def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
 
 
 def check_batch(num_envs: object, render_mode: str | None, render_modes: Sequence[str]) -> None:
-    """Refuses a batch that cannot be, and a way to render that is none.
-
-    Raises:
-        BadArgument: Which of the two it is.
-    """
+    """Checks the number of rows and the render mode (BadArgument)."""
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
     if render_mode is not None and render_mode not in render_modes:
@@ -154,7 +150,7 @@ def masked(name: str, rows: Array, values: Array) -> Info:
 
 
 def _brief(value: object) -> str:
-    """A value in one line of bearable length, whatever it is."""
+    """A value on one line of at most 60 characters."""
     if isinstance(value, int) and abs(value) >= SEEDS:
         return "a larger one" if value > 0 else "a negative one"
     line = " ".join(repr(value).split())

@@ -171,7 +171,7 @@ class AtariGame:
         return GameState(self._noops, bytes(self._played), self._frames_before, rng)
 
     def check_state(self, state: GameState) -> None:
-        """Refuses what no game can have come to, as far as can be seen without playing it.
+        """Checks a state as far as that can be done without playing it.
 
         Raises:
             ValueError: It is no state of this game.

@@ -44,7 +44,7 @@ class InnerModelConfig:
     num_actions: int | None = None
     """Discrete actions, or the length of a multi-hot action; None for a network without actions."""
     patch_size: int = 1
-    """Pixels per side folded into channels at the network's door (1: the paper's networks)."""
+    """Pixels per side folded into channels at the network's input (1: the paper's networks)."""
     num_extra_images: int = 0
     """Further images in the condition besides the T past frames (1 for the upsampler's low-resolution frame)."""
     noise_cond: bool = False

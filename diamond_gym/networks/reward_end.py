@@ -37,7 +37,7 @@ class RewardEndConfig:
     attn_depths: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     num_actions: int | None = None
     patch_size: int = 1
-    """Pixels per side folded into channels at the network's door (1: the paper's network)."""
+    """Pixels per side folded into channels at the network's input (1: the paper's network)."""
     difference: bool = False
     """Show the network next_obs - obs in place of next_obs. What rewards hang on is often a few pixels that
     change, hardly to be seen in either frame but plain in their difference. Not the paper's."""

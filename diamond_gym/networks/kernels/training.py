@@ -34,7 +34,7 @@ class Conv3x3(nn.Conv2d):
         assert self.bias is not None
         weight, bias = self.weight, self.bias
         more_in, more_out = -self.in_channels % MULTIPLE, -self.out_channels % MULTIPLE
-        if more_in or more_out:  # as at a network's door: zeros fill up
+        if more_in or more_out:  # as at a network's input: zeros fill up
             x = F.pad(x, (0, 0, 0, 0, 0, more_in))
             weight, bias = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out)), F.pad(bias, (0, more_out))
         y = cast(Tensor, built_kernels().conv3x3(x, weight, bias))
