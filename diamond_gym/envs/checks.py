@@ -99,9 +99,10 @@ def choose_sampler(
         BadArgument: There is no such quality, or a field has an impossible value.
         TypeError: A field is unknown.
     """
+    own = {} if world_model.card is None else world_model.card.sampler
     two_stages, qualities = world_model.upsampler is not None, dict[str, Any](QUALITIES)
     if two_stages:
-        from diamond_gym.two_stage import TWO_STAGE_QUALITIES
+        from diamond_gym.two_stage import TWO_STAGE_QUALITIES, sampler_of
 
         qualities = dict(TWO_STAGE_QUALITIES)
     if quality is not None and quality not in qualities:
@@ -113,16 +114,15 @@ def choose_sampler(
         if name not in known:
             raise TypeError(f"got an unexpected keyword argument '{name}'")
     try:
-        own = SamplerConfig(**(world_model.card.sampler if world_model.card is not None else {}))
-        if not two_stages:
-            sampler = dataclasses.replace(own if quality is None else QUALITIES[quality], **first)
-            check_sampler(sampler, objective_of(world_model.denoiser))
-            check_steps(world_model.card, sampler)
-            return sampler
-        both: TwoStageSampler = qualities[quality or "fast"]
-        keeps_own = quality is None and world_model.card is not None and world_model.card.sampler
-        dynamics = dataclasses.replace(own if keeps_own else both.dynamics, **first)
-        return dataclasses.replace(both, dynamics=dynamics, upsampler=dataclasses.replace(both.upsampler, **second))
+        if two_stages:
+            both: TwoStageSampler = sampler_of(own) if quality is None else qualities[quality]
+            upsampler = dataclasses.replace(both.upsampler, **second)
+            return dataclasses.replace(both, dynamics=dataclasses.replace(both.dynamics, **first), upsampler=upsampler)
+        config: SamplerConfig = SamplerConfig(**own) if quality is None else qualities[quality]
+        sampler = dataclasses.replace(config, **first)
+        check_sampler(sampler, objective_of(world_model.denoiser))
+        check_steps(world_model.card, sampler)
+        return sampler
     except ValueError as error:
         raise BadArgument(f"{error}.") from None
 
