@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,59 @@ def house(worlds: Any) -> Iterator[Any]:
 
     with serving(worlds) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    from play_page import CHROMIUM
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The address of a page that offers the bundled worlds."""
+    from play_page import page_of, serve
+
+    with serve(max_sessions=8) as house:
+        yield page_of(house)
+
+
+@pytest.fixture
+def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages, and says what their scripts complained of."""
+    from play_page import PATIENCE
+
+    contexts, complaints = [], []
+
+    def new(**options: Any) -> Any:
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        return page
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if "WebSocket" not in text and "ERR_" not in text] == []
+
+
+@pytest.fixture
+def page(new_page: Callable[..., Any], address: str) -> Any:
+    """A page that is in Breakout and stands still at the beginning of its dream."""
+    from play_page import stand_still
+
+    page = new_page()
+    page.goto(f"{address}&world=Breakout")
+    stand_still(page)
+    return page
 
 
 @pytest.fixture

@@ -1,170 +1,30 @@
-"""The page of `diamond-gym play` in a real browser: what it shows is what the server dreams."""
+"""The page of `diamond-gym play` in a browser, played in one tab: it shows what the server dreams."""
 
 import json
 import re
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
-pytest.importorskip("starlette", reason="the extra play is not installed")
-pytest.importorskip("uvicorn", reason="the extra play is not installed")
-pytest.importorskip("websockets", reason="the extra play is not installed")
+pytest.importorskip("play_page")
 
-from engines import LARGE, SMALL, golden_engine
-from playwright import sync_api
+from play_page import (
+    FIRE,
+    LEFT,
+    NOOP,
+    RIGHT,
+    breakout,
+    browsers,
+    is_settled,
+    pixels,
+    stand_still,
+    step,
+    step_of,
+    wait,
+)
 
-from diamond_gym.envs import DreamEnv
-from diamond_gym.play.server import STATIC, Server, Settings
-from diamond_gym.play.serving import Running, listen
-from diamond_gym.play.worlds import Worlds
-from diamond_gym.registry import load_world_model, save_model
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browsers = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 pytestmark = pytest.mark.browser
-
-PATIENCE = 60_000  # ms: a busy machine may take its time
-SEED = 7
-
-
-@cache
-def worlds() -> Worlds:
-    """The bundled worlds, their models loaded once for all servers."""
-    return Worlds("cpu", "float32")
-
-
-@contextmanager
-def serve(**settings: Any) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A server in a thread: the page's address, and what ends it."""
-    server, ready = Server(worlds(), Settings(seed=SEED, **settings)), threading.Event()
-    listening = listen("127.0.0.1", 0)
-    running = Running(server, ready.set)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-    thread.start()
-
-    def end() -> None:
-        running.should_exit = True
-        thread.join()
-
-    try:
-        assert ready.wait(PATIENCE / 1000)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/?token={server.token}", end
-    finally:
-        end()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serve(max_sessions=8) as (url, _):
-        yield url
-
-
-@pytest.fixture
-def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages, and says what their scripts complained of."""
-    contexts, complaints = [], []
-
-    def new(**options: Any) -> Any:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        return page
-
-    yield new
-    for context in contexts:
-        context.close()
-    assert [text for text in complaints if "WebSocket" not in text and "ERR_" not in text] == []
-
-
-@pytest.fixture
-def page(new_page: Callable[..., Any], address: str) -> Any:
-    """A page that is in Breakout and stands still at the beginning of the dream of `SEED`."""
-    page = new_page()
-    page.goto(f"{address}&world=Breakout")
-    stand_still(page)
-    return page
-
-
-def stand_still(page: Any) -> None:
-    """Pauses, and goes back to the beginning."""
-    page.wait_for_selector("#dream[data-step]")
-    page.keyboard.press("p")
-    page.wait_for_selector("#pause[aria-pressed=true]")
-    page.keyboard.press("Backspace")
-    # A step may have been under way; only a beginning follows no action.
-    wait(page, lambda: not page.locator("#probabilities .taken").count() and is_settled(page))
-
-
-def wait(page: Any, holds: Callable[[], Any]) -> None:
-    """Waits until something holds."""
-    end = time.monotonic() + PATIENCE / 1000
-    while not holds():
-        assert time.monotonic() < end, page.inner_text("body")
-        page.wait_for_timeout(30)
-
-
-def is_settled(page: Any) -> bool:
-    """Whether the canvas shows the step that the read-outs are of."""
-    return step_of(page) == int(page.text_content("#step"))
-
-
-def step_of(page: Any) -> int:
-    """The step whose frame the canvas shows."""
-    return int(page.get_attribute("#dream", "data-step"))
-
-
-def pixels(page: Any, canvas: str = "dream") -> np.ndarray:
-    """What is on a canvas, at its own size: uint8 (H, W, 3)."""
-    width, height, data = page.evaluate(
-        """id => {
-            const c = document.getElementById(id);
-            return [c.width, c.height, Array.from(c.getContext("2d").getImageData(0, 0, c.width, c.height).data)];
-        }""",
-        canvas,
-    )
-    return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
-
-
-def step(page: Any) -> np.ndarray:
-    """Makes one step and gives its frame."""
-    following = step_of(page) + 1
-    page.keyboard.press(".")
-    page.wait_for_selector(f'#dream[data-step="{following}"]')
-    return pixels(page)
-
-
-def environment(name: str, **keywords: Any) -> DreamEnv:
-    """An environment that computes as the server does: with this package's kernels, where they can be built."""
-    model = load_world_model(name, "cpu", "float32")
-    model.use_kernels()
-    return DreamEnv(model=model, max_episode_steps=-1, **keywords)
-
-
-def breakout(**keywords: Any) -> tuple[Any, np.ndarray]:
-    env = environment("breakout-nano", **keywords)
-    return env, env.reset(seed=SEED)[0]
-
-
-NOOP, FIRE, RIGHT, LEFT = range(4)
 
 
 @browsers
@@ -379,140 +239,3 @@ def test_recording_and_its_downloads(page):
         page.click("[data-format=gif]")
     assert Path(video.value.path()).read_bytes()[:3] == b"GIF"
     assert video.value.suggested_filename.startswith("Breakout")
-
-
-@browsers
-def test_fingers_on_a_phone(new_page, address):
-    page = new_page(viewport={"width": 375, "height": 812}, has_touch=True, is_mobile=True)
-    page.goto(f"{address}&world=Breakout")
-    page.wait_for_selector("#dream[data-step]")
-    assert page.is_visible("#pad") and not page.is_visible("#keys")
-    box = page.locator('.cross [data-key="d"]').bounding_box()
-    finger = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-    touches = page.context.new_cdp_session(page)
-    touches.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
-    page.wait_for_selector('.cross .on[data-key="d"]')
-    page.wait_for_selector("#probabilities .taken:nth-child(3)", state="attached")  # RIGHT
-    touches.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    page.wait_for_selector("#probabilities .taken:nth-child(1)", state="attached")
-    assert page.locator(".cross .on").count() == 0
-
-
-@browsers
-@pytest.mark.parametrize("width", [375, 768, 1440])
-def test_nothing_is_wider_than_the_screen(new_page, address, width):
-    page = new_page(viewport={"width": width, "height": 800})
-    page.goto(f"{address}&world=Breakout")
-    page.wait_for_selector("#dream[data-step]")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    side = page.locator("#dream").bounding_box()["width"]
-    assert side % 64 == 0, "pixels of the dream are whole pixels of the screen"
-
-
-@browsers
-def test_the_picker_and_two_tabs_with_dreams_of_their_own(new_page, address):
-    first, second = new_page(), new_page()
-    for page, seed in ((first, "7"), (second, "8")):
-        page.goto(address)
-        page.click('[data-world="Pong"]')
-        page.fill("#picker-seed", seed)
-        page.click("#picker-start")
-        stand_still(page)
-        assert page.text_content("#seed") == seed
-    assert first.text_content("#world-name") == "Pong"
-    before = step_of(first)
-    step(second)
-    assert step_of(first) == before
-    env = environment("pong-nano")
-    for page, seed in ((first, 7), (second, 8)):
-        page.keyboard.press("Backspace")
-        wait(page, lambda page=page, seed=seed: np.array_equal(pixels(page), env.reset(seed=seed)[0]))
-
-
-@browsers
-def test_everything_has_a_name_and_nothing_comes_from_elsewhere(page):
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll("button, input, select, a, canvas:not([aria-hidden]), dialog")]
-            .filter((e) => !(e.textContent.trim() || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby")
-                || e.labels?.length))
-            .filter((e) => !e.hidden && !e.closest('#branch-grid, #denoising-steps')).map((e) => e.outerHTML)"""
-    )
-    assert unnamed == []
-    origins = set(page.evaluate("performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"))
-    assert origins == {page.evaluate("location.origin")}
-
-
-@browsers
-def test_the_mouse_and_the_small_picture_of_two_stages(new_page, address):
-    model = golden_engine()
-    save_model(model.card, model.weights(), model.starts)
-    page, sent = new_page(), []
-    page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(json.loads(text))))
-    page.goto(f"{address}&world=CSGO")
-    page.wait_for_selector("#inset[data-step]")
-    assert pixels(page).shape == (*LARGE, 3) and pixels(page, "inset").shape == (*SMALL, 3)
-    page.keyboard.down("c")
-    page.wait_for_selector('.cap.down[data-key="ctrl"]')
-    page.click("#dream")
-    wait(page, lambda: page.evaluate("document.pointerLockElement?.id") == "dream")
-    page.mouse.down(button="left")
-    page.mouse.move(700, 300)
-    page.mouse.move(760, 310)
-    wait(page, lambda: any(each["type"] == "mouse" and each["dx"] and each["buttons"] == 1 for each in sent))
-    assert any(each["type"] == "keys" and each["down"] == ["ctrl"] for each in sent)
-
-
-@browsers
-def test_a_lost_connection_is_taken_up_again(new_page, address):
-    page, connections = new_page(), []
-
-    def between(browser_side: Any) -> None:
-        connections.append((browser_side, browser_side.connect_to_server()))
-
-    page.route_web_socket(re.compile("/ws"), between)
-    page.goto(f"{address}&world=Breakout")
-    stand_still(page)
-    frame, shown = step(page), step_of(page)
-    browser_side, server_side = connections[-1]
-    server_side.close()
-    browser_side.close(code=3000)
-    page.wait_for_selector("body[data-state=lost]")
-    assert "connection is lost" in page.text_content("#veil-title")
-    page.wait_for_selector("body[data-state=paused]")
-    assert len(connections) > 1
-    wait(page, lambda: step_of(page) == shown)
-    assert np.array_equal(pixels(page), frame)
-    frame = step(page)
-    page.reload()  # goes on in its own dream, too
-    page.wait_for_selector(f'#dream[data-step="{shown + 1}"]')
-    assert np.array_equal(pixels(page), frame)
-
-
-@browsers
-def test_a_busy_server_says_so(new_page):
-    with serve(max_sessions=1) as (url, _):
-        first, second = new_page(), new_page()
-        first.goto(f"{url}&world=Breakout")
-        first.wait_for_selector("#dream[data-step]")
-        second.goto(f"{url}&world=Breakout")
-        second.wait_for_selector("body[data-state=busy]")
-        assert "1 player at a time" in second.text_content("#veil-text")
-        first.close()
-        second.click("#veil-button")
-        second.wait_for_selector("#dream[data-step]")
-
-
-@browsers
-def test_a_server_that_ends_says_so(new_page):
-    with serve() as (url, end):
-        page = new_page()
-        page.goto(f"{url}&world=Breakout")
-        page.wait_for_selector("#dream[data-step]")
-        end()
-        page.wait_for_selector("body[data-state=closed]")
-        assert page.text_content("#veil-title") == "The server has ended"
-
-
-def test_the_page_is_small():
-    assert sum(path.stat().st_size for path in STATIC.iterdir()) <= 200_000
-    assert not re.search(r"https?://(?!www\.w3\.org)", "".join(p.read_text() for p in STATIC.iterdir()))
