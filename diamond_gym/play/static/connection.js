@@ -51,7 +51,10 @@ export class Connection {
     const socket = (this.socket = new WebSocket(url));
     socket.binaryType = "arraybuffer";
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(JSON.parse(data)) : this.decode(data));
-    socket.onclose = ({ code, reason }) => socket === this.socket && this.closed(code, reason);
+    socket.onclose = ({ code, reason }) => {
+      // After what was sent before, which may still be being decoded and would write over what is said of the end.
+      this.drawn = this.drawn.then(() => socket === this.socket && this.closed(code, reason)).catch(console.error);
+    };
   }
 
   take(message) {
