@@ -135,6 +135,7 @@ def test_a_busy_server_says_so(new_page):
         second.wait_for_selector("body[data-state=busy]")
         assert "1 player at a time" in second.text_content("#veil-text")
         first.close()
+        wait(second, lambda: sum(player.channel.attached for player in [*house.server.players.values()]) == 1)
         second.click("#veil-button")
         second.wait_for_selector("#dream[data-step]")
 
