@@ -26,3 +26,9 @@ class ModelNotFound(DiamondGymError):
 
 class DamagedModel(DiamondGymError):
     """A world model's card or files are missing, truncated, or not those that its card describes."""
+
+
+def one_line(message: object) -> str:
+    """Another library's error, or a key of somebody's file, in one line of at most 160 characters, then "..."."""
+    text = " ".join(str(message).split()) or type(message).__name__
+    return text if len(text) <= 160 else f"{text[:160]}..."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diamond_gym.dream_state import Predictor, without_gradient
-from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, one_line
 from diamond_gym.files import atomic_path
 from diamond_gym.frames import to_frames
 from diamond_gym.networks.reward_end import LstmState
@@ -114,8 +114,7 @@ def load_starts(path: str | PathLike[str]) -> Starts:
     except FileNotFoundError:
         raise DamagedModel(f"there is no file of starts at {path}.") from None
     except Exception as error:  # zipfile, zlib and NumPy meet damaged bytes with exceptions of many kinds
-        message = " ".join(str(error).split())[:200]
-        raise DamagedModel(f"{path} is not a readable file of starts: {message or type(error).__name__}") from error
+        raise DamagedModel(f"{path} is not a readable file of starts: {one_line(error)}") from error
 
 
 def _check_sizes(path: str | PathLike[str]) -> None:

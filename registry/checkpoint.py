@@ -8,9 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_gym.errors import BadConfig, DamagedModel
+from diamond_gym.errors import BadConfig, DamagedModel, one_line
 from diamond_gym.registry.card_fields import Table
-from diamond_gym.registry.loading import brief
 from diamond_gym.schema import check_plain
 
 if TYPE_CHECKING:
@@ -46,12 +45,12 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
         raise DamagedModel(f"{path}: there is no such file") from None
     except pickle.UnpicklingError as error:
         wanted = _GLOBAL.search(str(error))
-        why = f"it asks for {wanted[1] or wanted[2]}: code would run" if wanted else brief(error)
+        why = f"it asks for {wanted[1] or wanted[2]}: code would run" if wanted else one_line(error)
         raise DamagedModel(f"{path}: refused, only tensors are read from a checkpoint ({why})") from None
     except DamagedModel:
         raise
     except Exception as error:  # torch and pickle fail on damaged bytes in every way there is
-        raise DamagedModel(f"{path}: not readable as a checkpoint ({brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as a checkpoint ({one_line(error)})") from None
     if not isinstance(state, dict) or not state:
         raise DamagedModel(f"{path}: a dictionary of tensors is wanted, and it holds a {type(state).__name__}")
     result: dict[str, Tensor] = {}
@@ -62,7 +61,7 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
             )
         plain = ".".join(word for word in key.split(".") if word not in _WRAPPERS)
         if plain in result:
-            raise DamagedModel(f"{path}: key '{brief(plain)}' is there twice, once as torch wraps it")
+            raise DamagedModel(f"{path}: key '{one_line(plain)}' is there twice, once as torch wraps it")
         result[plain] = tensor
     return result
 
@@ -84,7 +83,7 @@ def read_yaml(path: Path) -> Table:
     except BadConfig as error:
         raise DamagedModel(f"{path}: {error}") from None
     except Exception as error:  # PyYAML meets values that are not what their tags say with exceptions of many kinds
-        raise DamagedModel(f"{path}: not readable as plain YAML ({' '.join(str(error).split())})") from None
+        raise DamagedModel(f"{path}: not readable as plain YAML ({one_line(error)})") from None
     return table
 
 

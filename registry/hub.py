@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError, DiskFull, ModelNotFound, one_line
 from diamond_gym.files import is_disk_full, sha256_file
 from diamond_gym.registry.models import Address, Entry, entries, read_entry
 from diamond_gym.registry.published import Published
@@ -188,7 +188,7 @@ def _clear_line(error: Exception, errors: Any, address: str, done: str, cache: P
     if not_found and not isinstance(error, errors.LocalEntryNotFoundError):
         return ModelNotFound(f"{address} is not on the hub: there is no such revision or file")
     if isinstance(error, errors.HFValidationError):
-        return BadArgument(f"{address}: {' '.join(str(error).split())}")
+        return BadArgument(f"{address}: {one_line(error)}")
     if is_disk_full(error, cache):
         return DiskFull(f"the disk is full: {address} was not {done} completely; free some space and repeat")
     if status in (401, 403):

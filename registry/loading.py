@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from diamond_gym.action_spaces import codec_of_model
-from diamond_gym.errors import DamagedModel
+from diamond_gym.errors import DamagedModel, one_line
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
 from diamond_gym.registry.models import Entry, read_entry, resolve
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Precision = Literal["auto", "float32", "bfloat16"]
-_LONGEST_MESSAGE = 160
 
 
 def load_world_model(
@@ -47,7 +46,7 @@ def load_world_model(
     try:
         loaded = WorldModel.from_card(entry.card, weights, starts)
     except (RuntimeError, TypeError, KeyError, ValueError, ArithmeticError) as error:
-        raise DamagedModel(f"{entry.path}: card and weights do not fit together ({brief(error)})") from error
+        raise DamagedModel(f"{entry.path}: card and weights do not fit together ({one_line(error)})") from error
     return loaded.to_device(device, precision)
 
 
@@ -108,7 +107,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise DamagedModel(f"{path}: not readable as safetensors ({brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as safetensors ({one_line(error)})") from None
     check_tensors(weights, str(path))
     starts = load_starts(starts_path) if starts_path else None
     if starts is not None:
@@ -175,15 +174,15 @@ def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     for key, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.dtype not in floats or tensor.device.type != "cpu":
-            raise DamagedModel(f"{where}: key '{brief(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
+            raise DamagedModel(f"{where}: key '{one_line(key)}' is not a dense tensor of floats of 16, 32 or 64 bits")
         reach = 0  # of the dimensions within, in elements
         for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
             if size > 1 and stride <= reach:
-                raise DamagedModel(f"{where}: key '{brief(key)}' has elements that share memory")
+                raise DamagedModel(f"{where}: key '{one_line(key)}' has elements that share memory")
             reach += stride * max(size - 1, 0)
         # unlike isfinite() of the tensor itself, aminmax() needs no copy of it
         if tensor.numel() and not all(value.isfinite() for value in tensor.aminmax()):
-            raise DamagedModel(f"{where}: key '{brief(key)}' holds values that are not finite")
+            raise DamagedModel(f"{where}: key '{one_line(key)}' holds values that are not finite")
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
@@ -202,7 +201,7 @@ def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> No
     for what, keys in differences.items():
         if keys:
             count = "1 key is" if len(keys) == 1 else f"{len(keys)} keys are"
-            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{brief(keys[0])}'")
+            raise DamagedModel(f"{where}: {count} {what} for networks of this configuration: '{one_line(keys[0])}'")
     for key, shape in expected.items():
         if (own := tuple(weights[key].shape)) != shape:
             raise DamagedModel(f"{where}: key '{key}' has shape {own}, but its configuration makes it {shape}")
@@ -224,11 +223,5 @@ def expected_shapes(card: Card, where: str) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             model = WorldModel.unfilled(card)
     except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise DamagedModel(f"{where}: there is no network of this configuration ({brief(error)})") from None
+        raise DamagedModel(f"{where}: there is no network of this configuration ({one_line(error)})") from None
     return {key: tuple(tensor.shape) for key, tensor in model.weights().items()}
-
-
-def brief(message: object) -> str:
-    """A library's message, or a key of a file, in one line of bearable length."""
-    text = " ".join(str(message).split()) or type(message).__name__
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

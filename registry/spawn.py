@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.errors import DamagedModel
+from diamond_gym.errors import DamagedModel, one_line
 from diamond_gym.registry.card import Card
-from diamond_gym.registry.loading import brief
 from diamond_gym.starts import Starts
 
 Array = npt.NDArray[Any]
@@ -81,7 +80,7 @@ def _load(path: Path) -> Array:
     except FileNotFoundError:
         raise DamagedModel(f"{path}: there is no such file") from None
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        raise DamagedModel(f"{path}: not readable as an array ({brief(error)})") from None
+        raise DamagedModel(f"{path}: not readable as an array ({one_line(error)})") from None
     if not isinstance(array, np.ndarray):
         raise DamagedModel(f"{path}: not a single array")
     return array

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError, one_line
 from diamond_gym.files import atomic_write
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.trainers.evaluate import Scores
@@ -149,9 +149,8 @@ def read_runs(path: Path) -> Runs:
         try:
             pairs = _read(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            line = " ".join(str(error).split())[:120]
             raise DiamondGymError(
-                f'{file} does not hold scores ({line}); they are {{"Pong": [score of each run], ...}} '
+                f'{file} does not hold scores ({one_line(error)}); they are {{"Pong": [score of each run], ...}} '
                 "or what `evaluate --json` prints"
             ) from None
         if not pairs:

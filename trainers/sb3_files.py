@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import get_device
 
 from diamond_gym.action_spaces import codec_of_space, codec_of_table
 from diamond_gym.actions import ActionCodec, Discrete
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError, one_line
 from diamond_gym.files import atomic_path
 from diamond_gym.schema import Number
 from diamond_gym.trainers.policies import explore
@@ -225,8 +225,9 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
         if codec is None and trust_pickles:
             codec = codec_of_space(settings["action_space"], str(path))
     except Exception as error:  # each of zipfile, json, pickle and torch meets damage with exceptions of many kinds
-        message = " ".join(str(error).split())[:100]
-        raise DiamondGymError(f"{path} is no agent saved by Stable-Baselines3, or is damaged ({message})") from None
+        raise DiamondGymError(
+            f"{path} is no agent saved by Stable-Baselines3, or is damaged ({one_line(error)})"
+        ) from None
     if not isinstance(shape, list) or len(shape) != 3 or codec is None:
         raise DiamondGymError(
             f"{path} does not play from images with numbered actions, as these games need it; other actions are read "
@@ -240,8 +241,7 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
             policy = policy_class(spaces.Box(0, 255, tuple(shape), np.uint8), codec.space, lambda _: 0.0, **keywords)
         policy.load_state_dict(state)
     except Exception as error:  # whatever SB3 and torch make of keywords that are not what they should be
-        message = " ".join(str(error).split())[:100]
-        raise DiamondGymError(f"{path} holds weights of another policy than it says ({message})") from None
+        raise DiamondGymError(f"{path} holds weights of another policy than it says ({one_line(error)})") from None
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
     channels, *size = shape  # SB3 stores images with their channels first

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError, one_line
 from diamond_gym.networks.denoiser import InnerModelConfig
 from diamond_gym.world_model import PREFIXES
 
@@ -70,8 +70,7 @@ def begin_with(trainer: "WorldModelTrainer", weights: Mapping[str, Tensor]) -> N
     try:
         trainer.world_model.load_weights(lengthened(own, trainer.config.denoiser.inner_model))
     except RuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        raise DiamondGymError(f"these weights do not fit the networks of this run ({line})") from None
+        raise DiamondGymError(f"these weights do not fit the networks of this run ({one_line(error)})") from None
     for name, average in trainer.ema.items():
         average.module.load_state_dict(trainer.world_model.parts[name].state_dict())
 
@@ -94,5 +93,4 @@ def begin_with_agent(trainer: "ActorCriticTrainer", weights: Mapping[str, Tensor
     try:
         trainer.agent.load_state_dict(own)
     except RuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        raise BadArgument(f"the agent of {name} is not one of this preset and game ({line})") from None
+        raise BadArgument(f"the agent of {name} is not one of this preset and game ({one_line(error)})") from None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError, one_line
 from diamond_gym.schema import MOST_ACTIONS
 
 FORMATS = ("store", "csgo", "minari", "lerobot", "npz", "video", "images")
@@ -146,11 +146,6 @@ def readable(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise UnreadableRecording(f"{path} is damaged or cut off: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Another library's error, short."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def checked_steps(recording: Recording) -> Steps:

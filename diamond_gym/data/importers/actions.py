@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, one_line
+from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording
+from diamond_gym.errors import one_line
 
 SUFFIXES = (".csv", ".jsonl")
 _REWARD, _END, _TRUNC = ("reward", "rew", "rewards"), ("end", "terminated", "done"), ("truncated", "trunc")
