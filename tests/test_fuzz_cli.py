@@ -153,13 +153,13 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         evaluate_wm,
         fits,
         train_agent,
-        train_wm,
     )
     from diamond_gym.networks.actor_critic import ActorCritic
     from diamond_gym.play import serving
     from diamond_gym.registry import hub
     from diamond_gym.trainers import collect, sb3, start_states
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer
+    from diamond_gym.trainers.rollouts import Rollouts
     from diamond_gym.trainers.world_model import WorldModelTrainer
     from diamond_gym.trainers.worlds import World
 
@@ -195,7 +195,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (benchmark, "step_seconds", reached),
         (collect.Collector, "__init__", reached),
         (fits, "experience", lambda *_: EpisodeStore(store)),
-        (train_wm.Rollouts, "held_out", reached),
+        (Rollouts, "held_out", reached),
         (evaluate_wm, "experience", lambda *_: EpisodeStore(store)),
         (evaluate_wm, "measure", reached),
         (distill, "DistillTrainer", reached),

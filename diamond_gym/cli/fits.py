@@ -14,10 +14,10 @@ from diamond_gym.device import pick_device, pick_precision
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.registry.loading import Precision
 from diamond_gym.trainers.loop import Processes, Trainer, any_process, launch, train
-from diamond_gym.trainers.rollouts import Rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
 
 if TYPE_CHECKING:
+    from diamond_gym.trainers.rollouts import Rollouts
     from diamond_gym.trainers.worlds import World
 
 HORIZON = 16
@@ -96,7 +96,7 @@ def fit_with_strips(
     minutes: float | None,
     shown: EpisodeStore,
     memory: int,
-    dream: Callable[[Rollouts], Rollouts],
+    dream: "Callable[[Rollouts], Rollouts]",
     fabric: Processes,
 ) -> int | None:
     """Trains on, and draws dreams beside real play on the way and at the end.
@@ -113,6 +113,8 @@ def fit_with_strips(
     Returns:
         None where all steps are done and the model is this process's to register; else the command's exit status.
     """
+    from diamond_gym.trainers.rollouts import Rollouts, horizon_within
+
     real = Rollouts.held_out(shown, _DRAWN, memory, horizon_within(shown, memory, HORIZON))
 
     def draw(step: int) -> None:

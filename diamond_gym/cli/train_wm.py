@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import tyro
@@ -29,12 +29,13 @@ from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.models import local_folder
 from diamond_gym.sampler import SamplerConfig, check_sampler
 from diamond_gym.trainers.presets import WORLD_MODEL, command_line, last_value, preset_flags, settled_preset
-from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.two_stage import trainer_of
-from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.trainers.world_model_config import WorldModelConfig, settled
-from diamond_gym.trainers.worlds import World, check_learnable, knows_outcomes
+
+if TYPE_CHECKING:
+    from diamond_gym.trainers.rollouts import Rollouts
+    from diamond_gym.trainers.world_model import WorldModelTrainer
+    from diamond_gym.trainers.worlds import World
 
 # options that may differ when a run is resumed
 _FREE = frozenset(
@@ -117,6 +118,9 @@ class TrainWm(WorldOptions):
 
     def run(self) -> int:
         """Collects, fits, measures and registers; returns 0, or 130 where Ctrl-C stopped it."""
+        from diamond_gym.trainers.rollouts import dream_rollouts
+        from diamond_gym.trainers.two_stage import trainer_of
+
         world = self.world()
         config = self._for_world(world)
         label = f"{world.name.lower() if self.plays else self.store(world).name}-{Path(self.preset).stem}"
@@ -145,7 +149,7 @@ class TrainWm(WorldOptions):
             networks = sizes(fit.world_model.parts)
             console.print(f"{folder}: step {fit.step:,} of {self.steps:,} on {device} in {precision} ({networks})")
 
-            def dream(real: Rollouts) -> Rollouts:
+            def dream(real: "Rollouts") -> "Rollouts":
                 return dream_rollouts(fit.averaged(), real, self.sampler)
 
             t = config.denoiser.inner_model.num_steps_conditioning
@@ -157,7 +161,7 @@ class TrainWm(WorldOptions):
         console.print(f'gym.make("DiamondDream-{world.name}-v0") dreams with it from now on')
         return 0
 
-    def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore | None]:
+    def _experience(self, world: "World") -> tuple[EpisodeStore, EpisodeStore | None]:
         """What to learn from, and what is held out; recordings alone are taken as they are, held out or not."""
         folder = self.store(world)
         if self.plays:
@@ -170,7 +174,7 @@ class TrainWm(WorldOptions):
         settings |= {"render_obs": self.render_obs or None, "size": self.settled_size}
         return settings | {"sampler": asdict(self.sampler), "fit": settled(asdict(config))}
 
-    def _plan(self, world: World, config: WorldModelConfig, device: torch.device, precision: str) -> int:
+    def _plan(self, world: "World", config: WorldModelConfig, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases
         from diamond_gym.trainers.diamond import DiamondConfig
 
@@ -180,8 +184,10 @@ class TrainWm(WorldOptions):
         print_phases(phases, f"{device} in {precision}")
         return 0
 
-    def _for_world(self, world: World) -> WorldModelConfig:
+    def _for_world(self, world: "World") -> WorldModelConfig:
         """The configuration with the world's image size and actions filled in, and what its recordings know."""
+        from diamond_gym.trainers.worlds import check_learnable, knows_outcomes
+
         about = world.about
         check_learnable(about)
         fit = self._stages(about.frame_shape[:2]).for_frames(about.frame_shape, world.codec.num_inputs)
@@ -207,8 +213,8 @@ class TrainWm(WorldOptions):
 
     def _register(
         self,
-        fit: WorldModelTrainer,
-        world: World,
+        fit: "WorldModelTrainer",
+        world: "World",
         store: EpisodeStore,
         held_out: EpisodeStore | None,
         began_with: Entry | None,
@@ -219,6 +225,7 @@ class TrainWm(WorldOptions):
         from diamond_gym.trainers.fidelity import HORIZONS
         from diamond_gym.trainers.measuring import closed_loop
         from diamond_gym.trainers.register import half, make_card
+        from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
         from diamond_gym.trainers.start_states import starts_for
 
         t = fit.config.denoiser.inner_model.num_steps_conditioning
