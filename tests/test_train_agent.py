@@ -21,6 +21,7 @@ from diamond_gym.actions import Discrete
 from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.trainers import evaluate, loop, sb3
+from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3 import ALGORITHMS, RHYTHM, AgentConfig, AsDreamed, SB3Trainer, training_envs
 from diamond_gym.trainers.sb3_files import open_agent
 
@@ -48,9 +49,9 @@ def stub_dreams(monkeypatch):
 
 
 def train_agent(config, out, minutes=None):
-    """Trains without a run's folder and saves, also where Ctrl-C or the time ends the training."""
-    with SB3Trainer(config) as trainer:
-        reason = loop.train(trainer, None, minutes, RHYTHM)
+    """Trains and saves, also where Ctrl-C or the time ends the training."""
+    with RunFolder(out.with_suffix(".run"), tensorboard=False) as run, SB3Trainer(config, run) as trainer:
+        reason = loop.train(trainer, run, minutes, RHYTHM)
         card = trainer.save(out)
     return SimpleNamespace(reason=reason, steps=trainer.step, recent_return=trainer.recent_return, card=card)
 
@@ -91,7 +92,7 @@ def test_trains_and_saves(algo, tmp_path, stub_dreams):
         opened.check("Pong", (SIDE, SIDE, 3), Discrete(ACTIONS))
     loaded = ALGORITHMS[algo].load(tmp_path / "a" / "agent.zip", device="cpu")  # SB3 itself reads it, too
     assert loaded.num_timesteps == training.steps
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"agent.zip"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"agent.run", "agent.zip"}
 
 
 def test_the_seed_fixes_the_training(tmp_path, stub_dreams):

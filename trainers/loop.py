@@ -240,7 +240,7 @@ class Loop:
 
 def train(
     trainer: Trainer,
-    run: RunFolder | None,
+    run: RunFolder,
     minutes: float | None = None,
     rhythm: Rhythm | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
@@ -251,7 +251,7 @@ def train(
 
     Args:
         trainer: Restored from the run's checkpoint, if there is one.
-        run: Where checkpoints and metrics go; None keeps neither.
+        run: Where checkpoints and metrics go.
         minutes: Time limit.
         rhythm: How often to log, to save and to draw.
         on_log: Called with the step and the means since the last time.
@@ -267,16 +267,14 @@ def train(
     first_step, means, logged = trainer.step, Means(), time.perf_counter()
 
     def save() -> None:
-        if run is not None:
-            run.save(trainer.state_dict())
+        run.save(trainer.state_dict())
 
     def log(step: int, steps: int) -> None:
         nonlocal logged
         values = mean_of_processes(fabric, means.take(step))
         seconds, logged = time.perf_counter() - logged, time.perf_counter()
         values["speed/steps_per_second"] = steps / seconds
-        if run is not None:
-            run.log(step, values)
+        run.log(step, values)
         if on_log is not None:
             on_log(step, values)
 

@@ -164,7 +164,7 @@ class SB3Trainer:
         bridge: The dreams or games, single frames (H, W, C).
     """
 
-    def __init__(self, config: AgentConfig, run: RunFolder | None = None) -> None:
+    def __init__(self, config: AgentConfig, run: RunFolder) -> None:
         """Begins a training, or resumes the one in the folder `run`.
 
         Raises:
@@ -191,21 +191,20 @@ class SB3Trainer:
                 f"--algo {config.algo} takes {takes}, and the actions of {config.game} are {self._codec.space}: "
                 "train with --algo ppo"
             )
-        if run is not None:
-            settings = asdict(config)
-            if self.entry is not None:  # not the agent that the model may have by now
-                model = self.bridge.envs.world_model
-                dreamed_in = WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler)
-                settings["world_model"] = dreamed_in.fingerprint
-            run.settle(settings, _FREE)
+        settings = asdict(config)
+        if self.entry is not None:  # not the agent that the model may have by now
+            model = self.bridge.envs.world_model
+            dreamed_in = WorldModel(model.denoiser, model.reward_end, upsampler=model.upsampler)
+            settings["world_model"] = dreamed_in.fingerprint
+        run.settle(settings, _FREE)
         self.agent = self._agent(run)
         self.agent.set_logger(Logger(None, []))  # its own would leave a folder in the system's temporary one
         self.step = self.agent.num_timesteps
 
-    def _agent(self, run: RunFolder | None) -> BaseAlgorithm:
+    def _agent(self, run: RunFolder) -> BaseAlgorithm:
         """A new agent, with SB3's convolutions for images, or the one of the run's checkpoint."""
         config, algorithm = self.config, ALGORITHMS[self.config.algo]
-        if run is None or (state := run.load()) is None:
+        if (state := run.load()) is None:
             self.settings = config.settings()
             return algorithm("CnnPolicy", self._envs, seed=config.seed, device=config.device, **self.settings)
         with run.resuming():
