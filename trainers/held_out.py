@@ -74,8 +74,7 @@ class HeldOut:
     def _losses(self, epoch: int, fit: WorldModelTrainer) -> dict[str, float]:
         """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first."""
         config, device = fit.config, fit.device
-        with torch.random.fork_rng(devices=[]):  # networks are built with random weights first
-            model = fit.averaged()
+        model = fit.averaged()
         assert model.reward_end is not None
         rng = np.random.default_rng([self._seed, epoch, 13])
         length = model.denoiser.num_steps_conditioning + 1 + config.num_autoregressive_steps

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium.vector import AutoresetMode
 from PIL import Image, ImageDraw, ImageFont
 
@@ -125,8 +124,7 @@ def comparison(
 
 def dream_film(training: "DiamondTrainer", rows: int = 4, steps: int = 90) -> list[_Frames]:
     """A video of what the agent sees in dreams of the world model as it is by now, several side by side."""
-    with torch.random.fork_rng(devices=[]):  # networks are built with random weights first; the training's go on
-        model = training.world_model.averaged()
+    model = training.world_model.averaged()
     rng = np.random.default_rng([training.seed, training.epoch, 17])
     model.starts = replay_starts(training.store, model.denoiser.num_steps_conditioning, rows, rng)
     dream = model.dream(rows, sampler=training.config.sampler)

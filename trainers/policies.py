@@ -139,13 +139,10 @@ class DreamPolicy(AgentPolicy):
         actor_critic: The agent, on the dream's device.
         dream: Where it plays.
         rng: The source of chance.
-        temperature: Divides the logits.
     """
 
-    def __init__(
-        self, actor_critic: ActorCritic, dream: "Dream", rng: np.random.Generator, temperature: float = 1.0
-    ) -> None:
-        super().__init__(actor_critic, dream.num_envs, rng, temperature)
+    def __init__(self, actor_critic: ActorCritic, dream: "Dream", rng: np.random.Generator) -> None:
+        super().__init__(actor_critic, dream.num_envs, rng)
         self._dream = dream
 
     @torch.no_grad()

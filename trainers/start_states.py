@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 _GREY = 128  # what padding before an episode's first frame looks like in pixels
 _BYTES = 64 << 20  # of the frames of the starts of a model of two stages, at full size
+_IMPORTED = 256  # starts of an imported checkpoint
 _ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
 
 
-def starts_for(model: WorldModel, store: EpisodeStore, seed: int = 0) -> Starts:
+def starts_for(model: WorldModel, store: EpisodeStore) -> Starts:
     """Draws starts for a model as it takes them: of two stages fewer, since the frames are large, in both sizes."""
     t = model.denoiser.num_steps_conditioning
     if model.upsampler is None:
-        return draw_starts(store, t, seed=seed)
+        return draw_starts(store, t)
     n = min(1024, max(16, _BYTES // (model.upsampler.num_steps_conditioning * math.prod(store.about.frame_shape))))
-    return in_two_sizes(draw_starts(store, t, n, seed), model.upsampler)
+    return in_two_sizes(draw_starts(store, t, n), model.upsampler)
 
 
 def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:
@@ -75,13 +76,12 @@ def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator)
     return Starts(np.ascontiguousarray(obs.transpose(0, 1, 3, 4, 2)), batch.act[:, : t - 1], batch.start < 1)
 
 
-def starts_from_folder(model: "Released", folder: Path, n: int = 256, seed: int = 0) -> Starts:
-    """Start states from a folder of collected episodes, or of spawns for a model of two stages.
+def starts_from_folder(model: "Released", folder: Path, seed: int = 0) -> Starts:
+    """Start states from a folder of collected episodes, or of spawns for a model of two stages, which are all taken.
 
     Args:
         model: What they are for.
         folder: A store of `diamond-gym collect`, or spawns in the released format.
-        n: How many to draw from a store; of spawns all are taken.
         seed: Seeds the choice.
 
     Raises:
@@ -105,7 +105,7 @@ def starts_from_folder(model: "Released", folder: Path, n: int = 256, seed: int 
             f"{folder} holds frames {store.about.frame_shape} and {_how_many(store)} actions, "
             f"the model wants {card.frame_shape} and {card.num_actions}"
         )
-    return draw_starts(store, card.num_steps_conditioning, n, seed)
+    return draw_starts(store, card.num_steps_conditioning, _IMPORTED, seed)
 
 
 def _how_many(store: EpisodeStore) -> str:
@@ -132,7 +132,6 @@ def can_collect(model: "Released") -> None:
 def starts_from_game(
     model: "Released",
     steps: int,
-    n: int = 256,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Starts:
@@ -141,7 +140,6 @@ def starts_from_game(
     Args:
         model: Whose agent plays, and what they are for.
         steps: How long it plays, over all games side by side.
-        n: How many starts to draw from that.
         seed: Seeds the games, the agent and the choice.
         progress: Called with the steps so far.
 
@@ -163,4 +161,4 @@ def starts_from_game(
     with temporary_folder(Path(tempfile.gettempdir())) as folder, EpisodeStore(folder, "a", world.about) as store:
         with Collector(store, world.envs(games_for(steps)), CollectConfig(seed=seed), policy) as collector:
             collector.collect(steps, progress)
-        return draw_starts(store, model.card.num_steps_conditioning, n, seed)
+        return draw_starts(store, model.card.num_steps_conditioning, _IMPORTED, seed)

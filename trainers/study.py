@@ -85,7 +85,6 @@ class RecordedFrames:
 
     Args:
         store: The experience that the models were fitted to.
-        seed: Seeds the choice of frames.
 
     Attributes:
         limit: The largest distance of two of them, among pairs drawn at random. A frame has left the data that is
@@ -93,9 +92,9 @@ class RecordedFrames:
             [0, 1].
     """
 
-    def __init__(self, store: EpisodeStore, seed: int = 0) -> None:
+    def __init__(self, store: EpisodeStore) -> None:
         ends = np.cumsum(store.lengths + 1)  # an episode of N steps has N + 1 frames
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         flat = rng.choice(ends[-1], min(_REFERENCE, int(ends[-1])), replace=False)
         episode = np.searchsorted(ends, flat, side="right")
         frames = store.frames(episode, flat - np.concatenate(([0], ends))[episode])
