@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
@@ -29,10 +28,10 @@ from diamond_gym.schema import check_least, check_shares
 from diamond_gym.trainers.batches import Appearances, Focus, FocusedSampler, find_events, split
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
 from diamond_gym.trainers.optim import OptimizerConfig, adamw, lr_factor, update
+from diamond_gym.trainers.predictions import cell_errors
 from diamond_gym.world_model import WorldModel
 
 NOISES = 2  # frames of each start
-CELL = 8  # pixels
 LEVEL = 1 / 255  # half an 8-bit level of frames in [-1, 1]: smaller differences, which are rounding, count squared
 
 
@@ -253,10 +252,8 @@ def energy_distance(frames: Tensor, target: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean squares of the difference by cells of images (N, C, H, W) that overlap by half."""
-    squared = (a - b).square().mean(dim=1, keepdim=True)
-    cell = min(CELL, *squared.shape[-2:])
-    return (F.avg_pool2d(squared, cell, stride=max(1, cell // 2)) + LEVEL**2).sqrt()
+    """Root mean squares of the difference of images (N, C, H, W), by cells."""
+    return (cell_errors(a, b) + LEVEL**2).sqrt()
 
 
 def _copy(denoiser: Denoiser) -> Denoiser:

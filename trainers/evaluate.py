@@ -17,13 +17,14 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games
-from diamond_gym.trainers.policies import _SURE, AgentPolicy, Policy, StickyPolicy
+from diamond_gym.trainers.policies import AgentPolicy, Policy, StickyPolicy
 from diamond_gym.trainers.worlds import World, find_world, game_name
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
 
 RESAMPLES = 10_000
+_SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
 
 def interval(values: npt.NDArray[np.floating], level: float = 0.95) -> tuple[float, float]:

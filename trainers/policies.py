@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from diamond_gym.world_model import WorldModel
 
 POLICIES = ("random", "scripted", "agent")
-_SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
 
 class Policy(Protocol):

@@ -151,12 +151,17 @@ def errors(
         across_lives: Whether it sees earlier lives where an episode has too few frames.
 
     Returns:
-        The largest of the mean squared errors over cells of 8×8 pixels that overlap by half, (N,).
+        The largest of `cell_errors`, (N,).
     """
     t = denoiser.num_steps_conditioning
     batch = to_tensors(cut(store, episode, step - (t - 1), t + 1, across_lives), device)
     target = batch.obs[:, t]
     result = predicted(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target))
-    squared = (result - target).square().mean(dim=1, keepdim=True)
+    return cell_errors(result, target).amax(dim=(1, 2, 3))
+
+
+def cell_errors(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared differences of images (N, C, H, W), by cells of 8×8 pixels that overlap by half: (N, 1, h, w)."""
+    squared = (a - b).square().mean(dim=1, keepdim=True)
     cell = min(_CELL, *squared.shape[-2:])
-    return F.avg_pool2d(squared, cell, stride=max(1, cell // 2)).amax(dim=(1, 2, 3))
+    return F.avg_pool2d(squared, cell, stride=max(1, cell // 2))

@@ -101,15 +101,12 @@ def starts_from_folder(model: "Released", folder: Path, seed: int = 0) -> Starts
         raise BadArgument(f"{folder} is not a folder of collected episodes")
     store = EpisodeStore(folder)
     if store.about.frame_shape != card.frame_shape or store.codec != card.codec:
+        actions = store.about.num_actions or (store.codec and store.codec.space) or store.about.action_dtype
         raise BadArgument(
-            f"{folder} holds frames {store.about.frame_shape} and {_how_many(store)} actions, "
+            f"{folder} holds frames {store.about.frame_shape} and {actions} actions, "
             f"the model wants {card.frame_shape} and {card.num_actions}"
         )
     return draw_starts(store, card.num_steps_conditioning, _IMPORTED, seed)
-
-
-def _how_many(store: EpisodeStore) -> str:
-    return str(store.about.num_actions or (store.codec and store.codec.space) or store.about.action_dtype)
 
 
 def can_collect(model: "Released") -> None:

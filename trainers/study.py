@@ -172,13 +172,8 @@ def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) 
         "left": (near > reference.recorded.limit).mean(axis=0).tolist(),
         "frames_per_second": float(len(long) * long.rew.shape[1] / seconds),
     }
-    return table, _shown(far)
-
-
-def _shown(rollouts: Rollouts) -> _Frames:
-    """The first rollout's frames at the steps that are shown, uint8 (K, C, h, w)."""
-    steps, first = rollouts.rew.shape[1], rollouts.num_start_frames - 1
-    return rollouts.obs[0, [first + s for s in SHOWN if s <= steps]]
+    start, steps = far.num_start_frames - 1, far.rew.shape[1]
+    return table, far.obs[0, [start + step for step in SHOWN if step <= steps]]
 
 
 def over_noises(model: WorldModel, real: Rollouts, seed: int = 0) -> tuple[dict[str, float], _Frames]:
