@@ -86,7 +86,7 @@ class CollectStats:
     steps: int = 0
     episodes: int = 0
     scores: list[float] = field(default_factory=list)
-    reward_signs: tuple[int, int, int] = (0, 0, 0)
+    reward_signs: list[int] = field(default_factory=lambda: [0, 0, 0])
 
 
 def games_for(steps: int) -> int:
@@ -166,7 +166,7 @@ class Collector:
                     progress(stats.steps)
         finally:
             self._write()
-        stats.reward_signs = (int(signs[0]), int(signs[1]), int(signs[2]))
+        stats.reward_signs = signs.tolist()
         return stats
 
     def state_dict(self) -> dict[str, Any]:

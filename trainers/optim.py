@@ -75,14 +75,6 @@ def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> t
     return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 
 
-def recordable_adamw(
-    parameters: Iterable[nn.Parameter] | list[dict[str, Any]], config: OptimizerConfig, lr: Tensor
-) -> torch.optim.Optimizer:
-    """AdamW as a CUDA graph needs it, whose learning rate is read where it lies at every update."""
-    how: dict[str, Any] = {"fused": True, "capturable": lr.is_cuda}
-    return torch.optim.AdamW(parameters, lr=lr, eps=config.eps, weight_decay=config.weight_decay, **how)
-
-
 _OPTIONS = ("lr", "foreach", "capturable", "fused")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.cuda_graphs import WARM_UP, Chance, Draws, Graph
-from diamond_gym.trainers.optim import Loss, OptimizerConfig, average_weight, recordable_adamw
+from diamond_gym.trainers.optim import Loss, OptimizerConfig, average_weight
 
 T = TypeVar("T")
 
@@ -103,7 +103,9 @@ class RecordedUpdates:
         self._config, self._draws, self._averaged = config, draws, averaged
         self._lr = torch.tensor(config.lr, dtype=torch.float32, device=self._parameters[0].device)
         self._weight = torch.ones_like(self._lr)  # of the new weights in the average
-        self.optimizer = recordable_adamw(groups or self._parameters, config, self._lr)
+        how: dict[str, Any] = {"eps": config.eps, "weight_decay": config.weight_decay, "fused": True}
+        # it reads the learning rate where it lies at every update
+        self.optimizer = torch.optim.AdamW(groups or self._parameters, self._lr, capturable=self._lr.is_cuda, **how)
         self._recorded: tuple[object, Recorded[dict[str, Tensor]]] | None = None
 
     def __call__(self, loss: Loss, factor: float, *inputs: Tensor) -> dict[str, Tensor]:
