@@ -95,7 +95,7 @@ def measure(model: WorldModel, windows: Rollouts, long: Rollouts, looks: Looks, 
     """Errors over copying in held-out windows, and what long dreams look like after 10, 50 and 200 steps."""
     model.use_kernels()
     paper = SamplerConfig()
-    closed = figures(windows, dream_rollouts(model, windows, paper, None, seed), list(HORIZONS))
+    closed = figures(windows, dream_rollouts(model, windows, paper, None, seed))
     table = {name: closed[name] for name in (f"mse_over_copy_{h}" for h in HORIZONS)}
     return table | looks.table([(long, dream_rollouts(model, long, paper, None, seed))])
 

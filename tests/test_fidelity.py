@@ -20,7 +20,7 @@ from diamond_gym.networks.kernels import built_kernels
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.registry.human_card import flat_rows
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers import measuring
+from diamond_gym.trainers import fidelity, measuring
 from diamond_gym.trainers.fidelity import (
     brier,
     calibration,
@@ -106,10 +106,11 @@ def test_errors_by_hand() -> None:
     assert [psnr(error) for error in (0.04, 1.0, 0.0)] == pytest.approx([13.9794, 0, 100])
 
 
-def test_similarity_of_a_film_and_of_its_first_frame() -> None:
+def test_similarity_of_a_film_and_of_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
+    monkeypatch.setattr(fidelity, "HORIZONS", (1, 2))
     real = film(np.stack([np.full((2, 3, 12, 12), 51 * h, np.uint8) for h in range(3)], axis=1))
-    table = similarity(real, real, (1, 2))
+    table = similarity(real, real)
     assert table["psnr_1"] == table["psnr_2"] == 100 and table["ssim_2"] == pytest.approx(1)
     assert table["psnr_copy_1"] == pytest.approx(13.9794, abs=1e-4)
     assert 1 > table["ssim_copy_1"] > table["ssim_copy_2"]
@@ -123,7 +124,7 @@ def test_detection_by_hand() -> None:
 
 
 def test_an_oracle_is_perfect(real: Rollouts) -> None:
-    table = figures(real, dream_rollouts(oracle(), real, SamplerConfig()), (1, 4))
+    table = figures(real, dream_rollouts(oracle(), real, SamplerConfig()))
     assert table["mse_1"] == table["mse_over_copy_4"] == 0
     assert table["reward_f1"] == table["reward_sampled_f1"] == table["end_f1"] == table["end_sampled_f1"] == 1
     assert table["rewards"] == (real.rew != 0).sum() > 0
@@ -135,28 +136,31 @@ def test_an_oracle_is_perfect(real: Rollouts) -> None:
 
 def test_copying_the_last_frame_scores_one(real: Rollouts) -> None:
     copied = replace(real, obs=np.concatenate((real.obs[:, :T], np.repeat(real.last, 4, axis=1)), axis=1))
-    table = figures(real, copied, (1, 4))
+    table = figures(real, copied)
     assert table["mse_over_copy_1"] == table["mse_over_copy_4"] == 1
     assert "reward_f1" not in table, "there is no reward/end model"
 
 
 @pytest.mark.filterwarnings("error")
-def test_where_nothing_moves_there_is_no_ratio() -> None:
+def test_where_nothing_moves_there_is_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing moves in the first step, everything by 51 levels in the second; dreams are 102 and 51 levels off."""
+    monkeypatch.setattr(fidelity, "HORIZONS", (1, 2))
     real = film(np.stack([np.full((2, 3, 12, 12), level, np.uint8) for level in (0, 0, 51)], axis=1))
     dreamed = film(np.stack([np.full((2, 3, 12, 12), level, np.uint8) for level in (0, 102, 102)], axis=1))
     assert over(np.array([1.0, 0, 3]), np.array([0, 0, 2.0])) == pytest.approx([np.nan, np.nan, 1.5], nan_ok=True)
-    table = figures(real, dreamed, (1, 2))
+    table = figures(real, dreamed)
     assert np.isnan(table["mse_over_copy_1"]) and table["mse_over_copy_2"] == pytest.approx(1)
     card = rounded({**table, "low_res": {"mse_over_copy_1": np.nan, "mse_1": 0.5}})
     assert card["undefined"] == "mse_over_copy_1, low_res.mse_over_copy_1"
     assert card["mse_1"] == 0.16 and "mse_over_copy_1" not in card and card["low_res"] == {"mse_1": 0.5}
-    assert "undefined" not in rounded(figures(real, real, (2,)))
+    monkeypatch.setattr(fidelity, "HORIZONS", (2,))
+    assert "undefined" not in rounded(figures(real, real))
 
 
-def test_large_frames_as_the_small_ones_enlarged_have_no_ratio_either() -> None:
+def test_large_frames_as_the_small_ones_enlarged_have_no_ratio_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fidelity, "HORIZONS", (1, 2))
     flat = film(np.full((2, 3, 3, 12, 12), 90, np.uint8))
-    table = closed_loop(flat, replace(flat, low_res=np.full((2, 3, 3, 6, 6), 90, np.uint8)), (1, 2))
+    table = closed_loop(flat, replace(flat, low_res=np.full((2, 3, 3, 6, 6), 90, np.uint8)))
     assert table["mse_1"] == table["low_res"]["mse_2"] == 0
     ratios = table["mse_over_enlarged_2"], table["mse_over_copy_1"], table["low_res"]["mse_over_copy_1"]
     assert np.isnan(ratios).all()

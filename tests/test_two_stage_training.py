@@ -188,7 +188,7 @@ def test_a_residual_upsampler_changes_the_enlarged_frame() -> None:
         torch.testing.assert_close(network.condition(obs, None)(noise, 5.0), enlarged, atol=1e-5, rtol=0)
 
 
-def test_dreams_beside_real_play_have_frames_of_both_sizes() -> None:
+def test_dreams_beside_real_play_have_frames_of_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dream's own, after real ones that were made small; with actions of several numbers."""
     model, rng = golden_engine(), np.random.default_rng(0)
     obs = rng.integers(0, 256, (2, 6, 3, *LARGE), dtype=np.uint8)
@@ -205,7 +205,8 @@ def test_dreams_beside_real_play_have_frames_of_both_sizes() -> None:
         large = dream.step(torch.from_numpy(act[:, 3 + i])).obs
         assert np.array_equal(to_pixels(large).movedim(-1, 1).numpy(), dreamed.obs[:, 4 + i])
         assert np.array_equal(to_pixels(dream.obs_window[:, -1]).movedim(-1, 1).numpy(), dreamed.low_res[:, 4 + i])
-    table = closed_loop(real, dreamed, [1, 2])
+    monkeypatch.setattr(fidelity, "HORIZONS", (1, 2))
+    table = closed_loop(real, dreamed)
     small = fidelity.mse(dreamed.low_res[:, 4:], shrink_planes(obs[:, 4:], SMALL))
     assert table["low_res"]["mse_2"] == small[1]
     bicubic = fidelity.mse(obs[:, 4:], enlarge_planes(dreamed.low_res[:, 4:], 5))

@@ -1,6 +1,6 @@
 """Figures of a world model: errors, rewards and ends, calibration, returns, drift and diversity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ _Floats = npt.NDArray[np.float64]
 Table = dict[str, Any]
 
 HORIZONS = (1, 4, 16)
+"""Steps, counted from 1, at which errors are taken, as far as rollouts reach."""
 UNDEFINED = "undefined"
 """The name under which a card lists the figures that could not be defined on its held-out play."""
 PSNR_LIMIT = 100.0  # dB, of frames that agree to the last bit
@@ -82,7 +83,12 @@ def detection(real: npt.NDArray[np.generic], result: npt.NDArray[np.generic]) ->
     return Detection(precision, recall, f1, num_real)
 
 
-def figures(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
+def horizons_of(rollouts: Rollouts) -> list[int]:
+    """The steps at which errors of rollouts are taken."""
+    return [h for h in HORIZONS if h <= rollouts.rew.shape[1]]
+
+
+def figures(real: Rollouts, dreamed: Rollouts) -> Table:
     """Errors over those of copying the last frame, and detection of rewards and ends, in closed loop.
 
     Where the real frames at a step are those that the windows begin with, copying makes no error, and `mse_over_copy`
@@ -94,12 +100,11 @@ def figures(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZON
     Args:
         real: Real play.
         dreamed: The same dreamed over again with the actions that were really taken.
-        horizons: Steps, counted from 1, at which errors are taken.
     """
     dream, copy = mse(real.after, dreamed.after), mse(real.after, real.last)
     table: Table = {"windows": len(real)}
     ratio = over(dream, copy)
-    for h in horizons:
+    for h in horizons_of(real):
         table |= {f"mse_{h}": float(dream[h - 1]), f"mse_over_copy_{h}": float(ratio[h - 1])}
     if dreamed.rew_prob is None or dreamed.end_prob is None:
         return table
@@ -114,11 +119,11 @@ def figures(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZON
     return table | {"rewards": scores["reward"].events, "ends": scores["end"].events}
 
 
-def similarity(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
+def similarity(real: Rollouts, dreamed: Rollouts) -> Table:
     """PSNR and SSIM of dreams, and of copying the last frame; the PSNR is that of the mean error over all rollouts."""
     table: Table = {}
     for name, other in (("", dreamed.after), ("copy_", np.broadcast_to(real.last, real.after.shape))):
-        for h in horizons:
+        for h in horizons_of(real):
             a, b = real.after[:, h - 1], other[:, h - 1]
             table[f"psnr_{name}{h}"] = psnr(float(mse(a[:, None], b[:, None])[0]))
             table[f"ssim_{name}{h}"] = ssim(a, b)

@@ -77,20 +77,20 @@ class Sizes:
         )
 
 
-def closed_loop(real: Rollouts, dreamed: Rollouts, horizons: Sequence[int] = HORIZONS) -> Table:
+def closed_loop(real: Rollouts, dreamed: Rollouts) -> Table:
     """Figures of held-out play and of its dreams; of two stages, those of the small frames too, as "low_res".
 
     There is also the error of the large frames over that of the small ones, enlarged: what the upsampler adds; NaN
     where these have no error.
     """
-    table = fidelity.figures(real, dreamed, horizons)
+    table = fidelity.figures(real, dreamed)
     if dreamed.low_res is None:
         return table
     size = dreamed.low_res.shape[-2:]
     enlarged = replace(dreamed, obs=enlarge_planes(dreamed.low_res, real.obs.shape[-1] // size[1]))
     ratio = fidelity.over(fidelity.mse(real.after, dreamed.after), fidelity.mse(real.after, enlarged.after))
-    table |= {f"mse_over_enlarged_{h}": float(ratio[h - 1]) for h in horizons}
-    small = fidelity.figures(real.small(size), dreamed.small(size), horizons)
+    table |= {f"mse_over_enlarged_{h}": float(ratio[h - 1]) for h in fidelity.horizons_of(real)}
+    small = fidelity.figures(real.small(size), dreamed.small(size))
     return table | {"low_res": {name: value for name, value in small.items() if name.startswith("mse")}}
 
 
@@ -151,11 +151,10 @@ def measure(
     table, t = result.table, model.denoiser.num_steps_conditioning
     for i, (label, (store, about)) in enumerate(held_out.items() if sizes.windows else ()):
         horizon = horizon_within(store, t, sizes.horizon)
-        horizons = [h for h in HORIZONS if h <= horizon]
         real = Rollouts.held_out(store, sizes.windows, t, horizon, seed)
         dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
         result.loops[label] = real, dreamed
-        part = closed_loop(real, dreamed, horizons) | fidelity.similarity(real, dreamed, horizons)
+        part = closed_loop(real, dreamed) | fidelity.similarity(real, dreamed)
         seen = real if dreamed.low_res is None else real.small(dreamed.low_res.shape[-2:])
         part |= fidelity.calibration(model, seen) | {"held_out": about}
         table |= part if i == 0 else {label: part}

@@ -20,7 +20,7 @@ from diamond_gym.registry.card import now
 from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.trainers.batches import Appearances
 from diamond_gym.trainers.distill import DistillConfig
-from diamond_gym.trainers.fidelity import HORIZONS, Table, figures, rounded
+from diamond_gym.trainers.fidelity import Table, figures, rounded
 from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts
 from diamond_gym.world_model import WorldModel
@@ -94,14 +94,14 @@ def compare(
     t = teacher.denoiser.num_steps_conditioning
     real = Rollouts.held_out(held_out, windows, t, horizon, seed)
     obs, act = (part.to(teacher.device) for part in boundaries(held_out, t, max(1, windows // 2), seed))
-    horizons, tables, variances = [h for h in HORIZONS if h <= horizon], dict[str, Table](), dict[str, float]()
+    tables, variances = dict[str, Table](), dict[str, float]()
     sides = (student, config.student), (teacher, config.teacher), (teacher, config.student)
     for name, (model, sampler) in zip(("student", "teacher", "teacher_in_one_step"), sides, strict=True):
         model.use_kernels()
         began = time.perf_counter()
         dreamed = dream_rollouts(model, real, sampler, None, seed, progress)
         speed = len(real) * horizon / (time.perf_counter() - began)
-        tables[name] = figures(real, dreamed, horizons) | {"frames_per_second": speed}
+        tables[name] = figures(real, dreamed) | {"frames_per_second": speed}
         if len(obs):
             frames = spread(prepared(model.denoiser, PRECISIONS[model.precision]), obs, act, sampler, seed=seed)
             variances[name] = float(frames.var(dim=1).mean()) / 4  # of pixels in [0, 1]

@@ -20,7 +20,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_path, atomic_write
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import OBJECTIVES, check_least
-from diamond_gym.trainers.fidelity import HORIZONS, figures
+from diamond_gym.trainers.fidelity import figures
 from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
 from diamond_gym.trainers.run import RunFolder
@@ -151,7 +151,7 @@ def measure_fit(model: WorldModel, reference: Reference, n: int, seed: int = 0) 
     """
     sampler, real, long = SamplerConfig(num_denoising_steps=n), reference.windows, reference.long
     dreamed = dream_rollouts(model, real, sampler, None, seed)
-    closed = figures(real, dreamed, [h for h in HORIZONS if h <= real.rew.shape[1]])
+    closed = figures(real, dreamed)
     table: dict[str, Any] = {name: value for name, value in closed.items() if not np.isnan(value)}
     began = time.perf_counter()
     far = dream_rollouts(model, long, sampler, None, seed)

@@ -222,7 +222,6 @@ class TrainWm(WorldOptions):
         precision: str,
     ) -> Entry:
         from diamond_gym.registry.saving import save_model
-        from diamond_gym.trainers.fidelity import HORIZONS
         from diamond_gym.trainers.measuring import closed_loop
         from diamond_gym.trainers.register import half, make_card
         from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, horizon_within
@@ -238,7 +237,7 @@ class TrainWm(WorldOptions):
             real = Rollouts.held_out(held_out, self.windows, t, horizon)
             with counting("measuring", self.windows * horizon, "frames") as advance:
                 dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))
-            measured = closed_loop(real, dreamed, [h for h in HORIZONS if h <= horizon])
+            measured = closed_loop(real, dreamed)
         training: dict[str, Any] = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
         training |= {"render_obs": True} if self.render_obs else {}
         command = command_line("train-wm", self, WORLD_MODEL, _NO_DIFFERENCE)
