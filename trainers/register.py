@@ -56,7 +56,7 @@ def make_card(
         origin: Where the experience is from.
         began_with: The model whose weights the training began with.
     """
-    about, codec, paper = store.about, store.codec, asdict(SamplerConfig())
+    about, codec = store.about, store.codec
     assert codec is not None, "whoever fitted to them knew what the actions mean"
     two_stages, small = config.upsampler.factor is not None, config.upsampler.small(about.frame_shape[:2])
     kind = "DIAMOND world model of two stages" if two_stages else "small DIAMOND world model"
@@ -83,7 +83,7 @@ def make_card(
         denoiser=asdict(config.denoiser),
         reward_end=None if config.without_rewards else asdict(config.reward_end),
         upsampler=asdict(config.upsampler.denoiser) if two_stages else None,
-        sampler={key: value for key, value in asdict(sampler).items() if value != paper[key]},
+        sampler=unlike_the_papers(sampler),
         training={
             **training,
             "data": {
@@ -96,6 +96,12 @@ def make_card(
         },
         figures=rounded(figures),
     )
+
+
+def unlike_the_papers(sampler: SamplerConfig) -> dict[str, Any]:
+    """The fields of a sampler that are not the paper's, for a card."""
+    paper = asdict(SamplerConfig())
+    return {key: value for key, value in asdict(sampler).items() if value != paper[key]}
 
 
 def made_here() -> dict[str, Any]:

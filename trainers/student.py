@@ -21,7 +21,7 @@ from diamond_gym.sampler import SamplerConfig, sample
 from diamond_gym.trainers.batches import Appearances
 from diamond_gym.trainers.distill import DistillConfig
 from diamond_gym.trainers.fidelity import Table, figures, rounded
-from diamond_gym.trainers.register import made_here
+from diamond_gym.trainers.register import made_here, unlike_the_papers
 from diamond_gym.trainers.rollouts import Progress, Rollouts, dream_rollouts
 from diamond_gym.world_model import WorldModel
 
@@ -134,8 +134,7 @@ def student_card(
         command: The command that made it.
         origin: Where the play is from.
     """
-    card, own, paper = teacher.card, asdict(config.student), asdict(SamplerConfig())
-    steps = config.teacher.num_denoising_steps
+    card, steps = teacher.card, config.teacher.num_denoising_steps
     return replace(
         card,
         name=name,
@@ -144,7 +143,7 @@ def student_card(
         f"{steps}, and has its teacher's rewards, ends and starts.",
         source=command,
         actor_critic=None,  # the agent has learnt in other dreams
-        sampler={key: value for key, value in own.items() if value != paper[key]},
+        sampler=unlike_the_papers(config.student),
         training={
             **training,
             "teacher": {
