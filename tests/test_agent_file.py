@@ -28,7 +28,8 @@ from diamond_gym.registry import (
     with_agent_file,
 )
 from diamond_gym.trainers import evaluate
-from diamond_gym.trainers.policies import own_file, policy_maker
+from diamond_gym.trainers.measuring import policy_maker
+from diamond_gym.trainers.policies import own_file
 from diamond_gym.trainers.register import register_file
 from diamond_gym.trainers.sb3 import AgentConfig
 from diamond_gym.trainers.sb3_files import open_agent, packed

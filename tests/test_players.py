@@ -10,7 +10,7 @@ pytest.importorskip("ale_py")
 from diamond_gym.data import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
+from diamond_gym.trainers.policies import PLAYERS, ScriptedPolicy
 from diamond_gym.trainers.worlds import find_world
 
 

@@ -13,7 +13,8 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.policies import StickyPolicy, policies_of, policy_maker
+from diamond_gym.trainers.measuring import policies_of, policy_maker
+from diamond_gym.trainers.policies import StickyPolicy
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts, real_rollouts
 from diamond_gym.world_model import WorldModel
 

@@ -14,8 +14,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.schema import check_least, check_shares
 from diamond_gym.trainers.games import Games
-from diamond_gym.trainers.policies import Policy, StickyPolicy, explore
-from diamond_gym.trainers.scripted import ScriptedPolicy
+from diamond_gym.trainers.policies import Policy, ScriptedPolicy, StickyPolicy, explore
 
 _Frames = npt.NDArray[np.uint8]
 _WRITE_EVERY = 2048  # steps held in memory, 25 MB of frames
@@ -53,7 +52,7 @@ class CollectConfig:
 
     Attributes:
         policy: Without a policy of your own: "random", "sticky", "mixed", every other game one of the two, or
-            "scripted", a simple player with random spells, where the game has one (`scripted.PLAYERS`).
+            "scripted", a simple player with random spells, where the game has one (`policies.PLAYERS`).
         epsilon: Chance of a uniform random action instead of the policy's.
         sticky_steps: For how many steps the sticky policy keeps an action, on average.
         seed: Collecting again into the same store with the same seed still plays other games.

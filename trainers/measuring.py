@@ -15,7 +15,7 @@ from diamond_gym.trainers import fidelity
 from diamond_gym.trainers.fidelity import HORIZONS, Table
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.looks import Looks
-from diamond_gym.trainers.policies import policy_maker
+from diamond_gym.trainers.policies import AgentPolicy, MakePolicy, Policy, ScriptedPolicy, StickyPolicy, check_scripted
 from diamond_gym.trainers.rollouts import (
     Progress,
     Rollouts,
@@ -30,6 +30,7 @@ from diamond_gym.world_model import WorldModel
 if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
 
+POLICIES = ("random", "scripted", "agent")
 _FEWER = 5  # the part of everything that --quick measures
 
 
@@ -120,6 +121,38 @@ def describe(store: EpisodeStore, played_by: str | None = None) -> dict[str, Any
     """What held-out play is, for the card: by which policy it was made, and how much of it there is."""
     noted = sorted({str(store.info(i).get("policy", "not recorded")) for i in range(len(store))})
     return {"policy": played_by or " and ".join(noted), "steps": store.num_steps, "episodes": len(store)}
+
+
+def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
+    """The policies to compare: those wanted, else random and, where the model has one, its own agent.
+
+    Raises:
+        BadArgument: There is no such policy, or the model has no agent.
+    """
+    for name in wanted:
+        if name not in POLICIES:
+            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
+        if name == "scripted":
+            check_scripted(game)
+    if "agent" in wanted and not has_agent:
+        raise BadArgument("this model has no agent of its own")
+    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
+
+
+def policy_maker(model: WorldModel, game: str, name: str, saved: "SavedAgent | None" = None) -> MakePolicy:
+    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
+
+    def make(rows: int, rng: np.random.Generator) -> Policy:
+        if name == "scripted":
+            return ScriptedPolicy(game, rows, rng)
+        if name == "agent" and saved is not None:
+            return saved.playing(rows, seed=int(rng.integers(2**31)))
+        if name == "agent":
+            assert model.actor_critic is not None
+            return AgentPolicy(model.actor_critic, rows, rng)
+        return StickyPolicy(model.codec, np.zeros(rows), rng)
+
+    return make
 
 
 def measure(

@@ -1,6 +1,10 @@
-"""Policies: random play, an actor-critic in real games and in dreams, and the agents that come with models."""
+"""Policies: random and scripted play, an actor-critic in games and in dreams, and the agents that come with models.
 
-from collections.abc import Callable, Mapping, Sequence
+A random paddle seldom returns the ball, and a chicken that walks at random never crosses the road: a world model
+fitted to such play has not seen what a good agent will do in it. The scripted players look at frames only.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,9 +15,9 @@ from diamond_gym.actions import ActionCodec, Discrete
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.registry import Entry, games
+from diamond_gym.registry import game as find_game
 from diamond_gym.registry.card_fields import AGENT
 from diamond_gym.registry.loading import verified_file
-from diamond_gym.trainers.scripted import ScriptedPolicy, check_scripted
 
 if TYPE_CHECKING:
     from diamond_gym.dream import Dream
@@ -21,7 +25,15 @@ if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
     from diamond_gym.world_model import WorldModel
 
-POLICIES = ("random", "scripted", "agent")
+_Frames = npt.NDArray[np.uint8]
+_Actions = npt.NDArray[np.int64]
+_Places = npt.NDArray[np.float64]
+_Player = Callable[[_Frames, _Frames], _Actions]  # from these frames and those before, both (B, H, W, 3)
+
+_NOOP, _FIRE, _RIGHT, _LEFT = 0, 1, 2, 3  # the minimal actions of Breakout and, but for the words, of Pong
+_UP = 1  # of Freeway
+_AWAY = 4  # of RoadRunner: to the left
+_SCRIPTED_STEPS, _RANDOM_STEPS, _HELD_STEPS = 24.0, 10.0, 4.0  # mean lengths of spells, and of a held random action
 
 
 class Policy(Protocol):
@@ -158,6 +170,104 @@ class DreamPolicy(AgentPolicy):
         return super().__call__(obs, first)
 
 
+def _centre(bright: npt.NDArray[np.bool_]) -> _Places:
+    """The mean index of what is true along the last axis, (B,); NaN where nothing is."""
+    count = bright.sum(axis=-1)
+    total = (bright * np.arange(bright.shape[-1])).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _breakout(obs: _Frames, before: _Frames) -> _Actions:
+    """Keeps the paddle under the ball, and serves when there is none."""
+    size = obs.shape[1]
+    walls = slice(round(size * 0.05), round(size * 0.95))
+
+    def seen(frames: _Frames) -> tuple[_Places, _Places]:
+        field = frames[:, round(size * 0.46) : round(size * 0.875), walls, 0]
+        return _centre(field.max(axis=1) > 80), _centre(frames[:, round(size * 0.89), walls, 0] > 60)
+
+    return _follow(seen(obs), seen(before), size / 14, _FIRE)
+
+
+def _pong(obs: _Frames, before: _Frames) -> _Actions:
+    """Keeps the right paddle at the ball's height; "right" is up here."""
+    size = obs.shape[1]
+    rows = slice(round(size * 0.17), round(size * 0.92))
+
+    def seen(frames: _Frames) -> tuple[_Places, _Places]:
+        field = frames[:, rows].astype(np.int16)
+        # Ball and background differ most in blue, the green paddle and the background in green less red.
+        ball = field[:, :, round(size * 0.13) : round(size * 0.87), 2].max(axis=2) > 48
+        right = field[:, :, round(size * 0.87) : round(size * 0.94)]
+        return -_centre(ball), -_centre((right[..., 1] - right[..., 0]).max(axis=2) > 10)
+
+    return _follow(seen(obs), seen(before), size / 14, _NOOP)
+
+
+def _always(act: int) -> _Player:
+    """Takes one action, whatever it sees."""
+    return lambda obs, before: np.full(len(obs), act, np.int64)
+
+
+def _follow(now: tuple[_Places, _Places], before: tuple[_Places, _Places], near: float, unseen: int) -> _Actions:
+    """Actions that bring the paddle to the ball; it coasts on for a step after the key is released."""
+    (ball, paddle), (old_ball, old_paddle) = now, before
+    ahead = ball + np.nan_to_num(ball - old_ball)
+    coasting = paddle + np.nan_to_num(paddle - old_paddle)
+    distance = ahead - coasting
+    act = np.where(distance > near, _RIGHT, np.where(distance < -near, _LEFT, _NOOP))
+    return np.where(np.isnan(distance), unseen, act).astype(np.int64)
+
+
+PLAYERS: Mapping[str, _Player] = {
+    "Breakout": _breakout,
+    "Pong": _pong,
+    "Freeway": _always(_UP),
+    "RoadRunner": _always(_AWAY),
+}
+
+
+def check_scripted(name: str) -> None:
+    """Raises BadArgument where there is no script for a game."""
+    if name not in PLAYERS:
+        raise BadArgument(f"there is a scripted player for {', '.join(PLAYERS)}, not for {name}")
+
+
+class ScriptedPolicy:
+    """Plays a game by a simple script, between spells of held random actions.
+
+    The random spells bring what the script never does: misses, detours, states a learning agent will wander into.
+
+    Args:
+        name: The game, one of `PLAYERS`.
+        num_envs: Rows of a batch, B.
+        rng: The source of chance.
+
+    Raises:
+        BadArgument: There is no script for this game.
+    """
+
+    def __init__(self, name: str, num_envs: int, rng: np.random.Generator) -> None:
+        check_scripted(name)
+        self._num_actions = find_game(name).num_actions
+        self._player, self._rng = PLAYERS[name], rng
+        self._scripted = np.ones(num_envs, np.bool_)
+        self._held = np.zeros(num_envs, np.int64)
+        self._before: _Frames | None = None
+
+    def __call__(self, obs: _Frames, first: npt.NDArray[np.bool_]) -> _Actions:
+        """From frames (B, H, W, 3), and in which rows an episode begins (B,), to actions (B,)."""
+        n = len(obs)
+        chance = self._rng.random((3, n))
+        ends = chance[0] < np.where(self._scripted, 1 / _SCRIPTED_STEPS, 1 / _RANDOM_STEPS)
+        self._scripted ^= ends
+        renew = (chance[1] < 1 / _HELD_STEPS) | ends | first
+        self._held = np.where(renew, (chance[2] * self._num_actions).astype(np.int64), self._held)
+        before = obs if self._before is None else np.where(first[:, None, None, None], obs, self._before)
+        self._before = obs.copy()
+        return np.where(self._scripted, self._player(obs, before), self._held)
+
+
 def own_file(entry: Entry, device: str = "auto") -> "SavedAgent | None":
     """The agent of Stable-Baselines3 that lies beside a model; None if there is none.
 
@@ -188,35 +298,3 @@ def own_agent(model: "WorldModel") -> ActorCritic:
     raise ModelNotFound(
         f"the world model '{model.card.name}' has no agent of its own{advice if game in games() else ''}"
     )
-
-
-def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[str]:
-    """The policies to compare: those wanted, else random and, where the model has one, its own agent.
-
-    Raises:
-        BadArgument: There is no such policy, or the model has no agent.
-    """
-    for name in wanted:
-        if name not in POLICIES:
-            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
-        if name == "scripted":
-            check_scripted(game)
-    if "agent" in wanted and not has_agent:
-        raise BadArgument("this model has no agent of its own")
-    return list(wanted) or (["random", "agent"] if has_agent else ["random"])
-
-
-def policy_maker(model: "WorldModel", game: str, name: str, saved: "SavedAgent | None" = None) -> MakePolicy:
-    """Makes policies by name, for any number of rows; the model's own agent may be a saved one beside it."""
-
-    def make(rows: int, rng: np.random.Generator) -> Policy:
-        if name == "scripted":
-            return ScriptedPolicy(game, rows, rng)
-        if name == "agent" and saved is not None:
-            return saved.playing(rows, seed=int(rng.integers(2**31)))
-        if name == "agent":
-            assert model.actor_critic is not None
-            return AgentPolicy(model.actor_critic, rows, rng)
-        return StickyPolicy(model.codec, np.zeros(rows), rng)
-
-    return make

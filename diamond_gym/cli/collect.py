@@ -140,7 +140,7 @@ class Collect(WorldOptions):
     def run(self) -> int:
         """Plays; Ctrl-C keeps what was played until then."""
         from diamond_gym.trainers.collect import CollectConfig, Collector
-        from diamond_gym.trainers.scripted import check_scripted
+        from diamond_gym.trainers.policies import check_scripted
 
         world = self.world()
         if self.policy == "scripted":

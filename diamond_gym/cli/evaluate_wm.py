@@ -24,9 +24,8 @@ from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.fidelity import UNDEFINED, rounded
-from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure
+from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure, policies_of
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
-from diamond_gym.trainers.policies import policies_of
 from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import sampler_of
 

@@ -24,10 +24,9 @@ from diamond_gym.registry import home_folder
 from diamond_gym.registry.loading import Precision
 from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.measuring import describe
-from diamond_gym.trainers.policies import Policy, StickyPolicy
+from diamond_gym.trainers.policies import PLAYERS, Policy, ScriptedPolicy, StickyPolicy
 from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
-from diamond_gym.trainers.scripted import PLAYERS, ScriptedPolicy
 from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig
 from diamond_gym.trainers.study_page import COLUMNS, HEADS, summary, write_page
 from diamond_gym.trainers.world_model_config import WorldModelConfig
