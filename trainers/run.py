@@ -79,18 +79,19 @@ class RunFolder:
         settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
         if path.exists():
             begun = json.loads(path.read_text(encoding="utf-8"))
-            for key in sorted({*begun, *settings} - may_change):
-                for name, before, now in _differences(key, begun.get(key), settings.get(key)):
-                    if not (_has(begun, name) and _has(settings, name)):
-                        lacked = "an" if _has(begun, name) else "no"
-                        raise BadArgument(
-                            f"the run in {self.path} is of another version of diamond-gym, which had {lacked} option "
-                            f"{name}; name another --run"
-                        )
+            for name, before, now in _differences(begun, settings):
+                if name.partition(".")[0] in may_change:
+                    continue
+                if _ABSENT in (before, now):
+                    lacked = "no" if before is _ABSENT else "an"
                     raise BadArgument(
-                        f"the run in {self.path} was begun with {name} = {before}, not {now}; "
-                        "repeat its options or name another --run"
+                        f"the run in {self.path} is of another version of diamond-gym, which had {lacked} option "
+                        f"{name}; name another --run"
                     )
+                raise BadArgument(
+                    f"the run in {self.path} was begun with {name} = {before}, not {now}; "
+                    "repeat its options or name another --run"
+                )
         with atomic_write(path, "w") as file:
             json.dump(settings, file, indent=2)
 
@@ -178,23 +179,17 @@ class RunFolder:
         self._from = after + 1
 
 
-def _has(table: Mapping[str, Any], name: str) -> bool:
-    """Whether a nested table has an option, by its full name."""
-    here: Any = table
-    for key in name.split("."):
-        if not isinstance(here, Mapping) or key not in here:
-            return False
-        here = here[key]
-    return True
+_ABSENT = object()
 
 
-def _differences(name: str, begun: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The options that differ, by their full names, at any depth: name, value then, value now."""
-    if isinstance(begun, dict) and isinstance(now, dict):
-        for key in sorted({*begun, *now}):
-            yield from _differences(f"{name}.{key}", begun.get(key), now.get(key))
-    elif begun != now:
-        yield name, begun, now
+def _differences(begun: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The options that differ, at any depth: full name, value then, value now, each `_ABSENT` where it is not there."""
+    for key in sorted({*begun, *now}):
+        before, after = begun.get(key, _ABSENT), now.get(key, _ABSENT)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{above}{key}.")
+        elif before != after and (before, after) not in ((None, _ABSENT), (_ABSENT, None)):
+            yield f"{above}{key}", before, after
 
 
 def mirror_to_wandb(folder: Path, config: Mapping[str, Any]) -> None:
