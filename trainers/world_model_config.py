@@ -17,10 +17,6 @@ from diamond_gym.trainers.optim import OptimizerConfig
 Size = tuple[int, int]
 
 _LEAST = 6  # pixels: the side of the smallest frames that dynamics are fitted to
-_SHARES = (
-    "autoregressive_from", "past_noise", "reward_end_dreams_from", "decay_fraction", "ema_decay", "focus",
-    "denoiser_focus", "appearance_focus", "prioritized",
-)  # fmt: skip
 
 
 def _sizes() -> DenoiserConfig:
@@ -150,7 +146,8 @@ class WorldModelConfig:
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
 
     def __post_init__(self) -> None:
-        check_shares(self, *_SHARES)
+        check_shares(self, "autoregressive_from", "past_noise", "reward_end_dreams_from", "decay_fraction", "ema_decay")
+        check_shares(self, "focus", "denoiser_focus", "appearance_focus", "prioritized")
         try:
             _ = self.denoiser.inner_model.num_past_actions
         except ValueError as error:
