@@ -15,7 +15,6 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
 from diamond_gym.registry import games, home_folder, resolve
-from diamond_gym.registry.card_fields import AGENT
 from diamond_gym.schema import check_shares
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ class Collect(WorldOptions):
             from diamond_gym.trainers.sb3_files import open_agent
 
             saved = open_agent(Path(self.agent))
-        elif entry.file(AGENT) is not None:  # asked first: Stable-Baselines3 need not be installed
+        else:
             from diamond_gym.trainers.policies import own_file
 
             saved = own_file(entry)

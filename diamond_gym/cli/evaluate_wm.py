@@ -19,13 +19,13 @@ from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import Card, home_folder, load_world_model, resolve, update_card
-from diamond_gym.registry.card_fields import AGENT
 from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.fidelity import UNDEFINED, rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure, policies_of
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
+from diamond_gym.trainers.policies import own_file
 from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import sampler_of
 
@@ -114,11 +114,7 @@ class EvaluateWm:
         entry = resolve(self.name)
         card, game = entry.card, entry.card.game
         model = load_world_model(entry, self.device, self.precision)
-        saved = None
-        if AGENT in card.files:  # only then Stable-Baselines3 has to be there
-            from diamond_gym.trainers.policies import own_file
-
-            saved = own_file(entry, self.device)
+        saved = own_file(entry, self.device)
         world = world_of(card, self.env, self.render_obs)
         policies = policies_of(card.has_agent, game, self.policies) if world.env else []
         if not policies:
