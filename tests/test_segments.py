@@ -132,22 +132,6 @@ def test_chances(tmp_path: Path, lengths: list[int], beyond_end: bool) -> None:
     assert abs(statistic - cells) < 5 * np.sqrt(2 * cells)
 
 
-def test_ranks_share_the_episodes(tmp_path: Path) -> None:
-    lengths = [3, 1, 4, 1, 5, 2, 6, 2, 3]
-
-    def drawn(rank: int, world_size: int) -> set[int]:
-        rng = np.random.default_rng(rank)
-        sampler = SegmentSampler(store, 3, 500, True, rng, rank=rank, world_size=world_size)
-        return set(sampler.sample().episode.tolist())
-
-    store = a_store(tmp_path, lengths)
-    assert [drawn(rank, 3) for rank in range(3)] == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
-    assert drawn(9, 10) == set(range(9))  # more ranks than episodes
-    a, b = (SegmentSampler(store, 3, 4000, True, np.random.default_rng(0), rank=r, world_size=2) for r in (0, 1))
-    old = [np.isin(s.sample().episode, [0, 1]).mean() for s in (a, b)]  # a quarter of nine is two, the last has three
-    assert old == pytest.approx([0.05 / (0.05 * 3 + 0.7 * 2 / 3), 0.05 / (0.05 * 3 + 0.7 / 3)], abs=0.03)
-
-
 def test_resumes_exactly(tmp_path: Path) -> None:
     store = a_store(tmp_path, [5, 6, 7, 8, 9])
     sampler = SegmentSampler(store, 4, 8, True, np.random.default_rng(3))
@@ -199,7 +183,6 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
             {"length": 0},
             {"batch_size": 0},
             {"weights": (0.5, 0.6)},
-            {"rank": 2, "world_size": 2},
         ):
             with pytest.raises(ValueError, match="not|unlike"):
                 SegmentSampler(

@@ -130,8 +130,6 @@ class SegmentSampler:
         beyond_end: Whether segments may reach over the episode's end (the reward/end model's do).
         rng: The only source of chance; `state_dict` holds its state.
         weights: One per age class of episodes, oldest first; they sum to 1.
-        rank: Of `world_size` samplers, this one draws from every `world_size`-th episode, from this one on.
-        world_size: How many processes share the episodes.
         across_lives: Whether a segment that reaches over its episode's beginning shows the life before instead of
             padding.
     """
@@ -144,20 +142,14 @@ class SegmentSampler:
         beyond_end: bool,
         rng: np.random.Generator,
         weights: Sequence[float] = (0.1, 0.1, 0.1, 0.7),
-        rank: int = 0,
-        world_size: int = 1,
         across_lives: bool = False,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
         if min(weights) < 0 or not np.isclose(sum(weights), 1):
             raise ValueError(f"weights are not negative and sum to 1, unlike {tuple(weights)}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank lies in 0..{world_size - 1}, not {rank}")
         self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
-        self.weights, self.rank, self.world_size = tuple(weights), rank, world_size
-        self.across_lives = across_lives
-        self._rng = rng
+        self.weights, self.across_lives, self._rng = tuple(weights), across_lives, rng
         self._version = -1
 
     def sample(self) -> Batch:
@@ -179,13 +171,11 @@ class SegmentSampler:
 
     def _draw_episodes(self) -> _Int:
         if self._version != self.store.version:
-            self._share, self._cumulative = self._distribution()
-            self._version = self.store.version
-        place = np.searchsorted(self._cumulative, self._rng.random(self.batch_size), side="right")
-        return self._share[place]
+            self._cumulative, self._version = self._distribution(), self.store.version
+        return np.searchsorted(self._cumulative, self._rng.random(self.batch_size), side="right")
 
-    def _distribution(self) -> tuple[_Int, npt.NDArray[np.float64]]:
-        """The episodes of this rank, and their cumulated probabilities."""
+    def _distribution(self) -> npt.NDArray[np.float64]:
+        """The episodes' cumulated probabilities."""
         n, classes = len(self.store), len(self.weights)
         if n == 0:
             raise DiamondGymError(f"no episodes yet in {self.store.folder}; diamond-gym collect makes some")
@@ -194,13 +184,8 @@ class SegmentSampler:
         else:
             sizes = [n // classes] * (classes - 1) + [n - n // classes * (classes - 1)]
             chance = np.repeat(np.array(self.weights) / sizes, sizes)
-        share = np.arange(n)
-        if n >= self.world_size:  # with fewer episodes than ranks, all draw from all
-            share = share[self.rank :: self.world_size]
-        cumulative = np.cumsum(chance[share])
-        if cumulative[-1] == 0:
-            raise DiamondGymError("the weights leave no episode to draw from")
-        return share, cumulative / cumulative[-1]
+        cumulative = np.cumsum(chance)
+        return np.asarray(cumulative / cumulative[-1])
 
 
 def windows(store: EpisodeStore, n: int, length: int, seed: int, past: int = 0) -> Batch:
