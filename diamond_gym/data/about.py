@@ -38,13 +38,6 @@ class Column(NamedTuple):
     code: str
     row_bytes: int
 
-    @classmethod
-    def of(cls, row: np.dtype[Any]) -> "Column":
-        """Rows of this type, which may have a shape."""
-        base = row.base
-        code = "BOOL" if base.kind == "b" else f"{base.kind.upper()}{8 * base.itemsize}"
-        return cls(base, list(row.shape), code, row.itemsize)
-
 
 @dataclass(frozen=True)
 class About:
@@ -109,7 +102,12 @@ class About:
         rows = {"obs": np.dtype((np.uint8, (c, h, w)))} | {
             name: self.step_type[name] for name in self.step_type.names or ()
         }
-        return {name: Column.of(row) for name, row in rows.items()}
+        columns = {}
+        for name, row in rows.items():
+            kind, bits = row.base.kind, 8 * row.base.itemsize
+            code = "BOOL" if kind == "b" else f"{kind.upper()}{bits}"
+            columns[name] = Column(row.base, list(row.shape), code, row.itemsize)
+        return columns
 
     def check_same(self, other: "About", folder: Path) -> None:
         """Raises DiamondGymError if experience of `other` does not belong into this store."""

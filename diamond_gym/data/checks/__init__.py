@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from diamond_gym.data.checks import faults
-from diamond_gym.data.checks.copies import copied_episodes
 from diamond_gym.data.checks.coverage import coverage
 from diamond_gym.data.checks.faults import Finding
 from diamond_gym.data.checks.motion import estimate_lag
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
 
-__all__ = ["check_store", "chosen", "copied_episodes", "coverage", "damaged_files", "estimate_lag"]
+__all__ = ["check_store", "chosen", "coverage", "damaged_files", "estimate_lag"]
 
 
 def check_store(
@@ -43,7 +42,7 @@ def check_store(
         *faults.pictures(episodes, chosen(test, max_steps // 4, seed) if test is not None else []),
     ]
     if test is not None:
-        found += faults.copies(store, test)
+        found += faults.copied_play(store, test)
     return sorted(found, key=lambda finding: finding.level != "fault")
 
 

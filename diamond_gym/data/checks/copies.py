@@ -14,25 +14,18 @@ _STEPS, _CHANGES = 24, 4  # steps of the same actions, with so many changes, tha
 _ALIKE = 4.0  # levels by which re-encoded frames may differ in the mean
 
 
-def copied_episodes(known: Sequence[Episode] | Any, others: Iterable[Episode]) -> list[int]:
-    """The episodes that hold 24 steps of play which are also in known ones.
+def copies(known: Sequence[Episode] | Any, others: Iterable[Episode]) -> Iterator[tuple[int, int]]:
+    """The pairs of an episode in `others` and one in `known` that share 24 steps of play.
 
-    Actions must be the same, frames nearly so: the same recording in another encoding counts.
+    Actions must be the same, frames nearly so: the same recording in another encoding counts. An episode is no copy of
+    the one at its own place where both are the same store.
 
     Args:
         known: Episodes, by index: a list or a store.
         others: Episodes to look for them in.
 
-    Returns:
-        The places in `others` of those that do.
-    """
-    return sorted({number for number, _ in copies(known, others)})
-
-
-def copies(known: Sequence[Episode] | Any, others: Iterable[Episode]) -> Iterator[tuple[int, int]]:
-    """The pairs of an episode in `others` and one in `known` that share 24 steps of play, as `copied_episodes` says.
-
-    An episode is no copy of the one at its own place where both are the same store.
+    Yields:
+        The places of both, that in `others` first.
     """
     places = {digest: (i, t) for i in range(len(known)) for t, digest in _stretches(known[i].act)}
     for number, episode in enumerate(others):

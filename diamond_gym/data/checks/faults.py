@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.data.checks.copies import copied_episodes
+from diamond_gym.data.checks.copies import copies
 from diamond_gym.data.checks.motion import LAGS, action_features, estimate_lag, motion, steps_with_all_lags
 from diamond_gym.data.episode_files import Episode
 from diamond_gym.data.episodes import EpisodeStore
@@ -210,9 +210,9 @@ def outcomes(episodes: Sequence[Episode]) -> Iterator[Finding]:
         yield Finding("impossible-rewards", "fault", f"{wrong} rewards are no finite numbers", "mend the source")
 
 
-def copies(store: EpisodeStore, test: EpisodeStore) -> Iterator[Finding]:
+def copied_play(store: EpisodeStore, test: EpisodeStore) -> Iterator[Finding]:
     """Held-out play that is also in the training play."""
-    if copied := copied_episodes(store, test):
+    if copied := sorted({number for number, _ in copies(store, test)}):
         yield Finding(
             "copies-across-split",
             "fault",
