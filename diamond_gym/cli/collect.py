@@ -161,15 +161,14 @@ class Collect(WorldOptions):
         """The agent that plays: of a model, or one of Stable-Baselines3's in a file or beside a model."""
         if self.agent is None:
             return None
-        entry = None if self.agent.endswith(".zip") else resolve(self.agent)
-        saved: SavedAgent | None = None
-        if entry is None:
+        from diamond_gym.trainers.policies import AgentPolicy, own_agent, own_file
+
+        if self.agent.endswith(".zip"):
             from diamond_gym.trainers.sb3_files import open_agent
 
-            saved = open_agent(Path(self.agent))
+            saved: SavedAgent | None = open_agent(Path(self.agent))
         else:
-            from diamond_gym.trainers.policies import own_file
-
+            entry = resolve(self.agent)
             saved = own_file(entry)
         if saved is not None:
             if self.temperature != 1:
@@ -179,20 +178,16 @@ class Collect(WorldOptions):
         import numpy as np
 
         from diamond_gym.registry import load_world_model
-        from diamond_gym.trainers.policies import AgentPolicy
 
-        assert entry is not None, "a .zip is opened or refused"
         model = load_world_model(entry)
-        if model.actor_critic is None:
-            raise BadArgument(f"the model {self.agent} has no agent")
+        agent = own_agent(model)
         if (model.obs_shape, model.codec) != (world.about.frame_shape, world.codec):
             mine, theirs = (model.obs_shape, model.codec.space), (world.about.frame_shape, world.codec.space)
             raise BadArgument(
                 f"the agent of {self.agent} sees frames {mine[0]} and has actions {mine[1]}, "
                 f"but {world.name} shows {theirs[0]} (see --size) and has {theirs[1]}"
             )
-        rng = np.random.default_rng([self.seed, 1])
-        return AgentPolicy(model.actor_critic, self.num_envs, rng, self.temperature)
+        return AgentPolicy(agent, self.num_envs, np.random.default_rng([self.seed, 1]), self.temperature)
 
 
 def world_of(card: "Card", env: str | None = None, render_obs: bool = False) -> "World":

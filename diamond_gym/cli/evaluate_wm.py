@@ -133,7 +133,8 @@ class EvaluateWm:
         table = rounded(result.table) | {"num_denoising_steps": first.num_denoising_steps}
         self._write(result, card)
         if self.save:
-            update_card(entry, replace(card, figures=_updated(card.figures, table)), _preview(result))
+            preview = {PREVIEW: png(_strip(result))} if result.loops else {}
+            update_card(entry, replace(card, figures=_updated(card.figures, table)), preview)
         if self.as_json:
             print(json.dumps(table, indent=2))
         else:
@@ -191,11 +192,6 @@ def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
     kept = {name: value for name, value in figures.items() if name not in gone}
     by_policy = {name: {**kept.get(name, {}), **table[name]} for name in ("returns", "looks") if name in table}
     return {**kept, **table, **by_policy}
-
-
-def _preview(result: Fidelity) -> dict[str, bytes]:
-    """The picture of a card, where windows were measured."""
-    return {PREVIEW: png(_strip(result))} if result.loops else {}
 
 
 def _print(title: str, figures: Mapping[str, Any]) -> None:
