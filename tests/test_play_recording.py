@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import DiamondGymError
+from diamond_gym.play import recording
 from diamond_gym.play.recording import ActionLog, Recorder, frame_hash
 
 ABOUT = About("Somewhere", (8, 6, 3), 4)
@@ -87,11 +88,12 @@ def test_rewinding_over_an_end_opens_the_episode_again(tmp_path):
     assert (episode.act.tolist(), episode.over) == ([2], False)
 
 
-def test_a_full_recording_keeps_what_it_has():
-    recorder = Recorder(max_steps=3)
+def test_a_full_recording_keeps_what_it_has(monkeypatch):
+    monkeypatch.setattr(recording, "MOST_STEPS", 3)
+    recorder = Recorder()
     recorder.begin(frame(0))
     play(recorder, range(1, 9))
-    assert recorder.full
+    assert recorder.num_steps == 3
     assert len(recorder.frames) == 4
 
 

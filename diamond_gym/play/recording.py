@@ -19,6 +19,7 @@ from diamond_gym.files import atomic_write
 Frame = npt.NDArray[np.uint8]
 
 LOG_VERSION = 1
+MOST_STEPS = 20_000  # that a recording keeps; 12 kB each at 64x64
 _LARGEST_LOG = 64 << 20  # bytes
 _CHECK_EVERY = 50  # operations between two frames whose hashes the log keeps
 
@@ -49,19 +50,11 @@ class Recorder:
         >>> recorder.begin(obs, first=True)  # doctest: +SKIP
         >>> recorder.add(action, reward, end, trunc, next_obs)  # doctest: +SKIP
         >>> recorder.save("my-play", About("Breakout", (64, 64, 3), 4))  # doctest: +SKIP
-
-    Args:
-        max_steps: Steps after which nothing more is kept; 12 kB each at 64x64.
     """
 
-    def __init__(self, max_steps: int = 20_000) -> None:
+    def __init__(self) -> None:
         self._parts: list[_Part] = []
-        self.max_steps, self.num_steps = max_steps, 0
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing more is kept."""
-        return self.num_steps >= self.max_steps
+        self.num_steps = 0
 
     def begin(self, obs: Frame, first: bool = False) -> None:
         """Begins an episode, or a piece of one.
@@ -73,7 +66,7 @@ class Recorder:
         self._parts.append(_Part([obs.copy()], first))
 
     def add(self, action: Any, reward: float, end: bool, trunc: bool, obs: Frame) -> None:
-        """Adds a step; after one that ended the episode, `begin` comes first.
+        """Adds a step, up to `MOST_STEPS` of them; after one that ended the episode, `begin` comes first.
 
         Args:
             action: As the environment takes it: a number, or an array.
@@ -82,7 +75,7 @@ class Recorder:
             trunc: Whether a time limit ended the episode.
             obs: The frame after it, uint8 (H, W, C).
         """
-        if self.full:
+        if self.num_steps >= MOST_STEPS:
             return
         part = self._parts[-1]
         part.obs.append(obs.copy())

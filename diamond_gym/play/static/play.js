@@ -95,8 +95,7 @@ const answers = {
     write("mouse-hint", touched ? "Drag over the picture to look around." : "Click the picture to look around with the mouse; Esc lets go of it. C crouches: browsers keep Ctrl for themselves.");
     $("slow").hidden = !message.slow;
     write("slow", message.stages > 1 ? "This model has two stages: on a CPU it takes seconds for a frame." : "This model is slow on this machine.");
-    write("help-move", "");
-    $("help-move").append(...message.key_names.map((key) => make("kbd", "", keyLabel(key))));
+    $("help-move").replaceChildren(...message.key_names.map((key) => make("kbd", "", keyLabel(key))));
     $("denoising-steps").replaceChildren();
     screens.begin(message.size); // once all else has its height
     veil("loading", "Falling asleep …", message.slow ? "The first frame may take a while." : "");
