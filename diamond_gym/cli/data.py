@@ -3,8 +3,6 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.numbers import check_least, check_most, image_size
+from diamond_gym.cli.terminal import counting
 from diamond_gym.data.importing import Import as Importing
 from diamond_gym.data.importing import ImportOptions
 from diamond_gym.errors import BadArgument
@@ -48,7 +47,7 @@ class Import(ImportOptions):
         folder = store_folder(self.name)
         wanted = None if self.format == "auto" else self.format
         job = Importing(Path(os.path.expanduser(self.source)), folder, folder.name, self, wanted)  # noqa: PTH111
-        with _progress("importing", job.total) as advance:
+        with counting("importing", job.total, "frames") as advance:
             store = job.run(advance)
         print(f"{folder}: {store.num_steps:,} steps in {len(store):,} episodes")
         return 0
@@ -249,21 +248,3 @@ class Convert:
         if self.new is None:
             print("the old frames.bin, steps.bin and index.jsonl are no longer read")
         return 0
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Shows what is done; the rate and the time left leave out what an earlier call had done."""
-    import time
-
-    from diamond_gym.cli.terminal import clock, showing
-
-    began = time.monotonic()
-    with showing(what, total) as show:
-
-        def advance(done: int, skipped: int) -> None:
-            rate = (done - skipped) / max(1e-6, time.monotonic() - began)
-            left = clock((total - done) / rate) if rate else "?"
-            show(done, f"{rate:,.0f} frames/s, {left} left")
-
-        yield advance

@@ -170,8 +170,9 @@ class Distill:
             horizon = horizon_within(held_out, fit.student.num_steps_conditioning, HORIZON)
             with counting("measuring", 3 * self.windows * horizon, "frames") as advance:
                 measured = compare(
-                    self.fit, teacher, model, held_out, self.windows, horizon, self.seed, lambda n: advance(n, True)
-                )
+                    self.fit, teacher, model, held_out, self.windows, horizon, self.seed,
+                    lambda frames: advance(frames, more=True),
+                )  # fmt: skip
             _print(measured)
         training = {"steps": fit.step, "precision": teacher.precision, "seed": self.seed}
         command = plain_command_line(f"distill {shlex.quote(self.name)}", self, Distill(self.name), _NO_DIFFERENCE)

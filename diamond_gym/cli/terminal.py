@@ -53,19 +53,20 @@ def counting(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Shows rate and time left of a task of `total` units; a line at the end says the rate.
 
     Yields:
-        `advance(done, more=False)`: so many are done in all, or so many more.
+        `advance(done, skipped=0, more=False)`: so many are done in all, or so many more; of those in all an earlier run
+            had done so many, which do not count for the rate.
     """
-    began, done_so_far = time.monotonic(), 0
+    began, done_so_far, done_before = time.monotonic(), 0, 0
 
     def rate() -> float:
-        return done_so_far / max(1e-6, time.monotonic() - began)
+        return (done_so_far - done_before) / max(1e-6, time.monotonic() - began)
 
     with showing(what, total) as show:
 
-        def advance(done: int, more: bool = False) -> None:
-            nonlocal done_so_far
-            done_so_far = done_so_far + done if more else done
-            left = clock((total - done_so_far) / rate()) if done_so_far else "?"
+        def advance(done: int, skipped: int = 0, more: bool = False) -> None:
+            nonlocal done_so_far, done_before
+            done_so_far, done_before = done_so_far + done if more else done, skipped
+            left = clock((total - done_so_far) / rate()) if rate() else "?"
             show(done_so_far, f"{_per_second(rate(), unit)}, {left} left")
 
         yield advance

@@ -236,7 +236,7 @@ class TrainWm(WorldOptions):
             horizon = horizon_within(held_out, t, HORIZON)
             real = Rollouts.held_out(held_out, self.windows, t, horizon)
             with counting("measuring", self.windows * horizon, "frames") as advance:
-                dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, True))
+                dreamed = dream_rollouts(model, real, self.sampler, progress=lambda n: advance(n, more=True))
             measured = closed_loop(real, dreamed)
         training: dict[str, Any] = {"preset": self.preset, "steps": fit.step, "precision": precision, "seed": self.seed}
         training |= {"render_obs": True} if self.render_obs else {}
