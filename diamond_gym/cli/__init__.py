@@ -166,7 +166,7 @@ def _parse(kind: type[Any], name: str, words: list[str]) -> Any:
         raise SystemExit(0)
     import tyro
 
-    from diamond_gym.cli.numbers import check_largest, strict_numbers
+    from diamond_gym.cli.options import check_largest, strict_numbers
 
     presets, help_all = getattr(kind, "defaults", None), "--help-all" in words
     preset, flags = presets(words) if presets is not None and not help_all else ("", [])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from diamond_gym import __version__
-from diamond_gym.cli.numbers import check_least, check_positive
+from diamond_gym.cli.options import check_least, check_positive
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
 

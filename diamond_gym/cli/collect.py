@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diamond_gym.cli.numbers import check_least, check_positive, image_size, missing
+from diamond_gym.cli.options import check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT, About, read_about
 from diamond_gym.data.episodes import EpisodeStore

@@ -11,7 +11,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from diamond_gym.cli.collect import store_folder
-from diamond_gym.cli.numbers import check_least, check_most, image_size
+from diamond_gym.cli.options import check_least, check_most, image_size
 from diamond_gym.cli.terminal import counting
 from diamond_gym.data.importing import Import as Importing
 from diamond_gym.data.importing import ImportOptions

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from diamond_gym.cli.collect import PolicyName, store_folder, world_of
 from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps, launched, recorded_stores
-from diamond_gym.cli.numbers import check_least, check_positive
+from diamond_gym.cli.options import check_least, check_positive
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory

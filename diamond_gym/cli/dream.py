@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.cli.numbers import OWN, check_agent, check_horizon, check_least, missing
+from diamond_gym.cli.options import OWN, check_agent, check_horizon, check_least, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import tile, write_video

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import recorded_game
-from diamond_gym.cli.numbers import OWN, check_least, check_positive, image_size, missing
+from diamond_gym.cli.options import OWN, check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write

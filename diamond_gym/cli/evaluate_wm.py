@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, experience, store_folder, world_of
-from diamond_gym.cli.numbers import check_least
+from diamond_gym.cli.options import check_least
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore

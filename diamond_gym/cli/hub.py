@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diamond_gym.cli.numbers import check_least
+from diamond_gym.cli.options import check_least
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.files import temporary_folder

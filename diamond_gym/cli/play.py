@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diamond_gym.cli.numbers import OWN, check_agent, check_horizon, check_least, check_most, check_quality
+from diamond_gym.cli.options import OWN, check_agent, check_horizon, check_least, check_most, check_quality
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import resolve
 from diamond_gym.registry.loading import Precision

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, played_by
 from diamond_gym.cli.fits import both_stores
-from diamond_gym.cli.numbers import check_least, check_positive
+from diamond_gym.cli.options import check_least, check_positive
 from diamond_gym.cli.terminal import console
 from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data.about import ABOUT, held_out_beside

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from diamond_gym.cli.collect import WorldOptions, store_folder
 from diamond_gym.cli.fits import launched, sizes
-from diamond_gym.cli.numbers import check_least, check_positive, image_size
+from diamond_gym.cli.options import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import EpochTable, Rates, console, counting, progress_line, showing
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory

@@ -11,7 +11,7 @@ import tyro
 from diamond_gym.cli.collect import recorded_game
 from diamond_gym.cli.evaluate import print_scores, score_agents
 from diamond_gym.cli.fits import sizes
-from diamond_gym.cli.numbers import check_horizon, check_least, check_positive, check_quality, image_size, missing
+from diamond_gym.cli.options import check_horizon, check_least, check_positive, check_quality, image_size, missing
 from diamond_gym.cli.terminal import console, fitting
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument

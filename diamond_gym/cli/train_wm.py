@@ -19,7 +19,7 @@ from diamond_gym.cli.fits import (
     recorded_stores,
     sizes,
 )
-from diamond_gym.cli.numbers import check_least, check_positive, image_size
+from diamond_gym.cli.options import check_least, check_positive, image_size
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory

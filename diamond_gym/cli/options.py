@@ -1,4 +1,4 @@
-"""What options may be: one parser for all numbers and the most that each may be, and checks of several commands."""
+"""Options of the command line: a parser of numbers, the most that each may be, and checks that commands share."""
 
 import operator
 import re
