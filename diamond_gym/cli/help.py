@@ -55,13 +55,14 @@ def short_help(kind: type, name: str) -> str:
             usage.append("[GAME]")
         title = next((title for title, names in _GROUPS.items() if field.name in names), _OTHERS)
         groups[title] += _entry(option.upper() if positional else f"--{option} {_value(hint)}".rstrip(), sentence)
-    doc = inspect.cleandoc(kind.__doc__ or "")
-    lines = [" ".join([*usage, "[OPTIONS]"]), "", *_filled(doc)]
+    paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    about = "\n\n".join(textwrap.fill(" ".join(paragraph.split()), _WIDTH) for paragraph in paragraphs)
+    lines = [" ".join([*usage, "[OPTIONS]"]), "", about]
     for title, entries in groups.items():
         lines += ["", f"{title}:", *entries] if entries else []
     more = "--help-all lists every option" + (", also those of networks, losses and sampler" if nested else "")
     preset = "; --preset FILE.toml sets any of them" if "preset" in hints else ""
-    return "\n".join([*lines, "", *textwrap.wrap(f"{more}{preset}.", _WIDTH)])
+    return "\n".join([*lines, "", textwrap.fill(f"{more}{preset}.", _WIDTH)])
 
 
 def option_name(name: str, hint: Any) -> str:
@@ -108,8 +109,3 @@ def _entry(option: str, sentence: str) -> list[str]:
     if len(option) > _COLUMN - 4 or not text:
         return [f"  {option}", *(" " * _COLUMN + line for line in text)]
     return [f"  {option:<{_COLUMN - 2}}{text[0]}", *(" " * _COLUMN + line for line in text[1:])]
-
-
-def _filled(doc: str) -> list[str]:
-    paragraphs = [textwrap.wrap(" ".join(paragraph.split()), _WIDTH) for paragraph in doc.split("\n\n")]
-    return [line for i, paragraph in enumerate(paragraphs) for line in ([""] if i else []) + paragraph]
