@@ -57,7 +57,7 @@ class Evaluate:
     random: bool = False
     """Score uniform random actions, beside the agent or alone."""
     deterministic: bool = False
-    """Take the agent's likeliest action instead of sampling one, as the paper does."""
+    """Take the agent's likeliest action (default: actions are sampled, as in the paper)."""
     temperature: float | None = None
     """Divides the logits of DIAMOND's agent before its actions are sampled: below 1 it is surer of itself."""
     n_envs: int = 10
