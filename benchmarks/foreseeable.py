@@ -1,4 +1,4 @@
-"""How much of a game can be foreseen at all, by one who knows everything about it but its dice?
+"""How much of a game can be predicted by a model that knows everything but its random numbers?
 
 Some games draw random numbers from bytes of their memory that no frame shows. Put back to the same state, with other
 numbers there, and played on with the same actions, the game itself then goes other ways. What it does most often is

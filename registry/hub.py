@@ -79,7 +79,7 @@ def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fe
 
 
 def check_first_pull(fetched: Fetched, name: str) -> None:
-    """Holds fetched files to those of the first pull, if the model is here already.
+    """Refuses fetched files that differ from those of the first pull, if the model is here already.
 
     Raises:
         DamagedModel: A file is not the one it was.

@@ -1,4 +1,4 @@
-"""The card that people read, written from the card that programs read."""
+"""A model's card as Markdown, for people."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

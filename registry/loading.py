@@ -1,4 +1,4 @@
-"""From a name to a world model on its device, every byte verified on the way."""
+"""Loads world models by name, verifying every file before it is used."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def load_world_model(
 
 
 def verify(entry: Entry) -> Entry:
-    """Holds every file of a model against its card, by length and full SHA-256.
+    """Checks every file of a model against its card, by length and full SHA-256.
 
     Returns:
         The entry whose files were verified: the one given, or the newer one if the model was replaced meanwhile.
@@ -63,7 +63,7 @@ def verify(entry: Entry) -> Entry:
 
 
 def verified_file(entry: Entry, kind: str) -> Path | None:
-    """The path of a model's file of one kind, held against its card as by `verify`; None if the card names none."""
+    """The path of a model's file of one kind, checked against its card as by `verify`; None if the card names none."""
     return _read_current(lambda entry: entry.file(kind), entry, kind)
 
 
@@ -186,7 +186,7 @@ def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:
 
 
 def check_weights(card: Card, weights: "Mapping[str, Tensor]", where: str) -> None:
-    """Holds tensors against the networks that a card describes, without making the networks.
+    """Checks tensors against the networks that a card describes, without making the networks.
 
     Args:
         card: Its tables of networks.

@@ -74,7 +74,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that is at hand: its card has been read and checked, its files have not been opened yet.
+    """A model on this machine: its card has been read and checked, its files have not been opened yet.
 
     Attributes:
         card: What it is.
@@ -101,7 +101,7 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        """What its files weigh together, as the card says."""
+        """The size of all its files, as the card says."""
         return sum(record.bytes for record in self.card.files.values())
 
     @property

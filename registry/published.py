@@ -51,7 +51,7 @@ class Published:
 
     @property
     def bytes(self) -> int:
-        """What has to be fetched, about."""
+        """About how many bytes have to be fetched."""
         return 4 * self.parameters  # float32
 
     @property
@@ -61,7 +61,7 @@ class Published:
 
     @property
     def source(self) -> str:
-        """Where a person can look it up."""
+        """Where it is on the web, for the card."""
         return f"https://huggingface.co/{self.repository} ({self.checkpoint})"
 
     @property

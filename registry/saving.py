@@ -209,7 +209,7 @@ def export(entry: Entry, folder: Path, as_readme: bool = False) -> Entry:
 
 @contextmanager
 def _replacing(target: Path, name: str) -> Iterator[Path]:
-    """Lends a folder for a model's new files; after the block they take their places in `target`, the card last.
+    """Provides a folder for a model's new files; after the block they are moved into `target`, the card last.
 
     Then the files that the card does not name any more are removed. If the block fails, nothing has changed.
     """
@@ -235,7 +235,7 @@ def _replacing(target: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _one_writer(folder: Path) -> Iterator[bool]:
-    """Lets one process at a time change the user's registry, which no reader waits for; yields whether this is it."""
+    """Lets one process at a time change the user's registry; yields whether `folder` is in it. Readers never wait."""
     from filelock import FileLock
 
     with suppress(BadArgument):  # there is no home, hence no registry

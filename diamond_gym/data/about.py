@@ -75,7 +75,7 @@ class About:
         action_meanings: tuple[str, ...] = (),
         versions: Mapping[str, str] | None = None,
     ) -> "About":
-        """What holds actions as a world's environments take them."""
+        """Describes a store of experience from a world with these actions."""
         numbered = not codec.is_vector
         return cls(
             game, frame_shape, codec.num_inputs if numbered else 0, action_meanings, versions=versions or {},
@@ -97,7 +97,7 @@ class About:
 
     @cached_property
     def columns(self) -> dict[str, "Column"]:
-        """What each array of an episode's file consists of: frames lie there as the networks take them."""
+        """The arrays of an episode's file; frames have their channels first there, as the networks take them."""
         h, w, c = self.frame_shape
         rows = {"obs": np.dtype((np.uint8, (c, h, w)))} | {
             name: self.step_type[name] for name in self.step_type.names or ()
@@ -110,7 +110,7 @@ class About:
         return columns
 
     def check_same(self, other: "About", folder: Path) -> None:
-        """Raises DiamondGymError if experience of `other` does not belong into this store."""
+        """Raises DiamondGymError if experience of `other` cannot be added to this store."""
         words = {
             "game": "game",
             "frame_shape": "frame shape",
@@ -141,7 +141,7 @@ class About:
 
 
 def write_about(folder: Path, about: About) -> None:
-    """Makes a folder a store, and says what it holds."""
+    """Writes the description that makes a folder a store."""
     versions = {"python": platform.python_version(), "numpy": np.__version__, **about.versions}
     created = about.created or datetime.now(UTC).isoformat(timespec="seconds")
     with atomic_write(folder / ABOUT, "w") as file:

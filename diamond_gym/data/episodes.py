@@ -81,7 +81,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         self.refresh()
 
     def refresh(self) -> bool:
-        """Takes in what has been written since; returns whether there was anything.
+        """Reads what has been added since the last call; returns whether there was anything.
 
         A damaged file is left out, with a warning that names it.
         """
@@ -123,7 +123,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
 
     @property
     def mark(self) -> int:
-        """What `until` takes to come back to the store as it is now."""
+        """The point in time that `until` takes to restore the store as it is now."""
         return max(0, files.sequence_of(max(self._known, default="")))
 
     def __len__(self) -> int:
@@ -145,7 +145,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         return (self[number] for number in range(len(self)))
 
     def info(self, number: int) -> Mapping[str, Any]:
-        """What was noted about an episode."""
+        """An episode's info, as in `Episode.info`."""
         return self._last(number).link.info
 
     def pieces(self, number: int) -> list[Piece]:
@@ -227,7 +227,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
             raise
 
     def close(self) -> None:
-        """Ends the writing; reading goes on to work."""
+        """Ends writing; the store can still be read."""
         if self._writable and self._pieces:
             files.write_index(self.folder, self._pieces)
         self._writable = False
@@ -278,7 +278,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         return self._pieces[self._episodes[number][-1]]
 
     def _lay_out(self) -> None:
-        """Puts the frames of all episodes in a row, by which those of a batch are found."""
+        """Numbers the frames of all episodes in one row, by which those of a batch are found."""
         if self._laid_out == self.version:
             return
         self._lengths = np.array([self._last(number).stop for number in range(len(self))], np.int64)

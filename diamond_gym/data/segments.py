@@ -128,7 +128,7 @@ class SegmentSampler:
         length: Steps per segment, L.
         batch_size: Segments per batch, B.
         beyond_end: Whether segments may reach over the episode's end (the reward/end model's do).
-        rng: The only source of chance; `state_dict` holds its state.
+        rng: The only source of random numbers; `state_dict` holds its state.
         weights: One per age class of episodes, oldest first; they sum to 1.
         across_lives: Whether a segment that reaches over its episode's beginning shows the life before instead of
             padding.
@@ -162,11 +162,11 @@ class SegmentSampler:
         return cut(self.store, episode, start, self.length, self.across_lives)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of chance, as plain data: with the same store, the same batches follow."""
+        """The random generator's state, as plain data: with the same store, the same batches follow."""
         return {"rng": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a state."""
+        """Restores a state of `state_dict`."""
         self._rng.bit_generator.state = state["rng"]
 
     def _draw_episodes(self) -> _Int:

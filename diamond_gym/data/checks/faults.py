@@ -267,5 +267,5 @@ def _exchanged(colours: npt.NDArray[np.float64], number: int) -> bool:
 
 
 def _percent(part: float) -> str:
-    """A part of 1 in percent, for people."""
+    """A share of 1 as a percentage."""
     return f"{100 * part:.1f} %" if part < 0.1 else f"{100 * part:.0f} %"

@@ -35,7 +35,7 @@ class UnreadableRecording(DiamondGymError):
 
 @dataclass(frozen=True)
 class Steps:
-    """What was done and what came of it: all but the frames.
+    """Actions, rewards and end of a recording: all but the frames.
 
     Attributes:
         act: (N, ...) of any type; `act[t]` was taken after frame `t`.
