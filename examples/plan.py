@@ -13,6 +13,7 @@ from torch import Tensor
 
 import diamond_gym
 from diamond_gym.dream import Dream
+from diamond_gym.frames import to_pixels
 from diamond_gym.registry import resolve
 from diamond_gym.trainers.policies import own_file
 from diamond_gym.world_model import WorldModel
@@ -88,7 +89,7 @@ def own_agent(dream: Dream, num_actions: int, args: Args) -> Callable[[int], Ten
     policy = saved.playing(args.num_envs, seed=args.seed)
 
     def act(t: int) -> Tensor:
-        pixels = ((dream.obs + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = to_pixels(dream.obs).cpu().numpy()
         return torch.as_tensor(policy(pixels, np.full(args.num_envs, t == 0)), device=dream.device)
 
     return act

@@ -82,8 +82,8 @@ def actions(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Findin
         )
 
 
-def _listed(words: Sequence[str], most: int = 6) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "")
 
 
 def timing(episodes: Sequence[Episode]) -> Iterator[Finding]:
