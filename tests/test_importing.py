@@ -195,7 +195,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
     "short": (lambda folder: film(folder, A[1][:9]), "x.mp4: it has 13 frames for 9 actions", []),
     "long": (lambda folder: film(folder, np.tile(A[1], 2)), "x.mp4: it has 13 frames for 24 actions", []),
     "sizes": (two_sizes, "2.npz: frames are (16, 16, 3) here, not (20, 20, 3)", []),
-    "negative": (below_zero, "1.npz: action -1 of step 0 is below 0", []),
+    "negative": (below_zero, "1.npz: action -1 of step 0 is not from 0 to 4095", []),
     "range": (beyond, "x.hdf5: an action is 51 numbers 0 or 1", []),
     "declared": (undeclared, "1.npz: actions lie in 0..1 here", []),
     "reward": (
@@ -203,7 +203,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
         "1.npz: the reward of step 3 is not finite",
         [],
     ),
-    "huge": (arrays(act=A[1] + 5000), "is above 4095, the largest there can be", []),
+    "huge": (arrays(act=A[1] + 5000), "is not from 0 to 4095", []),
     "planes": (
         arrays(obs=A[0].transpose(0, 3, 1, 2)),
         "1.npz: a frame is (3, 16, 16), not (height, width, channels)",

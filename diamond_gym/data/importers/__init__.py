@@ -160,14 +160,9 @@ def checked_steps(recording: Recording) -> Steps:
             raise UnreadableRecording(f"{recording.key}: an action is not finite")
     elif act.ndim == 1 or act.dtype.kind != "b":
         act = act.astype(np.int64)
-    if act.ndim == 1 and act.size and act.min() < 0:
-        at = int(act.argmin())
-        raise UnreadableRecording(f"{recording.key}: action {act[at]} of step {at} is below 0")
-    if act.ndim == 1 and act.size and act.max() >= MOST_ACTIONS:
-        at = int(act.argmax())
-        raise UnreadableRecording(
-            f"{recording.key}: action {act[at]} of step {at} is above {MOST_ACTIONS - 1}, the largest there can be"
-        )
+    if act.ndim == 1 and not (possible := (act >= 0) & (act < MOST_ACTIONS)).all():
+        at = int(possible.argmin())
+        raise UnreadableRecording(f"{recording.key}: action {act[at]} of step {at} is not from 0 to {MOST_ACTIONS - 1}")
     if steps.rew is not None and len(steps.rew) != len(act):
         raise UnreadableRecording(f"{recording.key}: {len(steps.rew)} rewards for {len(act)} actions")
     if steps.rew is not None and not np.isfinite(steps.rew).all():
