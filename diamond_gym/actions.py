@@ -46,6 +46,8 @@ class ActionCodec:
     lowest: ClassVar[int] = 0
     part_names: ClassVar[tuple[str, ...]] = ()
     """A word for each part of an action, where the kind itself has them."""
+    is_vector: ClassVar[bool] = True
+    """Whether networks are given A numbers for an action, and not the number of one."""
 
     def __init__(self, space: spaces.Space[Any], num_inputs: int, table: Mapping[str, Any]) -> None:
         if not 1 <= num_inputs <= MOST_ACTIONS:
@@ -75,11 +77,6 @@ class ActionCodec:
     def words(self) -> str:
         """What an action is, such as "3 integers"."""
         return f"{math.prod(self.shape)} {'numbers' if self.dtype.kind == 'f' else 'integers'}"
-
-    @property
-    def is_vector(self) -> bool:
-        """Whether networks are given A numbers for an action, and not the number of one."""
-        return True
 
     def encode(self, act: npt.ArrayLike) -> Array:
         """Actions (..., *shape) as the networks take them: (...) or (..., A), int64 or float32. It checks nothing."""
@@ -111,9 +108,13 @@ class ActionCodec:
                 act[place] = value
         return act.reshape(self.shape)
 
-    def wanted(self, shape: tuple[int, ...]) -> str:
+    def _wanted(self, shape: tuple[int, ...]) -> str:
         """What actions of a shape (*leading, *self.shape) are, for errors."""
         raise NotImplementedError
+
+    def _flat(self, act: Array) -> Array:
+        """Actions (..., *shape) with their parts in one dimension."""
+        return act.reshape(*act.shape[: act.ndim - len(self.shape)], math.prod(self.shape))
 
     def _accepts(self, act: Array) -> bool:
         """Whether actions of the right shape are the space's."""
@@ -129,7 +130,7 @@ class ActionCodec:
         fits = act.shape == shape and act.dtype.kind in "biuf" and (act.size == 0 or self._accepts(act))
         if not fits or (act.dtype.kind == "b" and self.kind != "multi_binary"):
             values = " ".join(np.array2string(act, threshold=8).split())
-            raise ValueError(f"actions must be {self.wanted(shape)}, got {values} ({act.dtype} {act.shape})")
+            raise ValueError(f"actions must be {self._wanted(shape)}, got {values} ({act.dtype} {act.shape})")
         return act.astype(self.dtype)
 
 
@@ -137,15 +138,11 @@ class Discrete(ActionCodec):
     """Actions 0 to n - 1."""
 
     kind = "discrete"
+    is_vector = False
 
     def __init__(self, n: int) -> None:
         super().__init__(spaces.Discrete(n), n, {})
         self.highest = n - 1
-
-    @property
-    def is_vector(self) -> bool:
-        """Networks look the number up in their table."""
-        return False
 
     def encode(self, act: npt.ArrayLike) -> Array:
         """The numbers themselves, int64."""
@@ -155,8 +152,7 @@ class Discrete(ActionCodec):
         """Uniform numbers."""
         return rng.integers(self.num_inputs, size=rows)
 
-    def wanted(self, shape: tuple[int, ...]) -> str:
-        """For errors."""
+    def _wanted(self, shape: tuple[int, ...]) -> str:
         return f"{'' if shape == () else f'{math.prod(shape)} '}integers from 0 to {self.highest}"
 
     def _accepts(self, act: Array) -> bool:
@@ -174,8 +170,7 @@ class MultiBinary(ActionCodec):
 
     def encode(self, act: npt.ArrayLike) -> Array:
         """The zeros and ones, int64, flat."""
-        act = np.asarray(act)
-        return act.astype(np.int64).reshape(*act.shape[: act.ndim - len(self.shape)], self.num_inputs)
+        return self._flat(np.asarray(act)).astype(np.int64)
 
     def sample(self, rng: np.random.Generator, rows: int) -> Array:
         """Each button by a fair coin."""
@@ -186,8 +181,7 @@ class MultiBinary(ActionCodec):
         """A digit for each button."""
         return {key: (i, 1) for i, key in zip(range(self.num_inputs), DIGITS, strict=False)}
 
-    def wanted(self, shape: tuple[int, ...]) -> str:
-        """For errors."""
+    def _wanted(self, shape: tuple[int, ...]) -> str:
         return f"zeros and ones of shape {shape}"
 
     def _accepts(self, act: Array) -> bool:
@@ -208,8 +202,7 @@ class MultiDiscrete(ActionCodec):
 
     def encode(self, act: npt.ArrayLike) -> Array:
         """A one-hot part for each choice, int64, one after the other."""
-        act = np.asarray(act)
-        flat = act.astype(np.int64).reshape(*act.shape[: act.ndim - len(self.shape)], len(self.sizes))
+        flat = self._flat(np.asarray(act)).astype(np.int64)
         begin = np.cumsum(self.sizes) - self.sizes
         result = np.zeros((*flat.shape[:-1], self.num_inputs), np.int64)
         np.put_along_axis(result, flat + begin, 1, axis=-1)
@@ -225,8 +218,7 @@ class MultiDiscrete(ActionCodec):
         choices = enumerate(zip(self.sizes.tolist(), _ROWS, strict=False))
         return {key: (i, n) for i, (size, row) in choices for n, key in zip(range(1, size), row, strict=False)}
 
-    def wanted(self, shape: tuple[int, ...]) -> str:
-        """For errors."""
+    def _wanted(self, shape: tuple[int, ...]) -> str:
         return f"integers of shape {shape}, each row below {tuple(self.sizes.tolist())}"
 
     def _accepts(self, act: Array) -> bool:
@@ -256,8 +248,7 @@ class Box(ActionCodec):
 
     def encode(self, act: npt.ArrayLike) -> Array:
         """Each number between its bounds from -1 to 1, float32; what lies beyond a bound counts as the bound."""
-        act = np.asarray(act, np.float64)
-        flat = act.reshape(*act.shape[: act.ndim - len(self.shape)], self.num_inputs)
+        flat = self._flat(np.asarray(act, np.float64))
         span = np.where(self._high > self._low, self._high - self._low, 1.0)
         return np.clip((flat - self._low) / span * 2 - 1, -1, 1).astype(np.float32)
 
@@ -284,8 +275,7 @@ class Box(ActionCodec):
         numbers = enumerate(zip(_PAIRS, box.low.ravel().tolist(), box.high.ravel().tolist(), strict=False))
         return {key: (i, bound) for i, (pair, *bounds) in numbers for key, bound in zip(pair, bounds, strict=True)}
 
-    def wanted(self, shape: tuple[int, ...]) -> str:
-        """For errors."""
+    def _wanted(self, shape: tuple[int, ...]) -> str:
         low, high = (np.unique(bound) for bound in (self._low, self._high))
         bounds = f"from {low[0]:g} to {high[0]:g}" if len(low) == len(high) == 1 else f"within {self.space}"
         return f"{'numbers' if self.dtype.kind == 'f' else 'integers'} of shape {shape}, {bounds}"

@@ -27,7 +27,6 @@ class Number:
     optional: bool = False
 
     def __str__(self) -> str:
-        """The wanted value in words, for an error."""
         return f"a {'whole ' * self.whole}number from {self.low:g} to {self.high:.15g}"
 
     def accepts(self, value: object) -> bool:
@@ -44,7 +43,6 @@ class Levels:
     each: Number
 
     def __str__(self) -> str:
-        """The wanted value in words, for an error."""
         return f"a list of 1 to {MOST_LEVELS} whole numbers from {self.each.low:g} to {self.each.high:g}"
 
     def accepts(self, value: object) -> bool:
@@ -60,7 +58,6 @@ class Kind:
     accepts: Callable[[Any], bool]
 
     def __str__(self) -> str:
-        """The wanted value in words, for an error."""
         return self.wanted
 
 
