@@ -153,7 +153,8 @@ class Discrete(ActionCodec):
         return rng.integers(self.num_inputs, size=rows)
 
     def _wanted(self, shape: tuple[int, ...]) -> str:
-        return f"{'' if shape == () else f'{math.prod(shape)} '}integers from 0 to {self.highest}"
+        count = math.prod(shape)
+        return f"{f'{count} integers' if count > 1 else 'an integer'} from 0 to {self.highest}"
 
     def _accepts(self, act: Array) -> bool:
         return act.dtype.kind in "iu" and bool(act.min() >= 0 and act.max() <= self.highest)
