@@ -96,7 +96,7 @@ def imagination(name: str, batch: int) -> Callable[[], Any]:
     from diamond_gym.trainers.imagination import world_to_dream_in
     from diamond_gym.trainers.optim import OptimizerConfig
 
-    model = world_to_dream_in(resolve(name))
+    model, _ = world_to_dream_in(resolve(name))
     network = ActorCriticConfig(num_actions=model.num_actions)
     trainer = ActorCriticTrainer(AgentFitConfig(network, optimizer=OptimizerConfig(batch_size=batch)), 10**6)
     trainer.dream_in(model.dream(batch, horizon=HORIZON))

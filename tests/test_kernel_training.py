@@ -169,7 +169,7 @@ def test_an_agent_learns_by_them_and_in_their_dreams(monkeypatch):
     save_tiny_model()
     asked = []
     monkeypatch.setattr(WorldModel, "use_kernels", lambda model: asked.append(model.precision))
-    model, figures = world_to_dream_in(resolve("tiny")), []
+    (model, _), figures = world_to_dream_in(resolve("tiny")), []
     assert asked == ["float32"]
     for kernels in (False, True):
         monkeypatch.setattr(training, "kernels_train_faster", lambda kernels=kernels: kernels)

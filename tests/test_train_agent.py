@@ -274,16 +274,10 @@ def test_one_line_for_what_is_wrong(words, message, capsys):
     assert err.count("\n") == 1 or "--help" in err, "one line, or tyro's own message"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--algo", "ppo"], "quality must be one of fast, paper, fine, got 'quality'"),
-        (["--preset", "nano"], "tiny dreams in qualities fast, paper, fine, not quality"),
-    ],
-)
-def test_a_quality_that_the_model_has_not(words, message, capsys):
+@pytest.mark.parametrize("words", [["--algo", "ppo"], ["--preset", "nano"]])
+def test_a_quality_that_the_model_has_not(words, capsys):
     save_tiny_model(size=64)
     assert cli.main(["train-agent", "--game", "Breakout", "--quality", "quality", "--episodes", "0", *words]) == 2
     err = capsys.readouterr().err.strip()
-    assert message in err
+    assert "quality must be one of fast, paper, fine, got 'quality'" in err
     assert "\n" not in err

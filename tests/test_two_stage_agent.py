@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCriticConfig
 from diamond_gym.play.agent import OwnAgent
 from diamond_gym.play.session import PlaySession
-from diamond_gym.registry import Card, Entry, load_world_model, resolve
+from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-from diamond_gym.trainers.imagination import Imagination, sampler_for, world_to_dream_in
+from diamond_gym.trainers.imagination import Imagination, world_to_dream_in
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.policies import DreamPolicy
 from diamond_gym.trainers.run import RunFolder
@@ -157,7 +157,13 @@ def walk(home: Path, capsys: pytest.CaptureFixture[str]) -> str:
 def test_from_recordings_to_an_agent(walk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train-agent", "--data", "walk", *AGENT]
     before = resolve(walk)
-    plain = world_to_dream_in(before)
+    plain, sampler = world_to_dream_in(before)
+    assert sampler == FAST and world_to_dream_in(before, quality="quality")[1] == TWO_STAGE_QUALITIES["quality"]
+    _, sampler = world_to_dream_in(before, quality="quality", sampler={"num_denoising_steps": 2})
+    dynamics = SamplerConfig(num_denoising_steps=2, s_cond=0.005)
+    assert sampler == replace(TWO_STAGE_QUALITIES["quality"], dynamics=dynamics)
+    with pytest.raises(BadArgument, match="quality must be one of fast, quality, got 'paper'"):
+        world_to_dream_in(before, quality="paper")
     assert plain.upsampler is not None and plain.obs_shape == (24, 24, 3) and plain.actor_critic is None
     assert cli.main([*words, "--minutes", "0.00001"]) == 0
     assert "repeat the command to go on" in capsys.readouterr().err
@@ -166,7 +172,7 @@ def test_from_recordings_to_an_agent(walk: str, tmp_path: Path, capsys: pytest.C
     assert cli.main(words) == 0
     assert "1 and 1 denoising steps" in capsys.readouterr().err
     entry = resolve("Walk")
-    assert world_to_dream_in(entry).fingerprint == plain.fingerprint, "the agent changes nothing of its dreams"
+    assert world_to_dream_in(entry)[0].fingerprint == plain.fingerprint, "the agent changes nothing of its dreams"
     assert entry.card.actor_critic["img_size"] == 24 and entry.card.upsampler == before.card.upsampler
     facts = entry.card.training["agent"]
     assert (facts["algo"], facts["steps"], facts["windows"]) == ("diamond", 24, 3)
@@ -190,16 +196,6 @@ def test_collecting_in_frames_of_another_size_is_one_line(walk: str, capsys: pyt
     assert cli.main(["collect", "--env", "DiamondGym/Catch-v0", "--agent", walk, "--steps", "4"]) == 2
     said = capsys.readouterr().err
     assert "sees frames (24, 24, 3) and has actions Discrete(3), but Catch shows (" in said and said.count("\n") == 1
-
-
-def test_how_the_dreams_are_sampled(tmp_path: Path) -> None:
-    networks = {"denoiser": {}, "upsampler": asdict(CONFIG.upsampler.denoiser)}
-    entry = Entry(Card("two", "Walk", "2026-11-22T12:00:00Z", {}, **networks), tmp_path)
-    assert sampler_for(entry) == FAST and sampler_for(entry, "quality") == TWO_STAGE_QUALITIES["quality"]
-    steps = sampler_for(entry, "quality", 2)
-    assert steps == replace(TWO_STAGE_QUALITIES["quality"], dynamics=SamplerConfig(num_denoising_steps=2, s_cond=0.005))
-    with pytest.raises(BadArgument, match="dreams in qualities fast, quality, not paper"):
-        sampler_for(entry, "paper")
 
 
 def test_without_rewards_it_is_refused_in_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ Alonso et al. 2024 (arXiv 2405.12399), section on reinforcement learning in imag
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,15 +13,17 @@ from torch import Tensor
 
 from diamond_gym.dream import Dream
 from diamond_gym.dream_state import DreamStep
+from diamond_gym.envs.checks import choose_sampler
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import LstmState
 from diamond_gym.randomness import draw_category
 from diamond_gym.registry import Entry, load_world_model
-from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import SamplerFields
 from diamond_gym.trainers.worlds import check_rewarded
-from diamond_gym.two_stage import TWO_STAGE_QUALITIES, TwoStageSampler, sampler_of
-from diamond_gym.world_model import WorldModel, check_steps
+from diamond_gym.two_stage import TwoStageSampler
+from diamond_gym.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,13 @@ class Imagination:
 
 
 def world_to_dream_in(
-    entry: Entry, device: torch.device | str = "cpu", precision: str = "float32", compile: bool = False
-) -> WorldModel:
+    entry: Entry,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    compile: bool = False,
+    quality: str | None = None,
+    sampler: SamplerFields | None = None,
+) -> tuple[WorldModel, SamplerConfig | TwoStageSampler]:
     """Loads a registered model without the agent it may have, so that its fingerprint is that of the dreams alone.
 
     On a CPU it dreams by the kernels where these are faster, also if it is not to be compiled.
@@ -211,14 +218,19 @@ def world_to_dream_in(
         entry: The model.
         device: Where to dream.
         precision: "float32" or "bfloat16".
-        compile: Compile the networks; see `diamond_gym.envs.DreamVectorEnv`.
+        compile, quality: See `diamond_gym.envs.DreamVectorEnv`.
+        sampler: Fields in the place of the quality's.
+
+    Returns:
+        The model, and how its dreams are sampled.
 
     Raises:
-        BadArgument: Nothing is rewarded in the model's dreams, or they have no starts; or compiling was asked for and
-            cannot work.
+        BadArgument: Nothing is rewarded in the model's dreams, or they have no starts; it has no such quality; or
+            compiling was asked for and cannot work.
     """
     check_rewarded(entry)
     model = load_world_model(entry, str(device), "float32").to_device(str(device), precision)
+    chosen = choose_sampler(model, quality, sampler or {})
     if model.starts is None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
     model.requires_grad_(False)
@@ -226,32 +238,7 @@ def world_to_dream_in(
         model.compile_networks()
     else:
         model.use_kernels()
-    return WorldModel(
+    dreams = WorldModel(
         model.denoiser, model.reward_end, None, model.upsampler, starts=model.starts, precision=model.precision
     )
-
-
-def sampler_for(
-    entry: Entry, quality: str | None = None, num_denoising_steps: int | None = None
-) -> SamplerConfig | TwoStageSampler:
-    """How a model's dreams are sampled for an agent, of two stages both of them.
-
-    Args:
-        entry: The model.
-        quality: The name of one of its qualities; default: as its card says.
-        num_denoising_steps: In the place of the quality's; of two stages those of the small frames.
-
-    Raises:
-        BadArgument: The model has no such quality, or was distilled to dream in one step.
-    """
-    two_stages, own = entry.card.upsampler is not None, entry.card.sampler
-    qualities: dict[str, Any] = dict(TWO_STAGE_QUALITIES if two_stages else QUALITIES)
-    if quality is not None and quality not in qualities:
-        raise BadArgument(f"{entry.name} dreams in qualities {', '.join(qualities)}, not {quality}")
-    steps = {} if num_denoising_steps is None else {"num_denoising_steps": num_denoising_steps}
-    if two_stages:
-        both: TwoStageSampler = sampler_of(own) if quality is None else qualities[quality]
-        return replace(both, dynamics=replace(both.dynamics, **steps))
-    sampler: SamplerConfig = replace(SamplerConfig(**own) if quality is None else qualities[quality], **steps)
-    check_steps(entry.card, sampler)
-    return sampler
+    return dreams, chosen

@@ -18,10 +18,11 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, game, games, home_folder, resolve, update_card
 from diamond_gym.registry.loading import read_model
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.schema import SamplerFields
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.aggregate import RANDOM
 from diamond_gym.trainers.evaluate import Agent, Scores, real_games, score_agent, world_of
-from diamond_gym.trainers.imagination import sampler_for, world_to_dream_in
+from diamond_gym.trainers.imagination import world_to_dream_in
 from diamond_gym.trainers.loop import Rhythm, Trainer, train
 from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settled_preset
 from diamond_gym.trainers.register import register_agent
@@ -198,7 +199,7 @@ class TrainAgent:
     def _train_diamond(self) -> int:
         """Trains DIAMOND's actor-critic, registers it with its model, and scores it; returns the exit code."""
         entry = self._entry()
-        config, sampler = self.fit.for_model(entry), sampler_for(entry, self.quality, self.num_denoising_steps)
+        config = self.fit.for_model(entry)
         if self.n_envs is not None:
             config = replace(config, optimizer=replace(config.optimizer, batch_size=self.n_envs))
         folder = self.run_folder or home_folder() / "runs" / f"{entry.name}-agent-{Path(self.preset).stem}"
@@ -206,8 +207,10 @@ class TrainAgent:
         precision = pick_precision(self.precision, device)
         per_step = config.horizon * config.optimizer.batch_size
         assert self.steps is not None, "every preset says how many"
+        steps = self.num_denoising_steps
+        sampling: SamplerFields = {} if steps is None else {"num_denoising_steps": steps}
+        model, sampler = world_to_dream_in(entry, device, precision, self.compile, self.quality, sampling)
         with RunFolder(folder) as run:
-            model = world_to_dream_in(entry, device, precision, self.compile)
             run.settle(self._settings(config, sampler) | {"world_model": model.fingerprint}, _FREE)
             fit = ActorCriticTrainer(config, -(-self.steps // per_step), self.seed, device)
             state = run.load()

@@ -91,7 +91,7 @@ def open_model(
 
 
 def choose_sampler(
-    world_model: WorldModel, quality: Quality | None, fields: SamplerFields
+    world_model: WorldModel, quality: str | None, fields: SamplerFields
 ) -> "SamplerConfig | TwoStageSampler":
     """The sampler of a quality, or the model's own, with single fields replaced; of two stages, both.
 
