@@ -181,7 +181,7 @@ def test_from_recordings_to_an_agent(walk: str, tmp_path: Path, capsys: pytest.C
     model = load_world_model(walk, "cpu", "float32")
     assert model.actor_critic is not None and model.actor_critic.config.frame_shape == (24, 24, 3)
     session = PlaySession(model, seed=0, agent=OwnAgent(model.actor_critic))
-    assert session.apply("act", session.agent_action).probabilities == pytest.approx([1 / 3] * 3, abs=0.1)
+    assert session.apply("act", session.now.agent_action).probabilities == pytest.approx([1 / 3] * 3, abs=0.1)
     assert cli.main(["dream", "Walk", "--agent", "own", "--steps", "3", "--device", "cpu"]) == 0
     assert cli.main(["train-agent", "--data", "walk", *AGENT, "--init", walk, "--run", str(tmp_path / "more")]) == 0
     small = shlex.split("--data walk-test --windows 2 --horizon 2 --starts 1 --dreams-per-start 0 --json")
