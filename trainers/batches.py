@@ -104,7 +104,7 @@ def find_events(store: EpisodeStore) -> _Int:
     events = []
     for number, length in enumerate(store.lengths):
         t = np.arange(length)
-        steps = store.steps(np.full(length, number), t)
+        steps = store.steps(number, t)
         hits = t[(steps["rew"] != 0) | (steps["end"] != 0)]
         events.append(np.stack((np.full(len(hits), number), hits), axis=1))
     return np.concatenate(events) if events else np.zeros((0, 2), np.int64)

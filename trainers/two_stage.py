@@ -36,8 +36,8 @@ class SmallFrames(EpisodeStore):
         self._size = size
         super().__init__(folder)
 
-    def frames(self, episode: npt.NDArray[np.int64], t: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Frames `t` of `episode`, both (...): uint8 (..., C, h, w)."""
+    def frames(self, episode: npt.NDArray[np.int64] | int, t: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Frames `t` (...) of `episode`, one or (...): uint8 (..., C, h, w)."""
         return shrink_planes(super().frames(episode, t), self._size)
 
 

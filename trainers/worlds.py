@@ -134,7 +134,7 @@ def recorded(folder: Path) -> About:
     store = EpisodeStore(folder)
     if not store.num_steps:
         return about
-    acts = [store.steps(np.full(n, i), np.arange(n))["act"] for i, n in enumerate(store.lengths.tolist())]
+    acts = [store.steps(i, np.arange(n))["act"] for i, n in enumerate(store.lengths.tolist())]
     try:
         return replace(about, actions=codec_of_recordings(np.concatenate(acts)).table)
     except BadConfig as error:

@@ -136,8 +136,8 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
             raise IndexError(f"there are {len(self)} episodes")
         number %= len(self)
         n = int(self.lengths[number])
-        frames = self.frames(np.full(n + 1, number), np.arange(n + 1)).transpose(0, 2, 3, 1)
-        steps = self.steps(np.full(n, number), np.arange(n))
+        frames = self.frames(number, np.arange(n + 1)).transpose(0, 2, 3, 1)
+        steps = self.steps(number, np.arange(n))
         known = {k: steps[k].copy() for k in ("rew", "end", "trunc") if k not in self._last(number).unknown}
         return Episode(frames, steps["act"].copy(), info=self.info(number), **known)
 
@@ -152,8 +152,8 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         """The files of an episode, in order."""
         return [self._pieces[place] for place in self._episodes[number]]
 
-    def frames(self, episode: _Int, t: _Int) -> npt.NDArray[np.uint8]:
-        """Frames `t` of `episode`, both (...), 0 <= t <= length: uint8 (..., C, H, W)."""
+    def frames(self, episode: _Int | int, t: _Int) -> npt.NDArray[np.uint8]:
+        """Frames `t` (...) of `episode`, one or (...), 0 <= t <= length: uint8 (..., C, H, W)."""
         place, rank = self._find(episode, t)
         row = place + rank  # grows by one within a file, and by more from one to the next
         new_run = np.ones(len(row) + 1, np.bool_)
@@ -172,8 +172,8 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
             memory[begin:end] = frames[first : first + end - begin]
         return obs.reshape(*t.shape, c, h, w)
 
-    def steps(self, episode: _Int, t: _Int) -> npt.NDArray[np.void]:
-        """Steps `t` of `episode`, both (...), 0 <= t < length: records (...) of `about.step_type`."""
+    def steps(self, episode: _Int | int, t: _Int) -> npt.NDArray[np.void]:
+        """Steps `t` (...) of `episode`, one or (...), 0 <= t < length: records (...) of `about.step_type`."""
         self._lay_out()
         if len(self._steps) < self._num_steps:
             self._steps = files.read_steps(self._pieces, self._steps, self.about)
@@ -290,7 +290,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         self._before = files.lives_before([self.info(number) for number in range(len(self))])
         self._laid_out = self.version
 
-    def _find(self, episode: _Int, t: _Int) -> tuple[_Int, _Int]:
+    def _find(self, episode: _Int | int, t: _Int) -> tuple[_Int, _Int]:
         """Places of frames in the row of all, and of their files in `_order`, both flat."""
         self._lay_out()
         place = (self._offset[episode] + t).ravel()

@@ -44,8 +44,7 @@ def _labelled(store: EpisodeStore, number: int, t: npt.NDArray[np.int64], scale:
     """Frames of an episode, each over a line with the action that follows it."""
     from PIL import Image, ImageDraw
 
-    at = np.full(len(t), number)
-    obs, steps = store.frames(at, t).transpose(0, 2, 3, 1), store.steps(at, t)
+    obs, steps = store.frames(number, t).transpose(0, 2, 3, 1), store.steps(number, t)
     if obs.shape[-1] == 1:
         obs = obs.repeat(3, -1)
     pictures = []

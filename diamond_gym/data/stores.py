@@ -30,7 +30,7 @@ def facts(store: EpisodeStore) -> dict[str, Any]:
     counts, ended, truncated = np.zeros(max(1, about.num_actions), np.int64), 0, 0
     known = {"rew": 0, "end": 0, "trunc": 0}
     for number, n in enumerate(lengths.tolist()):
-        steps = store.steps(np.full(n, number), np.arange(n))
+        steps = store.steps(number, np.arange(n))
         if numbered:
             counts += np.bincount(steps["act"], minlength=len(counts))
         rewards.append(steps["rew"])
@@ -133,7 +133,7 @@ def together(store: EpisodeStore) -> list[int]:
 def _look(store: EpisodeStore, number: int) -> npt.NDArray[np.float32]:
     """An episode in small: grey pictures of at most 8 by 8 at moments from its beginning to its end, flat."""
     t = np.linspace(0, store.lengths[number], _MOMENTS).astype(np.int64)
-    frames = store.frames(np.full(_MOMENTS, number), t).transpose(0, 2, 3, 1)
+    frames = store.frames(number, t).transpose(0, 2, 3, 1)
     return grey(frames, _SIDE).reshape(-1)
 
 

@@ -25,7 +25,7 @@ def read(source: Path, camera: str | None = None) -> Source:
         n = int(store.lengths[number])
 
         def steps() -> Steps:
-            records = store.steps(np.full(n, number), np.arange(n))
+            records = store.steps(number, np.arange(n))
             unknown = store.pieces(number)[-1].unknown
             rew = None if "rew" in unknown else records["rew"].astype(np.float32)
             end, trunc = (None if name in unknown else bool(records[name][-1]) for name in ("end", "trunc"))
