@@ -150,16 +150,14 @@ class TrainAgent:
     def run(self) -> int:
         """Trains, saves and scores; returns 0, or 130 where Ctrl-C stopped the training."""
         keep_memory()
+        command = self
         if self.env is None and self.game not in games():
             self._entry()  # a missing model is said first
             console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
-            return replace(self, episodes=0, score_minutes=0)._train_either()
-        if self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
+            command = replace(self, episodes=0, score_minutes=0)
+        elif self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
             real_games(self._where, 1).close()
-        return self._train_either()
-
-    def _train_either(self) -> int:
-        return self._train_diamond() if self.algo == "diamond" else self._train_sb3()
+        return command._train_diamond() if self.algo == "diamond" else command._train_sb3()
 
     @cached_property
     def _where(self) -> str | World:
