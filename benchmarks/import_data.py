@@ -33,6 +33,7 @@ def make(folder, gigabytes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=2.0)
+    parser.add_argument("--max-memory", default="400")
     parser.add_argument("options", nargs="*", help="more options of data import, after --")
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +42,7 @@ def main():
         size = make(source, words.gb)
         command = [sys.executable, "-m", "diamond_gym", "data", "import", str(source), "--name", f"{folder}/store"]
         began = time.monotonic()
-        subprocess.run([*command, *words.options], check=True)
+        subprocess.run([*command, "--max-memory", words.max_memory, *words.options], check=True)
         seconds, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = used.ru_utime + used.ru_stime
         print(

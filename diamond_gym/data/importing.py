@@ -22,7 +22,8 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write, disk_space_for, flush_folder
 
 PLAN = "import.json"
-_PIECE_AT_MOST = 32 << 20  # bytes of frames in one file, which is in memory several times while it is encoded
+_PIECE_AT_MOST = 32 << 20  # bytes of frames in one file
+_SHARE = 12  # a piece is in memory several times while it is encoded, and the interpreter needs its part
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ImportOptions:
     """Makes the frames grey, one channel."""
     action_offset: int = 0
     """By how many steps the actions come too late in the recording; below 0, too early."""
+    max_memory: int = 400
+    """MB of memory to take, about."""
     camera: str | None = None
     """Which video or observation to take, where there are several."""
 
@@ -49,6 +52,8 @@ class ImportOptions:
             raise BadArgument(f"--crop is TOP LEFT HEIGHT WIDTH, not {self.crop}")
         if self.fps is not None and not self.fps > 0:
             raise BadArgument(f"--fps is above 0, not {self.fps}")
+        if self.max_memory < 200:
+            raise BadArgument(f"--max-memory is at least 200 (MB), not {self.max_memory}")
 
     def frame(self, frame: Frame, of: str) -> Frame:
         """Crops, resizes and greys a frame of a recording, uint8 (H, W, C); `of` is what errors call the recording."""
@@ -157,7 +162,9 @@ class Import:
         with atomic_write(plan, "w") as file:
             file.write(text)
         about = self._about()
-        limit = max(1, _PIECE_AT_MOST // int(np.prod(about.frame_shape)))
+        limit = max(
+            1, min(_PIECE_AT_MOST, (self.options.max_memory << 20) // _SHARE) // int(np.prod(about.frame_shape))
+        )
         with EpisodeStore(staging, "a", about) as store:
             self._write(store, limit, advance)
 
