@@ -27,8 +27,7 @@ class BatchEnv:
     tells of them.
     """
 
-    noun: str
-    """The name of a row in errors, such as "dream"."""
+    noun: str  # of a row, in errors
     closed: bool
     num_envs: int
     render_mode: str | None
