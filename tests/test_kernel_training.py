@@ -103,13 +103,13 @@ def test_it_is_the_same_bit_for_bit_by_any_number_of_threads():
 
 
 def test_they_are_operators_of_torch():
-    checks = "test_schema", "test_autograd_registration"
+    checks = "test_schema", "test_faketensor", "test_autograd_registration"
     layout = torch.channels_last
     x, gradient = (torch.randn(2, c, 5, 4).contiguous(memory_format=layout) for c in (16, 32))
     weight, bias = torch.randn(32, 16, 3, 3, requires_grad=True), torch.randn(32, requires_grad=True)
     library.opcheck(KERNELS.conv3x3.default, (x, weight, bias), test_utils=checks)
-    library.opcheck(KERNELS.conv3x3_input_gradient.default, (gradient, weight.detach()), test_utils=checks[:1])
-    library.opcheck(KERNELS.conv3x3_weight_gradient.default, (x, gradient, weight.detach()), test_utils=checks[:1])
+    library.opcheck(KERNELS.conv3x3_input_gradient.default, (gradient, weight.detach()), test_utils=checks[:2])
+    library.opcheck(KERNELS.conv3x3_weight_gradient.default, (x, gradient, weight.detach()), test_utils=checks[:2])
 
 
 def test_what_does_not_fit_is_refused_or_left_to_torch(faster):

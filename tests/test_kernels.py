@@ -218,12 +218,12 @@ def test_an_image_does_not_depend_on_its_batch_or_on_the_threads(dtype, attn):
 @dtypes
 @pytest.mark.parametrize("skip", [0, 16])
 def test_they_are_operators_of_torch(dtype, skip):
-    """They write into nothing that they are given, as their schemas say."""
+    """With a schema and the shapes of their results, so that what calls them can be traced and exported."""
     torch.manual_seed(0)
     _, modulation, ours = blocks(dtype, 32, skip, 16)
     block, x, condition = ours.resblocks[0], images(dtype, 2, 32, 5, 3), modulation(torch.randn(2, 8))
     more = images(dtype, 2, skip, 5, 3) if skip else None
-    weights, checks = (*block.convolutions, *block.projection), "test_schema"
+    weights, checks = (*block.convolutions, *block.projection), ("test_schema", "test_faketensor")
     library.opcheck(KERNELS.resblock.default, (x, more, condition, *weights, *block.norms), test_utils=checks)
     library.opcheck(KERNELS.upsample.default, (x, *_square(dtype).convolution), test_utils=checks)
     more, odd = images(dtype, 2, 16, 3, 2), torch.randn(2, 3, 5, 3)
@@ -235,6 +235,9 @@ def test_they_are_operators_of_torch(dtype, skip):
     library.opcheck(KERNELS.leave.default, (more, *leave.arguments, 2, 3, 5, 3), test_utils=checks)
     attention = blocks(dtype, 32, 0, 32, attn=True)[2].resblocks[0].attention
     library.opcheck(KERNELS.attention.default, (x, *attention), test_utils=checks)
+    more = images(dtype, 2, skip, 5, 3) if skip else None
+    traced = torch.export.export(block, (x, condition, more)).module()
+    assert traced(x, condition, more).equal(block(x, condition, more))
 
 
 def _square(dtype: torch.dtype) -> KernelUpsample:
@@ -252,6 +255,7 @@ def test_random_words_are_those_of_torchs_operators(seed, draw, size, stream):
         rows.draw += draw + torch.tensor([0, 1, 2**32])
     for found, wanted in zip(*(r.normal_and_uniform((size,), stream, 4) for r in (ours, theirs)), strict=True):
         assert found.equal(wanted)
+    library.opcheck(KERNELS.words.default, (ours.seed, ours.draw, size, stream), test_utils="test_faketensor")
     with pytest.raises(RuntimeError, match="seeds and draws"):
         KERNELS.words(ours.seed, ours.draw[:2], size, stream)
 

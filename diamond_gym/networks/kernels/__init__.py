@@ -8,6 +8,7 @@ compiler at their first use, in some seconds, and kept. Here is what builds them
 import functools
 import hashlib
 import logging
+import math
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @functools.cache
 def built_kernels() -> Any:
-    """The operators of this machine, `torch.ops.diamond_gym`, by which they are called.
+    """The operators of this machine, `torch.ops.diamond_gym`, by which they can be called, traced and exported.
 
     What the compiler (`diamond_gym.device.cpp_compiler`) makes lies in the user's cache, by compiler, processor,
     version of torch and source. None if the processor has no use for them, or nothing builds them; torch's headers
@@ -57,6 +58,21 @@ def built_kernels() -> Any:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
         _log.warning("the kernels could not be built, compile=True falls back on torch.compile: %s", reason)
         return None
+    library.register_fake("diamond_gym::resblock", _shape_of_resblock)
+    library.register_fake("diamond_gym::upsample", _shape_of_upsample)
+    library.register_fake("diamond_gym::attention", lambda x, *rest: _images(x, x.shape[1]))
+    library.register_fake("diamond_gym::halve", lambda x, weights, bias: _images(x, bias.numel(), 0.5))
+    library.register_fake(
+        "diamond_gym::words", lambda seed, draw, blocks, stream: seed.new_empty((len(seed), 4 * blocks))
+    )
+    library.register_fake("diamond_gym::enter", _shape_of_enter)
+    library.register_fake("diamond_gym::leave", _shape_of_leave)
+    library.register_fake("diamond_gym::frame", lambda image, last, nearest, threshold: image.new_empty(image.shape))
+    library.register_fake("diamond_gym::conv3x3", lambda x, weight, bias: _images(x, len(weight)))
+    library.register_fake(
+        "diamond_gym::conv3x3_input_gradient", lambda gradient, weight: _images(gradient, weight.shape[1])
+    )
+    library.register_fake("diamond_gym::conv3x3_weight_gradient", lambda x, gradient, weight: torch.empty_like(weight))
     library.register_autograd("diamond_gym::conv3x3", _gradients, setup_context=_keep_inputs)
     return torch.ops.diamond_gym
 
@@ -97,6 +113,31 @@ def _build(command: list[str], path: Path) -> None:
         words = [*command, *_FLAGS, str(SOURCE), "-o", str(made), *_LIBRARIES]
         subprocess.run(words, check=True, capture_output=True)
         made.replace(path)
+
+
+def _shape_of_resblock(x: Tensor, skip: Tensor | None, modulation: Tensor, weights1: Tensor, bias1: Tensor,
+                       *rest: Any) -> Tensor:  # fmt: skip
+    """What the operator returns, without its numbers: for tracing."""
+    return _images(x, bias1.numel())
+
+
+def _shape_of_upsample(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    return _images(x, bias.numel(), 2)
+
+
+def _shape_of_enter(x: Tensor, side: int, weights: Tensor, bias: Tensor, more: Tensor | None) -> Tensor:
+    return _images(x, bias.numel(), 1 / side).to(weights.dtype)
+
+
+def _shape_of_leave(x: Tensor, norm: Tensor, groups: int, weights: Tensor, bias: Tensor, side: int, channels: int,
+                    height: int, width: int) -> Tensor:  # fmt: skip
+    return x.new_empty((len(x), channels, height, width), dtype=torch.float32)
+
+
+def _images(x: Tensor, channels: int, zoom: float = 1) -> Tensor:
+    b, _, h, w = x.shape
+    shape = b, channels, math.ceil(zoom * h), math.ceil(zoom * w)
+    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
