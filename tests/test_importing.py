@@ -204,6 +204,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
         [],
     ),
     "huge": (arrays(act=A[1] + 5000), "is not from 0 to 4095", []),
+    "single": (arrays(act=np.int64(1)), "1.npz: actions are int64 (), no numbers", []),
     "planes": (
         arrays(obs=A[0].transpose(0, 3, 1, 2)),
         "1.npz: a frame is (3, 16, 16), not (height, width, channels)",

@@ -64,4 +64,4 @@ def _recording(path: Path, key: str) -> Recording:
         yield from (frame if frame.ndim == 3 else frame[..., None] for frame in obs[start:])
 
     act = _array(path, "act")
-    return Recording(key, steps, frames, 0 if act is None else np.size(act, 0) + 1)
+    return Recording(key, steps, frames, 0 if act is None or not act.ndim else len(act) + 1)
