@@ -71,9 +71,9 @@ def recorded_stores(folder: Path, world: "World") -> tuple[EpisodeStore, Episode
     Raises:
         DiamondGymError: There is nothing to learn from.
     """
-    store, test = read_store(folder, world), held_out_beside(folder)
-    if not store.num_steps:
-        raise DiamondGymError(f"there is no experience in {folder} to learn from")
+    if not (folder / ABOUT).exists() or not (store := read_store(folder, world)).num_steps:
+        raise DiamondGymError(f"there is no experience in {folder} to learn from: --data names another store")
+    test = held_out_beside(folder)
     if (test / ABOUT).exists():
         return store, read_store(test, world)
     console.print(f"nothing is held out (in {test}): the model will not be measured", soft_wrap=True)
