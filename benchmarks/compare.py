@@ -91,15 +91,16 @@ def updates(name: str, batch: int) -> Callable[[], Any]:
 def imagination(name: str, batch: int) -> Callable[[], Any]:
     """Trains an agent in a batch of dreams, by a window."""
     from diamond_gym.networks.actor_critic import ActorCriticConfig
-    from diamond_gym.registry import resolve
+    from diamond_gym.registry import load_world_model
+    from diamond_gym.sampler import SamplerConfig
     from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
-    from diamond_gym.trainers.imagination import world_to_dream_in
     from diamond_gym.trainers.optim import OptimizerConfig
 
-    model, _ = world_to_dream_in(resolve(name))
+    model = load_world_model(name, "cpu", "float32").requires_grad_(False)
+    model.use_kernels()
     network = ActorCriticConfig(num_actions=model.num_actions)
     trainer = ActorCriticTrainer(AgentFitConfig(network, optimizer=OptimizerConfig(batch_size=batch)), 10**6)
-    trainer.dream_in(model.dream(batch, horizon=HORIZON))
+    trainer.dream_in(model.dream(batch, sampler=SamplerConfig(), horizon=HORIZON))
     return lambda: [float(value) for value in trainer.train_step().values()]
 
 
