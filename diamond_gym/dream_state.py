@@ -57,7 +57,7 @@ class DreamStep(Copied):
         rew_prob: Chances of the rewards -1, 0 and 1 that `rew` was sampled from, float32 (B, 3).
         end_prob: The chance of `end`, float32 (B,).
         final_obs: The frame the step led to, float32 (B, C, H, W): differs from `obs` in the rows that
-            restarted.
+            restarted, and may be the same tensor where there are none.
         start: int64 (B,), index of the start each row now dreams from; -1 for frames given to `reset`.
         final_start: int64 (B,), the same before any restart.
         trajectory: The sampler's images from noise to `final_obs`, num_denoising_steps + 1 of (B, C, H, W).

@@ -128,7 +128,7 @@ def check_quality(quality: str | None) -> None:
 
 
 def check_agent(agent: str | None) -> None:
-    """Refuses who is neither a model's own agent nor one in a file."""
+    """Refuses an agent that is neither a model's own nor a file."""
     if agent is not None and agent != OWN and not agent.endswith(".zip"):
         raise BadArgument(f"--agent must be {OWN} or an agent's .zip, not {agent}")
 

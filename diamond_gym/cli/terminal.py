@@ -53,8 +53,8 @@ def counting(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Shows rate and time left of a task of `total` units; a line at the end says the rate.
 
     Yields:
-        `advance(done, skipped=0, more=False)`: so many are done in all, or so many more; of those in all an earlier run
-            had done so many, which do not count for the rate.
+        `advance(done, skipped=0, more=False)`: so many are done, in all or `more` than before. What an earlier run has
+            done of them, `skipped`, does not count for the rate.
     """
     began, done_so_far, done_before = time.monotonic(), 0, 0
 

@@ -134,7 +134,7 @@ class Train(WorldOptions):
 
     @property
     def _registers(self) -> bool:
-        """Whether the model goes into the registry: one of a smoke run has learnt nothing, and needs a name for it."""
+        """Whether the model goes into the registry; that of a smoke run, which has learnt nothing, needs --name."""
         return self.name is not None or self.preset != "smoke"
 
     def _settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What can be wrong with a recording: each function looks for one kind of it."""
+"""What can be wrong with a recording: each function looks for one kind of fault."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
