@@ -87,7 +87,7 @@ def scaled_start() -> Iterator[None]:
     def sample(condition: Any, obs: Any, act: Any, noise: Any, config: SamplerConfig, *rest: Any) -> Any:
         return original(condition, obs, act, noise * config.sigma_max, config, *rest)
 
-    with mock.patch("diamond_gym.dream.sample", sample):
+    with mock.patch("diamond_gym.dream_state.sample", sample):
         yield
 
 

@@ -43,10 +43,10 @@ def test_the_start_noise_is_scaled_within_alone() -> None:
 
     noise, config = torch.ones(1, 3, 4, 4), SamplerConfig(num_denoising_steps=2)
     with drift.scaled_start():
-        from diamond_gym import dream
+        from diamond_gym import dream_state
 
-        assert dream.sample(condition, None, None, noise, config)[1][0].equal(noise * config.sigma_max)
-    assert dream.sample is sampler.sample
+        assert dream_state.sample(condition, None, None, noise, config)[1][0].equal(noise * config.sigma_max)
+    assert dream_state.sample is sampler.sample
 
 
 def test_tables_and_files_of_several_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

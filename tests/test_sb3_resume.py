@@ -215,12 +215,9 @@ POINTS = {
 
 def killed(home, run, out, point):
     """The command in a process of its own, killed at a point."""
-    from diamond_gym import world_model
-
     os.environ["DIAMOND_GYM_HOME"] = str(home)
     torch.set_num_threads(1)
     sb3.RHYTHM = OFTEN
-    world_model.bfloat16_pays = lambda device: False  # measured, it may not be the same each time
     if point is not None:
         owner, name, fatal, count = POINTS[point]
         setattr(owner, name, at_call(count, getattr(owner, name), fatal))
