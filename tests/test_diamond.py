@@ -205,6 +205,19 @@ def test_a_test_collection_is_whole_games_that_touch_no_training(whole, tmp_path
         resumed.close()
 
 
+def test_learning_rates_fall_at_the_end_of_all_updates(tmp_path):
+    config = replace(TINY, fit=replace(TINY.fit, decay_fraction=0.3))
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = begin(run, config)
+        rates = []
+        for _ in range(config.epochs):
+            diamond.train_epoch()
+            rates.append(diamond.world_model.optimizers["denoiser"].param_groups[0]["lr"] / OPTIMIZER.lr)
+        assert diamond.world_model.step == diamond.world_model.total_steps == 9
+        diamond.close()
+    assert rates[:2] == [1, 1] and 0.05 < rates[-1] < rates[2] <= 1
+
+
 class Told(gym.vector.VectorEnv):
     """Two rows with rewards, ends and truncations as written here."""
 

@@ -163,7 +163,7 @@ class DiamondTrainer:
             if data is not None and state is None and main:
                 for episode in data:
                     self.store.append(episode)
-        total = config.epochs * config.world_model_steps
+        total = config.updates(config.epochs)[0]
         self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, fabric)
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, fabric=fabric)
         rng = np.random.default_rng([seed, 5])
