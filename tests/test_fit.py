@@ -12,6 +12,7 @@ import pytest
 import torch
 import worlds
 
+from diamond_gym.data.segments import SegmentSampler
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.networks.denoiser import DenoiserConfig
 from diamond_gym.registry import load_world_model, save_model
@@ -216,6 +217,31 @@ def test_without_an_event_a_batch_keeps_its_size(store) -> None:
     nothing = FocusedSampler(base, [nowhere], np.random.default_rng(0))
     rows = len(base.sample().rew)
     assert {len(nothing.sample().obs) for _ in range(5)} == {rows + 5}
+
+
+def by_age(store, weights) -> list[int]:
+    """Episodes of 200 focused rows, each around the middle step of one."""
+    base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), weights)
+    middles = np.column_stack((np.arange(len(store)), store.lengths // 2))
+    focus = Focus(200, (0, 3), lambda _: middles)
+    return FocusedSampler(base, [focus], np.random.default_rng(1), by_age=True).sample().episode[4:].tolist()
+
+
+def test_events_are_drawn_by_the_age_of_their_episodes(store) -> None:
+    n = len(store)
+    assert n >= 8
+    assert min(by_age(store, (0, 0, 0, 1))) >= n // 4 * 3, "the other classes are never drawn"
+    newest = np.mean(np.array(by_age(store, (0.1, 0.1, 0.1, 0.7))) >= n // 4 * 3)
+    assert 0.6 < newest < 0.9
+    lengths = np.bincount(by_age(store, (1.0,)), minlength=n)
+    assert (lengths > 0).all(), "with one class all steps are as likely"
+
+
+def test_events_of_episodes_that_are_never_drawn_are_as_likely_as_each_other(store) -> None:
+    base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), (0, 0, 0, 1))
+    old = Focus(100, (0, 3), lambda _: np.array([[0, 2], [1, 2]]))
+    batch = FocusedSampler(base, [old], np.random.default_rng(1), by_age=True).sample()
+    assert np.bincount(batch.episode[4:]).tolist() == pytest.approx([50, 50], abs=20)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

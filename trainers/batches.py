@@ -56,10 +56,15 @@ class FocusedSampler:
         base: Draws the other rows, whose number is its own.
         focuses: What the rest is drawn around; where there is no such event yet, its rows are like the others.
         rng: Source of chance for the focused rows.
+        by_age: Whether an event is drawn as often as `base` draws its step, which favours new episodes; else all
+            events are as likely.
     """
 
-    def __init__(self, base: SegmentSampler, focuses: Sequence[Focus], rng: np.random.Generator) -> None:
+    def __init__(
+        self, base: SegmentSampler, focuses: Sequence[Focus], rng: np.random.Generator, by_age: bool = False
+    ) -> None:
         self.base, self.focuses, self._rng = base, [focus for focus in focuses if focus.rows], rng
+        self._by_age = by_age
         self._events: list[_Int] = []
         self._version = -1
 
@@ -79,10 +84,16 @@ class FocusedSampler:
                 parts.append(take(self.base.sample(), slice(missing)))
                 missing -= len(parts[-1])
             if len(events):
-                chosen = events[self._rng.integers(len(events), size=focus.rows)]
+                chosen = events[self._draw(events, focus.rows)]
                 start = chosen[:, 1] - self._rng.integers(focus.places[0], focus.places[1] + 1, size=focus.rows)
                 parts.append(cut(self.store, chosen[:, 0], start, self.base.length, self.base.across_lives))
         return Batch(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
+
+    def _draw(self, events: _Int, n: int) -> _Int:
+        chance = np.cumsum(self.base.chance_of_steps(events[:, 0])) if self._by_age else np.zeros(1)
+        if not chance[-1]:  # nor can any be drawn by age where all are of a class of weight 0
+            return self._rng.integers(len(events), size=n)
+        return np.searchsorted(chance / chance[-1], self._rng.random(n), side="right")
 
     def forget(self) -> None:
         """Has the events found anew for the next batch."""
@@ -247,7 +258,8 @@ def denoiser_batches(
         Focus(appearing, predicted, Appearances(config.across_lives)),
         Focus(worst, predicted, prioritized or find_events),
     ]
-    return FocusedSampler(SegmentSampler(store, length, batch, False, rngs[0], **sampling_of(config)), focuses, rngs[1])
+    base = SegmentSampler(store, length, batch, False, rngs[0], **sampling_of(config))
+    return FocusedSampler(base, focuses, rngs[1], config.focus_by_age)
 
 
 def reward_end_batches(
@@ -257,7 +269,7 @@ def reward_end_batches(
     length = config.reward_end_length
     batch, around = split(own_rows(fabric, config.reward_end_optimizer.batch_size), config.focus)
     base = SegmentSampler(store, length, batch, True, rngs[0], **sampling_of(config))
-    return FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[1])
+    return FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[1], config.focus_by_age)
 
 
 def sampling_of(config: WorldModelConfig) -> dict[str, Any]:

@@ -131,6 +131,9 @@ class WorldModelConfig:
     """The same for the denoiser's batches."""
     appearance_focus: float = 0.0
     """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
+    focus_by_age: bool = False
+    """Whether these draw newer episodes more often, as the rest of a batch does, where an agent's play changes what is
+    rare; else all events are as likely."""
     across_lives: bool = False
     """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
     of padding (the paper's)."""

@@ -169,6 +169,11 @@ class SegmentSampler:
         """Restores a state of `state_dict`."""
         self._rng.bit_generator.state = state["rng"]
 
+    def chance_of_steps(self, episode: _Int) -> npt.NDArray[np.float64]:
+        """The chance of each step of these episodes to be drawn as a segment's t, float64 (N,)."""
+        chance = np.diff(self._distribution(), prepend=0.0)
+        return np.asarray(chance[episode] / self.store.lengths[episode])
+
     def _draw_episodes(self) -> _Int:
         if self._version != self.store.version:
             self._cumulative, self._version = self._distribution(), self.store.version
