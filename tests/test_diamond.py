@@ -22,6 +22,7 @@ from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitCon
 from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
 from diamond_gym.trainers.evaluate import score
+from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import Loop, Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
@@ -216,6 +217,33 @@ def test_learning_rates_fall_at_the_end_of_all_updates(tmp_path):
         assert diamond.world_model.step == diamond.world_model.total_steps == 9
         diamond.close()
     assert rates[:2] == [1, 1] and 0.05 < rates[-1] < rates[2] <= 1
+
+
+def test_the_best_test_is_what_was_learnt(tmp_path, monkeypatch):
+    config = replace(TINY, test_every=1, register_best=True)
+    scores = {1: 0.2, 2: 0.5, 3: 0.5, 4: -1.0}
+    monkeypatch.setattr(HeldOut, "measure", lambda self, epoch, *_: {"test/score": scores[epoch]})
+
+    def trainer(run):
+        return DiamondTrainer(config, run, WORLD.about, WORLD.envs(1), test_envs=WORLD.envs)
+
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = trainer(run)
+        assert diamond.learnt().score is None
+        for _ in range(3):
+            diamond.train_epoch()
+        best = diamond.world_model.averaged().weights() | diamond.agent.agent.state_dict()
+        best = {key: value.clone() for key, value in best.items()}
+        diamond.close()
+        diamond = trainer(run)  # the best is part of the checkpoint
+        diamond.train_epoch()
+        learnt, now = diamond.learnt(), diamond.agent.agent.state_dict()
+        diamond.close()
+    assert learnt.score == 0.5
+    assert learnt.counts == {"epochs": 3, "steps": 40, "episodes": 6, "updates": 7, "windows": 7}
+    found = learnt.world_model.weights() | learnt.agent.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in best.items())
+    assert not all(torch.equal(now[key], value) for key, value in learnt.agent.state_dict().items())
 
 
 class Told(gym.vector.VectorEnv):

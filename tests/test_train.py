@@ -17,11 +17,12 @@ import diamond_gym  # noqa: F401
 from diamond_gym import cli
 from diamond_gym.cli import train as train_module
 from diamond_gym.cli.train import Train
-from diamond_gym.data import About
+from diamond_gym.data import About, EpisodeStore
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.presets import LOOP, preset_names
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -238,6 +239,19 @@ def test_finished_before_its_end(home, tmp_path, capsys, monkeypatch):
     assert "score" in card.training["agent"]
     assert train(*words) == 0, "it can still be trained to its end"
     assert resolve("early").card.training["epochs"] == 3
+
+
+def test_registers_the_epoch_of_the_best_test(tmp_path, capsys, monkeypatch):
+    scores = iter([1.0, 3.5, 2.0])
+    monkeypatch.setattr(HeldOut, "measure", lambda *_: {"test/score": next(scores)})
+    assert train("--run", str(tmp_path / "run"), "--name", "best", "--register-best", "--final-episodes", "1") == 0
+    assert "epoch 2 had the best test score, 3.50" in capsys.readouterr().err
+    card, last = resolve("best").card, checkpoint(tmp_path / "run")
+    assert card.summary.endswith("It is of epoch 2 of 3, whose test had the best score.")
+    assert (card.training["epochs"], card.training["test_score"]) == (2, 3.5)
+    assert card.training["steps"] == last["best"]["counts"]["updates"] < last["world_model"]["step"]
+    assert card.training["data"]["steps"] == last["best"]["counts"]["steps"]
+    assert card.training["data"]["steps"] < EpisodeStore(tmp_path / "run" / "experience").num_steps
 
 
 def fail(*_):

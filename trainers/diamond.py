@@ -4,6 +4,7 @@ Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the def
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from gymnasium.vector import VectorEnv
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
+from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import check_least, check_option, check_shares
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
@@ -68,8 +70,11 @@ class DiamondConfig:
     test_episodes: int = 4
     test_steps_at_most: int = 27_000
     """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
+    register_best: bool = False
+    """Register world model and agent as they were at the test with the best score, not as they are at the end, since
+    an agent can unlearn (False: the paper's)."""
     final_episodes: int = 100
-    """Whole games that score the agent at the end."""
+    """Whole games that score the agent that is registered."""
 
     def __post_init__(self) -> None:
         check_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
@@ -103,6 +108,23 @@ class Phase:
     name: str
     begun: int
     target: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a training has learnt by the end of an epoch.
+
+    Attributes:
+        world_model: To dream with: of averaged weights, if there is an average.
+        agent: Acts.
+        counts: "epochs", real "steps" and "episodes", "updates" of the world model and "windows" of the agent.
+        score: Mean of the test after that epoch; None without one.
+    """
+
+    world_model: WorldModel
+    agent: ActorCritic
+    counts: dict[str, int]
+    score: float | None = None
 
 
 class DiamondTrainer:
@@ -176,6 +198,7 @@ class DiamondTrainer:
         self._dreams_of = -1  # the epoch in whose world model the agent dreams
         self._stored_dreams: dict[str, Any] | None = None
         self._dreamed_in: WorldModel | None = None
+        self._best: dict[str, Any] | None = None  # counts, score and weights of the best test
         if state is not None:
             with run.resuming():
                 self._load(state)
@@ -215,9 +238,32 @@ class DiamondTrainer:
         if self.held_out is not None and testing:
             episodes, steps = config.test_episodes, config.test_steps_at_most
             figures |= self.held_out.measure(self.epoch, self.world_model, self.agent.agent, episodes, steps)
+            self._keep_best(figures["test/score"])
         self.run.log(self.epoch, figures)  # before the checkpoint: what it does not hold yet is logged anew
         self.save()
         return figures
+
+    def learnt(self) -> Learnt:
+        """What there is to register: of the best test if that is wanted and there was one, else of now.
+
+        Its networks are copies, so that the training can go on.
+        """
+        model, agent = self.world_model.averaged(), deepcopy(self.agent.agent)
+        if self._best is None:
+            return Learnt(model, agent, self._counts())
+        model.load_weights(self._best["world_model"])
+        agent.load_state_dict(self._best["agent"])
+        return Learnt(model, agent, self._best["counts"], self._best["score"])
+
+    def _counts(self) -> dict[str, int]:
+        real = {"steps": self.store.num_steps, "episodes": len(self.store)}
+        return {"epochs": self.epoch, **real, "updates": self.world_model.step, "windows": self.agent.step}
+
+    def _keep_best(self, score: float) -> None:
+        if self.config.register_best and (self._best is None or score >= self._best["score"]):
+            weights = {"world_model": self.world_model.averaged().weights(), "agent": self.agent.agent.state_dict()}
+            copies = {name: {key: value.cpu().clone() for key, value in part.items()} for name, part in weights.items()}
+            self._best = {"counts": self._counts(), "score": score, **copies}
 
     def close(self) -> None:
         """Ends the games and lets go of the experience."""
@@ -286,6 +332,7 @@ class DiamondTrainer:
             "collector": None if self.collector is None else self.collector.state_dict(),
             "play": self._play,
             "means": self._means.state_dict(),
+            "best": self._best,
         }
         self.run.save(state)
 
@@ -295,6 +342,7 @@ class DiamondTrainer:
         self.agent.load_state_dict(state["agent"])
         self._play, self._stored_dreams = state["play"], state["agent"]["imagination"]
         self._means.load_state_dict(state["means"])
+        self._best = state["best"]
         if self.collector is not None and state["collector"] is not None:
             self.collector.load_state_dict(state["collector"])
             self._policy.load_state_dict(state["policy"])

@@ -24,7 +24,7 @@ from diamond_gym.world_model import PREFIXES, WorldModel
 
 if TYPE_CHECKING:
     from diamond_gym.registry.released import Released
-    from diamond_gym.trainers.diamond import DiamondTrainer
+    from diamond_gym.trainers.diamond import DiamondTrainer, Learnt
     from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
@@ -201,9 +201,9 @@ def _rounded(agent: ActorCritic) -> dict[str, torch.Tensor]:
 
 def register_run(
     training: "DiamondTrainer",
+    learnt: "Learnt",
     name: str,
     preset: str,
-    precision: str,
     command: str,
     origin: str,
     folder: Path | None = None,
@@ -212,36 +212,42 @@ def register_run(
 
     Args:
         training: Finished, or of at least one epoch.
+        learnt: What it has learnt, to be registered.
         name: The model's.
         preset: What the card calls the numbers of the training.
-        precision: Of the world model.
         command: What made it.
         origin: Where the experience is from.
         folder: Where to write instead of into the user's registry.
     """
-    config, agent = training.config, training.agent
+    config, counts, agent = training.config, learnt.counts, training.config.agent
     facts: dict[str, Any] = {
         "algo": "diamond",
-        "windows": agent.step,
-        "steps": agent.step * config.agent.horizon * config.agent.optimizer.batch_size,
-        "horizon": config.agent.horizon,
-        **{part: asdict(getattr(config.agent, part)) for part in ("loss", "optimizer")},
+        "windows": counts["windows"],
+        "steps": counts["windows"] * agent.horizon * agent.optimizer.batch_size,
+        "horizon": agent.horizon,
+        **{part: asdict(getattr(agent, part)) for part in ("loss", "optimizer")},
     }
     numbers = asdict(config)
     loop = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
-    about: dict[str, Any] = {"preset": preset, "precision": precision, "seed": training.seed, "epochs": training.epoch}
-    about |= {"steps": training.world_model.step, "loop": loop}
+    about: dict[str, Any] = {"preset": preset, "precision": training.world_model.precision, "seed": training.seed}
+    about |= {"epochs": counts["epochs"], "steps": counts["updates"], "loop": loop}
+    if learnt.score is not None:
+        about["test_score"] = learnt.score
     card = make_card(name, training.store, config.fit, about, {}, command, config.sampler, origin)
-    model = training.world_model.averaged()
-    early = f" It was finished after {training.epoch} of {config.epochs} epochs." * (training.epoch < config.epochs)
+    early = ""
+    if learnt.score is not None:
+        early = f" It is of epoch {counts['epochs']} of {config.epochs}, whose test had the best score."
+    elif counts["epochs"] < config.epochs:
+        early = f" It was finished after {counts['epochs']} of {config.epochs} epochs."
+    data = card.training["data"] | {key: counts[key] for key in ("steps", "episodes")}
     card = replace(
         card,
         summary=f"A DIAMOND world model of {card.game} and the agent that was trained in it while it was fitted, "
-        f"with {training.store.num_steps} steps of real play.{early}",
-        actor_critic=asdict(agent.agent.config),
-        training={**card.training, "agent": facts},
+        f"with {counts['steps']} steps of real play.{early}",
+        actor_critic=asdict(learnt.agent.config),
+        training={**card.training, "data": data, "agent": facts},
     )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    starts = draw_starts(training.store, model.denoiser.num_steps_conditioning)
-    return save_model(card, half(model) | _rounded(agent.agent), starts, folder)
+    starts = draw_starts(training.store, learnt.world_model.denoiser.num_steps_conditioning)
+    return save_model(card, half(learnt.world_model) | _rounded(learnt.agent), starts, folder)

@@ -20,7 +20,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Phase
+from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Learnt, Phase
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.loop import Loop, Processes
 from diamond_gym.trainers.plots import dream_film, real_film
@@ -127,9 +127,10 @@ class Train(WorldOptions):
                     console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
                     return 130 if reason == "interrupted" else 0
                 if main:
-                    entry = self._register(training, world, label)
+                    learnt = training.learnt()
+                    entry = self._register(training, learnt, world, label)
                     if training.config.final_episodes and world.env:
-                        self._score(training, world, entry)
+                        self._score(training, learnt, world, entry)
         return 0
 
     @property
@@ -174,13 +175,13 @@ class Train(WorldOptions):
                     _film(training, world)
         return loop.stopped if training.epoch < training.config.epochs else "done"
 
-    def _register(self, training: DiamondTrainer, world: World, label: str) -> Entry:
+    def _register(self, training: DiamondTrainer, learnt: Learnt, world: World, label: str) -> Entry:
         """Registers world model and agent; of a smoke run it only writes them into the run's folder."""
         command = command_line("train", self, LOOP, _NO_DIFFERENCE)
-        entry = register_run(
-            training, self.name or label, self.preset, training.world_model.precision, command, world.origin,
-            None if self._registers else training.run.path / "model",
-        )  # fmt: skip
+        if learnt.score is not None:
+            console.print(f"epoch {learnt.counts['epochs']:,} had the best test score, {learnt.score:.2f}")
+        folder = None if self._registers else training.run.path / "model"
+        entry = register_run(training, learnt, self.name or label, self.preset, command, world.origin, folder)
         console.print(f"{'registered' if self._registers else 'wrote'} {entry.name} in {entry.folder}", soft_wrap=True)
         if self._registers:
             console.print(f'gym.make("DiamondDream-{entry.card.game}-v0") dreams with it from now on')
@@ -188,14 +189,14 @@ class Train(WorldOptions):
             console.print("a smoke run has learnt nothing, so it is not registered; with --name it would be")
         return entry
 
-    def _score(self, training: DiamondTrainer, world: World, entry: Entry) -> None:
+    def _score(self, training: DiamondTrainer, learnt: Learnt, world: World, entry: Entry) -> None:
         """Scores the agent in whole games, for the run's folder and the card."""
         games, run = training.config.final_episodes, training.run
         with (
             closing(world.envs(min(_ROWS, games), AutoresetMode.SAME_STEP)) as envs,
             counting(f"playing {world.name}", games, "games") as advance,
         ):
-            scores = score(training.agent.agent, envs, world.name, games, self.seed, progress=advance)
+            scores = score(learnt.agent, envs, world.name, games, self.seed, progress=advance)
         low, high = scores.interval()
         console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games of the end")
         run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
