@@ -190,7 +190,7 @@ class Collect(WorldOptions):
         return AgentPolicy(agent, self.num_envs, np.random.default_rng([self.seed, 1]), self.temperature)
 
 
-def world_of(card: "Card", env: str | None = None, render_obs: bool = False) -> "World":
+def dreamed_world(card: "Card", env: str | None = None, render_obs: bool = False) -> "World":
     """What a model dreams, with its environment where there is one to play.
 
     Args:

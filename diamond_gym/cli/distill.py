@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import PolicyName, store_folder, world_of
+from diamond_gym.cli.collect import PolicyName, dreamed_world, store_folder
 from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps, launched, recorded_stores
 from diamond_gym.cli.options import check_least, check_positive
 from diamond_gym.cli.terminal import console, counting
@@ -91,7 +91,7 @@ class Distill:
         entry = resolve(self.name)
         card = entry.card
         check_can_teach(card)
-        world = world_of(card, self.env, self.render_obs)
+        world = dreamed_world(card, self.env, self.render_obs)
         check_learnable(world.about)
         name = self.student or f"{entry.name}-1step"
         local_folder(name)  # a name that cannot be had is better told now than after hours

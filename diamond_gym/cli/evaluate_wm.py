@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import TEST_SEED, experience, store_folder, world_of
+from diamond_gym.cli.collect import TEST_SEED, dreamed_world, experience, store_folder
 from diamond_gym.cli.options import check_least
 from diamond_gym.cli.terminal import console, counting
 from diamond_gym.data.about import ABOUT
@@ -115,7 +115,7 @@ class EvaluateWm:
         card, game = entry.card, entry.card.game
         model = load_world_model(entry, self.device, self.precision)
         saved = own_file(entry, self.device)
-        world = world_of(card, self.env, self.render_obs)
+        world = dreamed_world(card, self.env, self.render_obs)
         policies = policies_of(card.has_agent, game, self.policies) if world.env else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
