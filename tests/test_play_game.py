@@ -17,6 +17,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.play import game as game_module
+from diamond_gym.play import recording
 from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.game import Game
 from diamond_gym.play.reality import real_game_available
@@ -120,6 +121,16 @@ def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> 
     assert (episodes[0].obs == first).all()
     assert set(np.concatenate([episode.act for episode in episodes]).tolist()) == {3}
     assert game.record(False) is None
+
+
+def test_a_full_recording_says_so_once(worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "MOST_STEPS", 4)
+    game = begin(worlds, record=tmp_path / "play")
+    frames(game, 3)
+    assert game.notices == []
+    frames(game, 4)
+    assert game.notices == ["the recording is full: it keeps these 4 steps"]
+    assert (game.record(False) or {})["steps"] == 4
 
 
 def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: Path) -> None:

@@ -93,8 +93,14 @@ def test_a_full_recording_keeps_what_it_has(monkeypatch):
     recorder = Recorder()
     recorder.begin(frame(0))
     play(recorder, range(1, 9))
-    assert recorder.num_steps == 3
+    assert recorder.num_steps == 3 and recorder.full
     assert len(recorder.frames) == 4
+    recorder.begin(frame(20))
+    play(recorder, [21])
+    recorder.rewind(7, frame(2))  # six of them came when it was full
+    assert recorder.num_steps == 2 and not recorder.full
+    play(recorder, [9])
+    assert [int(kept.max()) for kept in recorder.frames] == [0, 1, 2, 9]
 
 
 def test_an_empty_recording_makes_no_store(tmp_path):

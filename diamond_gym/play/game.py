@@ -96,7 +96,10 @@ class Game:
         if self.recorder is not None and step.step != before:
             frame, reward, ended = _recorded(step)
             if name == "act":
+                had_room = not self.recorder.full
                 self.recorder.add(step.action, reward, ended, step.truncated, frame)
+                if had_room and self.recorder.full:
+                    self.notices.append(f"the recording is full: it keeps these {self.recorder.num_steps:,} steps")
             else:
                 self.recorder.begin(frame, self._is_first(step))
         return step

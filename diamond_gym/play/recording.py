@@ -54,6 +54,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
+        self._beyond = 0  # steps that came when it was full
         self.num_steps = 0
 
     def begin(self, obs: Frame, first: bool = False) -> None:
@@ -63,7 +64,8 @@ class Recorder:
             obs: The frame before its first step, uint8 (H, W, C).
             first: Whether it is the first frame of a game.
         """
-        self._parts.append(_Part([obs.copy()], first))
+        if not self.full:
+            self._parts.append(_Part([obs.copy()], first))
 
     def add(self, action: Any, reward: float, end: bool, trunc: bool, obs: Frame) -> None:
         """Adds a step, up to `MOST_STEPS` of them; after one that ended the episode, `begin` comes first.
@@ -75,7 +77,8 @@ class Recorder:
             trunc: Whether a time limit ended the episode.
             obs: The frame after it, uint8 (H, W, C).
         """
-        if self.num_steps >= MOST_STEPS:
+        if self.full:
+            self._beyond += 1
             return
         part = self._parts[-1]
         part.obs.append(obs.copy())
@@ -85,6 +88,11 @@ class Recorder:
         part.end, part.trunc = bool(end), bool(trunc)
         self.num_steps += 1
 
+    @property
+    def full(self) -> bool:
+        """Whether further steps are left out."""
+        return self.num_steps >= MOST_STEPS
+
     def rewind(self, steps: int, obs: Frame) -> None:
         """Forgets the last steps: the player went back and plays them otherwise.
 
@@ -92,6 +100,8 @@ class Recorder:
             steps: How many.
             obs: The frame gone back to, from which the recording goes on if it began later than that.
         """
+        beyond = min(steps, self._beyond)
+        self._beyond, steps = self._beyond - beyond, steps - beyond
         while steps > 0 and self._parts:
             part = self._parts[-1]
             gone = min(steps, len(part.act))
