@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.segments import SegmentSampler
+from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.device import keep_memory
 
 

@@ -12,7 +12,7 @@ from diamond_gym import csgo
 from diamond_gym.action_spaces import codec_of_model, codec_of_recordings, codec_of_space, codec_of_table
 from diamond_gym.actions import Box, Discrete, MultiBinary, MultiDiscrete
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.segments import SegmentSampler
+from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.errors import BadArgument, BadConfig, DiamondGymError
 from diamond_gym.networks.blocks import embed
 

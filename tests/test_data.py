@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from stores import ABOUT, SHAPE, assert_same, episode, part, write_in_parts
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import to_tensors
 from diamond_gym.errors import DiamondGymError
 
 

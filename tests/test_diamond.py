@@ -13,14 +13,17 @@ from gymnasium.vector import AutoresetMode
 
 import diamond_gym  # noqa: F401
 from diamond_gym.data import EpisodeStore
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers import diamond as diamond_module
 from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
+from diamond_gym.trainers.batches import sampling_of
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer
+from diamond_gym.trainers.diamond import DiamondTrainer
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import Loop, Rhythm
@@ -217,6 +220,53 @@ def test_learning_rates_fall_at_the_end_of_all_updates(tmp_path):
         assert diamond.world_model.step == diamond.world_model.total_steps == 9
         diamond.close()
     assert rates[:2] == [1, 1] and 0.05 < rates[-1] < rates[2] <= 1
+
+
+@pytest.mark.parametrize("option", ["autoregressive_from", "reward_end_dreams_from"])
+def test_what_begins_after_the_first_epoch_is_refused(option):
+    """Three of nine updates are the first epoch's."""
+    fit = replace(TINY.fit, num_autoregressive_steps=1)
+    assert replace(TINY, fit=replace(fit, **{option: 0.3}))
+    assert replace(TINY, fit=replace(fit, **{option: 1.0})), "never"
+    with pytest.raises(BadArgument, match=r"is after the first epoch, which has the first 0.33 of all updates"):
+        replace(TINY, fit=replace(fit, **{option: 0.4}))
+
+
+def test_rewards_of_recordings_end_the_first_collection(whole, tmp_path):
+    recorded = EpisodeStore(whole[0] / "experience")
+    assert sum(abs(float(episode.rew.sum())) for episode in recorded) >= TINY.first_rewards
+    config = replace(TINY, first_steps=recorded.num_steps, first_steps_at_most=90, real_steps=90)
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        diamond = DiamondTrainer(config, run, WORLD.about, WORLD.envs(1), data=recorded)
+        assert diamond.train_epoch()["real/steps"] == recorded.num_steps
+        diamond.close()
+
+
+@pytest.mark.parametrize(("num_envs", "age_of"), [(1, "episodes"), (4, "steps")])
+def test_age_is_of_steps_where_games_run_side_by_side(num_envs, age_of):
+    assert replace(TINY, num_envs=num_envs).for_game(WORLD.about).fit.age_of == age_of
+    assert (
+        replace(TINY, num_envs=4, fit=replace(TINY.fit, age_of="episodes")).for_game(WORLD.about).fit.age_of
+        == "episodes"
+    )
+
+
+def test_dreams_begin_where_the_denoiser_has_learnt(whole, tmp_path):
+    """With lives before an episode's beginning in place of padding, and from the classes of age that it draws."""
+    store = EpisodeStore(whole[0] / "experience")
+    fit = replace(TINY.fit, age_weights=(0.0, 0.0, 0.0, 1.0))
+    starts = replay_starts(store, 2, 64, np.random.default_rng(0), **sampling_of(fit))
+    newest = {frame.tobytes() for episode in list(store)[len(store) // 4 * 3 :] for frame in episode.obs}
+    assert all(frame.tobytes() in newest for frame in starts.obs[:, -1])
+    asked = []
+    with RunFolder(tmp_path, tensorboard=False) as run:
+        config = replace(TINY, fit=replace(fit, across_lives=True))
+        diamond = begin(run, config)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(diamond_module, "replay_starts", lambda *_, **how: asked.append(how) or starts)
+            diamond.train_epoch()
+        diamond.close()
+    assert asked == [{"across_lives": True, "by_step": False, "weights": (0.0, 0.0, 0.0, 1.0)}]
 
 
 def test_the_best_test_is_what_was_learnt(tmp_path, monkeypatch):

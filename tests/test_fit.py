@@ -12,7 +12,7 @@ import pytest
 import torch
 import worlds
 
-from diamond_gym.data.segments import SegmentSampler
+from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.networks.denoiser import DenoiserConfig
 from diamond_gym.registry import load_world_model, save_model
@@ -224,24 +224,66 @@ def by_age(store, weights) -> list[int]:
     base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), weights)
     middles = np.column_stack((np.arange(len(store)), store.lengths // 2))
     focus = Focus(200, (0, 3), lambda _: middles)
-    return FocusedSampler(base, [focus], np.random.default_rng(1), by_age=True).sample().episode[4:].tolist()
+    return FocusedSampler(base, [focus], np.random.default_rng(1)).sample().episode[4:].tolist()
 
 
-def test_events_are_drawn_by_the_age_of_their_episodes(store) -> None:
+def test_events_are_drawn_as_often_as_their_steps(store) -> None:
     n = len(store)
     assert n >= 8
     assert min(by_age(store, (0, 0, 0, 1))) >= n // 4 * 3, "the other classes are never drawn"
+    lengths = store.lengths
+    chance = np.repeat([0.1, 0.1, 0.1, 0.7], n // 4) / lengths
     newest = np.mean(np.array(by_age(store, (0.1, 0.1, 0.1, 0.7))) >= n // 4 * 3)
-    assert 0.6 < newest < 0.9
-    lengths = np.bincount(by_age(store, (1.0,)), minlength=n)
-    assert (lengths > 0).all(), "with one class all steps are as likely"
+    assert newest == pytest.approx(chance[n // 4 * 3 :].sum() / chance.sum(), abs=0.1)
+    assert (np.bincount(by_age(store, (1.0,)), minlength=n) > 0).all(), "with one class all steps are as likely"
 
 
-def test_events_of_episodes_that_are_never_drawn_are_as_likely_as_each_other(store) -> None:
+def test_where_no_event_can_be_drawn_a_batch_keeps_its_size(store) -> None:
     base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), (0, 0, 0, 1))
-    old = Focus(100, (0, 3), lambda _: np.array([[0, 2], [1, 2]]))
-    batch = FocusedSampler(base, [old], np.random.default_rng(1), by_age=True).sample()
-    assert np.bincount(batch.episode[4:]).tolist() == pytest.approx([50, 50], abs=20)
+    old = Focus(10, (0, 3), lambda _: np.array([[0, 2], [1, 2]]))
+    batch = FocusedSampler(base, [old], np.random.default_rng(1)).sample()
+    assert len(batch) == 14 and batch.episode.min() >= len(store) // 4 * 3
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+@pytest.mark.parametrize("weights", [(1.0,), (0.1, 0.1, 0.1, 0.7)])
+def test_weighted_rows_hold_events_as_often_as_unfocused_ones(tmp_path: Path, weights, by_step: bool) -> None:
+    store = worlds.store(tmp_path, episodes=40)
+    base = SegmentSampler(store, 6, 500, True, np.random.default_rng(0), weights, across_lives=True, by_step=by_step)
+    sampler = FocusedSampler(base, [Focus(500, (0, 4), find_events)], np.random.default_rng(1))
+
+    def shares(batch, weights) -> np.ndarray:
+        counts = batch.mask_padding[:, :-1] * weights[:, None]
+        return np.array([(part[:, :-1] * counts).sum() for part in (np.abs(batch.rew), batch.end)]) / counts.sum()
+
+    plain = np.mean([shares(batch, np.ones(500)) for batch in (base.sample() for _ in range(20))], axis=0)
+    drawn = [sampler.sample() for _ in range(20)]
+    weighted = np.mean([shares(batch, sampler.weights(batch)) for batch in drawn], axis=0)
+    unweighted = np.mean([shares(batch, np.ones(1000)) for batch in drawn], axis=0)
+    assert (unweighted > 1.2 * plain).all()
+    assert weighted == pytest.approx(plain, rel=0.1)
+    assert np.mean([sampler.weights(batch).mean() for batch in drawn]) == pytest.approx(1, abs=0.1)
+
+
+def test_rows_weigh_the_same_where_nothing_is_drawn_around_events(store) -> None:
+    sampler = WorldModelTrainer(replace(worlds.CONFIG, focus=0.0), store, total_steps=10).reward_end_batches
+    assert (sampler.weights(sampler.sample()) == 1).all()
+
+
+def test_both_averages_remember_as_many_steps(store) -> None:
+    """Of a network that is updated at every third step, an update weighs as much as three of the other's."""
+    fit = WorldModelTrainer(replace(worlds.CONFIG, reward_end_every=3, ema_decay=0.9), store, total_steps=1000)
+    for _ in range(90):
+        fit.train_step()
+    shares = {}
+    for name, updates in {"denoiser": 12, "reward_end": 4}.items():
+        network, averaged = fit.world_model.parts[name], fit.ema[name]
+        key, before = next((key, value.clone()) for key, value in averaged.module.named_parameters() if value.any())
+        torch.nn.init.zeros_(network.get_parameter(key))
+        for _ in range(updates):
+            averaged.update_parameters(network)
+        shares[name] = float(averaged.module.get_parameter(key).norm() / before.norm())
+    assert shares == pytest.approx({"denoiser": 0.9**12, "reward_end": 0.9**12}, rel=0.01)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

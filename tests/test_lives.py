@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, cut, windows
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import cut, windows
 from diamond_gym.trainers.batches import Appearances, Focus, FocusedSampler
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.rollouts import Rollouts

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from diamond_gym import cli
+from diamond_gym.cli.train import Train
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.errors import BadArgument
-from diamond_gym.trainers.presets import preset_flags, preset_names, preset_table
+from diamond_gym.trainers.presets import LOOP, preset_flags, preset_names, preset_table
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 
 
@@ -22,7 +23,14 @@ def test_every_preset_parses() -> None:
 
 
 def test_paper_is_the_papers() -> None:
-    assert parse("--preset", "paper").fit == WorldModelConfig()
+    assert parse("--preset", "paper").fit == WorldModelConfig(age_weights=(1.0,))  # as the authors fit recordings
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_recordings_are_drawn_evenly_and_a_loops_play_by_age(name: str) -> None:
+    assert parse("--preset", name).fit.age_weights == (1.0,)
+    if name in preset_names(LOOP):
+        assert cli._parse(Train, "train", ["Pong", "--preset", name]).loop.fit.age_weights is None
 
 
 def test_the_users_flags_come_on_top() -> None:

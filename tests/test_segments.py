@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.segments import Batch, SegmentSampler, cut, windows
+from diamond_gym.data.sampling import SegmentSampler, order_of_play
+from diamond_gym.data.segments import Batch, cut, windows
 from diamond_gym.errors import DiamondGymError
 
 SHAPE = (3, 2, 1)
@@ -130,6 +131,55 @@ def test_chances(tmp_path: Path, lengths: list[int], beyond_end: bool) -> None:
     cells = len(chances) - 1
     statistic = sum((found.get(key, 0) - 20_000 * p) ** 2 / (20_000 * p) for key, p in chances.items())
     assert abs(statistic - cells) < 5 * np.sqrt(2 * cells)
+
+
+Plan = list[
+    tuple[int, int, bool]
+]  # what was played one after the other: by which game, how many steps, whether it ended
+
+
+def played(folder: Path, plan: Plan) -> tuple[EpisodeStore, list[tuple[int, int]]]:
+    """Games side by side, stored in turns; and the (episode, step) of all their steps in the order of play."""
+    running, order, rng = dict[int, tuple[int, int]](), list[tuple[int, int]](), np.random.default_rng(0)
+    with EpisodeStore(folder, "a", About("Catch", SHAPE, 5)) as store:
+        for game, n, over in plan:
+            end = (np.arange(n) == n - 1) & over
+            obs, act = rng.integers(1, 256, (n + 1, *SHAPE), dtype=np.uint8), rng.integers(1, 5, n)
+            number, begin = running.get(game, (None, 0))
+            piece = Episode(obs, act, end.astype(np.float32), end, end & False)
+            (number,) = store.write([(number, piece)])
+            order += [(number, begin + t) for t in range(n)]
+            running[game] = number, begin + n
+            if over:
+                del running[game]
+    return EpisodeStore(folder), order
+
+
+@settings(max_examples=20, deadline=None)
+@given(plan=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.booleans()), min_size=1, max_size=12))
+def test_steps_are_known_in_the_order_of_play(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> None:
+    store, order = played(tmp_path_factory.mktemp("store"), plan)
+    found = order_of_play(store)
+    assert list(zip(*map(np.ndarray.tolist, found), strict=True)) == order
+    chances = SegmentSampler(store, 3, 1, True, np.random.default_rng(0), by_step=True).chances(*found)
+    n, quarters = len(order), np.arange(len(order)) * 4 // len(order)
+    assert chances == pytest.approx(4 / n * np.array([0.1, 0.1, 0.1, 0.7])[quarters])
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_newest_steps_of_games_side_by_side_are_drawn_most(tmp_path: Path, ended: bool) -> None:
+    """Eight long games: all of them still run, or all have just begun anew (one step is a whole episode then)."""
+    plan = [(game, 5, ended and turn == 12) for turn in range(13) for game in range(8)]
+    store, order = played(tmp_path, [*plan, *((game, 1, False) for game in range(8) if ended)])
+    sampler = SegmentSampler(store, 1, 40_000, True, np.random.default_rng(0), by_step=True)
+    batch = sampler.sample()
+    number = {place: i for i, place in enumerate(order)}
+    drawn = [number[place] for place in zip(batch.episode.tolist(), batch.start.tolist(), strict=True)]
+    found, even = np.bincount(drawn, minlength=len(order)), 40_000 / len(order)
+    assert found.max() < 1.3 * 2.8 * even
+    assert found[-len(order) // 16 :].sum() > 2.5 * 40_000 / 16
+    chances = sampler.chances(*order_of_play(store))
+    assert (np.abs(found / 40_000 - chances) < 5 * np.sqrt(chances / 40_000)).all()
 
 
 def test_resumes_exactly(tmp_path: Path) -> None:

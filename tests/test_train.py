@@ -21,7 +21,7 @@ from diamond_gym.data import About, EpisodeStore
 from diamond_gym.registry import load_world_model, resolve
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import Collector
-from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.presets import LOOP, preset_names
 from diamond_gym.trainers.run import RunFolder

@@ -8,7 +8,8 @@ import pytest
 
 import diamond_gym  # noqa: F401
 from diamond_gym.cli.terminal import EpochTable, Rates, clock, progress_line
-from diamond_gym.trainers.diamond import DiamondConfig, Phase
+from diamond_gym.trainers.diamond import Phase
+from diamond_gym.trainers.diamond_config import DiamondConfig
 
 
 def test_work_is_counted():

@@ -18,7 +18,7 @@ from diamond_gym import cli
 from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.csgo import SIZES, encode
 from diamond_gym.data import About, Episode, EpisodeStore
-from diamond_gym.data.segments import SegmentSampler
+from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import Batch, SegmentSampler, cut, take
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import Batch, cut, take
 from diamond_gym.trainers.loop import Processes, own_rows
 from diamond_gym.trainers.predictions import PrioritizedSteps
 from diamond_gym.trainers.world_model_config import WorldModelConfig
@@ -49,23 +50,19 @@ class Focus:
 class FocusedSampler:
     """Draws batches of which some rows lie around events.
 
-    The rare outcomes are then over-represented and the model's probabilities of them somewhat too high: the
-    price of seeing them at all in a short training.
+    An event is drawn as often as `base` draws its step. The rare outcomes are then over-represented, and the model's
+    probabilities of them too high, unless rows count as `weights` says.
 
     Args:
         base: Draws the other rows, whose number is its own.
         focuses: What the rest is drawn around; where there is no such event yet, its rows are like the others.
         rng: Source of chance for the focused rows.
-        by_age: Whether an event is drawn as often as `base` draws its step, which favours new episodes; else all
-            events are as likely.
     """
 
-    def __init__(
-        self, base: SegmentSampler, focuses: Sequence[Focus], rng: np.random.Generator, by_age: bool = False
-    ) -> None:
+    def __init__(self, base: SegmentSampler, focuses: Sequence[Focus], rng: np.random.Generator) -> None:
         self.base, self.focuses, self._rng = base, [focus for focus in focuses if focus.rows], rng
-        self._by_age = by_age
         self._events: list[_Int] = []
+        self._chances: list[npt.NDArray[np.float64]] = []
         self._version = -1
 
     @property
@@ -77,23 +74,40 @@ class FocusedSampler:
         """Draws one batch, focused rows last."""
         if self._version != self.store.version:  # the store has grown
             self._events, self._version = [focus.find(self.store) for focus in self.focuses], self.store.version
+            self._chances = [self.base.chances(*events.T) for events in self._events]
         parts = [self.base.sample()]
-        for focus, events in zip(self.focuses, self._events, strict=True):
-            missing = 0 if len(events) else focus.rows  # a batch keeps its size
+        for focus, events, chances in zip(self.focuses, self._events, self._chances, strict=True):
+            missing = 0 if chances.any() else focus.rows  # a batch keeps its size
             while missing > 0:
                 parts.append(take(self.base.sample(), slice(missing)))
                 missing -= len(parts[-1])
-            if len(events):
-                chosen = events[self._draw(events, focus.rows)]
+            if chances.any():
+                cumulative = np.cumsum(chances)
+                drawn = self._rng.random(focus.rows) * cumulative[-1]
+                chosen = events[np.searchsorted(cumulative, drawn, side="right")]
                 start = chosen[:, 1] - self._rng.integers(focus.places[0], focus.places[1] + 1, size=focus.rows)
                 parts.append(cut(self.store, chosen[:, 0], start, self.base.length, self.base.across_lives))
         return Batch(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
-    def _draw(self, events: _Int, n: int) -> _Int:
-        chance = np.cumsum(self.base.chance_of_steps(events[:, 0])) if self._by_age else np.zeros(1)
-        if not chance[-1]:  # nor can any be drawn by age where all are of a class of weight 0
-            return self._rng.integers(len(events), size=n)
-        return np.searchsorted(chance / chance[-1], self._rng.random(n), side="right")
+    def weights(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """What each row of a batch counts, so that on average events are as frequent as in `base`'s own rows.
+
+        By importance sampling, 1 / (a + (1 - a) * q / p), where a is the share of `base`'s rows, p the row's chance as
+        one of those and q as one around an event. It holds where `base` reaches beyond an episode's end, there is
+        one kind of focus, on any step but the last, and all steps of a row have the same chance.
+
+        Returns:
+            float32 (B,), of mean 1 but for chance.
+        """
+        if not self.focuses or not self._chances[0].any():
+            return np.ones(len(batch), np.float32)
+        length = self.base.length
+        own = batch.mask_padding & (batch.start[:, None] + np.arange(length) >= 0)  # without what is of earlier lives
+        events = own & ((batch.rew != 0) | batch.end)
+        p = own.sum(axis=1) / length
+        q = events[:, :-1].sum(axis=1) / (length - 1) / self._chances[0].sum()
+        share = self.base.batch_size / (self.base.batch_size + self.focuses[0].rows)
+        return np.asarray(1 / (share + (1 - share) * q / p), np.float32)
 
     def forget(self) -> None:
         """Has the events found anew for the next batch."""
@@ -259,7 +273,7 @@ def denoiser_batches(
         Focus(worst, predicted, prioritized or find_events),
     ]
     base = SegmentSampler(store, length, batch, False, rngs[0], **sampling_of(config))
-    return FocusedSampler(base, focuses, rngs[1], config.focus_by_age)
+    return FocusedSampler(base, focuses, rngs[1])
 
 
 def reward_end_batches(
@@ -269,10 +283,10 @@ def reward_end_batches(
     length = config.reward_end_length
     batch, around = split(own_rows(fabric, config.reward_end_optimizer.batch_size), config.focus)
     base = SegmentSampler(store, length, batch, True, rngs[0], **sampling_of(config))
-    return FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[1], config.focus_by_age)
+    return FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[1])
 
 
 def sampling_of(config: WorldModelConfig) -> dict[str, Any]:
     """How a `SegmentSampler` draws by a training's configuration: its keywords."""
-    how: dict[str, Any] = {"across_lives": config.across_lives}
+    how: dict[str, Any] = {"across_lives": config.across_lives, "by_step": config.age_of == "steps"}
     return how if config.age_weights is None else how | {"weights": config.age_weights}

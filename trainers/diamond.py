@@ -1,11 +1,11 @@
 """DIAMOND's outer loop: play, train the world model, train the agent in its dreams, and so on.
 
-Alonso et al. 2024 (arXiv 2405.12399): algorithm 1, and the appendix for the defaults.
+Alonso et al. 2024 (arXiv 2405.12399): algorithm 1.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,90 +15,21 @@ from gymnasium.vector import VectorEnv
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.errors import BadArgument
+from diamond_gym.data.sampling import order_of_play
 from diamond_gym.networks.actor_critic import ActorCritic
-from diamond_gym.sampler import SamplerConfig
-from diamond_gym.schema import check_least, check_option, check_shares
-from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
+from diamond_gym.trainers.actor_critic import ActorCriticTrainer
+from diamond_gym.trainers.batches import sampling_of
 from diamond_gym.trainers.collect import CollectConfig, Collector
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import ALONE, Loop, Processes, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
-from diamond_gym.trainers.world_model_config import WorldModelConfig
-from diamond_gym.trainers.worlds import check_learnable
 from diamond_gym.world_model import WorldModel
 
 _CHUNK = 100  # real steps between two looks at the time
-
-
-@dataclass(frozen=True)
-class DiamondConfig:
-    """The whole of a training; the defaults are the paper's for Atari 100k."""
-
-    fit: WorldModelConfig = field(default_factory=WorldModelConfig)
-    agent: AgentFitConfig = field(default_factory=AgentFitConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    epochs: int = 1000
-    """Epochs in all; the last ones, when the real steps are used up, train without collecting."""
-    real_steps: int = 100_000
-    """Steps of the real game, in all."""
-    first_steps: int = 5_000
-    """Real steps of the first epoch; more follow, by `steps_per_epoch`, while there are too few rewards."""
-    first_steps_at_most: int = 10_000
-    first_rewards: int = 10
-    """How often the two rarer signs of reward have to be seen, together, to end the first collection."""
-    steps_per_epoch: int = 100
-    world_model_steps: int = 400
-    """Updates of denoiser and reward/end model per epoch."""
-    agent_steps: int = 400
-    first_world_model_steps: int = 10_000
-    first_agent_steps: int = 5_000
-    num_envs: int = 1
-    """Real games side by side."""
-    epsilon: float = 0.01
-    """Chance of a random action while collecting."""
-    temperature: float | None = None
-    """Of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward there takes
-    many steps up in a row)."""
-    num_starts: int = 1024
-    """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
-    test_every: int = 20
-    """Epochs between test collections: whole games that nothing learns from; 0 for none."""
-    test_episodes: int = 4
-    test_steps_at_most: int = 27_000
-    """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
-    register_best: bool = False
-    """Register world model and agent as they were at the test with the best score, not as they are at the end, since
-    an agent can unlearn (False: the paper's)."""
-    final_episodes: int = 100
-    """Whole games that score the agent that is registered."""
-
-    def __post_init__(self) -> None:
-        check_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
-        check_least(self, first_rewards=0, test_every=0, test_episodes=1, test_steps_at_most=1, final_episodes=0)
-        check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
-        check_shares(self, "epsilon")
-        check_option(self, "temperature", lambda value: value > 0, "more than 0")
-
-    def updates(self, epochs: int) -> tuple[int, int]:
-        """Updates of the world model and of the agent in the first so many epochs."""
-        if epochs == 0:
-            return 0, 0
-        model = self.first_world_model_steps + (epochs - 1) * self.world_model_steps
-        return model, self.first_agent_steps + (epochs - 1) * self.agent_steps
-
-    def for_game(self, about: About) -> "DiamondConfig":
-        """The same with a game's image size and actions filled in; errors as those of `check_learnable`."""
-        check_learnable(about, numbered=True)
-        if self.fit.without_rewards:
-            raise BadArgument("the agent learns from rewards: leave out --fit.without-rewards")
-        shape, num_actions = about.frame_shape, about.num_actions
-        fit, agent = self.fit.for_frames(shape, num_actions), self.agent.for_frames(shape, num_actions)
-        temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
-        return replace(self, fit=fit, agent=agent, temperature=temperature)
 
 
 @dataclass(frozen=True)
@@ -280,7 +211,8 @@ class DiamondTrainer:
         if not self._play:
             wanted = config.first_steps if self.epoch == 0 else store.num_steps + config.steps_per_epoch
             target = min(wanted, config.real_steps)
-            self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": [0, 0, 0]}
+            signs = [0, 0, 0] if self.epoch else _reward_signs(store)
+            self._play = {"begun": store.num_steps, "target": target, "scores": [], "signs": signs}
         play, before = self._play, store.num_steps
 
         def played(new: int) -> None:
@@ -303,7 +235,8 @@ class DiamondTrainer:
         """Dreams in the world model as it is by now, from pieces of real play of which the newest count most."""
         model, batch = self.world_model.averaged(), self.agent.num_dreams
         rng = np.random.default_rng([self.seed, self.epoch, 7])
-        starts = replay_starts(self.store, model.denoiser.num_steps_conditioning, self.config.num_starts, rng)
+        t, sampling = model.denoiser.num_steps_conditioning, sampling_of(self.config.fit)
+        starts = replay_starts(self.store, t, self.config.num_starts, rng, **sampling)
         if self.agent.records and self._dreamed_in is not None:  # to record a step takes seconds: it stays
             self._dreamed_in.load_weights(model.weights())
             self.agent.dream_on(starts)
@@ -346,3 +279,9 @@ class DiamondTrainer:
         if self.collector is not None and state["collector"] is not None:
             self.collector.load_state_dict(state["collector"])
             self._policy.load_state_dict(state["policy"])
+
+
+def _reward_signs(store: EpisodeStore) -> list[int]:
+    """How many steps of a store have a negative reward, none, and a positive one."""
+    signs = np.sign(store.steps(*order_of_play(store))["rew"])
+    return [int((signs == sign).sum()) for sign in (-1, 0, 1)]

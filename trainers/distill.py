@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import to_tensors
 from diamond_gym.device import PRECISIONS
 from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import Denoiser
@@ -151,7 +152,7 @@ class DistillTrainer:
         rows, around, appearing = split(-(-rows // NOISES), config.focus, config.appearance_focus)
         places = (t - 1, t + config.dream_length - 2)  # the event comes with any of the frames that are dreamed
         focuses = [Focus(around, places, find_events), Focus(appearing, places, Appearances(across_lives=True))]
-        base = SegmentSampler(store, t + config.dream_length - 1, rows, False, rngs[0], across_lives=True)
+        base = SegmentSampler(store, t + config.dream_length - 1, rows, False, rngs[0], (1.0,), across_lives=True)
         self.batches = FocusedSampler(base, focuses, rngs[1])
 
     def train_step(self) -> dict[str, float | Tensor]:

@@ -11,7 +11,8 @@ from gymnasium.vector import VectorEnv
 
 from diamond_gym.data.about import About
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, to_tensors
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import to_tensors
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.fidelity import detection

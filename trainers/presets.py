@@ -19,6 +19,8 @@ WORLD_MODEL, AGENT, LOOP, OBJECTIVE = "world_model", "agent", "loop", "objective
 """What a preset is for, and the folder it lies in: a world model's fitting, an agent's training, the whole loop, what
 another objective than EDM's changes in a world model's."""
 
+_OF_RECORDINGS = "steps", "collect-steps", "age-weights"  # what does not fit a loop, which plays as it learns
+
 
 def preset_names(kind: str = WORLD_MODEL) -> list[str]:
     """The presets of a kind that come with the package, sorted."""
@@ -47,7 +49,7 @@ def preset_table(name: str, kind: str = WORLD_MODEL) -> dict[str, Any]:
     below = preset_table(str(table.pop("preset")), kind) if "preset" in table else {}
     for part, other in table.pop("networks", {}).items():  # the whole loop takes its networks from their own presets
         networks = preset_table(other, AGENT if part == "agent" else WORLD_MODEL)
-        below[part] = {key: value for key, value in networks.items() if key not in ("steps", "collect-steps")}
+        below[part] = {key: value for key, value in networks.items() if key not in _OF_RECORDINGS}
     return _over(below, table)
 
 

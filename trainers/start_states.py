@@ -4,13 +4,14 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, cut, windows
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import cut, windows
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import temporary_folder
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
@@ -57,8 +58,8 @@ def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> St
     return Starts(np.ascontiguousarray(obs), act, np.arange(len(act)) < len(firsts))
 
 
-def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator) -> Starts:
-    """Draws pieces of T frames as the denoiser's segments are drawn: newer episodes more often.
+def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator, **sampling: Any) -> Starts:
+    """Draws pieces of T frames as the denoiser's segments are drawn: newer play more often.
 
     Where a piece reaches over the beginning of its episode, the frames there are mid-grey, the padding with
     which the networks were trained.
@@ -68,10 +69,11 @@ def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator)
         t: Frames per piece, T.
         n: Pieces.
         rng: The source of chance.
+        sampling: How the denoiser's segments are drawn (`batches.sampling_of`).
     """
     if not store.num_steps:
         raise DiamondGymError(f"there is no experience in {store.folder} to dream from")
-    batch = SegmentSampler(store, t, n, False, rng).sample()
+    batch = SegmentSampler(store, t, n, False, rng, **sampling).sample()
     obs = np.where(batch.mask_padding[:, :, None, None, None], batch.obs, np.uint8(_GREY))
     return Starts(np.ascontiguousarray(obs.transpose(0, 1, 3, 4, 2)), batch.act[:, : t - 1], batch.start < 1)
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.data.segments import SegmentSampler, normalised
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.data.segments import normalised
 from diamond_gym.frames import to_frames, to_pixels
 from diamond_gym.networks.denoiser import Denoiser
 from diamond_gym.networks.preconditioning import TrainingNoise

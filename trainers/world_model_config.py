@@ -131,9 +131,6 @@ class WorldModelConfig:
     """The same for the denoiser's batches."""
     appearance_focus: float = 0.0
     """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
-    focus_by_age: bool = False
-    """Whether these draw newer episodes more often, as the rest of a batch does, where an agent's play changes what is
-    rare; else all events are as likely."""
     across_lives: bool = False
     """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
     of padding (the paper's)."""
@@ -142,8 +139,11 @@ class WorldModelConfig:
     prioritized_every: int = 1000
     """Steps after which these errors are measured anew."""
     age_weights: tuple[float, ...] | None = None
-    """Chances of the episodes by age, in as many classes, oldest first: 1 for steps drawn evenly from all recordings
-    (None: the paper's 0.1 0.1 0.1 0.7, for play that gets better)."""
+    """Chances by age, in as many classes, oldest first: 1 for steps drawn evenly from all recordings (None: the paper's
+    0.1 0.1 0.1 0.7, for play that gets better)."""
+    age_of: Literal["episodes", "steps"] | None = None
+    """What is parted into these classes: episodes, each as likely as the others of its class (the paper's, for one game
+    at a time), or all steps in the order of play (None: steps in a loop that plays several games side by side)."""
     without_rewards: bool = False
     """Leave out the reward/end model, as where recordings have neither rewards nor ends: dreams pay 0, unending."""
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)

@@ -26,7 +26,7 @@ from diamond_gym.cli.train import Train
 from diamond_gym.cuda_graphs import WARM_UP
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory, pick_device, pick_precision
-from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 CELLS: list[Cell] = [

@@ -17,7 +17,7 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.files import temporary_folder
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
 from diamond_gym.trainers.collect import CollectConfig, Collector
-from diamond_gym.trainers.diamond import DiamondConfig
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.two_stage import trainer_of
 from diamond_gym.trainers.worlds import World

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn
 
 if TYPE_CHECKING:
-    from diamond_gym.trainers.diamond import DiamondConfig, Phase
+    from diamond_gym.trainers.diamond import Phase
+    from diamond_gym.trainers.diamond_config import DiamondConfig
     from diamond_gym.trainers.loop import Trainer
 
 

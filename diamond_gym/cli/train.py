@@ -20,7 +20,8 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, home_folder, update_card
 from diamond_gym.registry.models import local_folder
 from diamond_gym.trainers.aggregate import SCORES, write_scores
-from diamond_gym.trainers.diamond import DiamondConfig, DiamondTrainer, Learnt, Phase
+from diamond_gym.trainers.diamond import DiamondTrainer, Learnt, Phase
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.evaluate import score
 from diamond_gym.trainers.loop import Loop, Processes
 from diamond_gym.trainers.plots import dream_film, real_film

@@ -176,7 +176,7 @@ class TrainWm(WorldOptions):
 
     def _plan(self, world: "World", config: WorldModelConfig, device: torch.device, precision: str) -> int:
         from diamond_gym.cli.dry_run import measure, print_phases
-        from diamond_gym.trainers.diamond import DiamondConfig
+        from diamond_gym.trainers.diamond_config import DiamondConfig
 
         wanted = self.collect_steps, self.test_steps
         to_play = lacking_steps(self.store(world), wanted) if self.plays else 0

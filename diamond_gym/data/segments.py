@@ -1,6 +1,5 @@
-"""Segments of stored episodes: cut, sampled in batches, and turned into the networks' tensors."""
+"""Segments of stored episodes: cut, and turned into the networks' tensors."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -108,89 +107,6 @@ def _into_earlier_lives(store: EpisodeStore, episode: _Int, t: _Int) -> tuple[_I
         episode = np.where(earlier, store.before[episode], episode)
         t = np.where(earlier, t + store.lengths[episode], t)
     return episode, t
-
-
-class SegmentSampler:
-    """Draws training segments: an episode by age, a step in it, and an offset of the segment around it.
-
-    The episode is drawn with `weights` for the four quarters of episodes by age, oldest first, uniformly
-    within a quarter (in proportion to its length as long as there are fewer than four, or one class). Then a uniform
-    step t of it and a uniform offset u in 0..L-1: with `beyond_end` the segment starts at t - u, and may reach over
-    both ends of the episode; without, it stops after min(steps, t + 1 + u) steps of the episode, and may
-    reach over its beginning only.
-
-    >>> sampler = SegmentSampler(store, 6, 32, False, np.random.default_rng(0))  # doctest: +SKIP
-    >>> sampler.sample().obs.shape  # doctest: +SKIP
-    (32, 6, 3, 64, 64)
-
-    Args:
-        store: Where the episodes are; what is added to it later (`refresh` for a reader) is drawn from too.
-        length: Steps per segment, L.
-        batch_size: Segments per batch, B.
-        beyond_end: Whether segments may reach over the episode's end (the reward/end model's do).
-        rng: The only source of random numbers; `state_dict` holds its state.
-        weights: One per age class of episodes, oldest first; they sum to 1.
-        across_lives: Whether a segment that reaches over its episode's beginning shows the life before instead of
-            padding.
-    """
-
-    def __init__(
-        self,
-        store: EpisodeStore,
-        length: int,
-        batch_size: int,
-        beyond_end: bool,
-        rng: np.random.Generator,
-        weights: Sequence[float] = (0.1, 0.1, 0.1, 0.7),
-        across_lives: bool = False,
-    ) -> None:
-        if length < 1 or batch_size < 1:
-            raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
-        if min(weights) < 0 or not np.isclose(sum(weights), 1):
-            raise ValueError(f"weights are not negative and sum to 1, unlike {tuple(weights)}")
-        self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
-        self.weights, self.across_lives, self._rng = tuple(weights), across_lives, rng
-        self._version = -1
-
-    def sample(self) -> Batch:
-        """Draws one batch."""
-        episode = self._draw_episodes()
-        steps_of = self.store.lengths[episode]
-        t = self._rng.integers(0, steps_of)
-        u = self._rng.integers(0, self.length, size=self.batch_size)
-        start = t - u if self.beyond_end else np.minimum(steps_of, t + 1 + u) - self.length
-        return cut(self.store, episode, start, self.length, self.across_lives)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The random generator's state, as plain data: with the same store, the same batches follow."""
-        return {"rng": self._rng.bit_generator.state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores a state of `state_dict`."""
-        self._rng.bit_generator.state = state["rng"]
-
-    def chance_of_steps(self, episode: _Int) -> npt.NDArray[np.float64]:
-        """The chance of each step of these episodes to be drawn as a segment's t, float64 (N,)."""
-        chance = np.diff(self._distribution(), prepend=0.0)
-        return np.asarray(chance[episode] / self.store.lengths[episode])
-
-    def _draw_episodes(self) -> _Int:
-        if self._version != self.store.version:
-            self._cumulative, self._version = self._distribution(), self.store.version
-        return np.searchsorted(self._cumulative, self._rng.random(self.batch_size), side="right")
-
-    def _distribution(self) -> npt.NDArray[np.float64]:
-        """The episodes' cumulated probabilities."""
-        n, classes = len(self.store), len(self.weights)
-        if n == 0:
-            raise DiamondGymError(f"no episodes yet in {self.store.folder}; diamond-gym collect makes some")
-        if n < classes or classes == 1:
-            chance = self.store.lengths / self.store.num_steps
-        else:
-            sizes = [n // classes] * (classes - 1) + [n - n // classes * (classes - 1)]
-            chance = np.repeat(np.array(self.weights) / sizes, sizes)
-        cumulative = np.cumsum(chance)
-        return np.asarray(cumulative / cumulative[-1])
 
 
 def windows(store: EpisodeStore, n: int, length: int, seed: int, past: int = 0) -> Batch:
