@@ -236,17 +236,17 @@ class WorldModelTrainer:
         def batch() -> Arrays:
             drawn = self.reward_end_batches.sample()
             frames = drawn.obs, drawn.mask_padding, drawn.next_obs(), drawn.next_mask()
-            return *frames, drawn.act, drawn.rew, drawn.end
+            return *frames, drawn.act, drawn.rew, drawn.end, self.reward_end_batches.weights(drawn)
 
         loss = self._losses_of_dreamed if dreams else self._losses_of_real
         return self._update("reward_end", batch, loss, updates)
 
     def _losses_of_real(self, *parts: Tensor, dreams: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        pixels, mask, next_pixels, next_mask, act, rew, end = parts
+        pixels, mask, next_pixels, next_mask, act, rew, end, weight = parts
         batch = TensorBatch(normalised(pixels, mask), normalised(next_pixels, next_mask), act, rew, end, mask)
         assert batch.next_obs is not None
         obs, next_obs = self._dreamed(batch) if dreams else (batch.obs[:, :-1], batch.next_obs)
-        rest = (part[:, :-1] for part in (rew, end, mask))
+        rest = (part[:, :-1] for part in (rew, end, mask * weight[:, None]))
         with self._autocast():
             loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, act[:, :-1], next_obs, *rest)
         figures = {"reward_end/loss_rew": loss_rew.detach(), "reward_end/loss_end": loss_end.detach()}
