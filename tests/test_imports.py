@@ -38,7 +38,7 @@ RANKS = [
     {"data"},
     {"networks.folding", "data.segments", "data.checks", "data.importers"},
     {"networks.kernels", "networks.kernels.training", "networks.kernels.dreams", "data.importing", "data.preview"},
-    {"networks.inference", "networks.ways", "data.stores"},
+    {"networks.inference", "networks.ways", "data.stores", "data.sampling"},
     {"networks"},
     {"starts", "dream_state"},
     {"dream"},

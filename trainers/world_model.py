@@ -115,8 +115,10 @@ class WorldModelTrainer:
             from diamond_gym.networks.kernels.training import train_with_kernels
 
             train_with_kernels(part)
-        if self.config.ema_decay:
-            self.ema[name] = average(part, self.config.ema_decay)
+        # of as many steps for a network that is updated every so many of them
+        decay = self.config.ema_decay ** (self.config.reward_end_every if name == "reward_end" else 1)
+        if decay:
+            self.ema[name] = average(part, decay)
         if self._compile:
             core.compile()
         self._configs[name] = config
@@ -126,7 +128,7 @@ class WorldModelTrainer:
         else:
             from diamond_gym.trainers.recorded import RecordedUpdates
 
-            averaged = (self.ema[name], self.config.ema_decay) if self.config.ema_decay else None
+            averaged = (self.ema[name], decay) if decay else None
             groups = parameter_groups(part, config.weight_decay)
             self._recorded[name] = recorded = RecordedUpdates(name, part, config, self._draws, groups, averaged)
             self.optimizers[name] = recorded.optimizer
