@@ -194,9 +194,20 @@ def test_a_test_collection_is_whole_games_that_touch_no_training(whole, tmp_path
     for test in (tests[1], tests[3]):
         assert test["test/games_over"] == 1 and 3 * test["test/score"] in (-3, -1, 1, 3)
         assert all(np.isfinite(value) for value in test.values())
-        assert {f"test/{kind}_{what}" for kind in ("reward", "end") for what in ("precision", "recall", "loss")} < set(
-            test
-        )
+        figures_of = {
+            f"test/{figure}"
+            for kind in ("reward", "end")
+            for figure in (
+                f"{kind}_precision",
+                f"{kind}_recall",
+                f"{kind}_loss",
+                f"{kind}_rate",
+                f"dreamed_{kind}_rate",
+            )
+        }
+        assert figures_of < set(test)
+        assert 0 < test["test/reward_rate"] == test["test/end_rate"] < 0.5, "a game of Catch has one, at its end"
+        assert all(0 < test[f"test/dreamed_{kind}_rate"] < 1 for kind in ("reward", "end"))
     with RunFolder(tmp_path / "again", tensorboard=False) as run:  # a killed one tests again, and forgets the first try
         again = DiamondTrainer(config, run, WORLD.about, WORLD.envs(1), test_envs=WORLD.envs)
         for _ in range(2):

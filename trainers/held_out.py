@@ -17,6 +17,7 @@ from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.fidelity import detection
 from diamond_gym.trainers.policies import AgentPolicy
+from diamond_gym.trainers.predictions import dreamed
 from diamond_gym.trainers.world_model import WorldModelTrainer
 
 _BATCHES = 8
@@ -78,12 +79,15 @@ class HeldOut:
         model = fit.averaged()
         assert model.reward_end is not None
         rng = np.random.default_rng([self._seed, epoch, 13])
-        length = model.denoiser.num_steps_conditioning + 1 + config.num_autoregressive_steps
+        t = model.denoiser.num_steps_conditioning
+        length = t + 1 + config.num_autoregressive_steps
         frames = SegmentSampler(self.store, length, config.denoiser_optimizer.batch_size, False, rng)
         steps = SegmentSampler(self.store, config.reward_end_length, config.reward_end_optimizer.batch_size, True, rng)
+        dreams = (config.denoiser.objective or "edm") == "edm" and config.reward_end_length > t
         sums = np.zeros(3)
         real: list[npt.NDArray[Any]] = []
         result: list[npt.NDArray[Any]] = []
+        chances: list[npt.NDArray[Any]] = []
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.autocast(device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"),
@@ -102,10 +106,22 @@ class HeldOut:
                 real.append(torch.stack((rew.sign(), end.float()))[:, mask].cpu().numpy())
                 likely = logits[0].argmax(-1) - 1, logits[1].argmax(-1)
                 result.append(torch.stack([part.float() for part in likely])[:, mask].cpu().numpy())
+                if dreams:
+                    noise = torch.randn(*batch.obs[:, t:].shape, device=device)
+                    obs, following = dreamed(model.denoiser, batch, t, noise, config.reward_end_length)
+                    paid, ended, _ = model.reward_end(obs, act, following)
+                    likely = 1 - paid.softmax(-1)[..., 1], ended.softmax(-1)[..., 1]
+                    chances.append(torch.stack([part.float() for part in likely])[:, mask].cpu().numpy())
         names = "denoiser_loss", "reward_loss", "end_loss"
         figures = {f"test/{name}": float(value) for name, value in zip(names, sums / _BATCHES, strict=True)}
         reals, founds = np.concatenate(real, axis=1), np.concatenate(result, axis=1)
         for i, name in enumerate(("reward", "end")):
             score = detection(reals[i], founds[i])
             figures |= {f"test/{name}_precision": score.precision, f"test/{name}_recall": score.recall}
+            if dreams:  # how often there is one, and how often the same play dreamed again would have one
+                dreamed_rate = float(np.concatenate(chances, axis=1)[i].mean())
+                figures |= {
+                    f"test/{name}_rate": float((reals[i] != 0).mean()),
+                    f"test/dreamed_{name}_rate": dreamed_rate,
+                }
         return figures
