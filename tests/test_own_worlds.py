@@ -19,6 +19,7 @@ from diamond_gym.cli.train_wm import TrainWm
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import resolve
+from diamond_gym.trainers.diamond import DiamondTrainer
 from diamond_gym.trainers.presets import LOOP, WORLD_MODEL, command_line
 from diamond_gym.trainers.run import CHECKPOINT, RunFolder
 
@@ -122,8 +123,13 @@ def test_recordings_alone(home, capsys):
     assert "world model" in capsys.readouterr().out
 
 
-def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys):
+def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys, monkeypatch):
     from test_train import TINY as LOOP_WORDS
+
+    weights, begin = [], DiamondTrainer.__init__
+    monkeypatch.setattr(
+        DiamondTrainer, "__init__", lambda *words: weights.append(words[1].fit.age_weights) or begin(*words)
+    )
 
     assert cli.main(["collect", "--env", ID, "--data", "mine", "--steps", "40", "--num-envs", "2"]) == 0
     words = [*LOOP_WORDS, "--epochs", "1", "--test-every", "0", "--final-episodes", "1", "--data", "mine"]
@@ -134,6 +140,7 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys):
     assert "whole games" not in capsys.readouterr().err
     assert resolve("read").card.training["data"]["source"] == "recordings"
     assert EpisodeStore(home / "data" / "mine").num_steps == 40
+    assert weights == [None, (1.0,)], "recordings alone do not get better, and are drawn evenly"
 
 
 @pytest.mark.parametrize(

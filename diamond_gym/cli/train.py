@@ -112,8 +112,11 @@ class Train(WorldOptions):
                 mirror_to_wandb(run.path, {**asdict(self.loop), "game": world.name, "seed": self.seed})
             envs = world.envs(self.loop.num_envs) if world.env and main else None
             data = None if self.data is None else EpisodeStore(store_folder(self.data))
+            loop = self.loop
+            if not world.env and loop.fit.age_weights is None:  # recordings alone do not get better
+                loop = replace(loop, fit=replace(loop.fit, age_weights=(1.0,)))
             training = DiamondTrainer(
-                self.loop, run, world.about, envs, self.seed, device, precision, fabric, self.compile,
+                loop, run, world.about, envs, self.seed, device, precision, fabric, self.compile,
                 world.envs if world.env else None, data,
             )  # fmt: skip
             with closing(training):
