@@ -11,7 +11,7 @@ from typing import Any
 from diamond_gym.registry import resolve
 from diamond_gym.trainers.things import things
 
-MODELS = ("breakout-nano", "freeway-nano", "pong-nano", "mspacman-nano", "boxing-nano")
+MODELS = ("breakout-nano", "freeway-nano", "pong-nano", "mspacman-nano", "kungfumaster-nano", "boxing-nano")
 _AFTER = (50, 200)
 _NONE = "–"
 
