@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 import diamond_gym  # noqa: F401
 from diamond_gym.data import EpisodeStore
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import DiamondGymError
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
@@ -234,13 +234,11 @@ def test_learning_rates_fall_at_the_end_of_all_updates(tmp_path):
 
 
 @pytest.mark.parametrize("option", ["autoregressive_from", "reward_end_dreams_from"])
-def test_what_begins_after_the_first_epoch_is_refused(option):
-    """Three of nine updates are the first epoch's."""
-    fit = replace(TINY.fit, num_autoregressive_steps=1)
-    assert replace(TINY, fit=replace(fit, **{option: 0.3}))
-    assert replace(TINY, fit=replace(fit, **{option: 1.0})), "never"
-    with pytest.raises(BadArgument, match=r"is after the first epoch, which has the first 0.33 of all updates"):
-        replace(TINY, fit=replace(fit, **{option: 0.4}))
+@pytest.mark.parametrize(("asked", "settled"), [(0.0, 0.0), (0.3, 0.3), (0.4, 1 / 3), (0.9, 1 / 3), (1.0, 1.0)])
+def test_what_begins_late_begins_by_the_end_of_the_first_epoch(option, asked, settled):
+    """Three of nine updates are the first epoch's; 1 is never."""
+    fit = replace(TINY.fit, num_autoregressive_steps=1, **{option: asked})
+    assert getattr(replace(TINY, fit=fit).for_game(WORLD.about).fit, option) == settled
 
 
 def test_rewards_of_recordings_end_the_first_collection(whole, tmp_path):

@@ -4,6 +4,7 @@ Alonso et al. 2024 (arXiv 2405.12399): the appendix for the defaults.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from diamond_gym.data.about import About
 from diamond_gym.errors import BadArgument
@@ -35,6 +36,7 @@ class DiamondConfig:
     """Updates of denoiser and reward/end model per epoch."""
     agent_steps: int = 400
     first_world_model_steps: int = 10_000
+    """Updates in the first epoch; what `fit` begins with after a share of all updates begins by their end."""
     first_agent_steps: int = 5_000
     num_envs: int = 1
     """Real games side by side."""
@@ -62,14 +64,6 @@ class DiamondConfig:
         check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
         check_shares(self, "epsilon")
         check_option(self, "temperature", lambda value: value > 0, "more than 0")
-        updates = self.updates(self.epochs)[0]
-        for name in ("autoregressive_from", "reward_end_dreams_from"):  # before there is an agent to train
-            share, most = getattr(self.fit, name), self.first_world_model_steps / max(1, updates)
-            if most < share < 1:
-                raise BadArgument(
-                    f"--fit.{name.replace('_', '-')} {share:g} is after the first epoch, which has the first "
-                    f"{most:.2g} of all updates of the world model: the agent would have learnt without it"
-                )
 
     def updates(self, epochs: int) -> tuple[int, int]:
         """Updates of the world model and of the agent in the first so many epochs."""
@@ -85,6 +79,10 @@ class DiamondConfig:
             raise BadArgument("the agent learns from rewards: leave out --fit.without-rewards")
         shape, num_actions = about.frame_shape, about.num_actions
         fit, agent = self.fit.for_frames(shape, num_actions), self.agent.for_frames(shape, num_actions)
-        fit = replace(fit, age_of=fit.age_of or ("steps" if self.num_envs > 1 else "episodes"))
+        first = self.first_world_model_steps / max(1, self.updates(self.epochs)[0])
+        shares = "autoregressive_from", "reward_end_dreams_from"  # if they were later, an agent would learn without
+        settled: dict[str, Any] = {name: first for name in shares if first < getattr(fit, name) < 1}
+        settled["age_of"] = fit.age_of or ("steps" if self.num_envs > 1 else "episodes")
+        fit = replace(fit, **settled)
         temperature = self.temperature or (0.01 if about.game == "Freeway" else 1.0)
         return replace(self, fit=fit, agent=agent, temperature=temperature)
