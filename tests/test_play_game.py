@@ -253,7 +253,7 @@ def test_models_that_nobody_plays_are_let_go(worlds: Worlds) -> None:
 
 def test_worlds_are_listed_without_loading_them(worlds: Worlds) -> None:
     listing = worlds.listing()
-    assert [world["name"] for world in listing] == ["Breakout", "Boxing", "Freeway", "MsPacman", "Pong"]
+    assert [world["name"] for world in listing] == ["Breakout", "Boxing", "Freeway", "KungFuMaster", "MsPacman", "Pong"]
     breakout, pong = listing[0], listing[-1]
     assert [model["name"] for model in breakout["models"]] == ["tiny", "breakout-nano"]
     assert (breakout["real"], pong["real"]) == (False, real_game_available("Pong"))
