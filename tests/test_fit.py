@@ -270,6 +270,15 @@ def test_rows_weigh_the_same_where_nothing_is_drawn_around_events(store) -> None
     assert (sampler.weights(sampler.sample()) == 1).all()
 
 
+@pytest.mark.parametrize("weigh", [False, True])
+def test_rows_are_weighted_where_that_is_wanted(store, weigh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = WorldModelTrainer(replace(worlds.CONFIG, weigh_focus=weigh), store, total_steps=10)
+    asked, weights = [], FocusedSampler.weights
+    monkeypatch.setattr(FocusedSampler, "weights", lambda *batch: asked.append(weights(*batch)) or asked[-1])
+    fit.train_step()
+    assert len(asked) == weigh
+
+
 def test_both_averages_remember_as_many_steps(store) -> None:
     """Of a network that is updated at every third step, an update weighs as much as three of the other's."""
     fit = WorldModelTrainer(replace(worlds.CONFIG, reward_end_every=3, ema_decay=0.9), store, total_steps=1000)

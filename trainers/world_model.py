@@ -238,7 +238,9 @@ class WorldModelTrainer:
         def batch() -> Arrays:
             drawn = self.reward_end_batches.sample()
             frames = drawn.obs, drawn.mask_padding, drawn.next_obs(), drawn.next_mask()
-            return *frames, drawn.act, drawn.rew, drawn.end, self.reward_end_batches.weights(drawn)
+            even = np.ones(len(drawn), np.float32)
+            weights = self.reward_end_batches.weights(drawn) if self.config.weigh_focus else even
+            return *frames, drawn.act, drawn.rew, drawn.end, weights
 
         loss = self._losses_of_dreamed if dreams else self._losses_of_real
         return self._update("reward_end", batch, loss, updates)

@@ -127,6 +127,9 @@ class WorldModelConfig:
     """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
     focus: float = 0.0
     """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
+    weigh_focus: bool = False
+    """Weigh these rows, so that dreams pay and end as often as the game, at the price of slower learning; else more
+    often."""
     denoiser_focus: float = 0.0
     """The same for the denoiser's batches."""
     appearance_focus: float = 0.0
