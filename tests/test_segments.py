@@ -133,9 +133,8 @@ def test_chances(tmp_path: Path, lengths: list[int], beyond_end: bool) -> None:
     assert abs(statistic - cells) < 5 * np.sqrt(2 * cells)
 
 
-Plan = list[
-    tuple[int, int, bool]
-]  # what was played one after the other: by which game, how many steps, whether it ended
+# What was played one after the other: by which game, how many steps, whether it ended.
+Plan = list[tuple[int, int, bool]]
 
 
 def played(folder: Path, plan: Plan) -> tuple[EpisodeStore, list[tuple[int, int]]]:

@@ -127,11 +127,11 @@ class WorldModelConfig:
     """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
     focus: float = 0.0
     """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
-    weigh_focus: bool = False
-    """Weigh these rows, so that dreams pay and end as often as the game, at the price of slower learning; else more
-    often."""
     denoiser_focus: float = 0.0
     """The same for the denoiser's batches."""
+    weigh_focus: bool = False
+    """Weigh the rows that the reward/end model's `focus` adds, so that dreams pay and end as often as the game, at the
+    price of slower learning; else more often."""
     appearance_focus: float = 0.0
     """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
     across_lives: bool = False
