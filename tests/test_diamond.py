@@ -3,7 +3,7 @@
 import json
 import time
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -18,8 +18,8 @@ from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.reward_end import RewardEnd, RewardEndConfig
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers import diamond as diamond_module
-from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, AgentFitConfig
+from diamond_gym.trainers import agent_dreams
+from diamond_gym.trainers.actor_critic import ActorCriticLossConfig, ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.batches import sampling_of
 from diamond_gym.trainers.collect import Collector
 from diamond_gym.trainers.diamond import DiamondTrainer
@@ -50,7 +50,7 @@ TINY = DiamondConfig(
     ),
     sampler=SamplerConfig(num_denoising_steps=1),
     epochs=4, real_steps=40, first_steps=20, first_steps_at_most=30, first_rewards=3, steps_per_epoch=8,
-    world_model_steps=2, agent_steps=2, first_world_model_steps=3, first_agent_steps=3, epsilon=0.3, num_starts=8,
+    world_model_steps=2, agent_steps=2, first_world_model_steps=3, first_agent_steps=3, epsilon=0.3, num_starts=4,
 )  # fmt: skip
 
 
@@ -94,6 +94,20 @@ def test_every_epoch_dreams_by_the_kernels_where_there_are_any(tmp_path, monkeyp
     monkeypatch.setattr(WorldModel, "use_kernels", lambda model: asked.append(model.num_actions))
     train(tmp_path, 2)
     assert asked == [WORLD.about.num_actions] * 2
+
+
+def test_dreams_begin_from_other_play_after_num_starts_of_them(tmp_path, monkeypatch):
+    banks, train_step = [], ActorCriticTrainer.train_step
+
+    def watched(agent):
+        banks.append(agent.imagination.dream.bank.obs.numpy().tobytes())
+        return train_step(agent)
+
+    monkeypatch.setattr(ActorCriticTrainer, "train_step", watched)
+    train(tmp_path, 2)
+    # Two dreams a window, four starts: the first epoch's third window has new ones, and so has the second epoch.
+    assert len(banks) == 5
+    assert [a == b for a, b in pairwise(banks)] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("kill_at", [0, 1, 3])
@@ -272,10 +286,10 @@ def test_dreams_begin_where_the_denoiser_has_learnt(whole, tmp_path):
         config = replace(TINY, fit=replace(fit, across_lives=True))
         diamond = begin(run, config)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(diamond_module, "replay_starts", lambda *_, **how: asked.append(how) or starts)
+            patch.setattr(agent_dreams, "replay_starts", lambda *_, **how: asked.append(how) or starts)
             diamond.train_epoch()
         diamond.close()
-    assert asked == [{"across_lives": True, "by_step": False, "weights": (0.0, 0.0, 0.0, 1.0)}]
+    assert asked == [{"across_lives": True, "by_step": False, "weights": (0.0, 0.0, 0.0, 1.0)}] * 2  # drawn twice
 
 
 def test_the_best_test_is_what_was_learnt(tmp_path, monkeypatch):

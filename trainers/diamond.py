@@ -18,14 +18,13 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.sampling import order_of_play
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer
-from diamond_gym.trainers.batches import sampling_of
+from diamond_gym.trainers.agent_dreams import AgentDreams
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import ALONE, Loop, Processes, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
-from diamond_gym.trainers.start_states import replay_starts
 from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.world_model import WorldModel
 
@@ -119,6 +118,7 @@ class DiamondTrainer:
         total = config.updates(config.epochs)[0]
         self.world_model = WorldModelTrainer(config.fit, self.store, total, seed, device, precision, compile, fabric)
         self.agent = ActorCriticTrainer(config.agent, seed=seed, device=device, fabric=fabric)
+        self._dreams = AgentDreams(self.agent, self.store, config, seed)
         rng = np.random.default_rng([seed, 5])
         self._policy = AgentPolicy(self.agent.agent, config.num_envs, rng, config.temperature or 1.0)
         self.held_out = HeldOut(tests, about, test_envs, seed, known) if test_envs is not None and main else None
@@ -126,9 +126,6 @@ class DiamondTrainer:
         self.collector = Collector(self.store, envs, collect, self._policy) if envs is not None else None
         self._means = Means()  # of the epoch in hand
         self._play: dict[str, Any] = {}  # what this epoch's play has to reach, and brought so far
-        self._dreams_of = -1  # the epoch in whose world model the agent dreams
-        self._stored_dreams: dict[str, Any] | None = None
-        self._dreamed_in: WorldModel | None = None
         self._best: dict[str, Any] | None = None  # counts, score and weights of the best test
         if state is not None:
             with run.resuming():
@@ -152,9 +149,8 @@ class DiamondTrainer:
             self._collect(loop, progress)
         if not loop.run(self.world_model, fitting.target, self._means, partial(progress, fitting)):
             return None
-        if self._dreams_of != self.epoch:
-            self._begin_dreams()
-        if not loop.run(self.agent, dreaming.target, self._means, partial(progress, dreaming)):
+        windows, dreamed = (before[1], after[1]), partial(progress, dreaming)
+        if not self._dreams.train(self.epoch, self.world_model.averaged, windows, loop, self._means, dreamed):
             return None
         testing = self.held_out is not None and config.test_every and (self.epoch + 1) % config.test_every == 0
         if testing:  # it may take minutes: whoever kills it loses nothing of the epoch
@@ -231,36 +227,15 @@ class DiamondTrainer:
             if self._fabric.world_size == 1:  # else the others wait, and cannot be asked
                 loop.look_up(store.num_steps, self._means)
 
-    def _begin_dreams(self) -> None:
-        """Dreams in the world model as it is by now, from pieces of real play of which the newest count most."""
-        model, batch = self.world_model.averaged(), self.agent.num_dreams
-        rng = np.random.default_rng([self.seed, self.epoch, 7])
-        t, sampling = model.denoiser.num_steps_conditioning, sampling_of(self.config.fit)
-        starts = replay_starts(self.store, t, self.config.num_starts, rng, **sampling)
-        if self.agent.records and self._dreamed_in is not None:  # to record a step takes seconds: it stays
-            self._dreamed_in.load_weights(model.weights())
-            self.agent.dream_on(starts)
-        else:
-            model.starts, self._dreamed_in = starts, model
-            model.use_kernels()  # on a CPU, where they are faster
-            dream = model.dream(batch, sampler=self.config.sampler, horizon=self.config.agent.horizon)
-            self.agent.dream_in(dream, int(rng.integers(2**31)))
-        self._dreams_of = self.epoch
-        if self._stored_dreams is not None and self.agent.imagination is not None and self.agent.keeps_dreams:
-            self.agent.imagination.load_state_dict(self._stored_dreams)
-        self._stored_dreams = None
-
     def save(self) -> None:
         """Makes a checkpoint."""
-        agent = self.agent.state_dict()
-        if self._dreams_of != self.epoch:  # every epoch dreams anew
-            agent["imagination"] = None
         state = {
             "epoch": self.epoch,
             "experience": self.store.mark,
             "held_out": 0 if self.held_out is None else self.held_out.store.mark,
             "world_model": self.world_model.state_dict(),
-            "agent": agent,
+            "agent": {**self.agent.state_dict(), "imagination": None},
+            "dreams": self._dreams.state_dict(self.epoch),
             "policy": self._policy.state_dict(),
             "collector": None if self.collector is None else self.collector.state_dict(),
             "play": self._play,
@@ -273,7 +248,8 @@ class DiamondTrainer:
         self.epoch = state["epoch"]
         self.world_model.load_state_dict(state["world_model"])
         self.agent.load_state_dict(state["agent"])
-        self._play, self._stored_dreams = state["play"], state["agent"]["imagination"]
+        self._dreams.load_state_dict(state["dreams"])
+        self._play = state["play"]
         self._means.load_state_dict(state["means"])
         self._best = state["best"]
         if self.collector is not None and state["collector"] is not None:

@@ -46,7 +46,7 @@ class DiamondConfig:
     """Of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward there takes
     many steps up in a row)."""
     num_starts: int = 1024
-    """Pieces of real play, drawn anew each epoch, that its dreams begin from."""
+    """Pieces of real play that dreams begin from, drawn anew in each epoch and whenever so many have begun."""
     test_every: int = 20
     """Epochs between test collections: whole games that nothing learns from; 0 for none."""
     test_episodes: int = 4
