@@ -1,4 +1,4 @@
-"""A cell of a table that answers as it is told to, in a module that a process imports in no time."""
+"""A cell of a table that answers as it is asked to, in a module that a process imports in no time."""
 
 import time
 

@@ -37,7 +37,7 @@ def unpack(message: bytes) -> tuple[Kind, int, int, int, bytes]:
 
 
 class Client:
-    """A player who draws every frame at once, unless told otherwise."""
+    """A player who draws every frame at once, unless asked otherwise."""
 
     def __init__(self, running: "House", resume: str = "", draws: bool = True, **headers: str) -> None:
         address = f"ws://127.0.0.1:{running.port}/ws?token={running.token}"

@@ -48,16 +48,16 @@ def tiny_release(
     layers = {} if paper else {"channels": [8, 8], "down": [1, 1]}
     agent = ActorCriticConfig(img_size=size, num_actions=num_actions, **layers, **small)
     model = WorldModel(Denoiser(DenoiserConfig(inner)), RewardEnd(reward_end), ActorCritic(agent))
-    told: dict[str, Any] = {
+    given: dict[str, Any] = {
         "denoiser": {"sigma_data": 0.5, "sigma_offset_noise": 0.3, "inner_model": as_released(inner, INNER)},
         "rew_end_model": as_released(reward_end, REWARD_END),
         "actor_critic": as_released(agent, AGENT),
     }
-    told["rew_end_model"]["img_size"] = told["actor_critic"]["img_size"] = "${env.train.size}"
+    given["rew_end_model"]["img_size"] = given["actor_critic"]["img_size"] = "${env.train.size}"
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / "agent.pt", folder / "agent.yaml", folder / "env.yaml"
     torch.save(model.weights(), files[0])
-    files[1].write_text(yaml.safe_dump(told))
+    files[1].write_text(yaml.safe_dump(given))
     files[2].write_text(yaml.safe_dump({"train": {"id": "BreakoutNoFrameskip-v4", "size": size}}))
     return files
 

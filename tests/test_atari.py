@@ -210,9 +210,9 @@ def test_without_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> Non
     for name in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(DiamondGymError, match=r"pip install 'diamond-gym\[atari\]'") as told:
+    with pytest.raises(DiamondGymError, match=r"pip install 'diamond-gym\[atari\]'") as raised:
         RealEnv(game="Pong")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     if missing == "ale_py":
         with pytest.raises(DiamondGymError, match="pip install"):
             RealVectorEnv(game="Pong")

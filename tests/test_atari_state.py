@@ -41,18 +41,18 @@ def test_a_row_plays_what_a_single_game_plays(game: str, life_loss: bool) -> Non
     singles = [gym.make(id, **keywords) for _ in range(2)]
     obs, info = envs.reset(seed=11)
     for row, env in enumerate(singles):
-        first, told = env.reset(seed=11 + row)
+        first, given = env.reset(seed=11 + row)
         np.testing.assert_array_equal(first, obs[row])
-        assert told == {name: info[name][row] for name in told}
+        assert given == {name: info[name][row] for name in given}
     rng, ends, rewarded = np.random.default_rng(0), 0, 0
     for _ in range(300):
         act = rng.integers(0, 4, 2)
         obs, rewards, terminated, truncated, info = envs.step(act)
         for row, env in enumerate(singles):
-            frame, reward, end, trunc, told = env.step(act[row])
+            frame, reward, end, trunc, given = env.step(act[row])
             np.testing.assert_array_equal(frame, obs[row])
             assert (reward, end, trunc) == (rewards[row], terminated[row], truncated[row])
-            assert told == {name: info[name][row] for name in told}
+            assert given == {name: info[name][row] for name in given}
             rewarded += reward > 0
         over = terminated | truncated
         if over.any():

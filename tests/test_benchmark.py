@@ -46,7 +46,7 @@ def outputs(denoiser, plain, obs, act, noise, sigma):
 
 
 CONFIGS = [{"patch_size": 2}, {}, {"num_actions_conditioning": 2}]
-configs = pytest.mark.parametrize("config", CONFIGS, ids=["patches", "pixels", "told"])
+configs = pytest.mark.parametrize("config", CONFIGS, ids=["patches", "pixels", "given"])
 ROUNDING = 1e-5  # in float32 both are found to be some 1e-6 from the exact value, whatever the processor
 
 

@@ -266,9 +266,9 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
 )
 def test_wrong_words(words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", *words.split()]) == code
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1 or "--help" in told, "one line, or tyro's own message"
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1 or "--help" in printed, "one line, or tyro's own message"
 
 
 def test_another_games_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ ID = "DiamondGym/Catch-v0"
 
 
 class Remembering:
-    """A policy that notes where it was told that an episode begins, and whose actions follow its own chance."""
+    """A policy that notes where an episode begins, and whose actions follow its own chance."""
 
     def __init__(self, seed=0):
         self.firsts, self.rng = [], np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def test_whole_games_with_true_final_frames(tmp_path):
             obs, rew, end, *_ = env.step(act)
             assert (obs == episode.obs[t + 1]).all()
             assert (rew, end) == (episode.rew[t], episode.end[t])
-    # Told as a game begins, and not between collections; no action is lost.
+    # The policy hears of it as a game begins, and not between collections; no action is lost.
     begun = np.array(policy.firsts)[:, 0]
     assert np.flatnonzero(begun).tolist() == [0, 7, 14, 21]
 

@@ -138,9 +138,9 @@ def test_noise_on_past_frames_is_added_and_its_level_handed_on(monkeypatch, resi
     noise = TrainingNoise(lambda n: torch.full((n,), 0.7), normal, past=lambda n: levels)
     loss = model.loss(obs[:, :3], act[:, :3], mask, noise)
     past = obs[:, :2] + levels.view(3, 1, 1, 1, 1) * drawn[0]
-    _, _, shown, _, told = seen[0]
+    _, _, shown, _, given = seen[0]
     torch.testing.assert_close(shown, past.flatten(1, 2) / 0.5)
-    torch.testing.assert_close(told, torch.tensor([0.0, math.log(0.3) / 4, 0.0]))
+    torch.testing.assert_close(given, torch.tensor([0.0, math.log(0.3) / 4, 0.0]))
     # the target is the clean next frame; a residual output has to take the last frame's noise back
     cs = model.precondition(torch.full((3,), 0.7))
     noisy = obs[:, 2] + 0.3 * drawn[1] + 0.7 * drawn[2]

@@ -319,25 +319,25 @@ def test_the_best_test_is_what_was_learnt(tmp_path, monkeypatch):
     assert not all(torch.equal(now[key], value) for key, value in learnt.agent.state_dict().items())
 
 
-class Told(gym.vector.VectorEnv):
+class Scripted(gym.vector.VectorEnv):
     """Two rows with rewards, ends and truncations as written here."""
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
     num_envs = 2
 
     def __init__(self):
-        self.told = iter([([1, 2], [1, 0], [0, 0]), ([5, 3], [0, 0], [0, 1]), ([7, 9], [1, 1], [0, 0])])
+        self.given = iter([([1, 2], [1, 0], [0, 0]), ([5, 3], [0, 0], [0, 1]), ([7, 9], [1, 1], [0, 0])])
 
     def reset(self, *, seed=None, options=None):
         return np.zeros((2, 16, 16, 3), np.uint8), {}
 
     def step(self, act):
-        rew, end, trunc = (np.array(part) for part in next(self.told))
+        rew, end, trunc = (np.array(part) for part in next(self.given))
         return self.reset()[0], rew.astype(float), end.astype(bool), trunc.astype(bool), {}
 
 
 def test_only_the_first_game_of_a_row_counts(tmp_path):
-    with EpisodeStore(tmp_path, "a", WORLD.about) as store, Collector(store, Told()) as collector:
+    with EpisodeStore(tmp_path, "a", WORLD.about) as store, Collector(store, Scripted()) as collector:
         for over in ([True, False], [True, True], [True, True]):
             collector.collect(2)
             assert (~np.isnan(collector.first_scores)).tolist() == over

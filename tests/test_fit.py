@@ -12,12 +12,10 @@ import pytest
 import torch
 import worlds
 
-from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.networks.denoiser import DenoiserConfig
 from diamond_gym.registry import load_world_model, save_model
 from diamond_gym.sampler import SamplerConfig
-from diamond_gym.trainers.batches import Focus, FocusedSampler, find_events
 from diamond_gym.trainers.loop import Loop, Rhythm, train
 from diamond_gym.trainers.optim import OptimizerConfig, average, lr_factor
 from diamond_gym.trainers.register import half, make_card
@@ -99,7 +97,7 @@ def test_resumed_run_ends_with_the_same_bits(store, tmp_path: Path, stop_at: int
     assert all(torch.equal(v, averages[k]) for k, v in whole.ema["denoiser"].state_dict().items())
 
 
-def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None:
+def test_a_run_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None:
     fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=6)
     drawn, logged = [], []
     with RunFolder(tmp_path / "run") as run:
@@ -113,7 +111,7 @@ def test_sitting_stops_at_the_step_limit_and_logs(store, tmp_path: Path) -> None
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
 
 
-def test_sitting_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
+def test_a_run_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10**6)
         assert train(fit, run, minutes=1e-6) == "minutes"
@@ -197,88 +195,6 @@ def test_ema_follows_its_formula() -> None:
     assert ema.module.weight.item() == pytest.approx(expected)
 
 
-def test_focused_rows_hold_an_event(store) -> None:
-    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10)
-    sampler = fit.reward_end_batches
-    assert isinstance(sampler, FocusedSampler) and sampler.focuses[0].rows == 2
-    events = {tuple(event) for event in find_events(store)}
-    real = {(i, t) for i in range(len(store)) for t in np.flatnonzero(store[i].rew)}
-    assert real <= events
-    for _ in range(20):
-        batch = sampler.sample()
-        assert batch.obs.shape == (4, 5, 3, 8, 8)
-        focused = batch.rew[2:, :-1] * batch.mask_padding[2:, :-1]
-        assert (np.abs(focused).sum(1) + batch.end[2:, :-1].sum(1) > 0).all()
-
-
-def test_without_an_event_a_batch_keeps_its_size(store) -> None:
-    base = WorldModelTrainer(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
-    nowhere = Focus(5, (0, 1), lambda _: np.zeros((0, 2), np.int64))
-    nothing = FocusedSampler(base, [nowhere], np.random.default_rng(0))
-    rows = len(base.sample().rew)
-    assert {len(nothing.sample().obs) for _ in range(5)} == {rows + 5}
-
-
-def by_age(store, weights) -> list[int]:
-    """Episodes of 200 focused rows, each around the middle step of one."""
-    base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), weights)
-    middles = np.column_stack((np.arange(len(store)), store.lengths // 2))
-    focus = Focus(200, (0, 3), lambda _: middles)
-    return FocusedSampler(base, [focus], np.random.default_rng(1)).sample().episode[4:].tolist()
-
-
-def test_events_are_drawn_as_often_as_their_steps(store) -> None:
-    n = len(store)
-    assert n >= 8
-    assert min(by_age(store, (0, 0, 0, 1))) >= n // 4 * 3, "the other classes are never drawn"
-    lengths = store.lengths
-    chance = np.repeat([0.1, 0.1, 0.1, 0.7], n // 4) / lengths
-    newest = np.mean(np.array(by_age(store, (0.1, 0.1, 0.1, 0.7))) >= n // 4 * 3)
-    assert newest == pytest.approx(chance[n // 4 * 3 :].sum() / chance.sum(), abs=0.1)
-    assert (np.bincount(by_age(store, (1.0,)), minlength=n) > 0).all(), "with one class all steps are as likely"
-
-
-def test_where_no_event_can_be_drawn_a_batch_keeps_its_size(store) -> None:
-    base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), (0, 0, 0, 1))
-    old = Focus(10, (0, 3), lambda _: np.array([[0, 2], [1, 2]]))
-    batch = FocusedSampler(base, [old], np.random.default_rng(1)).sample()
-    assert len(batch) == 14 and batch.episode.min() >= len(store) // 4 * 3
-
-
-@pytest.mark.parametrize("by_step", [False, True])
-@pytest.mark.parametrize("weights", [(1.0,), (0.1, 0.1, 0.1, 0.7)])
-def test_weighted_rows_hold_events_as_often_as_unfocused_ones(tmp_path: Path, weights, by_step: bool) -> None:
-    store = worlds.store(tmp_path, episodes=40)
-    base = SegmentSampler(store, 6, 500, True, np.random.default_rng(0), weights, across_lives=True, by_step=by_step)
-    sampler = FocusedSampler(base, [Focus(500, (0, 4), find_events)], np.random.default_rng(1))
-
-    def shares(batch, weights) -> np.ndarray:
-        counts = batch.mask_padding[:, :-1] * weights[:, None]
-        return np.array([(part[:, :-1] * counts).sum() for part in (np.abs(batch.rew), batch.end)]) / counts.sum()
-
-    plain = np.mean([shares(batch, np.ones(500)) for batch in (base.sample() for _ in range(20))], axis=0)
-    drawn = [sampler.sample() for _ in range(20)]
-    weighted = np.mean([shares(batch, sampler.weights(batch)) for batch in drawn], axis=0)
-    unweighted = np.mean([shares(batch, np.ones(1000)) for batch in drawn], axis=0)
-    assert (unweighted > 1.2 * plain).all()
-    assert weighted == pytest.approx(plain, rel=0.1)
-    assert np.mean([sampler.weights(batch).mean() for batch in drawn]) == pytest.approx(1, abs=0.1)
-
-
-def test_rows_weigh_the_same_where_nothing_is_drawn_around_events(store) -> None:
-    sampler = WorldModelTrainer(replace(worlds.CONFIG, focus=0.0), store, total_steps=10).reward_end_batches
-    assert (sampler.weights(sampler.sample()) == 1).all()
-
-
-@pytest.mark.parametrize("weigh", [False, True])
-def test_rows_are_weighted_where_that_is_wanted(store, weigh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = WorldModelTrainer(replace(worlds.CONFIG, weigh_focus=weigh), store, total_steps=10)
-    asked, weights = [], FocusedSampler.weights
-    monkeypatch.setattr(FocusedSampler, "weights", lambda *batch: asked.append(weights(*batch)) or asked[-1])
-    fit.train_step()
-    assert len(asked) == weigh
-
-
 def test_both_averages_remember_as_many_steps(store) -> None:
     """Of a network that is updated at every third step, an update weighs as much as three of the other's."""
     fit = WorldModelTrainer(replace(worlds.CONFIG, reward_end_every=3, ema_decay=0.9), store, total_steps=1000)
@@ -335,10 +251,10 @@ def test_autoregressive_predictions_may_come_late(store) -> None:
     assert lengths == [(t + 1,) * 3] * 2 + [(t + 2,) * 3] * 2
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-def test_a_model_fitted_with_noise_on_past_frames(store, home: Path, told: bool, residual: bool) -> None:
-    inner = replace(worlds.INNER, noise_cond=told)
+def test_a_model_fitted_with_noise_on_past_frames(store, home: Path, given: bool, residual: bool) -> None:
+    inner = replace(worlds.INNER, noise_cond=given)
     config = replace(worlds.CONFIG, denoiser=DenoiserConfig(inner, residual=residual), past_noise=0.3)
     fit = WorldModelTrainer(config, store, total_steps=4, seed=1)
     shown, loss = [], fit.world_model.denoiser.model_output

@@ -180,7 +180,7 @@ def test_a_resumed_run_tells_every_step_once(tmp_path: Path) -> None:
         file.write('{"step": 4, "loss": 0.')  # killed while it wrote
     with RunFolder(tmp_path, tensorboard=False) as run:
         assert run.load() is not None
-        run.log(2, {"real/score": 1.0})  # told already
+        run.log(2, {"real/score": 1.0})  # shown already
         run.log(3, {"loss": 0.5})
     assert rows(tmp_path) == [1, 2, 2, 3]
     (tmp_path / "checkpoint.pt").unlink()

@@ -76,9 +76,9 @@ def test_only_the_last_actions_are_told() -> None:
     assert same == [True, True, False, False]
 
 
-@pytest.mark.parametrize("told", [0, 3])
-def test_so_many_actions_there_are_not(told: int) -> None:
-    sizes = {"num_steps_conditioning": 2, "cond_channels": 6, "num_actions": 3, "num_actions_conditioning": told}
+@pytest.mark.parametrize("given", [0, 3])
+def test_so_many_actions_there_are_not(given: int) -> None:
+    sizes = {"num_steps_conditioning": 2, "cond_channels": 6, "num_actions": 3, "num_actions_conditioning": given}
     with pytest.raises(ValueError, match="num_actions_conditioning"):
         Denoiser(replace(worlds.CONFIG.denoiser, inner_model=InnerModelConfig(**sizes)))
     with pytest.raises((BadArgument, ValueError), match="num_actions_conditioning"):

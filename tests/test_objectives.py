@@ -48,15 +48,15 @@ def network(objective: str, **config) -> Denoiser:
 
 
 def predictor(objective: str, predict):
-    """A denoiser whose network is a function of x_t and of what it is told of the time."""
+    """A denoiser whose network is a function of x_t and of what it is given of the time."""
     denoiser = network(objective)
-    denoiser.inner_model.forward = lambda x, told, obs, act, cond: predict(x, told)
+    denoiser.inner_model.forward = lambda x, given, obs, act, cond: predict(x, given)
     return denoiser
 
 
-def spread(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+def spread(x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """Some noise for x_t that is not proportional to it, and sends images beyond [-1, 1] at high times."""
-    return 0.7 * x.roll(1, dims=-1) + 0.3 * torch.sin(5 * x) + told[:, None, None, None] * 0.2
+    return 0.7 * x.roll(1, dims=-1) + 0.3 * torch.sin(5 * x) + given[:, None, None, None] * 0.2
 
 
 def test_the_schedule_is_that_of_diffusers() -> None:
@@ -90,17 +90,17 @@ def test_steps_are_those_of_diffusers(n: int) -> None:
 
 
 def test_one_step_of_ddpm_starts_in_the_middle() -> None:
-    alpha, told = ALPHAS[500], []
+    alpha, given = ALPHAS[500], []
 
     def predict(x, t):
-        told.append(t)
+        given.append(t)
         return spread(x, t)
 
     x = torch.randn(2, 3, 8, 8)
     how = SamplerConfig(num_denoising_steps=1)
     frame, path = sample(predictor("ddpm", predict).condition, PAST, ACT, x, how, None, "ddpm")
-    assert told[0].tolist() == pytest.approx([501 / 1000] * 2)
-    expected = (x - math.sqrt(1 - alpha) * spread(x, told[0])) / math.sqrt(alpha)
+    assert given[0].tolist() == pytest.approx([501 / 1000] * 2)
+    expected = (x - math.sqrt(1 - alpha) * spread(x, given[0])) / math.sqrt(alpha)
     assert (frame - quantise(expected)).abs().max() <= 2.1 / 255 and len(path) == 2
     assert ((frame + 1) * 127.5 % 1).sub(0.5).abs().min() > 0.49, "on 8-bit levels"
 
@@ -135,20 +135,20 @@ def test_the_network_sees_x_t_and_learns_noise_or_velocity(objective: str) -> No
         drawn.append(torch.randn(shape))
         return drawn[-1]
 
-    def answer(x, told, past, act, cond):
+    def answer(x, given, past, act, cond):
         noise, image = 0.3 * drawn[0] + drawn[1], obs[:, 4]
-        kept = told[:, None, None, None]
+        kept = given[:, None, None, None]
         if objective == "ddpm":
-            t = (told * 1000).round().long() - 1
+            t = (given * 1000).round().long() - 1
             alpha = torch.tensor([1 / (1 + ddpm_sigmas()[i] ** 2) for i in t])[:, None, None, None]
             torch.testing.assert_close(x, alpha.sqrt() * image + (1 - alpha).sqrt() * noise, atol=1e-4, rtol=1e-4)
             return noise
         torch.testing.assert_close(x, (1 - kept) * image + kept * noise, atol=1e-4, rtol=1e-4)
         return noise - image
 
-    def checked(x, told, past, *rest):
+    def checked(x, given, past, *rest):
         assert torch.equal(past, obs[:, :4].flatten(1, 2))
-        return answer(x, told, past, *rest)
+        return answer(x, given, past, *rest)
 
     denoiser.inner_model.forward = checked
     noise = TrainingNoise.of(levels, normal, lambda shape: torch.tensor([0.0, 0.37, 0.9]))
@@ -162,7 +162,7 @@ def test_training_levels() -> None:
     times = flow_training_levels(3, torch.randn, lambda shape: torch.tensor([0.0, 0.5, 1.0]))
     assert times.tolist() == pytest.approx([1e-4, 1.0, 1e4], rel=2e-2)
     middle = torch.tensor([ddpm_sigmas()[t] * 1.001 for t in (0, 500, 999)])
-    assert (ddpm(middle).c_noise * 1000).tolist() == pytest.approx([1, 501, 1000]), "told the nearest timestep"
+    assert (ddpm(middle).c_noise * 1000).tolist() == pytest.approx([1, 501, 1000]), "given the nearest timestep"
     assert flow(torch.tensor([1.0])).c_noise.item() == 0.5
 
 

@@ -68,7 +68,7 @@ def test_refused(text: str, message: str, tmp_path: Path) -> None:
 
 
 def read_any(path: Path) -> Any:
-    """Lists too; what is nested too deeply is told by read_yaml."""
+    """Lists too; what is nested too deeply is reported by read_yaml."""
     text = path.read_text()
     return read_yaml(path) if text.startswith(("{", "[[")) else yaml.safe_load(text)
 

@@ -151,11 +151,11 @@ def test_settings_suit_the_budget(n_envs, steps):
 
 
 class Lives(VecEnv):
-    """Two games that lose a life or end as told: (lives in the new frame or 0, reward) for each row and step."""
+    """Two games that lose a life or end as given: (lives in the new frame or 0, reward) for each row and step."""
 
-    def __init__(self, told):
+    def __init__(self, given):
         super().__init__(2, gym.spaces.Box(0, 255, (1,), np.uint8), gym.spaces.Discrete(2))
-        self.told = iter(told)
+        self.given = iter(given)
         self.time = 0
 
     def reset(self):
@@ -167,7 +167,7 @@ class Lives(VecEnv):
 
     def step_wait(self):
         self.time += 1
-        lives, rewards = next(self.told)
+        lives, rewards = next(self.given)
         dones, infos = np.array(lives) == 0, [{"lives": life} for life in lives]
         for row in np.flatnonzero(dones):
             infos[row]["terminal_observation"] = np.full(1, 200, np.uint8)
@@ -184,10 +184,17 @@ class Lives(VecEnv):
 
 
 def test_the_loss_of_a_life_is_an_end_and_rewards_are_signs():
-    told = [((3, 3), (7, -4)), ((2, 3), (0, 0)), ((2, 1), (0, 1)), ((0, 1), (0, 0)), ((3, 1), (1, 1)), ((2, 0), (0, 0))]
-    envs = AsDreamed(Lives(told))
+    given = [
+        ((3, 3), (7, -4)),
+        ((2, 3), (0, 0)),
+        ((2, 1), (0, 1)),
+        ((0, 1), (0, 0)),
+        ((3, 1), (1, 1)),
+        ((2, 0), (0, 0)),
+    ]
+    envs = AsDreamed(Lives(given))
     envs.reset()
-    steps = [envs.step(np.zeros(2, int)) for _ in told]
+    steps = [envs.step(np.zeros(2, int)) for _ in given]
     assert [step[1].tolist() for step in steps[:2]] == [[1, -1], [0, 0]]
     assert [step[2].tolist() for step in steps] == [
         [False, False], [True, False], [False, True], [True, False], [False, False], [True, True],

@@ -27,7 +27,7 @@ def actions(seed, *shape):
     return torch.from_numpy(encode(np.random.default_rng(seed).integers(0, SIZES, (*shape, len(SIZES)))))
 
 
-class Told:
+class Scripted:
     """In the place of a dream's random numbers: known ones, by their streams."""
 
     def __init__(self, initial, conditioning=(), upsampler=None, churn=()):
@@ -65,7 +65,7 @@ def test_small_frames_are_the_authors(golden, n):
     dream = golden_engine().dream(2, sampler=SamplerConfig(n, s_cond=0.005), horizon=None)
     dream.reset(seed=0)
     full = dream.obs
-    dream.obs_window, dream.act_window, dream._rng = obs.clone(), act.clone(), Told(initial, noise)
+    dream.obs_window, dream.act_window, dream._rng = obs.clone(), act.clone(), Scripted(initial, noise)
     step = dream.step(act[:, -1])
     assert_same_frames(dream.obs_window[:, -1], expected)
     assert torch.equal(dream.obs_window[:, :-1], obs[:, 1:])
@@ -86,8 +86,8 @@ def test_large_frames_are_the_authors(golden, name):
     dream._predict.frames = StubWorldModel().denoiser
     dream._predict.frames.denoise = lambda *_: small
     dream.full_window = part["prev_full"].clone()
-    told = Told(torch.zeros_like(small), torch.zeros(9, 1, 1, 1, 1), part["initial_noise"], part["churn_noise"])
-    dream._rng = told
+    given = Scripted(torch.zeros_like(small), torch.zeros(9, 1, 1, 1, 1), part["initial_noise"], part["churn_noise"])
+    dream._rng = given
     step = dream.step(actions(0, 2))
     assert_same_trajectory(step.trajectory, part[f"{name}.trajectory"])
     assert_same_frames(step.obs, part[f"{name}.trajectory"][:, -1])

@@ -94,7 +94,7 @@ class Distill:
         world = dreamed_world(card, self.env, self.render_obs)
         check_learnable(world.about)
         name = self.student or f"{entry.name}-1step"
-        local_folder(name)  # a name that cannot be had is better told now than after hours
+        local_folder(name)  # a name that cannot be had is better refused now than after hours
         if name == entry.name:
             raise BadArgument(f"--student is {name}, the teacher's own name: the student would take its place")
         folder = self.run_folder or home_folder() / "runs" / name

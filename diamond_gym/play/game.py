@@ -236,7 +236,7 @@ class Game:
         return self._spread.heat_map() if self._spread.done else None
 
     def record(self, on: bool) -> dict[str, Any] | None:
-        """Begins a recording, or ends it and writes it to its store; what clients are told of one that has ended."""
+        """Begins a recording, or ends it and writes it to its store, and returns what clients hear of it then."""
         if on == (self.recorder is not None):
             return None
         if on:

@@ -130,7 +130,7 @@ class Player:
     # The game
 
     def spawn(self, task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Does something on the side; the player is told if it fails."""
+        """Does something on the side; the player sees it if it fails."""
 
         async def guarded() -> None:
             try:

@@ -75,7 +75,7 @@ class Server:
         self._tasks = [asyncio.create_task(self._reap()), asyncio.create_task(self._preload())]
 
     async def _preload(self) -> None:
-        """Loads the first model while nobody waits for it yet; whoever plays is told what may be wrong with it."""
+        """Loads the first model while nobody waits for it yet; whoever plays sees what may be wrong with it."""
         if self.worlds.first is not None:
             with contextlib.suppress(Exception):
                 self.worlds.give_back(await asyncio.to_thread(self.worlds.take, self.worlds.first))

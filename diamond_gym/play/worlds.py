@@ -117,7 +117,7 @@ class Worlds:
         raise UnknownWorld("there is no such world" if model is None else "there is no such model of this world")
 
     def listing(self) -> list[dict[str, Any]]:
-        """The worlds as clients are told of them, without loading any model; see docs/play-protocol.md."""
+        """The worlds as clients see them, without loading any model; see docs/play-protocol.md."""
         return [
             {
                 "name": name,
@@ -214,7 +214,7 @@ def is_like_the_game(card: Card) -> bool:
 
 
 def controls_of(codec: ActionCodec, meanings: list[str]) -> dict[str, Any]:
-    """How a world is controlled, as clients are told."""
+    """How a world is controlled, as clients see it."""
     numbered = math.prod(codec.shape) if codec.is_vector else codec.num_inputs
     kinds = {"discrete": "discrete", "csgo": "buttons", "multi_binary": "multi"}
     return {

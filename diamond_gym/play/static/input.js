@@ -173,7 +173,7 @@ export class Input {
   }
 }
 
-/** The keys of a direction, eight of which are told apart; none near the middle. */
+/** The keys of a direction, eight of which are distinguished; none near the middle. */
 function directions(x, y, dead) {
   if (Math.hypot(x, y) < dead) return [];
   const octant = (Math.round(Math.atan2(y, x) / (Math.PI / 4)) + 8) % 8;

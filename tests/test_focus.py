@@ -1,0 +1,99 @@
+"""Rows of a batch drawn around rewards and ends: they hold one, follow the age of play, and can be weighted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import worlds
+
+from diamond_gym.data.sampling import SegmentSampler
+from diamond_gym.trainers.batches import Focus, FocusedSampler, find_events
+from diamond_gym.trainers.world_model import WorldModelTrainer
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    return worlds.store(tmp_path / "walks")
+
+
+def test_focused_rows_hold_an_event(store) -> None:
+    fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=10)
+    sampler = fit.reward_end_batches
+    assert isinstance(sampler, FocusedSampler) and sampler.focuses[0].rows == 2
+    events = {tuple(event) for event in find_events(store)}
+    real = {(i, t) for i in range(len(store)) for t in np.flatnonzero(store[i].rew)}
+    assert real <= events
+    for _ in range(20):
+        batch = sampler.sample()
+        assert batch.obs.shape == (4, 5, 3, 8, 8)
+        focused = batch.rew[2:, :-1] * batch.mask_padding[2:, :-1]
+        assert (np.abs(focused).sum(1) + batch.end[2:, :-1].sum(1) > 0).all()
+
+
+def test_without_an_event_a_batch_keeps_its_size(store) -> None:
+    base = WorldModelTrainer(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
+    nowhere = Focus(5, (0, 1), lambda _: np.zeros((0, 2), np.int64))
+    nothing = FocusedSampler(base, [nowhere], np.random.default_rng(0))
+    rows = len(base.sample().rew)
+    assert {len(nothing.sample().obs) for _ in range(5)} == {rows + 5}
+
+
+def by_age(store, weights) -> list[int]:
+    """Episodes of 200 focused rows, each around the middle step of one."""
+    base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), weights)
+    middles = np.column_stack((np.arange(len(store)), store.lengths // 2))
+    focus = Focus(200, (0, 3), lambda _: middles)
+    return FocusedSampler(base, [focus], np.random.default_rng(1)).sample().episode[4:].tolist()
+
+
+def test_events_are_drawn_as_often_as_their_steps(store) -> None:
+    n = len(store)
+    assert n >= 8
+    assert min(by_age(store, (0, 0, 0, 1))) >= n // 4 * 3, "the other classes are never drawn"
+    lengths = store.lengths
+    chance = np.repeat([0.1, 0.1, 0.1, 0.7], n // 4) / lengths
+    newest = np.mean(np.array(by_age(store, (0.1, 0.1, 0.1, 0.7))) >= n // 4 * 3)
+    assert newest == pytest.approx(chance[n // 4 * 3 :].sum() / chance.sum(), abs=0.1)
+    assert (np.bincount(by_age(store, (1.0,)), minlength=n) > 0).all(), "with one class all steps are as likely"
+
+
+def test_where_no_event_can_be_drawn_a_batch_keeps_its_size(store) -> None:
+    base = SegmentSampler(store, 5, 4, True, np.random.default_rng(0), (0, 0, 0, 1))
+    old = Focus(10, (0, 3), lambda _: np.array([[0, 2], [1, 2]]))
+    batch = FocusedSampler(base, [old], np.random.default_rng(1)).sample()
+    assert len(batch) == 14 and batch.episode.min() >= len(store) // 4 * 3
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+@pytest.mark.parametrize("weights", [(1.0,), (0.1, 0.1, 0.1, 0.7)])
+def test_weighted_rows_hold_events_as_often_as_unfocused_ones(tmp_path: Path, weights, by_step: bool) -> None:
+    store = worlds.store(tmp_path, episodes=40)
+    base = SegmentSampler(store, 6, 500, True, np.random.default_rng(0), weights, across_lives=True, by_step=by_step)
+    sampler = FocusedSampler(base, [Focus(500, (0, 4), find_events)], np.random.default_rng(1))
+
+    def shares(batch, weights) -> np.ndarray:
+        counts = batch.mask_padding[:, :-1] * weights[:, None]
+        return np.array([(part[:, :-1] * counts).sum() for part in (np.abs(batch.rew), batch.end)]) / counts.sum()
+
+    plain = np.mean([shares(batch, np.ones(500)) for batch in (base.sample() for _ in range(20))], axis=0)
+    drawn = [sampler.sample() for _ in range(20)]
+    weighted = np.mean([shares(batch, sampler.weights(batch)) for batch in drawn], axis=0)
+    unweighted = np.mean([shares(batch, np.ones(1000)) for batch in drawn], axis=0)
+    assert (unweighted > 1.2 * plain).all()
+    assert weighted == pytest.approx(plain, rel=0.1)
+    assert np.mean([sampler.weights(batch).mean() for batch in drawn]) == pytest.approx(1, abs=0.1)
+
+
+def test_rows_weigh_the_same_where_nothing_is_drawn_around_events(store) -> None:
+    sampler = WorldModelTrainer(replace(worlds.CONFIG, focus=0.0), store, total_steps=10).reward_end_batches
+    assert (sampler.weights(sampler.sample()) == 1).all()
+
+
+@pytest.mark.parametrize("weigh", [False, True])
+def test_rows_are_weighted_where_that_is_wanted(store, weigh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = WorldModelTrainer(replace(worlds.CONFIG, weigh_focus=weigh), store, total_steps=10)
+    asked, weights = [], FocusedSampler.weights
+    monkeypatch.setattr(FocusedSampler, "weights", lambda *batch: asked.append(weights(*batch)) or asked[-1])
+    fit.train_step()
+    assert len(asked) == weigh
