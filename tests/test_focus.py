@@ -31,6 +31,34 @@ def test_focused_rows_hold_an_event(store) -> None:
         assert (np.abs(focused).sum(1) + batch.end[2:, :-1].sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("event", [0, -1])
+def test_segments_around_an_event_hold_what_is_to_be_predicted(store, event: int) -> None:
+    """Also where places would have them lie before their episode, or behind it."""
+    base = SegmentSampler(store, 5, 1, False, np.random.default_rng(0), final=True)
+    every = np.arange(len(store))
+    found = np.column_stack((every, np.full(len(store), event) % store.lengths))
+    sampler = FocusedSampler(base, [Focus(200, (2, 12), lambda _: found, target=3)], np.random.default_rng(1))
+    batch = sampler.sample()
+    assert batch.mask_padding[1:, 3].all()
+    reached = batch.start[1:] + 3
+    assert reached.min() == 0 if event == 0 else (reached == store.lengths[batch.episode[1:]]).any()
+
+
+def test_the_denoiser_learns_what_follows_an_episodes_last_step(store) -> None:
+    batches = WorldModelTrainer(worlds.CONFIG, store, total_steps=10).denoiser_batches
+    drawn = [batches.sample() for _ in range(60)]
+    ended = [
+        (batch, row)
+        for batch in drawn
+        for row in np.flatnonzero(batch.start + batch.obs.shape[1] > store.lengths[batch.episode])
+    ]
+    assert ended
+    for batch, row in ended:
+        last = store.lengths[batch.episode[row]] - batch.start[row]
+        final = store[int(batch.episode[row])].obs[-1].transpose(2, 0, 1)
+        assert batch.mask_padding[row, last] and np.array_equal(batch.obs[row, last], final)
+
+
 def test_without_an_event_a_batch_keeps_its_size(store) -> None:
     base = WorldModelTrainer(worlds.CONFIG, store, total_steps=10).reward_end_batches.base
     nowhere = Focus(5, (0, 1), lambda _: np.zeros((0, 2), np.int64))

@@ -33,20 +33,24 @@ def a_store(folder: Path, lengths: list[int], seed: int = 0) -> EpisodeStore:
     return EpisodeStore(folder)
 
 
-def assert_is_the_segment(batch: Batch, row: int, episode: Episode, start: int, length: int) -> None:
+def assert_is_the_segment(
+    batch: Batch, row: int, episode: Episode, start: int, length: int, with_final: bool = False
+) -> None:
     n = len(episode)
     final = -1
     for j in range(length):
         t = start + j
         real = 0 <= t < n
-        assert batch.mask_padding[row, j] == real
-        if real:
+        shown = real or (with_final and t == n and j > 0)
+        assert batch.mask_padding[row, j] == shown
+        if shown:
             np.testing.assert_array_equal(batch.obs[row, j], episode.obs[t].transpose(2, 0, 1))
+        if real:
             for name in ("act", "rew", "end"):
                 assert getattr(batch, name)[row, j] == getattr(episode, name)[t]
             final = j if t == n - 1 else final
         else:
-            assert not batch.obs[row, j].any()
+            assert shown or not batch.obs[row, j].any()
             for name in ("act", "rew", "end"):
                 assert not getattr(batch, name)[row, j]
     assert batch.final_index[row] == final
@@ -68,6 +72,7 @@ def assert_is_the_segment(batch: Batch, row: int, episode: Episode, start: int, 
     length=st.integers(1, 9),
     batch_size=st.integers(1, 5),
     beyond_end=st.booleans(),
+    final=st.booleans(),
     seed=st.integers(0, 2**32),
 )
 def test_every_number(
@@ -76,10 +81,11 @@ def test_every_number(
     length: int,
     batch_size: int,
     beyond_end: bool,
+    final: bool,
     seed: int,
 ) -> None:
     store = a_store(tmp_path_factory.mktemp("store"), lengths)
-    sampler = SegmentSampler(store, length, batch_size, beyond_end, np.random.default_rng(seed))
+    sampler = SegmentSampler(store, length, batch_size, beyond_end, np.random.default_rng(seed), final=final)
     for _ in range(3):
         batch = sampler.sample()
         assert len(batch) == batch_size
@@ -91,16 +97,16 @@ def test_every_number(
             assert getattr(batch, name).dtype == np.dtype(dtype), name
         for row in range(batch_size):
             episode, start = store[int(batch.episode[row])], int(batch.start[row])
-            assert_is_the_segment(batch, row, episode, start, length)
-            assert batch.mask_padding[row].any()
+            assert_is_the_segment(batch, row, episode, start, length, final)
             if beyond_end:
-                assert -length < start < len(episode)
+                assert -length < start < len(episode) and batch.mask_padding[row].any()
             else:
-                assert start + length <= len(episode)
-                assert batch.mask_padding[row, -1]  # padded before the start only
+                assert start + length <= len(episode) + final
+                # padded before the start only; of one frame there is none before the final one
+                assert batch.mask_padding[row, -1] or (length == 1 and start == len(episode))
 
 
-def exact_chances(lengths: list[int], length: int, beyond_end: bool) -> dict[tuple[int, int], float]:
+def exact_chances(lengths: list[int], length: int, beyond_end: bool, final: bool) -> dict[tuple[int, int], float]:
     """The chance of every (episode, start), by going through all that can be drawn."""
     count, chances = len(lengths), dict[tuple[int, int], float]()
     quarter = [min(3, e // (count // 4)) for e in range(count)] if count >= 4 else []
@@ -110,22 +116,22 @@ def exact_chances(lengths: list[int], length: int, beyond_end: bool) -> dict[tup
             chance = (0.1, 0.1, 0.1, 0.7)[quarter[e]] / quarter.count(quarter[e])
         for t in range(n):
             for u in range(length):
-                start = t - u if beyond_end else min(n, t + 1 + u) - length
+                start = t - u if beyond_end else min(n + final, t + 1 + u) - length
                 chances[e, start] = chances.get((e, start), 0) + chance / n / length
     assert sum(chances.values()) == pytest.approx(1)
     return chances
 
 
-@pytest.mark.parametrize("beyond_end", [False, True])
+@pytest.mark.parametrize(("beyond_end", "final"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("lengths", [[3, 1, 6], [2, 5, 1, 3], [4, 1, 2, 3, 2, 1, 6]])
-def test_chances(tmp_path: Path, lengths: list[int], beyond_end: bool) -> None:
+def test_chances(tmp_path: Path, lengths: list[int], beyond_end: bool, final: bool) -> None:
     store = a_store(tmp_path, lengths)
-    sampler = SegmentSampler(store, 4, 20_000, beyond_end, np.random.default_rng(0))
+    sampler = SegmentSampler(store, 4, 20_000, beyond_end, np.random.default_rng(0), final=final)
     batch = sampler.sample()
     found = dict[tuple[int, int], int]()
     for key in zip(batch.episode.tolist(), batch.start.tolist(), strict=True):
         found[key] = found.get(key, 0) + 1
-    chances = exact_chances(lengths, 4, beyond_end)
+    chances = exact_chances(lengths, 4, beyond_end, final)
     assert set(found) <= set(chances)
     # Pearson's statistic: its mean is the number of cells less one, its variance twice that.
     cells = len(chances) - 1

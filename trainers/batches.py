@@ -40,11 +40,13 @@ class Focus:
         places: First and last place of the event in its segment. A place beyond the segment's end means that the
             segment stops so many steps before the event: what leads to it is what a denoiser has to learn.
         find: Finds the events of a store, (episode, step), int64 (N, 2).
+        target: Place of the first frame that the network predicts: a segment in which that would be padding is moved.
     """
 
     rows: int
     places: tuple[int, int]
     find: Callable[[EpisodeStore], _Int]
+    target: int | None = None
 
 
 class FocusedSampler:
@@ -86,7 +88,9 @@ class FocusedSampler:
                 drawn = self._rng.random(focus.rows) * cumulative[-1]
                 chosen = events[np.searchsorted(cumulative, drawn, side="right")]
                 start = chosen[:, 1] - self._rng.integers(focus.places[0], focus.places[1] + 1, size=focus.rows)
-                parts.append(cut(self.store, chosen[:, 0], start, self.base.length, self.base.across_lives))
+                if focus.target is not None:
+                    start = np.clip(start + focus.target, 0, self.base.frames_of(chosen[:, 0]) - 1) - focus.target
+                parts.append(self.base.cut(chosen[:, 0], start))
         return Batch(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
     def weights(self, batch: Batch) -> npt.NDArray[np.float32]:
@@ -187,7 +191,6 @@ class Appearances:
                 unknown = int(np.argmax(segment.mask_padding[0]))
                 result, moves = appearances(np.concatenate((segment.obs[0, unknown:], segment.final_obs)))
                 result = result + np.array([unknown - self._before, 0])
-                result = result[result[:, 0] < length - 1]  # no segment holds what followed the last step
                 self._known[number] = (length, np.column_stack((np.full(len(result), number), result)), moves)
         if not self._known:
             return np.zeros((0, 2), np.int64)
@@ -268,11 +271,11 @@ def denoiser_batches(
     parts = config.denoiser_focus, config.appearance_focus, config.prioritized
     batch, around, appearing, worst = split(batch, *parts)
     focuses = [
-        Focus(around, leading, find_events),
-        Focus(appearing, predicted, Appearances(config.across_lives)),
-        Focus(worst, predicted, prioritized or find_events),
+        Focus(around, leading, find_events, t),
+        Focus(appearing, predicted, Appearances(config.across_lives), t),
+        Focus(worst, predicted, prioritized or find_events, t),
     ]
-    base = SegmentSampler(store, length, batch, False, rngs[0], **sampling_of(config))
+    base = SegmentSampler(store, length, batch, False, rngs[0], final=True, **sampling_of(config))
     return FocusedSampler(base, focuses, rngs[1])
 
 

@@ -100,11 +100,11 @@ class PrioritizedSteps:
         """Predicts the next frames of steps drawn evenly, and lists them in proportion to the errors.
 
         Args:
-            store: The experience; an episode's last step is not looked at.
+            store: The experience.
             denoiser: Predicts in one denoising step, from torch's own noise.
             device: Where it is.
         """
-        ends = np.cumsum(np.maximum(store.lengths - 1, 0))
+        ends = np.cumsum(store.lengths)
         if not len(ends) or not ends[-1]:
             return
         flat = self._rng.choice(ends[-1], size=min(EXAMINED, int(ends[-1])), replace=False)
@@ -146,7 +146,7 @@ def errors(
         store: The experience.
         denoiser: Sees T frames.
         episode: Numbers of episodes, (N,).
-        step: Steps in them, none of them the last, (N,).
+        step: Steps in them, (N,).
         device: Where the denoiser is.
         across_lives: Whether it sees earlier lives where an episode has too few frames.
 
@@ -154,7 +154,7 @@ def errors(
         The largest of `cell_errors`, (N,).
     """
     t = denoiser.num_steps_conditioning
-    batch = to_tensors(cut(store, episode, step - (t - 1), t + 1, across_lives), device)
+    batch = to_tensors(cut(store, episode, step - (t - 1), t + 1, across_lives, final=True), device)
     target = batch.obs[:, t]
     result = predicted(denoiser, batch.obs[:, :t], batch.act[:, :t], torch.randn_like(target))
     return cell_errors(result, target).amax(dim=(1, 2, 3))

@@ -75,7 +75,9 @@ class TwoStageTrainer(WorldModelTrainer):
         rng = np.random.default_rng([self._seed, self._fabric.global_rank, self.step, 1])
         length = own.denoiser.inner_model.num_steps_conditioning + 1 + own.num_autoregressive_steps
         rows = own_rows(self._fabric, own.optimizer.batch_size)
-        self.upsampler_batches = SegmentSampler(self._large, length, rows, False, rng, **sampling_of(config))
+        self.upsampler_batches = SegmentSampler(
+            self._large, length, rows, False, rng, final=True, **sampling_of(config)
+        )
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Updates both stages, each when it is its turn."""

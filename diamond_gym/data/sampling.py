@@ -26,7 +26,8 @@ class SegmentSampler:
 
     A uniform offset u in 0..L-1 follows: with `beyond_end` the segment starts at t - u, and may reach over both ends of
     the episode; without, it stops after min(steps, t + 1 + u) steps of the episode, and may reach over its beginning
-    only.
+    only. With `final` the frame that followed the last step counts as one more: the paper's denoiser never learns to
+    predict it, and in games whose rewards come with their ends it is the one that matters.
 
     >>> sampler = SegmentSampler(store, 6, 32, False, np.random.default_rng(0))  # doctest: +SKIP
     >>> sampler.sample().obs.shape  # doctest: +SKIP
@@ -42,6 +43,7 @@ class SegmentSampler:
         across_lives: Whether a segment that reaches over its episode's beginning shows the life before instead of
             padding.
         by_step: Whether the classes are of steps, not of episodes.
+        final: Whether segments hold the frame after an episode's last step (`segments.cut`).
     """
 
     def __init__(
@@ -54,21 +56,31 @@ class SegmentSampler:
         weights: Sequence[float] = (0.1, 0.1, 0.1, 0.7),
         across_lives: bool = False,
         by_step: bool = False,
+        final: bool = False,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
         if min(weights) < 0 or not np.isclose(sum(weights), 1):
             raise ValueError(f"weights are not negative and sum to 1, unlike {tuple(weights)}")
         self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
-        self.weights, self.across_lives, self._by_step, self._rng = tuple(weights), across_lives, by_step, rng
+        self.weights, self.across_lives, self.final = tuple(weights), across_lives, final
+        self._by_step, self._rng = by_step, rng
         self._version = -1
 
     def sample(self) -> Batch:
         """Draws one batch."""
         episode, t = self._draw()
         u = self._rng.integers(0, self.length, size=self.batch_size)
-        start = t - u if self.beyond_end else np.minimum(self.store.lengths[episode], t + 1 + u) - self.length
-        return cut(self.store, episode, start, self.length, self.across_lives)
+        start = t - u if self.beyond_end else np.minimum(self.frames_of(episode), t + 1 + u) - self.length
+        return self.cut(episode, start)
+
+    def frames_of(self, episode: _Int) -> _Int:
+        """How many frames of these episodes a segment may hold, int64 (N,)."""
+        return np.asarray(self.store.lengths[episode] + self.final)
+
+    def cut(self, episode: _Int, start: _Int) -> Batch:
+        """Segments that begin at chosen steps of episodes, as many of them as are given."""
+        return cut(self.store, episode, start, self.length, self.across_lives, self.final)
 
     def chances(self, episode: _Int, t: _Int) -> npt.NDArray[np.float64]:
         """The chance of each of these steps to be a segment's t, float64 (N,)."""

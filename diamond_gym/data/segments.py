@@ -28,7 +28,7 @@ class Batch:
             vectors (B, L, A), int64 or float32.
         rew: Rewards, float32 (B, L), unclipped.
         end: bool (B, L).
-        mask_padding: bool (B, L), true where the step is real.
+        mask_padding: bool (B, L), true where the step, or the frame that follows the last one, is real.
         final_obs: The frame after the episode's last step, uint8 (B, C, H, W), in rows that hold that step.
         final_index: Where in the row the episode's last step is, int64 (B,); -1 in the rows without it.
         episode: The episodes' numbers, int64 (B,).
@@ -72,11 +72,14 @@ class Batch:
         return np.flatnonzero((self.final_index >= 0) & (self.final_index < self.obs.shape[1] - 1))
 
 
-def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_lives: bool = False) -> Batch:
+def cut(
+    store: EpisodeStore, episode: _Int, start: _Int, length: int, across_lives: bool = False, final: bool = False
+) -> Batch:
     """Takes the steps `start[i]` to `start[i] + length` of `episode[i]`, padded where there are none.
 
     With `across_lives`, what lies before an episode's first step comes from the lives before in the same game, where
-    the store knows them (`EpisodeStore.before`).
+    the store knows them (`EpisodeStore.before`). With `final`, the frame after an episode's last step follows in the
+    row, as real as the others, though no step begins with it.
     """
     t = np.arange(length)
     rows, inside = episode[:, None] + t * 0, start[:, None] + t  # (B, L)
@@ -97,6 +100,9 @@ def cut(store: EpisodeStore, episode: _Int, start: _Int, length: int, across_liv
     steps[~mask] = 0
     final_obs = np.zeros((len(start), *frames.shape[1:]), np.uint8)
     final_obs[has_last] = frames[rows.size :]
+    if final:
+        followed = np.flatnonzero(has_last & (last < length - 1))
+        obs[followed, last[followed] + 1], mask[followed, last[followed] + 1] = final_obs[followed], True
     rew, end = (np.ascontiguousarray(steps[name]) for name in ("rew", "end"))
     return Batch(obs, act, rew, end, mask, final_obs, np.where(has_last, last, -1), episode, start)
 
