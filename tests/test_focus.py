@@ -95,27 +95,27 @@ def test_where_no_event_can_be_drawn_a_batch_keeps_its_size(store) -> None:
 
 @pytest.mark.parametrize("by_step", [False, True])
 @pytest.mark.parametrize("weights", [(1.0,), (0.1, 0.1, 0.1, 0.7)])
-def test_weighted_rows_hold_events_as_often_as_unfocused_ones(tmp_path: Path, weights, by_step: bool) -> None:
+@pytest.mark.parametrize("focused", [0, 500])
+def test_weighted_steps_hold_events_as_often_as_the_game(tmp_path: Path, weights, by_step: bool, focused: int) -> None:
     store = worlds.store(tmp_path, episodes=40)
     base = SegmentSampler(store, 6, 500, True, np.random.default_rng(0), weights, across_lives=True, by_step=by_step)
-    sampler = FocusedSampler(base, [Focus(500, (0, 4), find_events)], np.random.default_rng(1))
+    sampler = FocusedSampler(base, [Focus(focused, (0, 4), find_events)], np.random.default_rng(1))
+    every = np.array([(i, t) for i, steps in enumerate(store.lengths) for t in range(steps)])
+    steps, chances = store.steps(*every.T), base.chances(*every.T)
+    game = np.array([(np.abs(steps[name].astype(float)) * chances).sum() for name in ("rew", "end")]) / chances.sum()
 
-    def shares(batch, weights) -> np.ndarray:
-        counts = batch.mask_padding[:, :-1] * weights[:, None]
-        return np.array([(part[:, :-1] * counts).sum() for part in (np.abs(batch.rew), batch.end)]) / counts.sum()
+    def shares(batch, counts) -> np.ndarray:
+        parts, counts = (np.abs(batch.rew), batch.end), counts[:, :-1]
+        return np.array([(part[:, :-1] * counts).sum() for part in parts]) / counts.sum()
 
-    plain = np.mean([shares(batch, np.ones(500)) for batch in (base.sample() for _ in range(20))], axis=0)
     drawn = [sampler.sample() for _ in range(20)]
     weighted = np.mean([shares(batch, sampler.weights(batch)) for batch in drawn], axis=0)
-    unweighted = np.mean([shares(batch, np.ones(1000)) for batch in drawn], axis=0)
-    assert (unweighted > 1.2 * plain).all()
-    assert weighted == pytest.approx(plain, rel=0.1)
-    assert np.mean([sampler.weights(batch).mean() for batch in drawn]) == pytest.approx(1, abs=0.1)
-
-
-def test_rows_weigh_the_same_where_nothing_is_drawn_around_events(store) -> None:
-    sampler = WorldModelTrainer(replace(worlds.CONFIG, focus=0.0), store, total_steps=10).reward_end_batches
-    assert (sampler.weights(sampler.sample()) == 1).all()
+    unweighted = np.mean([shares(batch, batch.mask_padding) for batch in drawn], axis=0)
+    assert weighted == pytest.approx(game, rel=0.08)
+    if focused:
+        assert (unweighted > 1.2 * game).all()
+    else:
+        assert unweighted[1] < 0.85 * game[1], "rows that reach over an end are rarer"
 
 
 @pytest.mark.parametrize("weigh", [False, True])

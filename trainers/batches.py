@@ -94,24 +94,27 @@ class FocusedSampler:
         return Batch(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
     def weights(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """What each row of a batch counts, so that on average events are as frequent as in `base`'s own rows.
+        """What each step of a batch counts, so that on average events are as frequent as in the game.
 
-        By importance sampling, 1 / (a + (1 - a) * q / p), where a is the share of `base`'s rows, p the row's chance as
-        one of those and q as one around an event. It holds where `base` reaches beyond an episode's end, there is
+        By importance sampling: where a is the share of `base`'s rows, p a row's chance as one of those and q as one
+        around an event, its steps count 1 / (a * p + (1 - a) * q), as if every place where a segment can begin were as
+        likely; each step but the row's last is then as often among them. (`base` alone is not enough: a row that
+        reaches over an end is rarer by the steps that are not the episode's, so that ends are half as frequent.)
+        Steps of earlier lives are seen, and count 0. It holds where `base` reaches beyond an episode's end, there is
         one kind of focus, on any step but the last, and all steps of a row have the same chance.
 
         Returns:
-            float32 (B,), of mean 1 but for chance.
+            float32 (B, L); 0 where padded.
         """
-        if not self.focuses or not self._chances[0].any():
-            return np.ones(len(batch), np.float32)
         length = self.base.length
-        own = batch.mask_padding & (batch.start[:, None] + np.arange(length) >= 0)  # without what is of earlier lives
-        events = own & ((batch.rew != 0) | batch.end)
-        p = own.sum(axis=1) / length
-        q = events[:, :-1].sum(axis=1) / (length - 1) / self._chances[0].sum()
-        share = self.base.batch_size / (self.base.batch_size + self.focuses[0].rows)
-        return np.asarray(1 / (share + (1 - share) * q / p), np.float32)
+        own = batch.mask_padding & (batch.start[:, None] + np.arange(length) >= 0)
+        chance = own.sum(axis=1) / length
+        if self.focuses and self._chances[0].any():
+            events = own & ((batch.rew != 0) | batch.end)
+            around = events[:, :-1].sum(axis=1) / (length - 1) / self._chances[0].sum()
+            share = self.base.batch_size / (self.base.batch_size + self.focuses[0].rows)
+            chance = share * chance + (1 - share) * around
+        return np.asarray(own / chance[:, None], np.float32)
 
     def forget(self) -> None:
         """Has the events found anew for the next batch."""

@@ -238,7 +238,7 @@ class WorldModelTrainer:
         def batch() -> Arrays:
             drawn = self.reward_end_batches.sample()
             frames = drawn.obs, drawn.mask_padding, drawn.next_obs(), drawn.next_mask()
-            even = np.ones(len(drawn), np.float32)
+            even = drawn.mask_padding.astype(np.float32)
             weights = self.reward_end_batches.weights(drawn) if self.config.weigh_focus else even
             return *frames, drawn.act, drawn.rew, drawn.end, weights
 
@@ -250,7 +250,7 @@ class WorldModelTrainer:
         batch = TensorBatch(normalised(pixels, mask), normalised(next_pixels, next_mask), act, rew, end, mask)
         assert batch.next_obs is not None
         obs, next_obs = self._dreamed(batch) if dreams else (batch.obs[:, :-1], batch.next_obs)
-        rest = (part[:, :-1] for part in (rew, end, mask * weight[:, None]))
+        rest = (part[:, :-1] for part in (rew, end, weight))
         with self._autocast():
             loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, act[:, :-1], next_obs, *rest)
         figures = {"reward_end/loss_rew": loss_rew.detach(), "reward_end/loss_end": loss_end.detach()}

@@ -124,7 +124,7 @@ class WorldModelConfig:
     ema_decay: float = 0.0
     """Decay of a moving average of all weights, which is then what is dreamed with (0: none, the paper's)."""
     motion_weight: float = 0.0
-    """Extra weight of the denoiser's error where the past frames move, in units of the average (0: the paper's)."""
+    """Extra weight of the denoiser's error where the past frames move, in units of that elsewhere (0: the paper's)."""
     focus: float = 0.0
     """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
     denoiser_focus: float = 0.0
