@@ -18,6 +18,7 @@ from diamond_gym.files import atomic_path
 from diamond_gym.frames import to_frames
 from diamond_gym.networks.reward_end import LstmState
 
+PADDING = 128  # every level of the frames before a game's beginning, where a piece reaches over it: mid-grey
 _LARGEST = 4 << 30  # bytes; the largest known, of CS:GO, have a hundredth of it
 
 
@@ -26,7 +27,7 @@ class Starts:
     """N short pieces of real play, of T frames each with the T - 1 actions between them.
 
     Attributes:
-        obs: Frames, uint8 (N, T, H, W, C), oldest first.
+        obs: Frames, uint8 (N, T, H, W, C), oldest first; `PADDING` where the game had not begun.
         act: Actions as the networks take them (`diamond_gym.actions`): int64 (N, T - 1), or vectors (N, T - 1, A),
             int64 or float32.
         first: bool (N,), whether the piece begins a game.

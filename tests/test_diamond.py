@@ -29,7 +29,7 @@ from diamond_gym.trainers.held_out import HeldOut
 from diamond_gym.trainers.loop import Loop, Rhythm
 from diamond_gym.trainers.optim import OptimizerConfig
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.start_states import replay_starts
+from diamond_gym.trainers.start_states import draw_starts, replay_starts
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import find_world
 from diamond_gym.world_model import WorldModel
@@ -180,6 +180,23 @@ def test_starts_are_padded_with_grey_before_an_episode(whole):
     assert grey[:, :3].any() and not grey[:, 3].any()
     assert (starts.first | ~grey.any(axis=1)).all()
     assert (np.diff(grey.astype(int), axis=1) <= 0).all()  # only at the beginning
+
+
+def test_registered_starts_hold_the_first_decisions_of_a_game(whole):
+    """Every frame that a step begins with can be the last of a piece, games' first ones after padding."""
+    store = EpisodeStore(whole[0] / "experience")
+    starts = draw_starts(store, 4, store.num_steps)
+    grey = (starts.obs == 128).all(axis=(2, 3, 4))
+    assert not grey[:, 3].any() and (np.diff(grey.astype(int), axis=1) <= 0).all()
+    assert {int(row.sum()) for row in grey[~starts.first]} == {0, 1, 2, 3}
+    assert not grey[starts.first].any() and starts.first.any()
+    shown = {frame.tobytes() for frame in starts.obs[:, 3]}
+    assert {frame.tobytes() for frame in next(iter(store)).obs[:3]} & shown
+
+
+def test_no_starts_without_experience(tmp_path):
+    with EpisodeStore(tmp_path, "a", WORLD.about) as empty, pytest.raises(DiamondGymError, match="no experience"):
+        draw_starts(empty, 4)
 
 
 def games(rows):

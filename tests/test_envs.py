@@ -1,6 +1,7 @@
 """Which model the environments dream with, how it is sampled, and what is shown of it."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from stub_envs import single_env, vector_env
 from stubs import save_tiny_model
 
 from diamond_gym.envs import DreamEnv, DreamVectorEnv
+from diamond_gym.envs.checks import start_colours
 from diamond_gym.sampler import QUALITIES, SamplerConfig
+from diamond_gym.starts import PADDING
 
 
 def test_sampler_keywords():
@@ -62,6 +65,16 @@ def test_the_hallucination_number_on_demand():
     exact = (~bins.all(-1).any(1)).float().mean((1, 2))
     assert (torch.from_numpy(info["hallucination"]) <= exact).all()
     assert "hallucination" not in vector_env().reset(seed=0)[1]
+
+
+def test_padding_before_a_game_is_no_colour_of_it():
+    model = vector_env(1).world_model
+    starts, unpadded = model.starts, start_colours(model)
+    padded = np.concatenate((np.full_like(starts.obs[:1], PADDING), starts.obs))
+    model.starts = replace(starts, obs=padded, act=starts.act[[0, *range(len(starts.act))]],
+                           first=starts.first[[0, *range(len(starts.first))]])  # fmt: skip
+    grey = torch.full((1, 3, 8, 8), PADDING, dtype=torch.uint8)
+    assert start_colours(model).artefacts(grey) == unpadded.artefacts(grey) > 0
 
 
 def test_render():

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.sampling import SegmentSampler
-from diamond_gym.data.segments import cut, windows
+from diamond_gym.data.segments import Batch, cut
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import temporary_folder
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.registry import games
-from diamond_gym.starts import Starts
+from diamond_gym.starts import PADDING, Starts
 from diamond_gym.two_stage import in_two_sizes
 from diamond_gym.world_model import PREFIXES, WorldModel
 
 if TYPE_CHECKING:
     from diamond_gym.registry.released import Released
 
-_GREY = 128  # what padding before an episode's first frame looks like in pixels
 _BYTES = 64 << 20  # of the frames of the starts of a model of two stages, at full size
 _IMPORTED = 256  # starts of an imported checkpoint
 _ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
@@ -39,21 +39,30 @@ def starts_for(model: WorldModel, store: EpisodeStore) -> Starts:
 
 
 def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:
-    """Draws real pieces of T frames: up to a quarter of them beginnings of games, the others from anywhere.
+    """Draws real pieces of T frames: up to a quarter of them beginnings of games, the others up to any frame.
+
+    Where such a piece reaches over the beginning of its game, the frames there are mid-grey, as padding is in training:
+    in a short game an agent would else never see its first T - 1 decisions.
 
     Args:
         store: Where from.
         t: Frames per piece.
         n: Pieces.
         seed: Seeds the choice.
+
+    Raises:
+        DiamondGymError: The store is empty.
     """
-    rng = np.random.default_rng(seed)
-    lengths = store.lengths
+    _check_any(store)
+    rng, lengths = np.random.default_rng(seed), store.lengths
     firsts = [i for i in range(len(store)) if store.info(i).get("first") and lengths[i] >= t]
     firsts = sorted(rng.permutation(firsts)[: n // 4].tolist())
     beginning = cut(store, np.array(firsts, np.int64), np.zeros(len(firsts), np.int64), t)
-    anywhere = windows(store, n - len(firsts), t, seed, past=t - 1)
-    obs = np.concatenate((beginning.obs, anywhere.obs)).transpose(0, 1, 3, 4, 2)
+    place = rng.choice(store.num_steps, n - len(firsts), replace=n - len(firsts) > store.num_steps)
+    episode = np.searchsorted(np.cumsum(lengths), place, side="right")
+    step = place - (np.cumsum(lengths) - lengths)[episode]
+    anywhere = cut(store, episode, step - (t - 1), t, across_lives=True)
+    obs = np.concatenate((beginning.obs, _padded(anywhere))).transpose(0, 1, 3, 4, 2)
     act = np.concatenate((beginning.act, anywhere.act))[:, : t - 1]
     return Starts(np.ascontiguousarray(obs), act, np.arange(len(act)) < len(firsts))
 
@@ -71,11 +80,19 @@ def replay_starts(store: EpisodeStore, t: int, n: int, rng: np.random.Generator,
         rng: The source of chance.
         sampling: How the denoiser's segments are drawn (`batches.sampling_of`).
     """
+    _check_any(store)
+    batch = SegmentSampler(store, t, n, False, rng, **sampling).sample()
+    obs = np.ascontiguousarray(_padded(batch).transpose(0, 1, 3, 4, 2))
+    return Starts(obs, batch.act[:, : t - 1], batch.start < 1)
+
+
+def _check_any(store: EpisodeStore) -> None:
     if not store.num_steps:
         raise DiamondGymError(f"there is no experience in {store.folder} to dream from")
-    batch = SegmentSampler(store, t, n, False, rng, **sampling).sample()
-    obs = np.where(batch.mask_padding[:, :, None, None, None], batch.obs, np.uint8(_GREY))
-    return Starts(np.ascontiguousarray(obs.transpose(0, 1, 3, 4, 2)), batch.act[:, : t - 1], batch.start < 1)
+
+
+def _padded(batch: Batch) -> npt.NDArray[np.uint8]:
+    return np.where(batch.mask_padding[:, :, None, None, None], batch.obs, np.uint8(PADDING))
 
 
 def starts_from_folder(model: "Released", folder: Path, seed: int = 0) -> Starts:

@@ -18,6 +18,7 @@ from diamond_gym.registry.loading import Precision, load_world_model
 from diamond_gym.registry.models import Entry, find_again, resolve
 from diamond_gym.sampler import QUALITIES, SamplerConfig, check_sampler, objective_of
 from diamond_gym.schema import SamplerFields
+from diamond_gym.starts import PADDING
 from diamond_gym.world_model import WorldModel, check_steps
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def start_colours(model: WorldModel) -> SeenColours:
         raise BadArgument(
             "hallucination is for models of one stage whose frames have at most three channels: leave it out."
         )
-    return SeenColours(torch.from_numpy(model.starts.obs).flatten(0, 1).movedim(-1, 1).to(model.device))
+    frames = torch.from_numpy(model.starts.obs).flatten(0, 1)
+    shown = (frames != PADDING).flatten(1).any(dim=1)
+    return SeenColours(frames[shown].movedim(-1, 1).to(model.device))
 
 
 def open_model(
