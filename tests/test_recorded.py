@@ -308,8 +308,8 @@ def test_a_training_of_all(device, tmp_path):
             dreams = diamond.agent.imagination.dream
             starts.append(dreams.bank.obs.clone())
             newest = diamond.world_model.averaged().weights()
-            assert all(value.equal(newest[key]) for key, value in diamond._dreamed_in.weights().items())
-            assert dreams.denoiser is diamond._dreamed_in.denoiser and not dreams.bank._unknown
+            assert all(value.equal(newest[key]) for key, value in diamond._dreams._dreamed_in.weights().items())
+            assert dreams.denoiser is diamond._dreams._dreamed_in.denoiser and not dreams.bank._unknown
         assert len(recorded) == 1 and not starts[0].equal(starts[1])
         assert device == "cpu" or recorded.pop()._graph is not None
         with Loop(diamond.save, minutes=1e-9) as loop:

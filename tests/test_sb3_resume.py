@@ -94,6 +94,16 @@ def test_dqn_goes_on_with_its_schedule_and_its_replay_buffer(tmp_path, stub_drea
     assert done.step == 100 and done.agent.exploration_rate == pytest.approx(0.02)
 
 
+def test_returns_of_a_resumed_dqn_stop_where_the_run_was_stopped(tmp_path, stub_dreams, short):
+    """What is stored next is of other dreams, which do not follow from these."""
+    words = {"algo": "dqn", "steps": 100}
+    run_training(tmp_path, 5, **words)
+    with RunFolder(tmp_path, tensorboard=False) as run, SB3Trainer(config(**words), run) as trainer:
+        buffer = trainer.agent.replay_buffer
+        last = buffer.pos - 1
+        assert np.logical_or(buffer.timeouts[last], buffer.dones[last]).all()
+
+
 def test_more_steps_go_on_with_the_settings_of_the_beginning(tmp_path, stub_dreams):
     first = run_training(tmp_path, algo="ppo", steps=32)
     assert run_training(tmp_path, algo="ppo", steps=32).seconds == first.seconds  # nothing was left to do

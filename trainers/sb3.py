@@ -14,6 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -111,7 +112,7 @@ class AsDreamed(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """Begins new games."""
         obs = self.venv.reset()
-        self._lives = np.array([info.get("lives", 0) for info in self.venv.reset_infos])
+        self._lives = np.array([info.get("lives", 0) for info in self.unwrapped.reset_infos])
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -123,7 +124,7 @@ class AsDreamed(VecEnvWrapper):
         for row in np.flatnonzero(lost):
             infos[row]["terminal_observation"] = obs[row].copy()
         # where a game has ended, info is of its end, and the new game's is in reset_infos
-        self._lives = np.where(dones, [info.get("lives", 0) for info in self.venv.reset_infos], lives)
+        self._lives = np.where(dones, [info.get("lives", 0) for info in self.unwrapped.reset_infos], lives)
         return obs, np.sign(rewards).astype(np.float32), dones | lost, infos
 
 
@@ -136,15 +137,16 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
     if config.real:
         world = find_world(None if config.env else config.game, config.env, None, config.size, bool(config.render_obs))
         bridge = DreamVecEnv(world.envs(config.n_envs, AutoresetMode.SAME_STEP))  # type: ignore[arg-type]  # the same keys
-        envs: VecEnv = AsDreamed(bridge)
     else:
         which: dict[str, Any] = {"id": f"DiamondDream-{config.game}-v0"}
         if config.model is not None:
             which = {"id": "DiamondDream-v0", "model": config.model}
         same = ("n_envs", "device", "precision", "compile", "quality", "max_episode_steps")
-        bridge = envs = make_dream_vec_env(**which, **{name: getattr(config, name) for name in same})
-    envs = VecMonitor(envs)
-    return (VecFrameStack(envs, config.frame_stack) if config.frame_stack > 1 else envs), bridge
+        bridge = make_dream_vec_env(**which, **{name: getattr(config, name) for name in same})
+    envs: VecEnv = VecFrameStack(bridge, config.frame_stack) if config.frame_stack > 1 else bridge
+    if config.real:  # above the stack, which a lost life does not clear, as in the games that score agents
+        envs = AsDreamed(envs)
+    return VecMonitor(envs), bridge
 
 
 class SB3Trainer:
@@ -213,6 +215,7 @@ class SB3Trainer:
             agent = algorithm.load(io.BytesIO(state["agent"].numpy()), self._envs, config.device, custom_objects=usual)
             if isinstance(agent, OffPolicyAlgorithm):
                 agent.load_replay_buffer(io.BytesIO(state["replay"].numpy()))
+                _part(agent)
         agent.set_random_seed(config.seed + agent.num_timesteps)
         return agent
 
@@ -273,6 +276,14 @@ class SB3Trainer:
 
     def __exit__(self, *_: object) -> None:
         self._envs.close()
+
+
+def _part(agent: OffPolicyAlgorithm) -> None:
+    """Marks the last stored steps as truncated, as dreams begin anew: a return of n steps would run into others."""
+    buffer = agent.replay_buffer
+    if isinstance(buffer, ReplayBuffer):
+        last = buffer.pos - 1
+        buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], buffer.dones[last] == 0)
 
 
 def _bytes(save: Callable[[io.BytesIO], None]) -> Tensor:
