@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diamond_gym.errors import BadConfig
+from diamond_gym.networks.blocks import Downsample
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig, quantise
 from diamond_gym.networks.preconditioning import SigmaDistribution, TrainingNoise, edm
 
@@ -183,3 +184,17 @@ def test_misfitting_sizes_are_told() -> None:
         Denoiser(DenoiserConfig(replace(SMALL, num_steps_conditioning=3)))
     with pytest.raises(ValueError, match="describe the same levels"):
         Denoiser(DenoiserConfig(replace(SMALL, depths=[1])))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_gradients_in_bfloat16_of_the_smallest_images(size):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        x, down = torch.randn(144, 32, *size), Downsample(32)
+        gradients = []
+        for enabled in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                result = down(x)
+            (grad,) = torch.autograd.grad(result.float().sin().sum(), [down.conv.weight])
+            gradients.append(grad)
+        assert (gradients[0] - gradients[1]).abs().max() < 0.02 * gradients[1].abs().max()
