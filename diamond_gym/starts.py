@@ -77,17 +77,17 @@ class Starts:
         Raises:
             DiamondGymError: There is no such start.
         """
-        if isinstance(choice, str):
-            if choice == "any":
-                return np.arange(len(self))
-            if choice == "first":
-                if not self.first.any():
-                    raise DiamondGymError('none of the starts begins a game: use starts="any" or an index.')
-                return np.flatnonzero(self.first)
+        if isinstance(choice, int | np.integer) and not isinstance(choice, bool):
+            if not 0 <= choice < len(self):
+                raise DiamondGymError(f"start {choice} does not exist: there are {len(self)}, counted from 0.")
+            return np.array([int(choice)])
+        if choice not in ("any", "first"):
             raise DiamondGymError(f'starts must be "any", "first" or an index, got {choice!r}.')
-        if not 0 <= int(choice) < len(self):
-            raise DiamondGymError(f"start {choice} does not exist: there are {len(self)}, counted from 0.")
-        return np.array([int(choice)])
+        if choice == "any":
+            return np.arange(len(self))
+        if not self.first.any():
+            raise DiamondGymError('none of the starts begins a game: use starts="any" or an index.')
+        return np.flatnonzero(self.first)
 
 
 def _refuse(wanted: str, got: npt.NDArray[Any]) -> NoReturn:

@@ -164,8 +164,11 @@ def test_wrong_arguments() -> None:
     for kind in (RealEnv, RealVectorEnv):
         with pytest.raises(BadArgument, match="render_mode must be"):
             kind(game="Pong", render_mode="human")
-        with pytest.raises(BadArgument, match="noop_max"):
-            kind(game="Pong", noop_max=-1)
+        for noop_max in (-1, 1.5, "2", True):
+            with pytest.raises(BadArgument, match=r"noop_max must be a whole number from 0 to 108000, got"):
+                kind(game="Pong", noop_max=noop_max)
+        with pytest.raises(BadArgument, match="terminal_on_life_loss must be True or False, got 1"):
+            kind(game="Pong", terminal_on_life_loss=1)
         with pytest.raises(TypeError, match="unexpected keyword"):
             kind(game="Pong", nonsense=1)
     with pytest.raises(BadArgument, match="num_envs"):
@@ -201,6 +204,11 @@ def test_wrong_use() -> None:
     for mask in (np.zeros(2, np.bool_), np.ones(3, np.bool_), np.ones(2)):
         with pytest.raises((ValueError, TypeError), match="reset_mask"):
             envs.reset(options={"reset_mask": mask})
+    for each in (env, envs):
+        for options in ({"x": 1}, {"start": 1}):
+            (name,) = options
+            with pytest.raises(ValueError, match=f"options know reset_mask, not '{name}'"):
+                each.reset(options=options)
     with pytest.raises(ValueError, match="2 seeds"):
         envs.reset(seed=[1, 2, 3])
 

@@ -81,6 +81,15 @@ def test_wrong_use():
         env.step(0)
     with pytest.raises(gym.error.ResetNeeded):
         env.step(0)
+    for options, error in (("x", TypeError), ([1], TypeError), ({"start": 1}, ValueError)):
+        with pytest.raises(error, match="^options "):
+            env.reset(options=options)
+    env.reset(options={})
+    env.close()
+    env.close()
+    for call in (env.reset, env.render, lambda: env.step(0)):
+        with pytest.raises(gym.error.ClosedEnvironmentError, match="this game is closed: make a new one"):
+            call()
     with pytest.raises(ValueError, match="rgb_array"):
         Catch(render_mode="human")
 

@@ -103,7 +103,7 @@ class Pair:
         if kind == "seed":
             values = NO_SEEDS if self.batch else [*NO_SEEDS, [1, 2]]
         elif kind == "options":
-            values = NO_OPTIONS[:3] if self.real else NO_OPTIONS
+            values = NO_OPTIONS  # a real game has none of those of dreams
         elif kind == "mask":
             values = NO_MASKS if self.batch else [*NO_MASKS, np.ones(2, bool)]
         else:

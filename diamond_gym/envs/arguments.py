@@ -33,8 +33,7 @@ def check_seed(seed: Any, rows: int = 1) -> int | None:
     """
     if seed is None:
         return None
-    integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not integer or not 0 <= int(seed) <= SEEDS - rows:
+    if not is_whole(seed) or not 0 <= int(seed) <= SEEDS - rows:
         raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
     return int(seed)
 
@@ -65,6 +64,18 @@ def check_options(options: Any) -> dict[str, Any]:
     return dict(options or {})
 
 
+def known_options(options: dict[str, Any], *known: str) -> dict[str, Any]:
+    """The options again.
+
+    Raises:
+        ValueError: One of them is none of those known.
+    """
+    for name in options:
+        if name not in known:
+            raise ValueError(f"options know {', '.join(known) or 'nothing'}, not {name!r}.")
+    return options
+
+
 def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
     """The rows to reset; all of them without a mask.
 
@@ -83,10 +94,27 @@ def check_mask(mask: Any, num_envs: int) -> npt.NDArray[np.bool_]:
     return mask.copy()
 
 
-def check_batch(num_envs: object, render_mode: str | None, render_modes: Sequence[str]) -> None:
-    """Checks the number of rows and the render mode (BadArgument)."""
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer of Python or NumPy; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_rows(num_envs: Any) -> int:
+    """The number of rows as Python's integer; BadArgument for anything else."""
+    if not is_whole(num_envs) or num_envs < 1:
         raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
+    return int(num_envs)
+
+
+def check_flags(**flags: Any) -> None:
+    """Checks keywords that are True or False (BadArgument)."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise BadArgument(f"{name} must be True or False, got {value!r}.")
+
+
+def check_render_mode(render_mode: Any, render_modes: Sequence[str]) -> None:
+    """Checks a render mode (BadArgument)."""
     if render_mode is not None and render_mode not in render_modes:
         raise BadArgument(f"render_mode must be None or one of {', '.join(render_modes)}, got {render_mode!r}.")
 
@@ -104,11 +132,11 @@ def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
 
 def horizon_of(max_episode_steps: int) -> int | None:
     """The horizon in Gymnasium's word for it, -1 for none."""
-    if max_episode_steps == -1:
-        return None
-    if max_episode_steps < 1:
-        raise BadArgument(f"max_episode_steps must be at least 1, or -1 to go on, got {max_episode_steps}.")
-    return max_episode_steps
+    if not is_whole(max_episode_steps) or (max_episode_steps < 1 and max_episode_steps != -1):
+        raise BadArgument(
+            f"max_episode_steps must be a whole number of at least 1, or -1 to go on, got {max_episode_steps!r}."
+        )
+    return None if max_episode_steps == -1 else int(max_episode_steps)
 
 
 @dataclass(frozen=True)
@@ -126,8 +154,7 @@ class ObsFormat:
     def __post_init__(self) -> None:
         if self.dtype not in ("uint8", "float32"):
             raise BadArgument(f'obs_dtype must be "uint8" or "float32", got {self.dtype!r}.')
-        if self.channels_first not in (True, False):
-            raise BadArgument(f"channels_first must be True or False, got {self.channels_first!r}.")
+        check_flags(channels_first=self.channels_first)
 
     def space(self, height: int, width: int, channels: int) -> gym.spaces.Box:
         """The space of one observation."""

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diamond_gym.actions import Discrete
-from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, masked
+from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, check_flags, masked
 from diamond_gym.envs.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState
 from diamond_gym.envs.batch_env import BatchEnv, SingleEnv
 from diamond_gym.registry.games import game as find_game
@@ -62,6 +62,7 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         size: int = SIZE,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        check_flags(terminal_on_life_loss=terminal_on_life_loss)
         horizon = -1 if max_episode_steps is None else max_episode_steps
         self._set_up(num_envs, autoreset_mode, render_mode, horizon, obs_dtype, channels_first)
         self._game, self._life_ends = game, bool(terminal_on_life_loss)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diamond_gym.envs.arguments import is_whole
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry.games import game as find_game
 
@@ -69,8 +70,8 @@ class AtariGame:
         Raises:
             DiamondGymError: There is no such game, or the extra is not installed, or `noop_max` is impossible.
         """
-        if not 0 <= noop_max <= MAX_FRAMES:
-            raise BadArgument(f"noop_max must be from 0 to {MAX_FRAMES}, got {noop_max}.")
+        if not is_whole(noop_max) or not 0 <= noop_max <= MAX_FRAMES:
+            raise BadArgument(f"noop_max must be a whole number from 0 to {MAX_FRAMES}, got {noop_max!r}.")
         ale_id = find_game(game).ale_id
         try:
             import ale_py

@@ -45,9 +45,9 @@ class BatchEnv:
     ) -> None:  # fmt: skip
         """Checks and takes what all batches are given alike."""
         metadata: Info = copy.deepcopy(type(self).metadata)
-        arguments.check_batch(num_envs, render_mode, metadata["render_modes"])
+        self.num_envs, self.render_mode = arguments.check_rows(num_envs), render_mode
+        arguments.check_render_mode(render_mode, metadata["render_modes"])
         self.horizon = arguments.horizon_of(max_episode_steps)
-        self.num_envs, self.render_mode = int(num_envs), render_mode
         self.autoreset_mode = arguments.autoreset(autoreset_mode)
         self.metadata = {**metadata, "autoreset_mode": self.autoreset_mode}
         self._format = ObsFormat(obs_dtype, channels_first)
@@ -151,8 +151,8 @@ class BatchEnv:
         return {"final_obs": final_obs, "_final_obs": ended.copy(), "final_info": info, "_final_info": ended.copy()}
 
     def _check_beginning(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Reads where the rows are to begin from the options besides the mask."""
-        return {}
+        """Reads where the rows are to begin from the options besides the mask; only dreams have a choice."""
+        return arguments.known_options(options, "reset_mask")
 
     def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Any]) -> None:
         raise NotImplementedError

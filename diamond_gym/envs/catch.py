@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.envs.arguments import check_seed
+from diamond_gym.envs.arguments import check_options, check_seed, known_options
 from diamond_gym.registry.games import keys_to_action
 
 BOARD, CELL, PADDLE = 8, 2, 2  # cells a side, pixels a cell's side, cells the paddle is wide
@@ -44,13 +44,15 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = gym.spaces.Discrete(len(_MOVES))
-        self._column, self._paddle = 0, 0
+        self._column, self._paddle, self._closed = 0, 0, False
         self._row: int | None = None  # of the ball; none while no game is on
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Begins a game."""
+        """Begins a game; there are no options."""
+        self._check_open()
+        known_options(check_options(options))
         super().reset(seed=check_seed(seed))
         self._row, self._column = 0, int(self.np_random.integers(BOARD))
         self._paddle = (BOARD - PADDLE) // 2
@@ -58,6 +60,7 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
 
     def step(self, action: np.int64) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Moves the paddle, and the ball down."""
+        self._check_open()
         if self._row is None:
             raise gym.error.ResetNeeded("no game is on: call reset() before step().")
         if not self.action_space.contains(action):
@@ -81,7 +84,16 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
 
     def render(self) -> Any:
         """The frame, uint8 (16, 16, 3); None without a render mode."""
+        self._check_open()
         return None if self.render_mode is None else self._frame()
+
+    def close(self) -> None:
+        """Ends the game for good."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise gym.error.ClosedEnvironmentError("this game is closed: make a new one.")
 
     def _frame(self) -> npt.NDArray[np.uint8]:
         board = np.full((BOARD, BOARD, 3), _DARK, np.uint8)

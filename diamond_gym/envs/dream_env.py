@@ -5,10 +5,11 @@ from typing import Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
-from diamond_gym.envs.arguments import Array, Info
+from diamond_gym.envs.arguments import Array, Info, check_render_mode
 from diamond_gym.envs.batch_env import SingleEnv
 from diamond_gym.envs.checks import DreamArguments
 from diamond_gym.envs.vector_env import DreamVectorEnv, EnvState
+from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import keys_to_action
 from diamond_gym.world_model import WorldModel
 
@@ -56,6 +57,10 @@ class DreamEnv(SingleEnv):
                 environment made by `gym.make`, what its `TimeLimit` says.
             **arguments: Those of `DreamVectorEnv` but for `num_envs` and `autoreset_mode`.
         """
+        for name in ("num_envs", "autoreset_mode"):
+            if name in arguments:
+                raise BadArgument(f"{name} is for batches: leave it out, or use gym.make_vec.")
+        check_render_mode(render_mode, type(self).metadata["render_modes"])
         self._own_horizon = max_episode_steps is not None
         self.metadata = {**type(self).metadata, "render_modes": ["rgb_array"]}
         self._set_batch(

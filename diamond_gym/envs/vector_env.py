@@ -15,7 +15,7 @@ from diamond_gym.device import settle_threads
 from diamond_gym.dream import Dream
 from diamond_gym.dream_state import DreamState
 from diamond_gym.envs import checks
-from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, masked
+from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, check_flags, masked
 from diamond_gym.envs.batch_env import BatchEnv
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.frames import tile, to_pixels
@@ -126,6 +126,8 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         """
         given = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
         self._arguments = {**given, **sampler}
+        traced, seen = denoising_trajectory, hallucination
+        check_flags(compile=compile, denoising_trajectory=traced, hallucination=seen, replay=replay)
         self._set_up(num_envs, autoreset_mode, render_mode, max_episode_steps, obs_dtype, channels_first)
         self._spec: EnvSpec | None = None
         self._model: WorldModel | None
