@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from diamond_gym.action_spaces import codec_of_table
 from diamond_gym.actions import ActionCodec
-from diamond_gym.errors import BadConfig, DamagedModel
+from diamond_gym.errors import BadArgument, BadConfig, DamagedModel
 from diamond_gym.registry.card_fields import AGENT, Table, check_card
 from diamond_gym.schema import NETWORKS, check_plain
 
@@ -121,6 +121,11 @@ class Card:
     def is_student(self) -> bool:
         """Whether the model was distilled from another one, so that it knows one denoising step alone."""
         return "teacher" in self.training
+
+    def check_game(self, game: str | None) -> None:
+        """Refuses the model where a game is named beside it that it does not dream (BadArgument)."""
+        if game not in (None, self.game):
+            raise BadArgument(f"the model {self.name} dreams {self.game}, not {game}")
 
     def check(self, where: str) -> None:
         """Checks every key as `from_toml` does, before anything is made of a card that was not read.

@@ -4,14 +4,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stub_envs import assert_equal, single_env, vector_env
-from stubs import ACTIONS, StubWorldModel, make_starts
+from stubs import ACTIONS, StubWorldModel, make_starts, save_tiny_model
 
 from diamond_gym.envs import DreamVectorEnv
 from diamond_gym.errors import BadArgument, DiamondGymError, ModelNotFound
 
 
 def test_bad_arguments_are_one_clear_line():
-    model = StubWorldModel()
+    model, in_memory = StubWorldModel(), save_tiny_model()
     for kwargs, error, words in (
         ({}, BadArgument, "which dream"),
         ({"game": "Braekout"}, DiamondGymError, "did you mean Breakout"),
@@ -28,10 +28,43 @@ def test_bad_arguments_are_one_clear_line():
         ({"model": model, "render_mode": "ascii"}, BadArgument, "rgb_array"),
         ({"model": model, "starts": 6}, DiamondGymError, "there are 6"),
         ({"model": model, "starts": "last"}, DiamondGymError, '"any", "first" or an index'),
+        ({"model": model, "starts": True}, DiamondGymError, '"any", "first" or an index, got True'),
+        ({"model": model, "starts": 1.5}, DiamondGymError, '"any", "first" or an index, got 1.5'),
+        (
+            {"model": model, "max_episode_steps": 2.5},
+            BadArgument,
+            "whole number of at least 1, or -1 to go on, got 2.5",
+        ),
+        ({"model": model, "max_episode_steps": True}, BadArgument, "whole number of at least 1"),
+        ({"model": "tiny", "game": "Pong"}, BadArgument, "the model tiny dreams Breakout, not Pong"),
+        ({"model": in_memory, "game": "Pong"}, BadArgument, "the model tiny dreams Breakout, not Pong"),
+        *(
+            ({"model": model, flag: value}, BadArgument, f"^{flag} must be True or False, got {value!r}.$")
+            for flag in ("compile", "denoising_trajectory", "hallucination", "replay", "channels_first")
+            for value in ("yes", 1, None)
+        ),
     ):
         with pytest.raises(error, match=words) as caught:
             DreamVectorEnv(**kwargs)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_for_batches_alone_is_refused_by_single_environments():
+    for keyword in ({"autoreset_mode": "SameStep"}, {"num_envs": 2}):
+        (name,) = keyword
+        with pytest.raises(BadArgument, match=f"^{name} is for batches: leave it out, or use gym.make_vec.$"):
+            gym.make("DiamondDream-v0", model=StubWorldModel(), **keyword)
+    for render_mode in ("ansi", "rgb_array_tiled"):
+        with pytest.raises(BadArgument, match=f"None or one of rgb_array, got '{render_mode}'"):
+            single_env(render_mode=render_mode)
+
+
+def test_a_model_of_the_game_can_be_named_beside_it():
+    save_tiny_model("mine")
+    envs = gym.make_vec("DiamondDream-Breakout-v0", num_envs=2, model="mine", device="cpu", precision="float32")
+    assert envs.world_model.card.name == "mine"
+    with pytest.raises(BadArgument, match="the model mine dreams Breakout, not Pong"):
+        gym.make("DiamondDream-Pong-v0", model="mine")
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_an_agent_of_stable_baselines_dreams_too(tmp_path: Path, capsys: pytest.
         (["dream", "--game", "Breakout", "--agent", "no.zip"], 1, "there is no agent at no.zip"),
         (["evaluate", "--game", "Breakout"], 1, "no agent of its own: train one"),
         (["evaluate", "--agent", "own"], 2, "say which game"),
-        (["evaluate", "--game", "Pong", "--model", "tiny"], 2, "'tiny' dreams Breakout, not Pong"),
+        (["evaluate", "--game", "Pong", "--model", "tiny"], 2, "tiny dreams Breakout, not Pong"),
         (["evaluate", "--agent", "a.zip", "--model", "tiny"], 2, "--model is for the world model's own agent"),
     ],
 )
@@ -188,4 +188,4 @@ def test_one_line_for_what_is_wrong(
 
 def test_the_model_of_another_game(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", "--game", "Pong", "--model", tiny]) == 2
-    assert "'tiny' dreams Breakout, not Pong" in capsys.readouterr().err
+    assert "tiny dreams Breakout, not Pong" in capsys.readouterr().err

@@ -175,8 +175,7 @@ class Evaluate:
 
         entry = resolve(self.model or self.game or game_name(self.env or ""))
         name = entry.card.game
-        if self.game not in (None, name):
-            raise BadArgument(f"the world model '{entry.name}' dreams {name}, not {self.game}")
+        entry.card.check_game(self.game)
         if self.env is not None:
             rendered = self.render_obs or bool(entry.card.training.get("render_obs"))
             where: str | World = replace(self, render_obs=rendered)._where(entry.card.obs_shape[:2])

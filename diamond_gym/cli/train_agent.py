@@ -184,8 +184,7 @@ class TrainAgent:
     def _entry(self) -> Entry:
         """The world model to learn in."""
         entry = resolve(self.model or self.game)
-        if entry.card.game != self.game:
-            raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {self.game}")
+        entry.card.check_game(self.game)
         return entry
 
     def _score(self, name: str, agent: Agent) -> dict[str, Scores]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diamond_gym.actions import ActionCodec
 from diamond_gym.device import settle_threads
-from diamond_gym.envs.arguments import ObsDtype
+from diamond_gym.envs.arguments import ObsDtype, known_options
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.frames import SeenColours
 from diamond_gym.registry.loading import Precision, load_world_model
@@ -70,7 +70,8 @@ def open_model(
     """The world model that is meant, on its device, and the entry that it was loaded from.
 
     Raises:
-        BadArgument: Neither a game nor a model is given; or compiling was asked for and cannot work.
+        BadArgument: Neither a game nor a model is given, or a model of another game; or compiling was asked for and
+            cannot work.
         ModelNotFound: There is no such model.
         DamagedModel: It cannot be used.
     """
@@ -78,11 +79,15 @@ def open_model(
     entry: Entry | None = None
     if model is not None and not isinstance(model, str | PathLike | Entry):
         world_model = model  # already in memory, where and as precise as its owner wants it
+        if game is not None and model.card is not None:
+            model.card.check_game(game)
     else:
         wanted = game if model is None else model
         if wanted is None:
             raise BadArgument('which dream? Give model="name or folder of a world model", or game="Breakout".')
         result = find_again(wanted) if isinstance(wanted, Entry) else resolve(wanted)
+        if model is not None:
+            result.card.check_game(game)
         world_model = load_world_model(result, device, precision)
         assert world_model.card is not None
         entry = Entry(world_model.card, result.path.absolute())
@@ -167,9 +172,7 @@ def check_beginning(options: dict[str, Any], codec: ActionCodec, num_envs: int, 
     Raises:
         ValueError: An option is unknown, or of the wrong shape, type or range.
     """
-    for name in options:
-        if name not in ("obs", "act", "start"):
-            raise ValueError(f"options know reset_mask, obs, act, start, not {name!r}.")
+    known_options(options, "reset_mask", "obs", "act", "start")
     obs, act, start = (options.get(name) for name in ("obs", "act", "start"))
     if (obs is None) != (act is None) or (obs is not None and start is not None):
         raise ValueError("options take 'obs' together with 'act', or 'start' alone.")
