@@ -159,6 +159,13 @@ def sixteen_bits(folder: Path) -> Path:
     return folder
 
 
+def rows_after_an_end(folder: Path) -> Path:
+    (folder / "play").mkdir()
+    Image.fromarray(A[0][0]).save(folder / "play" / "0.png")
+    write.csv_of(folder / "play" / "act.csv", A[1][:3], truncated=[False, True, False])
+    return folder
+
+
 def unknown(folder: Path) -> Path:
     (folder / "x.bin").write_bytes(b"?")
     return folder
@@ -203,6 +210,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
         "1.npz: the reward of step 3 is not finite",
         [],
     ),
+    "ends": (
+        arrays(end=np.arange(len(A[1])) % 4 == 3),
+        "1.npz: step 3 of 12 ends the episode: what follows",
+        [],
+    ),
+    "time limits": (
+        arrays(trunc=np.arange(len(A[1])) == 5),
+        "1.npz: step 5 of 12 ends the episode: what follows",
+        [],
+    ),
+    "rows": (rows_after_an_end, "step 1 ends the episode, as only the last row can; write a file an episode", []),
+    "flags": (arrays(end=np.zeros(5, bool)), "1.npz: 5 ends for 12 actions", []),
     "huge": (arrays(act=A[1] + 5000), "is not from 0 to 4095", []),
     "single": (arrays(act=np.int64(1)), "1.npz: actions are int64 (), no numbers", []),
     "planes": (

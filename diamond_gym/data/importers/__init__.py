@@ -40,14 +40,14 @@ class Steps:
     Attributes:
         act: (N, ...) of any type; `act[t]` was taken after frame `t`.
         rew: float32 (N,), or None where not known.
-        end: Whether the last step ended the episode; None where not known.
-        trunc: Whether a time limit did.
+        end: Whether the last step ended the episode, or (N,) of every step; None where not known.
+        trunc: Whether a time limit did, likewise.
     """
 
     act: npt.NDArray[Any]
     rew: npt.NDArray[np.float32] | None = None
-    end: bool | None = None
-    trunc: bool | None = None
+    end: bool | npt.NDArray[Any] | None = None
+    trunc: bool | npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def checked_steps(recording: Recording) -> Steps:
-    """A recording's steps with actions as stores have them: int64 numbers, or bool, int64 or float32 vectors."""
+    """A recording's steps as stores have them: int64 numbers, or bool, int64 or float32 vectors; ends as one flag."""
     steps = recording.steps()
     act = np.asarray(steps.act)
     if act.dtype.kind not in "biuf" or act.ndim < 1:
@@ -168,7 +168,23 @@ def checked_steps(recording: Recording) -> Steps:
     if steps.rew is not None and not np.isfinite(steps.rew).all():
         at = int(np.isfinite(steps.rew).argmin())
         raise UnreadableRecording(f"{recording.key}: the reward of step {at} is not finite")
-    return replace(steps, act=act)
+    end, trunc = (_at_last(flags, len(act), recording.key) for flags in (steps.end, steps.trunc))
+    return replace(steps, act=act, end=end, trunc=trunc)
+
+
+def _at_last(flags: bool | npt.NDArray[Any] | None, steps: int, key: str) -> bool | None:
+    """Whether an episode's last step has a flag; refuses one before, as the frame that such an end led to is lost."""
+    if flags is None or np.size(flags) == 1:
+        return None if flags is None else bool(np.ravel(flags)[0])
+    given = np.ravel(flags).astype(np.bool_)
+    if len(given) != steps:
+        raise UnreadableRecording(f"{key}: {len(given)} ends for {steps} actions")
+    if given[:-1].any():
+        at = int(given.argmax())
+        raise UnreadableRecording(
+            f"{key}: step {at} of {steps} ends the episode: what follows is another episode, in a file of its own"
+        )
+    return bool(given[-1])
 
 
 def merged(sources: Iterable[Source]) -> Source:

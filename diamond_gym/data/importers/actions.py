@@ -72,8 +72,10 @@ def read_actions(paths: Sequence[Path]) -> tuple[list[Steps], int, tuple[str, ..
         reward = next((table[name] for name in _REWARD if name in table), None)
         flags = [next((table[name] for name in names_ if name in table), None) for names_ in (_END, _TRUNC)]
         ends = [None if flag is None else [str(value).lower() not in _FALSE for value in flag] for flag in flags]
-        if any(any(flag[:-1]) for flag in ends if flag):
-            raise UnreadableRecording(f"{path}: only the last row can end the episode; write a file an episode")
+        if early := [flag.index(True) for flag in ends if flag and any(flag[:-1])]:
+            raise UnreadableRecording(
+                f"{path}: step {early[0]} ends the episode, as only the last row can; write a file an episode"
+            )
         try:
             rew = None if reward is None else np.array(reward, np.float32)
         except ValueError as error:

@@ -82,7 +82,7 @@ def _recording(
         act = act[:, 0] if act.ndim == 2 and act.shape[1] == 1 else act
         whole = act.dtype.kind in "iu" and act.ndim == 1
         rew = np.array(table["next.reward"].to_pylist(), np.float32).ravel() if "next.reward" in names else None
-        end = bool(np.ravel(table["next.done"].to_pylist())[-1]) if "next.done" in names else None
+        end = np.array(table["next.done"].to_pylist()) if "next.done" in names else None
         return Steps(act.astype(np.int64 if whole else np.float32), rew, end)
 
     def frames(start: int) -> Iterator[Frame]:

@@ -70,7 +70,7 @@ def _of_hdf5(path: Path, camera: str | None) -> list[Recording]:
             with readable(path), h5py.File(path) as file:
                 rew, end, trunc = (file[name][part][()] for part in ("rewards", "terminations", "truncations"))
                 act = _array(file[name]["actions"], path)
-                return Steps(act, rew.astype(np.float32), bool(end[-1]), bool(trunc[-1]))
+                return Steps(act, rew.astype(np.float32), end, trunc)
 
         def frames(start: int) -> Iterator[Frame]:
             with readable(path), h5py.File(path) as file:
@@ -93,7 +93,7 @@ def _by_minari(folder: Path, camera: str | None) -> list[Recording]:
         def steps() -> Steps:
             with readable(folder):
                 each = data[number]
-                end, trunc = bool(each.terminations[-1]), bool(each.truncations[-1])
+                end, trunc = np.asarray(each.terminations), np.asarray(each.truncations)
                 return Steps(_array(each.actions, folder), np.asarray(each.rewards, np.float32), end, trunc)
 
         def frames(start: int) -> Iterator[Frame]:

@@ -53,8 +53,7 @@ def _recording(path: Path, key: str) -> Recording:
         act, rew, end, trunc = (_array(path, name) for name in ("act", "rew", "end", "trunc"))
         if act is None:
             raise UnreadableRecording(f"{path} has no actions: call them act, (N, ...)")
-        last = {name: None if a is None else bool(np.ravel(a)[-1]) for name, a in (("end", end), ("trunc", trunc))}
-        return Steps(act, None if rew is None else np.ravel(rew).astype(np.float32), last["end"], last["trunc"])
+        return Steps(act, None if rew is None else np.ravel(rew).astype(np.float32), end, trunc)
 
     def frames(start: int) -> Iterator[Frame]:
         obs = _array(path, "obs")
