@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stubs import save_tiny_model
 
 from diamond_gym.cli import main
 from diamond_gym.cli.play import address_of, has_a_screen, hints
@@ -37,6 +38,8 @@ def test_over_ssh_the_tunnel_is_told() -> None:
         (["--fps", "61"], "--fps must be at most 60, not 61"), (["--port", "70000"], "--port must be at most 65,535"),
         (["--quality", "best"], "--quality must be"), (["--agent", "x"], "--agent must be own"),
         (["--terminal"], "say what to play"), (["--max-sessions", "0"], "--max-sessions must be at least 1"),
+        (["Pong", "--quality", "quality"], "--quality must be fast or paper or fine for pong-nano, not quality"),
+        (["--game", "Pong", "--model", "breakout-nano"], "the model breakout-nano dreams Breakout, not Pong"),
         (["Brakout"], "did you mean Breakout?"), (["--replay", "nowhere.json"], "there is no recording at nowhere"),
     ],
 )  # fmt: skip
@@ -47,6 +50,26 @@ def test_what_cannot_be_played_is_said_in_one_line(
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_the_real_game_is_refused_before_the_server_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diamond_gym.play import worlds
+
+    save_tiny_model("maze", "Maze")
+    save_tiny_model("small", "Pong")
+    for words, says in (
+        (["maze"], "there is no real game of Maze: only Atari's run beside their dreams"),
+        (["small"], "this model's frames or actions are not the real game's"),
+    ):
+        monkeypatch.setattr(worlds, "can_play_atari", lambda: True)
+        assert main(["play", *words, "--real", "--no-open"]) == 2
+        assert capsys.readouterr().err == f"{says}\n"
+    monkeypatch.setattr(worlds, "can_play_atari", lambda: False)
+    for words in ([], ["Boxing"]):
+        assert main(["play", *words, "--real", "--no-open"]) == 2
+        assert "pip install 'diamond-gym[atari]'" in capsys.readouterr().err
 
 
 def test_without_the_extra_one_line_says_what_to_install(root: Path) -> None:

@@ -79,9 +79,15 @@ class Play:
         log = self._log()
         word = self.model or (log.model if log is not None else self.game)
         entry = None if word is None else resolve(word)
+        if entry is not None and self.model is not None:
+            entry.card.check_game(self.game)
         from diamond_gym.play.settings import Begin
-        from diamond_gym.play.worlds import Worlds, leave_a_core
+        from diamond_gym.play.worlds import Worlds, check_real, leave_a_core, qualities_of
 
+        if self.real:
+            check_real(None if entry is None else entry.card)
+        if entry is not None and self.quality not in (None, *(own := qualities_of(entry.card))):
+            raise BadArgument(f"--quality must be {' or '.join(own)} for {entry.name}, not {self.quality}")
         leave_a_core()
         begin = Begin(
             seed=self.seed or 0,

@@ -14,13 +14,13 @@ from diamond_gym.data.about import About
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.branches import Branches, Spread
 from diamond_gym.play.controls import Controls
-from diamond_gym.play.reality import Reality, real_game_available
+from diamond_gym.play.reality import Reality
 from diamond_gym.play.recording import ActionLog, Recorder
 from diamond_gym.play.session import PlaySession
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.timeline import PlayStep
 from diamond_gym.play.view import View
-from diamond_gym.play.worlds import Loaded, is_like_the_game, open_agent
+from diamond_gym.play.worlds import Loaded, check_real, open_agent
 from diamond_gym.registry.models import home_folder
 
 Pixels = npt.NDArray[np.uint8]
@@ -165,10 +165,7 @@ class Game:
         return self._apply("real", self.session.now.seed) if on else self._apply("reset")
 
     def _open_reality(self) -> None:
-        if not real_game_available(self.world):
-            raise BadArgument("the real game cannot be played here: pip install 'diamond-gym[atari]'")
-        if not is_like_the_game(self.loaded.entry.card):
-            raise BadArgument("this model's frames or actions are not the real game's")
+        check_real(self.loaded.entry.card)
         assert self.loaded.model.starts is not None
         self.session.reality = Reality(self.world, self.loaded.model.starts.obs.shape[1])
 

@@ -27,6 +27,7 @@ from diamond_gym.registry.card import Card
 from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry, survey
+from diamond_gym.trainers.worlds import can_play_atari
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -211,6 +212,16 @@ def is_like_the_game(card: Card) -> bool:
     """Whether a model has the frames and the actions that its game of Atari has, as the environments show it."""
     game = games().get(card.game)
     return game is not None and card.obs_shape == (64, 64, 3) and card.num_actions == game.num_actions
+
+
+def check_real(card: Card | None) -> None:
+    """Refuses the real game where it cannot run here beside a model, or beside any for None (BadArgument)."""
+    if card is not None and card.game not in games():
+        raise BadArgument(f"there is no real game of {card.game}: only Atari's run beside their dreams")
+    if not can_play_atari():
+        raise BadArgument("the real game cannot be played here: pip install 'diamond-gym[atari]'")
+    if card is not None and not is_like_the_game(card):
+        raise BadArgument("this model's frames or actions are not the real game's")
 
 
 def controls_of(codec: ActionCodec, meanings: list[str]) -> dict[str, Any]:
