@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import PolicyName, dreamed_world, store_folder
 from diamond_gym.cli.fits import HORIZON, both_stores, fit_with_strips, lacking_steps, launched, recorded_stores
 from diamond_gym.cli.options import check_least, check_positive
-from diamond_gym.cli.terminal import console, counting
+from diamond_gym.cli.terminal import console, counting, print_table
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.device import keep_memory
 from diamond_gym.errors import BadArgument
@@ -191,4 +190,4 @@ def _print(measured: dict[str, Any]) -> None:
             table.add_row(name, *(f"{side[name]:.4g}" for side in sides))
     if "spread" in measured:
         table.add_row("spread", *(f"{measured['spread'][side]:.3g}" for side in _SIDES))
-    Console().print(table)
+    print_table(table)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from diamond_gym.cli.collect import recorded_game
 from diamond_gym.cli.options import OWN, check_least, check_positive, image_size, missing
-from diamond_gym.cli.terminal import counting
+from diamond_gym.cli.terminal import counting, print_table
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
 from diamond_gym.registry import game, games, load_world_model, resolve
@@ -217,8 +217,8 @@ def print_scores(scores: dict[str, Scores]) -> None:
         figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}"
         normalised = "" if row.human_normalised is None else f"{row.human_normalised:.3f}"
         table.add_row(policy, f"{len(row.scores)}", *figures, normalised)
+    print_table(table)
     console = Console()
-    console.print(table)
     for policy, row in scores.items():
         if row.truncated:
             console.print(f"{policy}: {row.truncated} games did not end, but were cut at a limit of steps")
@@ -241,11 +241,10 @@ def gather(paths: tuple[Path, ...], with_published: bool) -> dict[str, Runs]:
 
 def print_aggregates(methods: Mapping[str, Runs], aggregates: Mapping[str, Aggregates]) -> None:
     """Prints a table of the games and one of the statistics with their intervals."""
-    console = Console()
     each = Table(title="mean scores and, in brackets, human-normalised ones")
     each.add_column("game", no_wrap=True)
     for name in ("random", "human", *methods):
-        each.add_column(name, justify="right", overflow="fold")
+        each.add_column(name, justify="right")
     for title in sorted({title for runs in methods.values() for title in runs}):
         row = game(title)
         cells = [
@@ -253,21 +252,21 @@ def print_aggregates(methods: Mapping[str, Runs], aggregates: Mapping[str, Aggre
             for name, runs in methods.items()
         ]
         each.add_row(title, f"{row.random:,.1f}", f"{row.human:,.1f}", *cells)
-    console.print(each)
+    print_table(each)
     table = Table(title="human-normalised, with 95 % stratified bootstrap intervals")
     table.add_column("", no_wrap=True)
     for name in methods:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     table.add_row("games × runs", *(f"{len(result.normalised)} × {result.runs}" for result in aggregates.values()))
     for statistic in next(iter(aggregates.values())).estimates:
         estimates = [result.estimates[statistic] for result in aggregates.values()]
         table.add_row(statistic.replace("_", " "), *(f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in estimates))
     counts = (f"{result.at_least_human} of {len(result.normalised)}" for result in aggregates.values())
     table.add_row("games at or above human", *counts)
-    console.print(table)
+    print_table(table)
     alone = [name for name, result in aggregates.items() if result.runs == 1]
     if alone:
-        console.print(f"one run of each game leaves the intervals nothing to resample: {', '.join(alone)}")
+        Console().print(f"one run of each game leaves the intervals nothing to resample: {', '.join(alone)}")
 
 
 def sum_up(args: Evaluate) -> None:

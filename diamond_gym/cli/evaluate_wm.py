@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, dreamed_world, experience, store_folder
 from diamond_gym.cli.options import check_least
-from diamond_gym.cli.terminal import console, counting
+from diamond_gym.cli.terminal import console, counting, print_table
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -205,4 +204,4 @@ def _print(title: str, figures: Mapping[str, Any]) -> None:
             many = isinstance(value, list)
             table.add_row(key, " to ".join(f"{item:g}" for item in value) if many else str(value))
         table.add_section()
-    Console().print(table)
+    print_table(table)

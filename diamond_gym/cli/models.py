@@ -16,7 +16,7 @@ from diamond_gym.registry.published import Published, published
 from diamond_gym.schema import NETWORKS
 
 _DAY = len("2026-01-31")  # of a time; --json has the whole of it
-_LEAST = 16  # characters of a summary
+_LEAST = len("summary")  # characters of one
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def _games(result: list[Entry]) -> list[dict[str, object]]:
 
 
 def _print(rows: list[dict[str, object]], games: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from diamond_gym.cli.terminal import print_table, room
 
     if not rows:
         print("no world models yet; train one with: diamond-gym train-wm --game Breakout")
@@ -94,17 +95,17 @@ def _print(rows: list[dict[str, object]], games: bool) -> None:
     hidden = () if games else ("path", "license", "damaged")
     keys = [key for key in rows[0] if key not in hidden]
     columns = {key: [_cell(key, row[key]) for row in rows] for key in keys}
-    console = Console(markup=False, highlight=False)
+    if "summary" in columns:  # the last one, which gets what is left of a line
+        cells = columns.pop("summary")
+        left = room() - sum(max(len(key), *map(len, others)) + 2 for key, others in columns.items())
+        if left >= _LEAST:
+            columns["summary"] = [_fitting(cell, left) for cell in cells]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    room = console.width
-    for key, cells in columns.items():
-        if key == "summary":  # the last one, which gets what is left of a line
-            cells[:] = [_fitting(cell, max(room, _LEAST)) for cell in cells]
-        room -= max(len(key), *map(len, cells)) + 2
+    for key in columns:
         table.add_column(key, no_wrap=True)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
-    console.print(table, crop=False, no_wrap=True)
+    print_table(table)
 
 
 def _fitting(text: str, room: int) -> str:
@@ -144,6 +145,8 @@ def _print_info(entry: Entry) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from diamond_gym.cli.terminal import print_table
+
     card, console = entry.card, Console(markup=False, highlight=False)
     console.print(f"{card.name}: {card.summary}" if card.summary else card.name, style="bold")
     first = {key: getattr(card, key) for key in ("game", "created", "license", "source")} | {
@@ -163,10 +166,10 @@ def _print_info(entry: Entry) -> None:
             console.print(f"\n{title}", style="bold")
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="dim", min_width=width)
-        table.add_column(overflow="fold")
+        table.add_column()
         for key, value in rows:
             table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-        console.print(table)
+        print_table(table)
 
 
 @dataclass(frozen=True)

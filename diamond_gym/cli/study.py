@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, played_by
 from diamond_gym.cli.fits import both_stores
 from diamond_gym.cli.options import check_least, check_positive
-from diamond_gym.cli.terminal import console
+from diamond_gym.cli.terminal import console, print_table
 from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
@@ -204,4 +203,4 @@ def _print(about: dict[str, Any], study: Study) -> None:
     for row in summary(study.results(), study.config):
         figures = [f"{row[key]:.3g}" if key in row else "" for key in columns]
         table.add_row(row["objective"], str(row["n"]), str(row["seeds"]), *figures)
-    Console().print(table)
+    print_table(table)

@@ -1,8 +1,9 @@
 """Progress of what runs: a bar on a terminal, a line a minute in a log file, and the table of epochs.
 
-All of it fits into 80 columns.
+All of that fits into 80 columns. Tables of results are as wide as they need to be.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn
+from rich.table import Table
 
 if TYPE_CHECKING:
     from diamond_gym.trainers.diamond import Phase
@@ -24,6 +27,29 @@ LINE_SECONDS = 60.0
 RATE_WINDOW = 20
 # beside the losses
 _SHOWN = {"agent/return", "agent/lambda_return", "agent/policy_entropy", "agent/reward_per_step"}
+
+
+_ENDLESS = 1 << 16
+
+
+def room() -> int:
+    """How many characters a line of the standard output has: a terminal's width, and elsewhere as many as it takes."""
+    return Console().width if sys.stdout.isatty() else _ENDLESS
+
+
+def print_table(table: Table) -> None:
+    """Prints a table to the standard output, and all of it: what a terminal is too narrow for goes on below.
+
+    The names in the first column stay in one piece, unless it has overflow="fold". Left alone, rich ends cells with "…"
+    that do not fit, and takes a file or a pipe for 80 columns wide.
+    """
+    for column in table.columns:
+        column.no_wrap |= column is table.columns[0] and column.overflow != "fold"
+        column.overflow = "fold"
+    out = Console(markup=False, highlight=False)
+    needed = Measurement.get(out, out.options.update(width=_ENDLESS), table)
+    out.width = max(min(room(), needed.maximum), needed.minimum)
+    out.print(table, crop=False)
 
 
 @contextmanager
