@@ -135,5 +135,5 @@ def test_what_is_no_game_of_images(ids):
 
 
 def test_names():
-    names = [game_name(env) for env in (ID, "CartPole-v1", "my_games:Mine/Pac-v10", "Plain", "Test-vector")]
-    assert names == ["Catch", "CartPole", "Pac", "Plain", "Test-vector"]
+    ids = (ID, "CartPole-v1", "my_games:Mine/Pac-v10", "Plain", "Test-vector", "games:Plain", "my.games:Mine/Plain")
+    assert [game_name(env) for env in ids] == ["Catch", "CartPole", "Pac", "Plain", "Test-vector", "Plain", "Plain"]

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from diamond_gym.registry import Entry
 from diamond_gym.registry.card_fields import check_name
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games as known_games
+from diamond_gym.trainers.checked_env import CheckedEnv, held_to_interface
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,15 @@ def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = 
 
 def game_name(env: str) -> str:
     """What a world is called after its id: `"Catch"` for `"DiamondGym/Catch-v0"`."""
-    name, _, number = env.rpartition("/")[2].rpartition(":")[2].rpartition("-v")
-    return name if name and number.isdigit() else env.rpartition("/")[2]
+    plain = env.rpartition(":")[2].rpartition("/")[2]
+    name, _, number = plain.rpartition("-v")
+    return name if name and number.isdigit() else plain
 
 
 def make_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = False) -> gym.Env[Any, Any]:
     """Makes an environment that shows uint8 frames (H, W, C) and takes actions of a kind that a codec knows.
+
+    What it answers is checked in every step: see `CheckedEnv`.
 
     Args:
         env: A registered id; `module:id` imports the module first, from the working folder if nowhere else.
@@ -205,24 +210,37 @@ def make_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = F
     if ":" in env and (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # where `python -m` looks, and the command `diamond-gym` does not
     try:
-        made = gym.make(env, render_mode="rgb_array") if render_obs else gym.make(env)
+        words: dict[str, Any] = {"render_mode": "rgb_array"} if render_obs else {}
+        made: gym.Env[Any, Any] = held_to_interface(env, lambda: gym.make(env, **words))
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise BadArgument(f"{env} cannot be made: {error}") from None
-    if render_obs:
-        made = AddRenderObservation(made, render_only=True)
-    if isinstance(grey := made.observation_space, gym.spaces.Box) and grey.dtype == np.uint8 and len(grey.shape) == 2:
-        made = ReshapeObservation(made, (*grey.shape, 1))
-    space = made.observation_space
-    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
-        made.close()
-        hint = "" if render_obs else "; --render-obs takes its rendered picture instead"
-        raise BadArgument(f"{env} shows {space}, not uint8 images of height, width and channels{hint}")
     try:
-        codec_of_space(made.action_space, env)
+        return _seen_as_frames(made, env, size, render_obs)
     except BadArgument:
         made.close()
         raise
-    return made if size is None or space.shape[:2] == size else ResizeObservation(made, size)
+
+
+def _seen_as_frames(
+    made: gym.Env[Any, Any], env: str, size: tuple[int, int] | None, render_obs: bool
+) -> gym.Env[Any, Any]:
+    """An environment that was made, by the frames that are learned; arguments and errors as `make_env`'s."""
+    if render_obs:
+        made = held_to_interface(env, partial(AddRenderObservation, made, render_only=True))
+    made, space = CheckedEnv(made, env), made.observation_space
+    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
+        hint = "" if render_obs else "; --render-obs takes its rendered picture instead"
+        raise BadArgument(f"{env} shows {space}, not uint8 images of height, width and channels{hint}")
+    shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
+    if shape[2] not in (1, 3):
+        first = shape[0] in (1, 3)
+        found = "their channels first, not last" if first else f"{shape[2]} channels, not 1 or 3"
+        how = "with obs.transpose(1, 2, 0) turns them" if first else "can choose among them"
+        raise BadArgument(f"{env} shows frames {shape} with {found}: gymnasium.wrappers.TransformObservation {how}")
+    codec_of_space(made.action_space, env)
+    if shape != space.shape:
+        made = ReshapeObservation(made, shape)
+    return made if size is None or shape[:2] == size else ResizeObservation(made, size)
 
 
 def _versions(*more: str) -> dict[str, str]:
