@@ -4,6 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from diamond_gym import cli
+from diamond_gym.data import EpisodeStore
+from diamond_gym.data.about import ABOUT
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers.worlds import about_env, make_env
 
@@ -132,3 +135,20 @@ def test_the_interface_before_seeds(odd):
     env = make_env(odd(entry_point=Old))
     with pytest.raises(BadArgument, match=r"Test/Odd-v0 does not keep to Gymnasium's interface: .*'seed'"):
         env.reset(seed=0)
+
+
+def test_only_what_came_before_is_recorded(odd, tmp_path, capsys):
+    words = ["collect", "--env", odd(answer=(FRAME, np.nan, False, False, {})), "--num-envs", "2", "--data"]
+    assert cli.main([*words, str(tmp_path / "new")]) == 2
+    assert f"{REWARD} nan, not a finite number" in capsys.readouterr().err
+    assert [len(episode) for episode in EpisodeStore(tmp_path / "new")] == [1, 1]
+
+
+def test_no_store_is_left_where_nothing_was_recorded(odd, tmp_path):
+    words = ["collect", "--env", odd(entry_point=Old), "--num-envs", "2", "--data"]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").touch()
+    EpisodeStore(tmp_path / "before", "a", about_env(words[2])).close()
+    for name in ("kept", "new", "before"):
+        assert cli.main([*words, str(tmp_path / name)]) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["kept", "notes.txt", "before", ABOUT])

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -146,7 +148,7 @@ class Collect(WorldOptions):
             check_scripted(world.name)
         config = CollectConfig(self.policy, self.epsilon if self.agent else 0.0, seed=self.seed)
         policy, folder = self._agent_policy(world), self.store(world)
-        with EpisodeStore(folder, "a", world.about) as store:
+        with filling(folder, world.about) as store:
             envs = world.envs(self.num_envs, noop_max=self.noop_max)
             counter = counting(f"playing {world.name}", self.steps, "steps")
             with Collector(store, envs, config, policy) as collector, counter as advance:
@@ -246,12 +248,28 @@ def experience(folder: Path, world: "World", steps: int, seed: int, policy: Poli
             return store  # read only: another run may be reading it too
     from diamond_gym.trainers.collect import CollectConfig, Collector, games_for
 
-    with EpisodeStore(folder, "a", world.about) as store:
+    with filling(folder, world.about) as store:
         lacking = steps - store.num_steps
         play = Collector(store, world.envs(games_for(lacking)), CollectConfig(played_by(policy, world.name), seed=seed))
         with play as collector, counting(f"playing {world.name}", lacking, "steps") as advance:
             collector.collect(lacking, advance)
     return read_store(folder, world)
+
+
+@contextmanager
+def filling(folder: Path, about: About) -> Iterator[EpisodeStore]:
+    """Opens a store to add to; where an error comes before anything is written, none is left that was not there."""
+    is_new = not (folder / ABOUT).exists()
+    with EpisodeStore(folder, "a", about) as store:
+        try:
+            yield store
+        except Exception:
+            store.refresh()  # others may have written
+            if is_new and not len(store):
+                (folder / ABOUT).unlink(missing_ok=True)
+                with suppress(OSError):  # the folder holds something else
+                    folder.rmdir()
+            raise
 
 
 def read_store(folder: Path, world: "World") -> EpisodeStore:
