@@ -8,6 +8,7 @@ import pytest
 import recordings as write
 from stores import ABOUT, assert_same, episode
 
+from diamond_gym.actions import Box
 from diamond_gym.cli import main
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.stores import together
@@ -65,6 +66,11 @@ def test_merge(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pass
     assert main(["data", "merge", "a", "c", "--name", "more"]) == 1
     assert "frame shape" in capsys.readouterr().err and not (home / "data" / "more").exists()
+    about = About.of("Catch", ABOUT.frame_shape, Box([-2, -2], [2, 2]))
+    EpisodeStore(home / "data" / "d", "a", about).close()
+    assert main(["data", "merge", "a", "d", "--name", "more"]) == 1
+    said = capsys.readouterr().err
+    assert "holds experience with actions 0 to 2, not Box(-2.0, 2.0, (2,), float32): use another folder" in said
     assert main(["data", "merge", "a", "b", str(home / "data" / "a"), "--name", "more"]) == 2
     assert "is named twice" in capsys.readouterr().err and not (home / "data" / "more").exists()
 

@@ -1,6 +1,8 @@
 """What a game's name, an environment's id or a store mean, and the environments to play it in."""
 
+import json
 import sys
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import diamond_gym  # noqa: F401
+from diamond_gym import cli
 from diamond_gym.data import About, EpisodeStore
+from diamond_gym.data.about import ABOUT, read_about
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.trainers.games import Games
-from diamond_gym.trainers.worlds import check_learnable, find_world
+from diamond_gym.trainers.worlds import about_game, check_learnable, find_world
 
 CATCH = "DiamondGym/Catch-v0"
 
@@ -107,6 +111,59 @@ def test_a_store_is_a_world(tmp_path):
     for words in ({}, {"game": "Pong", "env": CATCH}, {"game": "Pong", "size": 32}):
         with pytest.raises(BadArgument):
             find_world(**words)
+
+
+@pytest.fixture
+def mazes():
+    """Three environments that are called Maze, and one that is called as an Atari game is."""
+    ids = ("One/Maze-v0", "Two/Maze-v0", "One/Maze-v1", "Other/Pong-v7")
+    for name in ids:
+        gym.register(name, "diamond_gym.envs.catch:Catch")
+    yield ids
+    for name in ids:
+        gym.registry.pop(name)
+
+
+def test_a_store_is_of_one_environment(mazes, tmp_path, home, capsys):
+    def collect(env, *words):
+        code = cli.main(["collect", "--env", env, "--steps", "4", "--num-envs", "2", *words])
+        return code, capsys.readouterr().err
+
+    assert collect(mazes[0])[0] == collect(f"diamond_gym:{mazes[0]}")[0] == 0
+    for other in mazes[1:3]:
+        code, said = collect(other)
+        assert (code, said.count("\n")) == (1, 1)
+        assert f"maze holds experience of One/Maze-v0, not of {other}: --data NAME takes another store" in said
+    assert collect(mazes[2], "--data", "second")[0] == 0
+    assert EpisodeStore(home / "data" / "maze").num_steps == 8
+    assert cli.main(["data", "merge", "maze", "second", "--name", "both"]) == 0
+    assert cli.main(["data", "import", str(home / "data" / "maze"), "--name", "copy"]) == 0
+    assert [read_about(home / "data" / name).env for name in ("both", "copy")] == ["", "One/Maze-v0"]
+
+
+def test_stores_that_do_not_know_their_environment_are_added_to(mazes, tmp_path):
+    about = find_world(env=mazes[0]).about
+    EpisodeStore(tmp_path, "a", about).close()
+    content = json.loads((tmp_path / ABOUT).read_text())
+    del content["env"]
+    (tmp_path / ABOUT).write_text(json.dumps(content))
+    for env in mazes[:3]:
+        EpisodeStore(tmp_path, "a", find_world(env=env).about).close()
+
+
+def test_an_environment_that_is_called_as_an_atari_game(mazes, tmp_path):
+    pong = find_world(env=mazes[3], size=64).about
+    EpisodeStore(tmp_path, "a", replace(pong, env="Pong")).close()
+    with pytest.raises(DiamondGymError, match=r"of the Atari game Pong, not of Other/Pong-v7"):
+        find_world(env=mazes[3], size=64, data=tmp_path)
+    EpisodeStore(tmp_path / "own", "a", pong).close()
+    assert find_world(data=tmp_path / "own").env == ""
+    assert about_game("Pong").env == "Pong"
+
+
+def test_pictures_and_observations_are_not_mixed():
+    assert find_world(env="CartPole-v1", render_obs=True).about.env == "CartPole-v1 --render-obs"
+    assert find_world(env=CATCH).about.env == CATCH
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ def find_world(
         world = World(about if own == wanted else about_env(env, wanted, render_obs), env, render_obs)
     elif data is not None:
         about = recorded(data)
-        playable = about.game in known_games() and about.frame_shape == (SIZE, SIZE, 3) and can_play_atari()
+        is_atari = about.game in known_games() and about.env in ("", about.game)
+        playable = is_atari and about.frame_shape == (SIZE, SIZE, 3) and can_play_atari()
         return World(about, about.game if playable else "")
     else:
         raise BadArgument("say which world: --game Breakout, --env CartPole-v1 --render-obs, or --data NAME")
@@ -174,7 +175,7 @@ def can_play_atari() -> bool:
 def about_game(game: str, size: tuple[int, int] = (SIZE, SIZE)) -> About:
     """What a store of a real game's experience holds, with frames of the paper's size or of another."""
     row = find_game(game)
-    return About(row.name, (*size, 3), row.num_actions, row.action_meanings, versions=_versions("ale-py"))
+    return About(row.name, (*size, 3), row.num_actions, row.action_meanings, versions=_versions("ale-py"), env=row.name)
 
 
 def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = False) -> About:
@@ -184,7 +185,9 @@ def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = 
     codec = codec_of_space(made.action_space, env)
     meanings: tuple[str, ...] = tuple(getattr(made.unwrapped, "get_action_meanings", tuple)())
     made.close()
-    return About.of(game_name(env), (h, w, c), codec, meanings, _versions())
+    # its whole id, as Gymnasium resolved it: worlds of the same name may be different games, and so may two pictures
+    played = (made.unwrapped.spec.id if made.unwrapped.spec else env) + " --render-obs" * render_obs
+    return About.of(game_name(env), (h, w, c), codec, meanings, _versions(), played)
 
 
 def game_name(env: str) -> str:

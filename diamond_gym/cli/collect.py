@@ -211,8 +211,9 @@ def dreamed_world(card: "Card", env: str | None = None, render_obs: bool = False
         world = find_world(env=env, size=card.obs_shape[:2], render_obs=rendered)
         if (world.about.frame_shape, world.codec) != (about.frame_shape, card.codec):
             raise BadArgument(f"{env} has other frames or actions than the dreams of {card.name}")
-        return replace(world, about=about)
-    return World(about, card.game if card.game in games() and can_play_atari() else "")
+        return replace(world, about=replace(about, env=world.about.env))
+    playable = card.game in games() and can_play_atari()
+    return World(replace(about, env=card.game), card.game) if playable else World(about)
 
 
 TEST_SEED = 1000

@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class About:
-    """What a store holds; two collections go into one store if game, frames and actions agree.
+    """What a store holds; two collections go into one store if game, frames, actions and environment agree.
 
     Attributes:
         game: A game's name, or any other word.
@@ -54,6 +54,8 @@ class About:
         action_shape: An action's shape; () for a number.
         actions: What kind of actions they are, as `ActionCodec.table` says it; empty for numbered ones, and where
             nothing but type and shape is known.
+        env: What was played: an environment's id, with its version, or a game's name for an Atari game; "" where that
+            is not known, as of recordings.
     """
 
     game: str
@@ -65,6 +67,7 @@ class About:
     action_dtype: str = "int64"
     action_shape: tuple[int, ...] = ()
     actions: Mapping[str, Any] = field(default_factory=dict)
+    env: str = ""
 
     @classmethod
     def of(
@@ -74,12 +77,14 @@ class About:
         codec: ActionCodec,
         action_meanings: tuple[str, ...] = (),
         versions: Mapping[str, str] | None = None,
+        env: str = "",
     ) -> "About":
         """Describes a store of experience from a world with these actions."""
         numbered = not codec.is_vector
         return cls(
             game, frame_shape, codec.num_inputs if numbered else 0, action_meanings, versions=versions or {},
             action_dtype="int64" if numbered else codec.dtype.name, action_shape=codec.shape, actions=codec.table,
+            env=env,
         )  # fmt: skip
 
     @cached_property
@@ -123,7 +128,27 @@ class About:
         for name, word in words.items():
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
+                if name == "actions" or (name == "num_actions" and not (mine and theirs)):  # 0: no numbers
+                    word, mine, theirs = "actions", self._kind_of_actions, other._kind_of_actions
                 raise DiamondGymError(f"{folder} holds experience with {word} {mine}, not {theirs}: use another folder")
+        if self.env and other.env and self.env != other.env:  # else one of them does not know
+            raise DiamondGymError(
+                f"{folder} holds experience of {self._played}, not of {other._played}: "
+                "--data NAME takes another store, or a new one"
+            )
+
+    @property
+    def _played(self) -> str:
+        from diamond_gym.registry.games import games  # which few callers need
+
+        return f"the Atari game {self.env}" if self.env in games() else self.env
+
+    @property
+    def _kind_of_actions(self) -> str:
+        """What its actions are, in words."""
+        if self.num_actions:
+            return f"0 to {self.num_actions - 1}"
+        return f"{self.action_dtype} {self.action_shape}" if self.codec is None else str(self.codec.space)
 
     def check_fits(self, piece: "Episode") -> None:
         """Raises ValueError if frames or actions are not those of this store."""
@@ -173,6 +198,8 @@ def read_about(folder: Path, version: int = FORMAT) -> About:
         h, w, c = about.frame_shape
         if not min(h, w, c) > 0 or about.step_type.itemsize > 1 << 20 or about.step_type.hasobject:
             raise ValueError("frames or actions are of no size")
+        if not isinstance(about.env, str):
+            raise ValueError("its environment is no text")
         codec = about.codec if about.actions else None
         if codec is not None and codec.kind != "csgo" and codec.shape != about.action_shape:
             raise ValueError(f"actions are of shape {about.action_shape}, but {codec} are meant")

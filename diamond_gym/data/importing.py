@@ -276,8 +276,9 @@ class Import:
         elif actions and codec_of_table(actions).shape == () and shape == (1,):
             del actions["shape"]
         return About(
-            self.game, (h, w, c), num_actions, words, action_dtype=act.dtype.name, action_shape=shape, actions=actions
-        )
+            self.game, (h, w, c), num_actions, words, action_dtype=act.dtype.name, action_shape=shape, actions=actions,
+            env=self._source.env,
+        )  # fmt: skip
 
 
 def _changed(source: Path) -> list[int]:

@@ -64,8 +64,8 @@ def merge(folders: list[Path], into: Path) -> EpisodeStore:
     if twice := [folder for i, folder in enumerate(folders) if folder.resolve() in map(Path.resolve, folders[:i])]:
         raise BadArgument(f"{twice[0]} is named twice")
     opened = [EpisodeStore(folder) for folder in folders]
-    for store in opened[1:]:
-        opened[0].about.check_same(replace(store.about, game=opened[0].about.game), opened[0].folder)
+    for store in opened[1:]:  # of whatever game
+        opened[0].about.check_same(replace(store.about, game=opened[0].about.game, env=""), opened[0].folder)
     source = merged([stores.read(folder) for folder in folders])
     return Import(source, into, opened[0].about.game).run()
 

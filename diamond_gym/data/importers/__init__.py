@@ -81,6 +81,7 @@ class Source:
         actions: What kind of actions they are where they are no numbers, as `About.actions`; empty where it does not
             say.
         origin: Where it lies, for messages and to know it again; filled in.
+        env: What was played, as `About.env`; "" where it does not say.
     """
 
     recordings: Iterable[Recording]
@@ -89,6 +90,7 @@ class Source:
     fps: float | None = None
     origin: str = ""
     actions: Mapping[str, Any] = field(default_factory=dict)
+    env: str = ""
 
 
 def importer(source: Path, wanted: str | None = None) -> ModuleType:
@@ -196,4 +198,5 @@ def merged(sources: Iterable[Source]) -> Source:
             if "game" in info:
                 info["game"] = games.setdefault((i, info["game"]), len(games))
             recordings.append(replace(recording, key=f"{i}/{recording.key}", info=info))
-    return replace(found[0], recordings=recordings, origin=" + ".join(source.origin for source in found))
+    env = found[0].env if len({source.env for source in found}) == 1 else ""
+    return replace(found[0], recordings=recordings, origin=" + ".join(source.origin for source in found), env=env)

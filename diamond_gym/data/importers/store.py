@@ -46,4 +46,4 @@ def read(source: Path, camera: str | None = None) -> Source:
     about = store.about
     recordings = (recording(number) for number in range(len(store)))
     words, origin = about.action_meanings, str(source.resolve())
-    return Source(recordings, about.num_actions, words, origin=origin, actions=about.actions)
+    return Source(recordings, about.num_actions, words, origin=origin, actions=about.actions, env=about.env)
