@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diamond_gym.errors import BadArgument, DiskFull
+from diamond_gym.errors import BadArgument, DiskFull, one_line
 from diamond_gym.files import atomic_write, user_folder
 
 
@@ -230,9 +230,12 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except (RuntimeError, TypeError):  # which lists twenty kinds
+        raise BadArgument(f"device {name!r} cannot be used here (torch knows no such device)") from None
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise BadArgument(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
+        raise BadArgument(f"device {name!r} cannot be used here ({one_line(str(error).splitlines()[0])})") from None
     return device
 
 

@@ -177,7 +177,7 @@ def check_table(table: Mapping[str, Any], fields: Fields, above: str = "") -> No
     """
     for key, value in table.items():
         if key not in fields:
-            raise BadConfig(f"unknown key '{_shown(above + key)}'")
+            raise BadConfig(f"unknown key {_shown(above + key)}")
         wanted = fields[key]
         if isinstance(wanted, Mapping):
             if not isinstance(value, Mapping):
@@ -241,15 +241,15 @@ def check_plain(table: Any) -> None:
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             left += [(f"{where}.{key}" if where else str(key), item, depth + 1) for key, item in items]
         elif isinstance(value, int) and not -_INT64 <= value < _INT64:
-            raise BadConfig(f"key '{_shown(where)}' is a number of more than 64 bits")
+            raise BadConfig(f"key {_shown(where)} is a number of more than 64 bits")
         elif not isinstance(value, str | int | float | bool | None):
-            raise BadConfig(f"key '{_shown(where)}' is a {type(value).__name__}, which has no place here")
+            raise BadConfig(f"key {_shown(where)} is a {type(value).__name__}, which has no place here")
 
 
 def _shown(value: object) -> str:
-    """A value as an error shows it, shortened; Python refuses to write very large numbers out."""
+    """A value as an error shows it, texts in quotes, shortened; Python refuses to write very large numbers out."""
     try:
-        text = value if isinstance(value, str) else repr(value)
+        text = repr(value)
     except (ValueError, RecursionError):
         return "that"
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -72,7 +72,7 @@ def keys_to_action(action_meanings: Iterable[str]) -> dict[tuple[str, ...], int]
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The end of an error's line: `"; did you mean Breakout?"`, or an empty string where nothing is near."""
     by_plain = {_plain(candidate): candidate for candidate in names}
-    nearest = difflib.get_close_matches(_plain(name), by_plain, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(_plain(name), by_plain, n=1, cutoff=0.65)
     return f"; did you mean {by_plain[nearest[0]]}?" if nearest else ""
 
 

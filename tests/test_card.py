@@ -38,8 +38,9 @@ def test_unknown_game_suggests_the_nearest(typed: str, meant: str) -> None:
 
 
 def test_game_far_from_all_names_gets_no_suggestion() -> None:
-    with pytest.raises(BadArgument, match="^unknown game 'xyzzy'$"):
-        game("xyzzy")
+    for name in ("xyzzy", "Nope", "Tetris"):
+        with pytest.raises(BadArgument, match=f"^unknown game '{name}'$"):
+            game(name)
 
 
 def test_games_actions_are_ales() -> None:

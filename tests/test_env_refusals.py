@@ -22,6 +22,7 @@ def test_bad_arguments_are_one_clear_line():
         ({"model": model, "num_envs": True}, BadArgument, "at least 1, got True"),
         ({"model": model, "quality": "best"}, BadArgument, "fast, paper, fine"),
         ({"model": model, "num_denoising_steps": 0}, BadArgument, "'num_denoising_steps' must be a whole number"),
+        ({"model": model, "num_denoising_steps": "2"}, BadArgument, r"whole number .*, not '2'\.$"),
         ({"model": model, "num_denoising_step": 1}, TypeError, "num_denoising_step'"),
         ({"model": model, "max_episode_steps": 0}, BadArgument, "at least 1, or -1"),
         ({"model": model, "autoreset_mode": "never"}, BadArgument, '"NextStep", "SameStep", "Disabled"'),

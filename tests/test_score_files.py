@@ -114,6 +114,8 @@ def test_files_without_scores_are_one_line(tmp_path, content, capsys):
     with pytest.raises(DiamondGymError) as error:
         read_runs(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert "does not hold scores" in str(error.value) or "holds no scores" in str(error.value)
+    assert "object" not in str(error.value)
     assert cli.main(["evaluate", "--runs", str(path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -149,8 +149,9 @@ def read_runs(path: Path) -> Runs:
         try:
             pairs = _read(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            why = f" ({one_line(error)})" if isinstance(error, ValueError) else ""  # others speak of Python's types
             raise DiamondGymError(
-                f'{file} does not hold scores ({one_line(error)}); they are {{"Pong": [score of each run], ...}} '
+                f'{file} does not hold scores{why}; they are {{"Pong": [score of each run], ...}} '
                 "or what `evaluate --json` prints"
             ) from None
         if not pairs:
@@ -168,7 +169,7 @@ def _read(content: Any) -> list[tuple[str, list[float]]]:
         pairs = [(game, scores if isinstance(scores, list) else [scores]) for game, scores in content.items()]
     for game, scores in pairs:
         if not isinstance(game, str):
-            raise TypeError(f"{game!r} is no game")
+            raise ValueError(f"{game!r} is no game")
         if wrong := [score for score in scores if type(score) not in (int, float) or not math.isfinite(score)]:
-            raise TypeError(f"{wrong[0]!r} is no score")
+            raise ValueError(f"{wrong[0]!r} is no score")
     return [(game, [float(score) for score in scores]) for game, scores in pairs]
