@@ -127,6 +127,18 @@ def test_evaluate_wm_refuses_nonsense_in_one_line(
         (["--game", "Breakout", "--steps", "-1"], "--steps must be at least 1, not -1"),
         (["--game", "Breakout", "--out", "film.avi"], "--out must end in .mp4 or .gif"),
         (["--game", "Brakout"], "did you mean Breakout"),
+        (["--game", "Pong", "--model", "breakout-nano"], "the model breakout-nano dreams Breakout, not Pong"),
+        (
+            ["--game", "Pong", "--starts", "zz"],
+            "--starts must be any, first or a start's number, not 'zz'",
+        ),
+        (
+            ["--game", "Pong", "--starts", "-1"],
+            "--starts must be any, first or a start's number, not '-1'",
+        ),
+        (["--game", "Pong", "--starts", "99999"], "start 99999 does not exist"),
+        (["--game", "Pong", "--out", "no/such/x.gif"], "--out must be in a folder that there is, not in no/such"),
+        (["--game", "Pong", "--device", "bad"], "device 'bad' cannot be used here (torch knows no such device)"),
         ([], "say what to dream"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_video_where_there_can_be_none(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
     save_tiny_model()
-    assert cli.main(["dream", "--model", "tiny", "--steps", "2", "--num-envs", "1", "--out", out]) == 1
+    assert cli.main(["dream", "--model", "tiny", "--steps", "2", "--num-envs", "1", "--out", out]) in (1, 2)
     assert "Traceback" not in (err := capsys.readouterr().err)
     assert err.splitlines()[-1].strip()
 

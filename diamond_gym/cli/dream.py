@@ -1,14 +1,16 @@
 """`diamond-gym dream`: a video of dreams, and how fast they were dreamed."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import tyro
 
 from diamond_gym.cli.options import OWN, check_agent, check_horizon, check_least, missing
 from diamond_gym.cli.terminal import counting
@@ -48,7 +50,7 @@ class DreamCommand:
     """Steps after which a dream begins anew; -1 dreams on."""
     repeat: int = 4
     """For how many steps a random action is kept, on average."""
-    starts: Literal["any", "first"] | int = "any"
+    starts: Annotated[str, tyro.conf.arg(metavar="{any,first,INT}")] = "any"
     """Where dreams begin: any stored start, first (beginnings of games), or a number."""
     fps: int = 15
     """Frames per second of the video (the game itself shows 15 of these a second)."""
@@ -64,10 +66,14 @@ class DreamCommand:
     def __post_init__(self) -> None:
         if self.game is None and self.model is None:
             missing("what to dream: diamond-gym dream Breakout, or the name of a model")
-        check_least(self, steps=1, num_envs=1, repeat=1, fps=1, scale=1, seed=0, starts=0)
+        check_least(self, steps=1, num_envs=1, repeat=1, fps=1, scale=1, seed=0)
+        if not re.fullmatch("any|first|[0-9]{1,18}", self.starts):
+            raise BadArgument(f"--starts must be any, first or a start's number, not {self.starts!r:.60}")
         check_horizon(self, "max_episode_steps")
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise BadArgument(f"--out must be in a folder that there is, not in {self.out.parent}")
         check_agent(self.agent)
 
     def run(self) -> int:
@@ -85,7 +91,7 @@ class DreamCommand:
             compile=self.compile,
             quality=self.quality,
             max_episode_steps=self.max_episode_steps,
-            starts=self.starts,
+            starts=int(self.starts) if self.starts.isdigit() else self.starts,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         with self._player(envs) as player:
