@@ -39,9 +39,9 @@ class EvaluateWm:
     repeating the last real frame, rewards and ends at their exact step, and whether their chances are what they say.
     Then policies play the game, and dream on from the same frames, random play with the same actions: returns, and
     looks after 10, 50 and 200 steps. These are the share of dreams in which what matters is alive (the ball, the
-    players, the score: of Boxing, Breakout, Freeway, MsPacman and Pong), the share of pixels in colours that real play
-    never shows there (artefacts), and the distance to the nearest held-out frame. Last, how different dreams of one
-    start become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
+    players, the score, in games for which the package knows what that is), the share of pixels in colours that real
+    play never shows there (artefacts), and the distance to the nearest held-out frame. Last, how different dreams of
+    one start become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
     """
 
     name: tyro.conf.Positional[str]
