@@ -8,7 +8,7 @@ import pytest
 import recordings as write
 from stores import ABOUT, assert_same, episode
 
-from diamond_gym.actions import Box
+from diamond_gym.actions import Box, MultiDiscrete
 from diamond_gym.cli import main
 from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.data.stores import together
@@ -47,6 +47,18 @@ def test_from_a_name_to_facts_and_pictures(home: Path, capsys: pytest.CaptureFix
     np.testing.assert_array_equal(sheet[3:96:6, 3:96:6], store[0].obs[0])
     assert sheet[96:, :96].max() > 200, "the action is drawn under the frame"
     assert Image.open("Squares.gif").n_frames > 6  # type: ignore[attr-defined]
+
+
+def test_facts_of_vectors(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    EpisodeStore(home / "data" / "known", "a", About.of("Catch", ABOUT.frame_shape, MultiDiscrete([3, 2]))).close()
+    bare = About("Catch", ABOUT.frame_shape, 0, action_dtype="float32", action_shape=(2,))
+    EpisodeStore(home / "data" / "bare", "a", bare).close()
+    said = {}
+    for name in ("known", "bare"):
+        assert main(["data", "info", name]) == 0
+        said[name] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("action")]
+    assert said["known"] == ["action space MultiDiscrete([3 2])", "action type  int64 (2,)"]
+    assert said["bare"] == ["action type  float32 (2,)"]
 
 
 def test_merge(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +122,9 @@ def test_pieces_of_one_recording_that_overlap_stay_together(home: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
 @pytest.mark.parametrize("kind", ["numbers", "bool", "float32"])
-def test_export_to_minari(home: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_export_to_minari(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     minari = pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
     about, rng = ABOUT, np.random.default_rng(0)
@@ -135,3 +149,6 @@ def test_export_to_minari(home: Path, monkeypatch: pytest.MonkeyPatch, kind: str
     assert main(["data", "import", "mine/all-v0", "--name", "back"]) == 0
     assert [e.act.shape for e in EpisodeStore(home / "data" / "back")] == [e.act.shape for e in store]
     assert main(["data", "export", "all", "mine/all-v0"]) == 2, "the id is taken"
+    for name in ("bad", "bad-v", "../all-v0", ""):
+        assert main(["data", "export", "all", name]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"{name!r} is no id of a data set: call it NAME-v0")

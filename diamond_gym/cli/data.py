@@ -72,6 +72,8 @@ class Info:
             print(json.dumps(found, indent=2))
             return 0
         for name, value in found.items():
+            if value is None and name.startswith("action"):
+                continue  # they are counted by number, or have a space
             if isinstance(value, dict):
                 value = ", ".join(f"{key} {each:,}" for key, each in value.items())
             shown = "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else value

@@ -47,6 +47,7 @@ def facts(store: EpisodeStore) -> dict[str, Any]:
         "shortest": int(lengths.min()) if len(store) else 0,
         "longest": int(lengths.max(initial=0)),
         "actions": dict(zip(words, counts.tolist(), strict=True)) if numbered else None,
+        "action_space": str(about.codec.space) if about.codec is not None and not numbered else None,
         "action_type": f"{about.action_dtype} {tuple(about.action_shape)}",
         "rewards": None if not known["rew"] else {"sum": float(rew.sum()), "not_zero": int((rew != 0).sum())},
         "ended": ended if known["end"] else None,
@@ -146,8 +147,13 @@ def export_minari(store: EpisodeStore, dataset_id: str, lossless: bool = True) -
     import minari
     from gymnasium import spaces
     from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage import get_dataset_path
 
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError):  # the latter where there is no version
+        raise BadArgument(f"{dataset_id[:60]!r} is no id of a data set: call it NAME-v0, or mine/NAME-v0") from None
     about = store.about
     action_space: spaces.Space[Any]
     if about.num_actions:
