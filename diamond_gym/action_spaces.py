@@ -100,6 +100,8 @@ def codec_of_space(space: spaces.Space[Any], whose: str = "the environment") -> 
     """
     try:
         if isinstance(space, spaces.Discrete) and space.start == 0:
+            if space.n > MOST_ACTIONS:
+                raise BadArgument(f"{whose} has too many actions: {space.n:,}, of at most {MOST_ACTIONS:,}")
             return Discrete(int(space.n))
         if isinstance(space, spaces.MultiBinary):
             return MultiBinary(space.shape)

@@ -118,6 +118,7 @@ def test_errors_of_the_environment_itself_keep_their_traceback(odd):
         ({"shape": (8, 6, 4)}, False, r"shows frames \(8, 6, 4\) with 4 channels, not 1 or 3"),
         ({}, True, "does not keep to Gymnasium's interface: .*render"),
         ({"picture": np.zeros((8, 6, 4), np.uint8)}, True, r"\(8, 6, 4\) with 4 channels"),
+        ({"actions": 5000}, False, "has too many actions: 5,000, of at most 4,096"),
         ({"entry_point": Bare}, False, "Test/Odd-v0 "),
     ],
 )

@@ -75,7 +75,9 @@ class WorldOptions:
         Args:
             wanted: What the user has to say, with a game for an example.
         """
-        if (self.game is not None and self.env is not None) or (self.game is self.env is self.data is None):
+        if self.game is not None and self.env is not None:
+            raise BadArgument("--game and --env exclude each other")
+        if self.game is self.env is self.data is None:
             missing(f"{wanted}, or --env CartPole-v1 --render-obs, or --data NAME")
         if self.game is not None:
             find_game(self.game)

@@ -144,7 +144,7 @@ def image_size(
     """Height and width that an option gives as a number or HEIGHTxWIDTH; BadArgument for others, or out of bounds."""
     if text is None:
         return None
-    if not (found := re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(text))):
+    if not (found := re.fullmatch(r"(\d{1,18})(?:x(\d{1,18}))?", str(text))):
         raise BadArgument(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
     size = int(found[1]), int(found[2] or found[1])
     if not least <= min(size) <= max(size) <= most:
