@@ -154,7 +154,7 @@ def test_stores_that_do_not_know_their_environment_are_added_to(mazes, tmp_path)
 def test_an_environment_that_is_called_as_an_atari_game(mazes, tmp_path):
     pong = find_world(env=mazes[3], size=64).about
     EpisodeStore(tmp_path, "a", replace(pong, env="Pong")).close()
-    with pytest.raises(DiamondGymError, match=r"of the Atari game Pong, not of Other/Pong-v7"):
+    with pytest.raises(DiamondGymError, match=r"of the game Pong, not of Other/Pong-v7"):
         find_world(env=mazes[3], size=64, data=tmp_path)
     EpisodeStore(tmp_path / "own", "a", pong).close()
     assert find_world(data=tmp_path / "own").env == ""

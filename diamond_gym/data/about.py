@@ -139,9 +139,7 @@ class About:
 
     @property
     def _played(self) -> str:
-        from diamond_gym.registry.games import games  # which few callers need
-
-        return f"the Atari game {self.env}" if self.env in games() else self.env
+        return f"the game {self.env}" if self.env == self.game else self.env
 
     @property
     def _kind_of_actions(self) -> str:
