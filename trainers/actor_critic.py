@@ -154,7 +154,7 @@ class AgentFitConfig:
         if card.codec.is_vector:
             raise BadArgument(
                 f"DIAMOND's agent takes numbered actions, and those of {entry.name} are {card.codec.space}: "
-                "train with --algo ppo (or sac)"
+                f"train with --algo {'ppo or sac' if card.codec.kind == 'box' else 'ppo'}"
             )
         return self.for_frames(card.obs_shape, card.num_actions)
 
