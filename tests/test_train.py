@@ -263,7 +263,7 @@ def fail(*_):
     [
         (["--game", "Brakout"], "did you mean Breakout?"),
         ([], "say what to learn"),
-        (["--game", "Pong", "--env", ID], "say what to learn"),
+        (["--game", "Pong", "--env", ID], "--game and --env exclude each other"),
         (["--game", "Pong", "--render-obs"], "are for --env"),
         (["--env", "CartPole-v1"], "--render-obs takes its rendered picture instead"),
         (["--env", "NoSuch-v0"], "NoSuch-v0 cannot be made"),
