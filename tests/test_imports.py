@@ -70,7 +70,7 @@ EXCEPTIONS = {
 ONLY = {
     "tyro": ("cli",),
     # its environments, its algorithms, its files, its trainings
-    "stable_baselines3": ("sb3", "trainers.sb3"),
+    "stable_baselines3": ("sb3", "trainers.as_dreamed", "trainers.sb3"),
     "ale_py": ("envs.atari",),
     **dict.fromkeys(("starlette", "uvicorn", "websockets"), ("play",)),
 }

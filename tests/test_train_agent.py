@@ -3,6 +3,7 @@
 import os
 import signal
 import zipfile
+from functools import partial
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -20,9 +21,11 @@ from diamond_gym import cli
 from diamond_gym.actions import Discrete
 from diamond_gym.envs.atari import RealVectorEnv
 from diamond_gym.errors import BadArgument, ModelNotFound
+from diamond_gym.registry.card import Card
 from diamond_gym.trainers import evaluate, loop, sb3
+from diamond_gym.trainers.as_dreamed import AsDreamed
 from diamond_gym.trainers.run import RunFolder
-from diamond_gym.trainers.sb3 import ALGORITHMS, RHYTHM, AgentConfig, AsDreamed, SB3Trainer, training_envs
+from diamond_gym.trainers.sb3 import ALGORITHMS, RHYTHM, AgentConfig, SB3Trainer, training_envs
 from diamond_gym.trainers.sb3_files import open_agent
 
 SIDE = 36  # the least that SB3's CnnPolicy takes
@@ -31,7 +34,8 @@ SIDE = 36  # the least that SB3's CnnPolicy takes
 def dream_of_stubs(monkeypatch):
     """Dreams of a stub in place of those of the registry's models."""
     weights = SimpleNamespace(sha256="abc")
-    card = SimpleNamespace(game="Breakout", files={"weights": weights}, reward_end={})
+    card = SimpleNamespace(name="stub", game="Breakout", files={"weights": weights}, reward_end={})
+    card.check_game = partial(Card.check_game, card)
     monkeypatch.setattr(sb3, "resolve", lambda _: SimpleNamespace(name="stub", card=card))
 
     def make(config):

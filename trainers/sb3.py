@@ -18,14 +18,14 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import Tensor
 
 from diamond_gym.action_spaces import codec_of_space
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, resolve
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
+from diamond_gym.trainers.as_dreamed import AsDreamed
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3_files import AgentCard, save_agent
@@ -103,31 +103,6 @@ class AgentConfig:
         }  # fmt: skip
 
 
-class AsDreamed(VecEnvWrapper):
-    """A game as world models learn it: rewards are signs, and the loss of a life is an end.
-
-    The game itself goes on after the loss of a life; the next episode begins with the frame in which it happened.
-    """
-
-    def reset(self) -> VecEnvObs:
-        """Begins new games."""
-        obs = self.venv.reset()
-        self._lives = np.array([info.get("lives", 0) for info in self.unwrapped.reset_infos])
-        return obs
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Plays the step."""
-        obs, rewards, dones, infos = self.venv.step_wait()
-        assert isinstance(obs, np.ndarray)
-        lives = np.array([info.get("lives", 0) for info in infos])
-        lost = (lives < self._lives) & ~dones
-        for row in np.flatnonzero(lost):
-            infos[row]["terminal_observation"] = obs[row].copy()
-        # where a game has ended, info is of its end, and the new game's is in reset_infos
-        self._lives = np.where(dones, [info.get("lives", 0) for info in self.unwrapped.reset_infos], lives)
-        return obs, np.sign(rewards).astype(np.float32), dones | lost, infos
-
-
 def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
     """The dreams or games to learn in, frames stacked (H, W, C × frame_stack), and the bridge to SB3 beneath.
 
@@ -176,18 +151,18 @@ class SB3Trainer:
         self.entry: Entry | None = None
         if not config.real:
             self.entry = entry = resolve(config.model or config.game)
-            if entry.card.game != config.game:
-                raise BadArgument(f"the model {entry.name} dreams {entry.card.game}, not {config.game}")
+            entry.card.check_game(config.game)
             check_rewarded(entry)
         self.seconds = 0.0
         self._envs, self.bridge = training_envs(config)
+        self._codec, (kind, takes) = codec_of_space(self.bridge.action_space), _TAKES.get(config.algo, ("", ""))
         height, width, _ = self._envs.observation_space.shape or ()
         if min(height, width) < _LEAST_SIDE:
+            larger = f"train a world model with --size {_LEAST_SIDE} or more"
             raise BadArgument(
-                f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, "
-                f"not {height}x{width}: train with --algo diamond"
+                f"Stable-Baselines3's networks see frames of at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, not "
+                f"{height}x{width}: {larger if self._codec.is_vector else 'train with --algo diamond'}"
             )
-        self._codec, (kind, takes) = codec_of_space(self.bridge.action_space), _TAKES.get(config.algo, ("", ""))
         if kind and self._codec.kind != kind:
             raise BadArgument(
                 f"--algo {config.algo} takes {takes}, and the actions of {config.game} are {self._codec.space}: "

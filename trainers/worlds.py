@@ -156,7 +156,7 @@ def check_learnable(about: About, numbered: bool = False) -> None:
     if numbered and about.codec is not None and about.codec.is_vector:
         raise BadArgument(
             f"DIAMOND's agent takes numbered actions, and those of {about.game} are {about.codec.space}: "
-            "train-wm, then train-agent --algo ppo (or sac)"
+            f"train-wm, then train-agent --algo {'ppo or sac' if about.codec.kind == 'box' else 'ppo'}"
         )
     check_name(about.game, "a world's name")
 
