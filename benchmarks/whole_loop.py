@@ -48,6 +48,7 @@ def draw(path: Path, runs: list[dict[str, Any]]) -> None:
                     axes.plot(*zip(*points, strict=True), style, label={"score": "collecting", "test": "tests"}[what])
                 axes.axhline(run["random"], color="grey", linestyle="--", label="random play")
                 axes.set_xlabel(label)
+                axes.locator_params(axis="x", nbins=5)
                 axes.grid(alpha=0.3)
             row[0].set_ylabel(f"{run['game']}: score")
             row[0].legend(fontsize=7)
