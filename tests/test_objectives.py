@@ -221,7 +221,7 @@ def test_more_steps_than_timesteps_are_refused() -> None:
 def test_configurations_that_do_not_fit_are_refused(field: str, value: float) -> None:
     with pytest.raises(BadConfig, match=f"{field} is for the objective edm, not flow"):
         DenoiserConfig(objective="flow", **{field: value})
-    with pytest.raises(BadConfig, match="'objective' must be one of edm, ddpm, flow, not score"):
+    with pytest.raises(BadConfig, match="'objective' must be one of edm, ddpm, flow, not 'score'"):
         DenoiserConfig(objective="score")
 
 
