@@ -242,7 +242,7 @@ def gather(paths: tuple[Path, ...], with_published: bool) -> dict[str, Runs]:
 def print_aggregates(methods: Mapping[str, Runs], aggregates: Mapping[str, Aggregates]) -> None:
     """Prints a table of the games and one of the statistics with their intervals."""
     each = Table(title="mean scores and, in brackets, human-normalised ones")
-    each.add_column("game", no_wrap=True)
+    each.add_column("game")
     for name in ("random", "human", *methods):
         each.add_column(name, justify="right")
     for title in sorted({title for runs in methods.values() for title in runs}):
@@ -254,7 +254,7 @@ def print_aggregates(methods: Mapping[str, Runs], aggregates: Mapping[str, Aggre
         each.add_row(title, f"{row.random:,.1f}", f"{row.human:,.1f}", *cells)
     print_table(each)
     table = Table(title="human-normalised, with 95 % stratified bootstrap intervals")
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for name in methods:
         table.add_column(name, justify="right")
     table.add_row("games × runs", *(f"{len(result.normalised)} × {result.runs}" for result in aggregates.values()))

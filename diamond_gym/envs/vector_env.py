@@ -126,8 +126,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         """
         given = {k: v for k, v in locals().items() if k not in ("self", "sampler", "__class__")}
         self._arguments = {**given, **sampler}
-        traced, seen = denoising_trajectory, hallucination
-        check_flags(compile=compile, denoising_trajectory=traced, hallucination=seen, replay=replay)
+        check_flags(**{name: given[name] for name in ("compile", "denoising_trajectory", "hallucination", "replay")})
         self._set_up(num_envs, autoreset_mode, render_mode, max_episode_steps, obs_dtype, channels_first)
         self._spec: EnvSpec | None = None
         self._model: WorldModel | None
