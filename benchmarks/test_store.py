@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from diamond_gym.data import About, Episode, EpisodeStore
+from diamond_gym.data.on_device import FramesOnDevice
 from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.device import keep_memory
 
@@ -29,7 +31,10 @@ def test_append(benchmark, folder, tmp_path):
     benchmark.pedantic(lambda: store.append(whole), rounds=50, warmup_rounds=2)
 
 
+@pytest.mark.parametrize("numbers", [False, True], ids=["frames", "numbers"])
 @pytest.mark.parametrize("length", [6, 21])
-def test_sample(benchmark, folder, length):
-    sampler = SegmentSampler(EpisodeStore(folder), length, 32, False, np.random.default_rng(0))
+def test_sample(benchmark, folder, length, numbers):
+    store = EpisodeStore(folder)
+    frames_of = FramesOnDevice(store, torch.device("cpu")) if numbers else None
+    sampler = SegmentSampler(store, length, 32, False, np.random.default_rng(0), frames_of=frames_of)
     benchmark.pedantic(sampler.sample, rounds=300, warmup_rounds=100)

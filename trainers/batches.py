@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.on_device import FramesOnDevice
 from diamond_gym.data.sampling import SegmentSampler
 from diamond_gym.data.segments import Batch, cut, take
 from diamond_gym.trainers.loop import Processes, own_rows
@@ -256,6 +257,7 @@ def denoiser_batches(
     fabric: Processes,
     rngs: Sequence[np.random.Generator],
     prioritized: PrioritizedSteps | None,
+    frames_of: FramesOnDevice | None = None,
 ) -> FocusedSampler:
     """Draws the denoiser's batches, this process's rows of them.
 
@@ -265,6 +267,7 @@ def denoiser_batches(
         fabric: The processes that train together.
         rngs: Two sources of chance: of segments from anywhere, and of those around events.
         prioritized: Finds the steps that are predicted worst, if they are wanted.
+        frames_of: Copies of the frames on a device, if there are any: batches then hold their numbers.
     """
     t = config.denoiser.inner_model.num_steps_conditioning
     length = t + 1 + config.num_autoregressive_steps
@@ -278,17 +281,22 @@ def denoiser_batches(
         Focus(appearing, predicted, Appearances(config.across_lives), t),
         Focus(worst, predicted, prioritized or find_events, t),
     ]
-    base = SegmentSampler(store, length, batch, False, rngs[0], final=True, **sampling_of(config))
+    how = sampling_of(config)
+    base = SegmentSampler(store, length, batch, False, rngs[0], final=True, frames_of=frames_of, **how)
     return FocusedSampler(base, focuses, rngs[1])
 
 
 def reward_end_batches(
-    config: WorldModelConfig, store: EpisodeStore, fabric: Processes, rngs: Sequence[np.random.Generator]
+    config: WorldModelConfig,
+    store: EpisodeStore,
+    fabric: Processes,
+    rngs: Sequence[np.random.Generator],
+    frames_of: FramesOnDevice | None = None,
 ) -> FocusedSampler:
     """Draws the reward and end model's batches; arguments as those of `denoiser_batches`."""
     length = config.reward_end_length
     batch, around = split(own_rows(fabric, config.reward_end_optimizer.batch_size), config.focus)
-    base = SegmentSampler(store, length, batch, True, rngs[0], **sampling_of(config))
+    base = SegmentSampler(store, length, batch, True, rngs[0], frames_of=frames_of, **sampling_of(config))
     return FocusedSampler(base, [Focus(around, (0, length - 2), find_events)], rngs[1])
 
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from diamond_gym.cuda_graphs import Draws
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.on_device import copies_of
 from diamond_gym.data.segments import TensorBatch, normalised
 from diamond_gym.device import PRECISIONS, prepare_to_compile
 from diamond_gym.networks.denoiser import Denoiser, InnerModel
@@ -48,7 +49,8 @@ _RECORDED = "denoiser", "reward_end"  # not the upsampler, whose large frames ke
 class WorldModelTrainer:
     """The state of a world model's training, and one step of it.
 
-    On one GPU the updates are CUDA graphs (`trainers.recorded`), with the same random numbers as without.
+    On one GPU the updates are CUDA graphs (`trainers.recorded`), with the same random numbers as without. A GPU keeps a
+    copy of the store's frames, where they fit (`diamond_gym.data.on_device`).
 
     Attributes:
         config: What is trained, and how.
@@ -105,6 +107,7 @@ class WorldModelTrainer:
         levels = training_levels(denoiser.objective, config.sigma, config.flow_times != "logit-normal")
         self.noise = TrainingNoise.of(levels, self._draws.normal, self._draws.uniform, config.past_noise or 0.0)
         self._frames = prepared(denoiser, PRECISIONS[precision])
+        self._copies = copies_of(store, self.device, self._forget_recorded)
         self._begin_chance(store)
 
     def _train(
@@ -141,8 +144,10 @@ class WorldModelTrainer:
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         rngs = list(map(np.random.default_rng, seeds.spawn(5)))
         self.prioritized = PrioritizedSteps(rngs[4], self.config.across_lives) if self.config.prioritized else None
-        self.denoiser_batches = denoiser_batches(self.config, store, self._fabric, rngs[:2], self.prioritized)
-        self.reward_end_batches = reward_end_batches(self.config, store, self._fabric, rngs[2:4])
+        self.denoiser_batches = denoiser_batches(
+            self.config, store, self._fabric, rngs[:2], self.prioritized, self._copies
+        )
+        self.reward_end_batches = reward_end_batches(self.config, store, self._fabric, rngs[2:4], self._copies)
 
     def train_step(self) -> dict[str, float | Tensor]:
         """Updates the denoiser, and the reward/end model when it is its turn; not what has a learning rate of 0.
@@ -192,8 +197,7 @@ class WorldModelTrainer:
             load_optimizer(optimizer, state["optimizers"][name])
         for name, averaged in self.ema.items():
             averaged.load_state_dict(state["ema"][name])
-        for recorded in self._recorded.values():
-            recorded.forget()  # the optimizer's state is elsewhere now
+        self._forget_recorded()  # the optimizer's state is elsewhere now
         if not self._fabric.is_global_zero:  # whose chance was not stored
             self._begin_chance(self.denoiser_batches.store)
             return
@@ -220,9 +224,17 @@ class WorldModelTrainer:
 
         return self._update("denoiser", batch, self._loss_of_frames, self.step)
 
-    def _loss_of_frames(self, pixels: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forget_recorded(self) -> None:
+        for recorded in self._recorded.values():
+            recorded.forget()
+
+    def _normalised(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Frames of a batch, or their numbers, as the networks take them."""
+        return normalised(frames if self._copies is None else self._copies.pixels(frames), mask)
+
+    def _loss_of_frames(self, frames: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self._autocast():
-            loss = self._objectives["denoiser"](normalised(pixels, mask), act, mask)
+            loss = self._objectives["denoiser"](self._normalised(frames, mask), act, mask)
         return loss, {"denoiser/loss": loss.detach()}
 
     def _denoiser_loss(self, obs: Tensor, act: Tensor, mask: Tensor) -> Tensor:
@@ -246,10 +258,10 @@ class WorldModelTrainer:
         return self._update("reward_end", batch, loss, updates)
 
     def _losses_of_real(self, *parts: Tensor, dreams: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        pixels, mask, next_pixels, next_mask, act, rew, end, weight = parts
-        batch = TensorBatch(normalised(pixels, mask), normalised(next_pixels, next_mask), act, rew, end, mask)
-        assert batch.next_obs is not None
-        obs, next_obs = self._dreamed(batch) if dreams else (batch.obs[:, :-1], batch.next_obs)
+        frames, mask, next_frames, next_mask, act, rew, end, weight = parts
+        real, following = self._normalised(frames, mask), self._normalised(next_frames, next_mask)
+        batch = TensorBatch(real, following, act, rew, end, mask)
+        obs, next_obs = self._dreamed(batch) if dreams else (real[:, :-1], following)
         rest = (part[:, :-1] for part in (rew, end, weight))
         with self._autocast():
             loss_rew, loss_end, *_ = self._objectives["reward_end"](obs, act[:, :-1], next_obs, *rest)

@@ -1,6 +1,6 @@
 """Segments drawn from stored episodes in batches, newer play more often."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class SegmentSampler:
             padding.
         by_step: Whether the classes are of steps, not of episodes.
         final: Whether segments hold the frame after an episode's last step (`segments.cut`).
+        frames_of: Stands in for the store's `frames`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SegmentSampler:
         across_lives: bool = False,
         by_step: bool = False,
         final: bool = False,
+        frames_of: Callable[[_Int, _Int], npt.NDArray[Any]] | None = None,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
@@ -64,7 +66,7 @@ class SegmentSampler:
             raise ValueError(f"weights are not negative and sum to 1, unlike {tuple(weights)}")
         self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
         self.weights, self.across_lives, self.final = tuple(weights), across_lives, final
-        self._by_step, self._rng = by_step, rng
+        self._by_step, self._rng, self._frames_of = by_step, rng, frames_of
         self._version = -1
 
     def sample(self) -> Batch:
@@ -80,7 +82,7 @@ class SegmentSampler:
 
     def cut(self, episode: _Int, start: _Int) -> Batch:
         """Segments that begin at chosen steps of episodes, as many of them as are given."""
-        return cut(self.store, episode, start, self.length, self.across_lives, self.final)
+        return cut(self.store, episode, start, self.length, self.across_lives, self.final, self._frames_of)
 
     def chances(self, episode: _Int, t: _Int) -> npt.NDArray[np.float64]:
         """The chance of each of these steps to be a segment's t, float64 (N,)."""

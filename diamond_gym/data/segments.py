@@ -1,5 +1,6 @@
 """Segments of stored episodes: cut, and turned into the networks' tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,7 +24,8 @@ class Batch:
     with 0.0, mid-grey: `diamond_gym.data.segments.to_tensors` puts that there by the masks.
 
     Attributes:
-        obs: Frames, uint8 (B, L, C, H, W).
+        obs: Frames, uint8 (B, L, C, H, W); or their numbers, int64 (B, L, 1, 1, 1), in place of which a device has
+            the frames (`diamond_gym.data.on_device`). So have `final_obs` and `next_obs`.
         act: Actions as the networks take them (`diamond_gym.actions`): int64 (B, L) where they are numbered, else
             vectors (B, L, A), int64 or float32.
         rew: Rewards, float32 (B, L), unclipped.
@@ -35,12 +37,12 @@ class Batch:
         start: The step of its episode with which each segment begins, int64 (B,); negative before the first.
     """
 
-    obs: npt.NDArray[np.uint8]
+    obs: npt.NDArray[Any]
     act: npt.NDArray[Any]
     rew: npt.NDArray[np.float32]
     end: _Bool
     mask_padding: _Bool
-    final_obs: npt.NDArray[np.uint8]
+    final_obs: npt.NDArray[Any]
     final_index: _Int
     episode: _Int
     start: _Int
@@ -48,7 +50,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.act)
 
-    def next_obs(self) -> npt.NDArray[np.uint8]:
+    def next_obs(self) -> npt.NDArray[Any]:
         """The frame after every step, uint8 (B, L-1, C, H, W): the next of the row, or the true final one.
 
         The row's last step has no next frame in it, so the result is one shorter.
@@ -73,13 +75,19 @@ class Batch:
 
 
 def cut(
-    store: EpisodeStore, episode: _Int, start: _Int, length: int, across_lives: bool = False, final: bool = False
+    store: EpisodeStore,
+    episode: _Int,
+    start: _Int,
+    length: int,
+    across_lives: bool = False,
+    final: bool = False,
+    frames_of: Callable[[_Int, _Int], npt.NDArray[Any]] | None = None,
 ) -> Batch:
     """Takes the steps `start[i]` to `start[i] + length` of `episode[i]`, padded where there are none.
 
     With `across_lives`, what lies before an episode's first step comes from the lives before in the same game, where
     the store knows them (`EpisodeStore.before`). With `final`, the frame after an episode's last step follows in the
-    row, as real as the others, though no step begins with it.
+    row, as real as the others, though no step begins with it. `frames_of` stands in for the store's `frames`.
     """
     t = np.arange(length)
     rows, inside = episode[:, None] + t * 0, start[:, None] + t  # (B, L)
@@ -91,14 +99,14 @@ def cut(
     steps_of = store.lengths[episode]
     last = steps_of - 1 - start
     has_last = (last >= 0) & (last < length)
-    frames = store.frames(
+    frames = (frames_of or store.frames)(
         np.concatenate((rows.ravel(), episode[has_last])), np.concatenate((inside.ravel(), steps_of[has_last]))
     )
     obs, steps = frames[: rows.size].reshape(*rows.shape, *frames.shape[1:]), store.steps(rows, inside)
     act = np.ascontiguousarray(steps["act"] if store.codec is None else store.codec.encode(steps["act"]))
     obs[~mask], act[~mask] = 0, 0
     steps[~mask] = 0
-    final_obs = np.zeros((len(start), *frames.shape[1:]), np.uint8)
+    final_obs = np.zeros((len(start), *frames.shape[1:]), frames.dtype)
     final_obs[has_last] = frames[rows.size :]
     if final:
         followed = np.flatnonzero(has_last & (last < length - 1))
