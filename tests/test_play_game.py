@@ -20,12 +20,12 @@ from diamond_gym.play import game as game_module
 from diamond_gym.play import recording
 from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.game import Game
-from diamond_gym.play.reality import real_game_available
 from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Loaded, Worlds, open_agent
 from diamond_gym.registry import resolve
 from diamond_gym.trainers.policies import own_file
+from diamond_gym.trainers.worlds import can_play_game
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_worlds_are_listed_without_loading_them(worlds: Worlds) -> None:
     assert [world["name"] for world in listing] == ["Breakout", "Boxing", "Freeway", "KungFuMaster", "MsPacman", "Pong"]
     breakout, pong = listing[0], listing[-1]
     assert [model["name"] for model in breakout["models"]] == ["tiny", "breakout-nano"]
-    assert (breakout["real"], pong["real"]) == (False, real_game_available("Pong"))
+    assert (breakout["real"], pong["real"]) == (False, can_play_game("Pong"))
     assert breakout["keys"] == [[["space"], 1], [["w"], 2], [["w", "space"], 3]]
     assert pong["size"] == [64, 64]
     assert not worlds._loaded

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from diamond_gym.play.reality import Reality, difference, real_game_available
+from diamond_gym.play.reality import Reality, difference
 
 pytest.importorskip("ale_py")
-
-
-def test_it_is_known_where_the_real_game_can_be_played():
-    assert real_game_available("Pong")
-    assert not real_game_available("CSGO")
 
 
 def test_a_seed_fixes_where_a_dream_begins():

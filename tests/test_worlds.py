@@ -15,7 +15,7 @@ from diamond_gym.data import About, EpisodeStore
 from diamond_gym.data.about import ABOUT, read_about
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.trainers.games import Games
-from diamond_gym.trainers.worlds import about_game, check_learnable, find_world
+from diamond_gym.trainers.worlds import about_game, can_play_game, check_learnable, find_world
 
 CATCH = "DiamondGym/Catch-v0"
 
@@ -24,6 +24,14 @@ def ends(games, steps=200):
     """How many episodes of two games end while nothing is done but to begin."""
     games.reset(0)
     return int(sum(np.sum(games.step(np.ones(2, np.int64))[2]) for _ in range(steps)))
+
+
+def test_which_games_can_be_played_here(monkeypatch):
+    pytest.importorskip("ale_py")
+    assert can_play_game("Pong")
+    assert not can_play_game("CSGO")
+    monkeypatch.setattr("diamond_gym.trainers.worlds.can_play_atari", lambda: False)
+    assert not can_play_game("Pong")
 
 
 def test_an_environment_of_a_module_in_the_working_folder(tmp_path, monkeypatch):

@@ -119,8 +119,8 @@ def find_world(
         world = World(about if own == wanted else about_env(env, wanted, render_obs), env, render_obs)
     elif data is not None:
         about = recorded(data)
-        is_atari = about.game in known_games() and about.env in ("", about.game)
-        playable = is_atari and about.frame_shape == (SIZE, SIZE, 3) and can_play_atari()
+        seen_as_game = about.env in ("", about.game) and about.frame_shape == (SIZE, SIZE, 3)
+        playable = seen_as_game and can_play_game(about.game)
         return World(about, about.game if playable else "")
     else:
         raise BadArgument("say which world: --game Breakout, --env CartPole-v1 --render-obs, or --data NAME")
@@ -170,6 +170,11 @@ def check_rewarded(entry: Entry) -> None:
 def can_play_atari() -> bool:
     """Whether the emulator is installed."""
     return all(find_spec(module) for module in ("ale_py", "cv2"))
+
+
+def can_play_game(name: str) -> bool:
+    """Whether a world of that name is one of the 26 games, and the emulator is installed."""
+    return name in known_games() and can_play_atari()
 
 
 def about_game(game: str, size: tuple[int, int] = (SIZE, SIZE)) -> About:

@@ -16,7 +16,7 @@ from diamond_gym.data.about import ABOUT, About, read_about
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry import game as find_game
-from diamond_gym.registry import games, home_folder, resolve
+from diamond_gym.registry import home_folder, resolve
 from diamond_gym.schema import check_shares
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def dreamed_world(card: "Card", env: str | None = None, render_obs: bool = False
     Raises:
         BadArgument: The environment has other frames or actions than the model's dreams.
     """
-    from diamond_gym.trainers.worlds import World, can_play_atari, find_world
+    from diamond_gym.trainers.worlds import World, can_play_game, find_world
 
     about = About.of(card.game, card.obs_shape, card.codec, card.action_meanings)
     if env is not None:
@@ -214,8 +214,7 @@ def dreamed_world(card: "Card", env: str | None = None, render_obs: bool = False
         if (world.about.frame_shape, world.codec) != (about.frame_shape, card.codec):
             raise BadArgument(f"{env} has other frames or actions than the dreams of {card.name}")
         return replace(world, about=replace(about, env=world.about.env))
-    playable = card.game in games() and can_play_atari()
-    return World(replace(about, env=card.game), card.game) if playable else World(about)
+    return World(replace(about, env=card.game), card.game) if can_play_game(card.game) else World(about)
 
 
 TEST_SEED = 1000

@@ -7,18 +7,11 @@ import numpy.typing as npt
 
 from diamond_gym.envs.atari import RealEnv
 from diamond_gym.envs.atari_game import RealState
-from diamond_gym.registry.games import games
-from diamond_gym.trainers.worlds import can_play_atari
 
 Frame = npt.NDArray[np.uint8]
 
 _LONGEST_WARM_UP = 120  # steps of random play before a dream may begin
 _HELD = 4  # steps for which random play holds an action
-
-
-def real_game_available(game: str) -> bool:
-    """Whether the real game of that name can be played here: it is one of Atari 100k, and ale-py is installed."""
-    return game in games() and can_play_atari()
 
 
 @dataclass(frozen=True)

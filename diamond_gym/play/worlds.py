@@ -22,12 +22,11 @@ from diamond_gym.envs.checks import Quality, choose_sampler, open_model
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.agent import Agent, OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
-from diamond_gym.play.reality import real_game_available
 from diamond_gym.registry.card import Card
 from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import Precision
 from diamond_gym.registry.models import Entry, survey
-from diamond_gym.trainers.worlds import can_play_atari
+from diamond_gym.trainers.worlds import can_play_atari, can_play_game
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -132,7 +131,7 @@ class Worlds:
                     for entry in entries
                 ],
                 "preview": f"/api/preview/{name}.png",
-                "real": real_game_available(name) and is_like_the_game(entries[0].card),
+                "real": can_play_game(name) and is_like_the_game(entries[0].card),
                 **controls_of(entries[0].card.codec, list(entries[0].card.action_meanings)),
                 "size": list(entries[0].card.obs_shape[:2]),
                 "qualities": qualities_of(entries[0].card),
