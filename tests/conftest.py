@@ -38,6 +38,15 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A loop of `catch_loop` from beginning to end: its folder, figures by epoch, weights and episodes."""
+    from catch_loop import train
+
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, *train(folder, 4)
+
+
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a play server offers: the tiny model before the bundled ones."""

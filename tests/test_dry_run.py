@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_diamond import ID, TINY, WORLD
+from catch_loop import ID, TINY, WORLD
 
 from diamond_gym import cli
 from diamond_gym.cli.dry_run import Phase, measure, print_phases

@@ -90,7 +90,7 @@ def arm(point):
 
 def train(folder, point=None):
     """The whole training, or what there is of it until the point."""
-    from test_diamond import begin
+    from catch_loop import begin
 
     arm(point)
     with RunFolder(folder, tensorboard=False) as run:
@@ -142,7 +142,7 @@ def hold(folder, held, let_go):
 def processes():
     """Fresh processes that find torch loaded already, and what it loads with the first optimizer: 800 modules."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_kill", "test_diamond", "torch._dynamo"])
+    context.set_forkserver_preload(["test_kill", "catch_loop", "torch._dynamo"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
         yield context
 
@@ -247,7 +247,7 @@ def test_a_second_process_is_refused_and_the_dead_hold_nothing(processes, tmp_pa
 
 
 def test_diverged_training_keeps_the_last_good_checkpoint(tmp_path):
-    from test_diamond import begin
+    from catch_loop import begin
 
     with RunFolder(tmp_path, tensorboard=False) as run:
         diamond = begin(run)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import two_stages
 import worlds
-from test_diamond import ID, TINY
+from catch_loop import ID, TINY
 from torch import nn
 
 from diamond_gym.cuda_graphs import WARM_UP, Chance, Draws, OutsideRandom

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 import worlds
+from catch_loop import TINY, WORLD
 from stubs import StubWorldModel
-from test_diamond import TINY, WORLD
 from two_stages import CONFIG as TWO_STAGES
 
 from diamond_gym.data import EpisodeStore
