@@ -273,6 +273,7 @@ def test_a_registered_model_from_its_name_alone(home):
         (["--quality", "best"], "--quality must be fast, paper, fine or (of two stages) quality, not best"),
         (["--minutes", "0"], "--minutes must be more than 0"),
         (["--real", "--model", "x"], "leave out --model"),
+        (["--real", "--data", "x"], "leave one out"),
         (["--out", "agent.pt"], "--out must end in .zip"),
         (["--algo", "sarsa"], "--algo"),
     ],

@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from stubs import save_tiny_model
+from stubs import ACTIONS, save_tiny_model
 from test_evaluate import Games
 
 from diamond_gym import cli
+from diamond_gym.data import About, Episode, EpisodeStore
 from diamond_gym.registry import load_world_model, resolve, save_model
 from diamond_gym.registry.loading import read_model
+from diamond_gym.starts import StartBank
 from diamond_gym.trainers import evaluate
 from diamond_gym.trainers.actor_critic import ActorCriticTrainer, AgentFitConfig
 from diamond_gym.trainers.presets import AGENT, preset_names, preset_table
@@ -159,3 +162,50 @@ def test_presets_parse_and_the_papers_is_the_papers():
     assert parsed["paper"].fit == AgentFitConfig()
     assert parsed["paper"].steps == 405_000 * 15 * 32
     assert parsed["nano"].fit.network.lstm_dim == preset_table("nano", AGENT)["network"]["lstm-dim"]
+
+
+def recordings(folder, shade, shape=(16, 16, 3)):
+    """A store of one episode whose frames are all of one shade of grey."""
+    end = np.arange(9) == 8
+    with EpisodeStore(folder, "a", About("Breakout", shape, ACTIONS)) as store:
+        store.append(Episode(np.full((10, *shape), shade, np.uint8), np.arange(9) % ACTIONS, end=end))
+    return str(folder)
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The last frames of all starts that dreams are given."""
+    seen, init = [], StartBank.__init__
+
+    def spy(bank, starts, *rest):
+        seen.append(starts.obs[:, -1])
+        init(bank, starts, *rest)
+
+    monkeypatch.setattr(StartBank, "__init__", spy)
+    return seen
+
+
+@pytest.mark.parametrize("algo", ["diamond", "ppo"])
+def test_dreams_begin_from_recordings(algo, tmp_path, begun, capsys):
+    save_tiny_model(size=64)
+    data = recordings(tmp_path / "mine", 77, (64, 64, 3))
+    words = [*TINY, *("--network.down", "1", "1", "--steps", "12")]
+    if algo == "ppo":
+        words = ["train-agent", "--algo", "ppo", "--n-envs", "2", "--device", "cpu", "--episodes", "0", "--steps", "16"]
+        words = [*words, "--register", "--out", str(tmp_path / "agent.zip")]
+    words = [*words, "--run", str(tmp_path / "run"), "--data", data]
+    assert cli.main(words) == 0
+    assert resolve("Breakout").card.training["agent"]["data"] == "mine"
+    assert (begun[-1] == 77).all() and len(begun[-1]) == 5461, "256 MB of four frames each"
+    other = recordings(tmp_path / "other", 78, (64, 64, 3))
+    capsys.readouterr()
+    assert cli.main([*words, "--data", other]) == 2
+    assert "begun with data" in capsys.readouterr().err
+
+
+def test_recordings_that_do_not_fit(tmp_path, capsys):
+    for name, shape in (("small", (8, 8, 3)), ("grey", (16, 16, 1))):
+        assert train("--data", recordings(tmp_path / name, 1, shape)) == 2
+        assert "holds other frames or actions than those of the world model" in capsys.readouterr().err
+    assert train("--data", str(tmp_path / "nowhere")) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -6,6 +6,7 @@ Alonso et al. 2024 (arXiv 2405.12399), section on reinforcement learning in imag
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from diamond_gym.randomness import draw_category
 from diamond_gym.registry import Entry, load_world_model
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.schema import SamplerFields
+from diamond_gym.trainers.start_states import recorded_starts
 from diamond_gym.trainers.worlds import check_rewarded
 from diamond_gym.two_stage import TwoStageSampler
 from diamond_gym.world_model import WorldModel
@@ -209,6 +211,7 @@ def world_to_dream_in(
     compile: bool = False,
     quality: str | None = None,
     sampler: SamplerFields | None = None,
+    data: Path | None = None,
 ) -> tuple[WorldModel, SamplerConfig | TwoStageSampler]:
     """Loads a registered model without the agent it may have, so that its fingerprint is that of the dreams alone.
 
@@ -220,17 +223,20 @@ def world_to_dream_in(
         precision: "float32" or "bfloat16".
         compile, quality: See `diamond_gym.envs.DreamVectorEnv`.
         sampler: Fields in the place of the quality's.
+        data: The folder of recordings to begin from, instead of the model's own starts.
 
     Returns:
         The model, and how its dreams are sampled.
 
     Raises:
         BadArgument: Nothing is rewarded in the model's dreams, or they have no starts; it has no such quality; or
-            compiling was asked for and cannot work.
+            compiling was asked for and cannot work; or the recordings have other frames or actions.
     """
     check_rewarded(entry)
     model = load_world_model(entry, str(device), "float32").to_device(str(device), precision)
     chosen = choose_sampler(model, quality, sampler or {})
+    if data is not None:
+        model.starts = recorded_starts(model, data)
     if model.starts is None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no starts for its dreams")
     model.requires_grad_(False)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 # What of an agent's card goes into that of its world model.
-_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "settings")
+_FACTS = ("algo", "steps", "seconds", "seed", "frame_stack", "quality", "max_episode_steps", "data", "settings")
 
 
 def make_card(

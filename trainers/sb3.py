@@ -23,12 +23,14 @@ from torch import Tensor
 
 from diamond_gym.action_spaces import codec_of_space
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, resolve
+from diamond_gym.registry import Entry, load_world_model, resolve
+from diamond_gym.registry.loading import Precision
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 from diamond_gym.trainers.as_dreamed import AsDreamed
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.sb3_files import AgentCard, save_agent
+from diamond_gym.trainers.start_states import recorded_starts
 from diamond_gym.trainers.worlds import check_rewarded, find_world
 from diamond_gym.world_model import WorldModel
 
@@ -60,6 +62,7 @@ class AgentConfig:
         compile: Whether to compile the world model.
         env: Of `real`, the id of the environment where it is no game of Atari; `size` and `render_obs` as those of
             `worlds.find_world`.
+        data: Of dreams, the folder of recordings to begin from; None for the model's own starts.
     """
 
     game: str
@@ -73,11 +76,12 @@ class AgentConfig:
     max_episode_steps: int = 50
     quality: str | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     compile: bool = False
     env: str | None = None
     size: tuple[int, int] | None = None
     render_obs: bool | None = None
+    data: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """The algorithm's hyperparameters, meant for budgets of ten thousand to a million steps."""
@@ -116,12 +120,25 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
         which: dict[str, Any] = {"id": f"DiamondDream-{config.game}-v0"}
         if config.model is not None:
             which = {"id": "DiamondDream-v0", "model": config.model}
+        if config.data is not None:
+            which = {"id": "DiamondDream-v0", "model": _dreams_of_recordings(config, Path(config.data))}
         same = ("n_envs", "device", "precision", "compile", "quality", "max_episode_steps")
         bridge = make_dream_vec_env(**which, **{name: getattr(config, name) for name in same})
     envs: VecEnv = VecFrameStack(bridge, config.frame_stack) if config.frame_stack > 1 else bridge
     if config.real:  # above the stack, which a lost life does not clear, as in the games that score agents
         envs = AsDreamed(envs)
     return VecMonitor(envs), bridge
+
+
+def _dreams_of_recordings(config: AgentConfig, folder: Path) -> WorldModel:
+    """The world model, with starts from recordings instead of its own."""
+    model = load_world_model(resolve(config.model or config.game), config.device, config.precision)
+    model.starts = recorded_starts(model, folder)
+    if config.compile:
+        model.compile_networks()
+    if config.precision == "auto":
+        model.settle_precision(config.n_envs)
+    return model
 
 
 class SB3Trainer:
@@ -242,6 +259,7 @@ class SB3Trainer:
             quality=None if real else config.quality,
             max_episode_steps=None if real else config.max_episode_steps,
             settings=self.settings,
+            data=config.data and Path(config.data).name,
         )
         save_agent(self.agent, out, card)
         return card

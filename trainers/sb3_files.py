@@ -60,6 +60,7 @@ class AgentCard:
         quality, max_episode_steps: Of the dreams; None for the model's own way, and for the real game.
         settings: The algorithm's hyperparameters.
         actions: What kind of actions they are, as a world model's card has it; empty for numbered ones.
+        data: The name of the recordings that its dreams began from; None for the model's own starts.
     """
 
     game: str
@@ -78,6 +79,7 @@ class AgentCard:
     settings: dict[str, Any]
     format: int = 1
     actions: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
 
     @property
     def codec(self) -> ActionCodec:

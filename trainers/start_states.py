@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from diamond_gym.registry.released import Released
 
 _BYTES = 64 << 20  # of the frames of the starts of a model of two stages, at full size
+_RECORDED_BYTES = 256 << 20  # of the frames of starts that are drawn for a training
+_FEW, _MANY = 256, 8192  # such starts, at least and at most
 _IMPORTED = 256  # starts of an imported checkpoint
 _ADVICE = "give start states with --starts (a folder of collected episodes, or of spawns), or --starts none"
 
@@ -36,6 +38,27 @@ def starts_for(model: WorldModel, store: EpisodeStore) -> Starts:
         return draw_starts(store, t)
     n = min(1024, max(16, _BYTES // (model.upsampler.num_steps_conditioning * math.prod(store.about.frame_shape))))
     return in_two_sizes(draw_starts(store, t, n), model.upsampler)
+
+
+def recorded_starts(model: WorldModel, folder: Path) -> Starts:
+    """Draws starts for the training of an agent from recordings, many more than the model brings with it.
+
+    Args:
+        model: What they are for.
+        folder: The store of the recordings.
+
+    Raises:
+        BadArgument: They have other frames or actions than the model.
+        DiamondGymError: There is no such store, or it is empty.
+    """
+    store = EpisodeStore(folder)
+    store.codec = store.codec or model.codec
+    if (store.about.frame_shape, store.codec) != (model.obs_shape, model.codec):
+        raise BadArgument(f"{folder} holds other frames or actions than those of the world model")
+    if model.upsampler is not None:
+        return starts_for(model, store)
+    t = model.denoiser.num_steps_conditioning
+    return draw_starts(store, t, min(_MANY, max(_FEW, _RECORDED_BYTES // (t * math.prod(store.about.frame_shape)))))
 
 
 def draw_starts(store: EpisodeStore, t: int, n: int = 1024, seed: int = 0) -> Starts:

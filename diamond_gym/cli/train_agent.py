@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diamond_gym.cli.collect import recorded_game
+from diamond_gym.cli.collect import recorded_game, store_folder
 from diamond_gym.cli.evaluate import print_scores, score_agents
 from diamond_gym.cli.fits import sizes
 from diamond_gym.cli.options import check_horizon, check_least, check_positive, check_quality, image_size, missing
@@ -53,7 +53,8 @@ class TrainAgent:
     env: str | None = None
     """Or the Gymnasium environment, by its id, that an own world's model dreams: it scores the agent."""
     data: str | None = None
-    """Or the world of these recordings: the name of a store in <home>/data, or a folder."""
+    """Recordings to begin dreams from, instead of the model's own few starts: the name of a store in <home>/data, or a
+    folder. The world is theirs."""
     size: str | None = None
     """With --env: side of the frames, or HEIGHTxWIDTH (default: as the world model's)."""
     algo: Literal["diamond", "ppo", "a2c", "dqn", "sac"] = "diamond"
@@ -115,6 +116,8 @@ class TrainAgent:
         if self.env is None and self.size is not None:
             raise BadArgument("--size is for --env; the games are seen as in the paper")
         image_size(self.size, "--size")
+        if self.real and self.data is not None:
+            raise BadArgument("--real learns without dreams, and --data is where they begin: leave one out")
         if self.data is not None:
             object.__setattr__(self, "game", recorded_game(self.data, self.game or None, self.env))
         if not self.game and (self.model or self.env):
@@ -187,6 +190,11 @@ class TrainAgent:
         entry.card.check_game(self.game)
         return entry
 
+    @property
+    def _recordings(self) -> Path | None:
+        """The folder of the recordings that dreams begin from."""
+        return None if self.data is None else store_folder(self.data)
+
     def _score(self, name: str, agent: Agent) -> dict[str, Scores]:
         """Scores the agent and a random policy in the real game."""
         scores = score_agents({name: agent, RANDOM: None}, self._where, self.episodes, seed=self.seed)
@@ -206,7 +214,9 @@ class TrainAgent:
         assert self.steps is not None, "every preset says how many"
         steps = self.num_denoising_steps
         sampling: SamplerFields = {} if steps is None else {"num_denoising_steps": steps}
-        model, sampler = world_to_dream_in(entry, device, precision, self.compile, self.quality, sampling)
+        model, sampler = world_to_dream_in(
+            entry, device, precision, self.compile, self.quality, sampling, self._recordings
+        )
         with RunFolder(folder) as run:
             run.settle(self._settings(config, sampler) | {"world_model": model.fingerprint}, _FREE)
             fit = ActorCriticTrainer(config, -(-self.steps // per_step), self.seed, device)
@@ -239,6 +249,8 @@ class TrainAgent:
             "sampler": asdict(sampler), "seed": self.seed, "loss": asdict(config.loss),
             "optimizer": asdict(config.optimizer), "horizon": config.horizon,
         }  # fmt: skip
+        if self._recordings is not None:
+            facts["data"] = self._recordings.name
         entry = register_agent(entry, fit.agent, facts)
         console.print(f"registered the agent with {entry.name} in {entry.folder}", soft_wrap=True)
         if self.episodes:
@@ -250,7 +262,7 @@ class TrainAgent:
         return 0
 
     def _settings(self, config: AgentFitConfig, sampler: SamplerConfig | TwoStageSampler) -> dict[str, Any]:
-        left_out = ("run_folder", "out", "data", "size")  # which do not change what is learnt
+        left_out = ("run_folder", "out", "size")  # which do not change what is learnt
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
 
@@ -261,7 +273,7 @@ class TrainAgent:
         from diamond_gym.trainers.sb3_files import open_agent
 
         same: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in fields(sb3.AgentConfig)}
-        same |= {"size": None, "render_obs": None}
+        same |= {"size": None, "render_obs": None, "data": self._recordings and str(self._recordings)}
         if self.real and isinstance(self._where, World):
             same |= {"size": self._where.about.frame_shape[:2], "render_obs": self._where.render_obs or None}
         config = sb3.AgentConfig(**{name: value for name, value in same.items() if value is not None})
