@@ -90,6 +90,7 @@ def make_card(
                 "steps": store.num_steps,
                 "episodes": len(store),
                 "source": origin,
+                **({"env": about.env} if about.env not in ("", about.game) else {}),
                 **{f"versions.{package}": number for package, number in about.versions.items()},
             },
             **made_here(),

@@ -167,6 +167,11 @@ def check_rewarded(entry: Entry) -> None:
         raise BadArgument(f"an agent cannot learn in {entry.name}: it has no reward model, so nothing is rewarded")
 
 
+def option_of(env: str) -> str:
+    """The option that plays the environment which a store or a card names, "" where it names none."""
+    return f"--env {env or 'ID'}"
+
+
 def can_play_atari() -> bool:
     """Whether the emulator is installed."""
     return all(find_spec(module) for module in ("ale_py", "cv2"))

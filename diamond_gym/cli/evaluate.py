@@ -11,16 +11,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from diamond_gym.cli.collect import recorded_game
+from diamond_gym.cli.collect import recorded_game, store_folder
 from diamond_gym.cli.options import OWN, check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import counting, print_table
+from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
 from diamond_gym.registry import game, games, load_world_model, resolve
 from diamond_gym.registry.published import published
 from diamond_gym.trainers.aggregate import RANDOM, Aggregates, Runs, aggregate, read_runs, rows_of, write_scores
 from diamond_gym.trainers.evaluate import Agent, Scores, score_agent, world_of
-from diamond_gym.trainers.worlds import World, game_name
+from diamond_gym.trainers.worlds import World, game_name, option_of
 
 PUBLISHED = "DIAMOND (published)"
 
@@ -150,7 +151,8 @@ class Evaluate:
             return
         found = recorded_game(self.data, self.game, self.env)
         if self.env is None and found not in games():
-            raise BadArgument(f"{found} cannot be played here: there are recordings of it alone, but --env ID plays it")
+            option = option_of(read_about(store_folder(self.data)).env)
+            raise BadArgument(f"{found} cannot be played here by its name alone, but {option} plays it")
         object.__setattr__(self, "game", found if self.env is None else None)
 
     def _where(self, size: tuple[int, int] | None) -> str | World:
@@ -180,7 +182,10 @@ class Evaluate:
             rendered = self.render_obs or bool(entry.card.training.get("render_obs"))
             where: str | World = replace(self, render_obs=rendered)._where(entry.card.obs_shape[:2])
         else:
-            where = game(name).name  # of another world, --env has to say where whole games are played
+            if name not in games():
+                option = option_of(entry.card.training.get("data", {}).get("env", ""))
+                raise BadArgument(f"{name} cannot be played here by its name alone, but {option} plays it")
+            where = name
         agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))
         return where, {f"the agent of {entry.name}": agent}
 

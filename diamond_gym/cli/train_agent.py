@@ -28,7 +28,7 @@ from diamond_gym.trainers.presets import AGENT, last_value, preset_flags, settle
 from diamond_gym.trainers.register import register_agent
 from diamond_gym.trainers.run import RunFolder
 from diamond_gym.trainers.warm_start import begin_with_agent
-from diamond_gym.trainers.worlds import World, game_name
+from diamond_gym.trainers.worlds import World, game_name, option_of
 from diamond_gym.two_stage import TwoStageSampler
 
 # options that may differ when a run is resumed
@@ -155,8 +155,8 @@ class TrainAgent:
         keep_memory()
         command = self
         if self.env is None and self.game not in games():
-            self._entry()  # a missing model is said first
-            console.print(f"nothing says how to play {self.game}, so the agent is not scored: --env ID does")
+            option = option_of(self._entry().card.training.get("data", {}).get("env", ""))
+            console.print(f"the agent will not be scored in the real {self.game}: {option} plays it", soft_wrap=True)
             command = replace(self, episodes=0, score_minutes=0)
         elif self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
             real_games(self._where, 1).close()
