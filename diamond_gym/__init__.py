@@ -1,4 +1,4 @@
-"""Dreams as Gymnasium environments: importing this package registers their ids, and loads no torch.
+"""Dreams as Gymnasium environments: importing this package registers their ids and does not load torch.
 
 >>> import gymnasium as gym, diamond_gym
 >>> env = gym.make("DiamondDream-Breakout-v0")
@@ -28,17 +28,17 @@ __all__ = [
 
 
 def register_ids() -> None:
-    """Registers every id that can be made now; importing the package has called it once.
+    """Registers every id that can be made now; importing the package calls it once.
 
     - `DiamondDream-<Game>-v0` and `DiamondReal-<Game>-v0` for the 26 games of Atari 100k;
-    - `DiamondDream-CSGO-v0`, the engine of two stages, once it has been pulled;
-    - `DiamondDream-<Game>-v0` for any other game of which there is a model;
+    - `DiamondDream-CSGO-v0`, the two-stage engine, which has to be pulled first;
+    - `DiamondDream-<Game>-v0` for any other game that there is a model of;
     - `DiamondDream-<name>-v0` for each model in the user's own registry;
     - `DiamondDream-v0`, which takes any `model=`;
     - `DiamondGym/Catch-v0`, a tiny game to try things on.
 
-    Call it again to make a model by its own id in the process that has just saved it. Ids that are already
-    registered stay as they are. A damaged card is left out, with a warning of one line.
+    Call it again before making a model by its own id in the process that has just saved it. Ids that are already
+    registered stay as they are. A damaged card is left out, with a one-line warning.
     """
     entries, problems = survey()
     for problem in problems.values():

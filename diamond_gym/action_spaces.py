@@ -83,7 +83,7 @@ def _check_numbers(kind: str, given: Mapping[str, Any]) -> None:
     if len(counts) > 1 or not 1 <= max(counts, default=1) <= MOST_ACTIONS:
         raise BadConfig(f"the lists of {kind} actions have {', '.join(map(str, sorted(counts)))} numbers")
     if any(low > high for low, high in zip(given.get("low", ()), given.get("high", ()), strict=True)):
-        raise BadConfig("a box has its low bounds below its high ones")
+        raise BadConfig("a box must have its low bounds below its high ones")
     if not re.fullmatch(r"float(32|64)|u?int(8|16|32|64)", str(given.get("dtype", "float32"))):
         raise BadConfig(f"key 'dtype' of {kind} actions is the name of a type, not {str(given['dtype'])[:40]!r}")
 
@@ -111,7 +111,7 @@ def codec_of_space(space: spaces.Space[Any], whose: str = "the environment") -> 
             low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
             if not (np.abs([low, high]) <= _WIDEST).all():
                 raise BadArgument(
-                    f"{whose} takes {space}, which has no bounds: gymnasium.wrappers.TransformAction gives it some"
+                    f"{whose} takes {space}, which has no bounds: gymnasium.wrappers.TransformAction can add them"
                 )
             return Box(low.tolist(), high.tolist(), space.shape, np.dtype(space.dtype).name)
     except BadConfig as error:

@@ -42,7 +42,7 @@ def cpp_compiler() -> tuple[list[str], bytes]:
         return command, subprocess.run([*command, "--version"], check=True, capture_output=True).stdout
     except (OSError, ValueError, subprocess.CalledProcessError):
         raise BadArgument(
-            "compiling for a CPU needs a C++ compiler, and none works here: install g++ or clang++, name one in CXX, "
+            "compiling for a CPU needs a C++ compiler, but none works here: install g++ or clang++, name one in CXX, "
             "or do without"
         ) from None
 
@@ -138,7 +138,7 @@ def free_cores_only() -> Iterator[None]:
         return
     print(
         f"the machine is overloaded ({others} other threads run on {cores} cores): computing with {free} "
-        f"of {threads} threads; OMP_NUM_THREADS={threads} insists on them",
+        f"of {threads} threads; set OMP_NUM_THREADS={threads} to use them all",
         file=sys.stderr,
         flush=True,
     )

@@ -149,7 +149,7 @@ class Dream:
             The current frame of every row, float32 (B, C, H, W) in [-1, 1].
         """
         if self.obs_window is None and mask is not None and not bool(mask.all()):
-            raise RuntimeError("the first reset has to be of all rows.")
+            raise RuntimeError("the first reset must be of all rows.")
         rows = torch.ones(self.num_envs, dtype=torch.bool, device=self.device) if mask is None else mask.to(self.device)
         given = None if obs is None else self._given(obs, act)
         if isinstance(start, int) and not 0 <= start < self.num_starts:

@@ -2,7 +2,7 @@
 
 
 class DiamondGymError(Exception):
-    """Something the user can put right; the message is one clear line.
+    """An error that the user can put right; its message is one clear line.
 
     The command line prints the message alone and exits with 1; a traceback is kept for our own mistakes.
     """
@@ -21,7 +21,7 @@ class DiskFull(DiamondGymError):
 
 
 class ModelNotFound(DiamondGymError):
-    """No world model answers to the name or the game that was asked for."""
+    """There is no world model of the name or for the game that was asked for."""
 
 
 class DamagedModel(DiamondGymError):

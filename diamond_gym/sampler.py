@@ -38,9 +38,9 @@ class SamplerConfig:
     s_cond: float = 0.0
     """Noise level put on the conditioning frames before each denoiser call (CS:GO's dynamics: 0.005)."""
     eta: float = 0.0
-    """Ancestral sampling, 0 to 1: this part of the next level's noise is drawn anew (1: as much as keeps it a sample of
-    that level, the DDPM's way; 0: none, EDM's and the paper's). Few deterministic steps drown what may or may not
-    happen, as where a ball is served, in the mean of both."""
+    """Ancestral sampling, 0 to 1: this share of the next level's noise is drawn anew (1: as much as keeps it a sample
+    of that level, DDPM's way; 0: none, EDM's and the paper's). With few deterministic steps, what may or may not
+    happen, such as where a ball is served, blurs into the mean of both."""
 
     def __post_init__(self) -> None:
         check_config(self, SAMPLER)

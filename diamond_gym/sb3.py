@@ -1,4 +1,4 @@
-"""A batch of dreams as Stable-Baselines3's `VecEnv`, which takes no vector environments of Gymnasium."""
+"""A batch of dreams as Stable-Baselines3's `VecEnv`, since SB3 does not take Gymnasium's vector environments."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ Info = dict[str, Any]
 
 
 def make_dream_vec_env(id: str, n_envs: int = 1, **kwargs: Any) -> "DreamVecEnv":
-    """A dream by its id, for the algorithms of Stable-Baselines3.
+    """Makes a batch of dreams by its id, for the algorithms of Stable-Baselines3.
 
     Example:
         >>> from stable_baselines3 import PPO  # doctest: +SKIP
@@ -39,7 +39,7 @@ def make_dream_vec_env(id: str, n_envs: int = 1, **kwargs: Any) -> "DreamVecEnv"
         raise BadArgument(f"n_envs must be a whole number of at least 1, got {n_envs!r}.")
     for name in ("num_envs", "autoreset_mode", "vectorization_mode"):
         if name in kwargs:
-            raise BadArgument(f"make_dream_vec_env settles {name} itself: leave it out (rows are n_envs).")
+            raise BadArgument(f"make_dream_vec_env sets {name} itself: leave it out (n_envs is the number of rows).")
     diamond_gym.register_ids()  # a model saved since the package was imported has its id, too
     spec = gym.spec(id)
     if spec.vector_entry_point != "diamond_gym.envs:DreamVectorEnv":
@@ -52,10 +52,9 @@ def make_dream_vec_env(id: str, n_envs: int = 1, **kwargs: Any) -> "DreamVecEnv"
 class DreamVecEnv(VecEnv):
     """A `DreamVectorEnv` in mode SAME_STEP as a `VecEnv`.
 
-    As SB3 has it: a finished row returns the first frame of its next dream, and the last frame of the one
-    that ended in `info["terminal_observation"]`; `info["TimeLimit.truncated"]` says that the horizon ended
-    it, not the model, so that algorithms bootstrap; `info` is of the dream that ended, `reset_infos` of the
-    new one.
+    It follows SB3's conventions: a finished row returns the first frame of its next dream, and the last frame of the
+    dream that ended in `info["terminal_observation"]`; `info["TimeLimit.truncated"]` says that the horizon ended it,
+    not the model, so that algorithms bootstrap; `info` belongs to the dream that ended, `reset_infos` to the new one.
 
     All rows are one batch under one model. Attributes and methods are therefore those of the batch: they are
     read for any rows, but set and called for all rows at once.
@@ -71,7 +70,7 @@ class DreamVecEnv(VecEnv):
         self.metadata = dict(envs.metadata)
 
     def reset(self) -> npt.NDArray[np.uint8]:
-        """Begins all dreams anew, with the seeds and options that were set for it."""
+        """Restarts all dreams, with the seeds and options that were set for it."""
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
         obs, info = self.envs.reset(seed=seeds, options=self._batched_options())
         self.reset_infos = _rows(info, self.num_envs)
@@ -87,7 +86,7 @@ class DreamVecEnv(VecEnv):
         return {name: np.stack([np.asarray(options[name]) for options in self._options]) for name in names}
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Keeps the actions for `step_wait`."""
+        """Stores the actions for `step_wait`."""
         self.actions = actions
 
     def step_wait(
@@ -106,7 +105,7 @@ class DreamVecEnv(VecEnv):
         return obs, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
-        """Lets go of the model."""
+        """Releases the model."""
         self.envs.close()
 
     def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:

@@ -264,7 +264,7 @@ class Replay:
             BadArgument: They have none.
         """
         if starts is None or starts.next_act is None or starts.next_act.shape[1] == 0:
-            raise BadArgument("replay=True needs starts that bring the actions of their players; this model's do not.")
+            raise BadArgument("replay=True needs starts that include their players' actions; this model's do not.")
         self._next_act = torch.from_numpy(starts.next_act).to(device)  # (N, K[, A])
 
     def __call__(self, act: Tensor, start: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:

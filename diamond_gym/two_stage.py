@@ -136,13 +136,13 @@ class TwoStageDream(Dream):
         sampler = sampler or FAST
         super().__init__(denoiser, reward_end, starts, num_envs, sampler.dynamics, *args, **kwargs)
         if starts.full_res is None:
-            raise DiamondGymError("the starts of a model of two stages bring frames at full size, and these have none.")
+            raise DiamondGymError("the starts of a model of two stages need frames at full size, but these have none.")
         _, self._t_full, height, width, c = starts.full_res.shape
         self._t, self._small = starts.obs.shape[1], (starts.obs.shape[2], starts.obs.shape[3])
         self.factor = height // self._small[0]
         if (height, width) != (self.factor * self._small[0], self.factor * self._small[1]):
             raise DiamondGymError(
-                f"full-size frames of {height}x{width} are no multiple of {self._small[0]}x{self._small[1]}."
+                f"full-size frames of {height}x{width} are not a multiple of {self._small[0]}x{self._small[1]}."
             )
         self.upsampler, self.upsampler_sampler = upsampler, sampler.upsampler
         self._large_frames = prepared(upsampler, self._predict.dtype)

@@ -12,7 +12,7 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 
 
 class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
-    """Gives a batch of dreams, of real games or any other of RGB frames the observations of Mnih et al. 2015.
+    """Gives a batch of dreams, real games or other RGB environments the observations of Mnih et al. 2015.
 
     Observations are uint8 (B, num_frames, size, size): the last frames, the newest at the end, each in OpenCV's grey
     and resized by area. An episode begins with its first frame repeated. In every autoreset mode observations and
@@ -31,7 +31,7 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         num_frames: How many frames are stacked.
 
     Raises:
-        BadArgument: The observations are others, or a number is below 1.
+        BadArgument: The observations have another form, or a number is below 1.
         DiamondGymError: OpenCV is not installed.
     """
 
@@ -63,7 +63,7 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         return self._frames.copy(), info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Steps the rows; each pushes its frame, or begins anew where an episode has begun."""
+        """Steps the rows; each stack takes in its new frame, or restarts where an episode has begun."""
         obs, rewards, terminated, truncated, info = self.env.step(actions)
         ended, begun = terminated | truncated, self._ended  # in mode DISABLED none has ended: it was reset
         if self._mode is AutoresetMode.SAME_STEP:
@@ -76,7 +76,7 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         return self._frames.copy(), rewards, terminated, truncated, info
 
     def _final(self, frames: Array, ended: Array) -> Array:
-        """The last stacks of rows that have ended and begun anew within the step, None for others."""
+        """The last stacks of rows that have ended and restarted within the step, None for others."""
         final = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(ended):
             final[row] = self._pushed(int(row), frames[row])

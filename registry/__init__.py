@@ -1,7 +1,7 @@
-"""World models by name: cards, files that are verified before they are used, and the games' table.
+"""World models by name: cards, files that are verified before they are used, and the table of games.
 
-Importing this package loads no torch; only `load_world_model` and `save_model` do, when they are called. What writes
-models is loaded when it is asked for.
+Importing this package does not load torch; only `load_world_model` and `save_model` do, when they are called. The code
+that writes models is loaded on first use.
 """
 
 from typing import TYPE_CHECKING, Any

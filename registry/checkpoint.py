@@ -52,16 +52,16 @@ def read_checkpoint(path: Path) -> "dict[str, Tensor]":
     except Exception as error:  # torch and pickle fail on damaged bytes in every way there is
         raise DamagedModel(f"{path}: not readable as a checkpoint ({one_line(error)})") from None
     if not isinstance(state, dict) or not state:
-        raise DamagedModel(f"{path}: a dictionary of tensors is wanted, and it holds a {type(state).__name__}")
+        raise DamagedModel(f"{path}: a dictionary of tensors is wanted, but it holds a {type(state).__name__}")
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise DamagedModel(
-                f"{path}: a flat dictionary of tensors is wanted, and {key!r} is a {type(tensor).__name__}"
+                f"{path}: a flat dictionary of tensors is wanted, but {key!r} is a {type(tensor).__name__}"
             )
         plain = ".".join(word for word in key.split(".") if word not in _WRAPPERS)
         if plain in result:
-            raise DamagedModel(f"{path}: key '{one_line(plain)}' is there twice, once as torch wraps it")
+            raise DamagedModel(f"{path}: key '{one_line(plain)}' is there twice, once with a prefix of torch's")
         result[plain] = tensor
     return result
 

@@ -1,8 +1,8 @@
 """Models from and to the Hugging Face hub, or from a local mirror of the same layout.
 
-huggingface_hub does the fetching: it goes on where it was interrupted, verifies, caches and shows progress. What was
-fetched first is remembered by its hash in the model's card, and every later pull is held to it. Whatever goes wrong is
-a DiamondGymError of one line.
+huggingface_hub does the fetching: it resumes where it was interrupted, verifies, caches and shows progress. The hashes
+of the files fetched first are kept in the model's card, and every later pull must match them. Whatever goes wrong is
+reported as a DiamondGymError of one line.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _NETWORK = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requ
 
 
 class Unreachable(DiamondGymError):
-    """The hub does not answer; trying other models would not help."""
+    """The hub does not answer, so that trying other models would not help."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Fetched:
 
     @property
     def table(self) -> dict[str, Any]:
-        """What the model's card keeps of it, in its table `training.pulled`."""
+        """What the model's card records of it, in its table `training.pulled`."""
         revisions = {"revision": self.address.revision, "asked": self.asked}
         metadata = {key: value for key, value in revisions.items() if value is not None}
         return {"repository": self.address.repository, **metadata, "sha256": dict(self.sha256)}
@@ -68,7 +68,7 @@ def fetch_model(address: Address, mirror: Path | None = None) -> tuple[Entry, Fe
     folder, result = _folder(address, ["*.toml"], mirror)
     cards = sorted(folder.glob("*.toml"))
     if len(cards) != 1:
-        raise DamagedModel(f"{address}: one card (a .toml file) is wanted, and there are {len(cards)}")
+        raise DamagedModel(f"{address}: one card (a .toml file) is wanted, but there are {len(cards)}")
     entry = read_entry(_inside(folder, cards[0].name))
     names = [record.name for record in entry.card.files.values()]
     if mirror is None:
@@ -82,7 +82,7 @@ def check_first_pull(fetched: Fetched, name: str) -> None:
     """Refuses fetched files that differ from those of the first pull, if the model is here already.
 
     Raises:
-        DamagedModel: A file is not the one it was.
+        DamagedModel: A file differs from that of the first pull.
     """
     for entry in entries():
         before = entry.card.training.get("pulled", {})
@@ -97,7 +97,7 @@ def check_first_pull(fetched: Fetched, name: str) -> None:
 
 
 def push(entry: Entry, files: Path, repository: str, private: bool = False) -> Address:
-    """Uploads a folder with a model's files to a repository of the user's, which is made if there is none.
+    """Uploads a folder with a model's files to a repository of the user's, which is created if it does not exist.
 
     Returns:
         The address of what was uploaded, with its commit.
@@ -163,7 +163,7 @@ def _hash(folder: Path, path: str) -> str:
 
 @contextmanager
 def _clear_lines(address: Address, done: str) -> Iterator[None]:
-    """Turns what huggingface_hub and the network raise into one clear line each."""
+    """Turns each error that huggingface_hub and the network raise into one clear line."""
     from huggingface_hub import constants, errors
 
     log = logging.getLogger("huggingface_hub")
@@ -178,11 +178,11 @@ def _clear_lines(address: Address, done: str) -> Iterator[None]:
 
 
 def _clear_line(error: Exception, errors: Any, address: str, done: str, cache: Path) -> Exception:
-    """The error of one line in place of a library's; that itself if the user cannot put it right."""
+    """A one-line error in place of a library's; the library's own error if the user cannot put it right."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelNotFound(
-            f"{address} is not on the hub, or not for you (a gated or private one needs `hf auth login`)"
+            f"{address} is not on the hub, or you have no access to it (a gated or private one needs `hf auth login`)"
         )
     not_found = isinstance(error, errors.RevisionNotFoundError | errors.EntryNotFoundError)
     if not_found and not isinstance(error, errors.LocalEntryNotFoundError):
@@ -192,7 +192,7 @@ def _clear_line(error: Exception, errors: Any, address: str, done: str, cache: P
     if is_disk_full(error, cache):
         return DiskFull(f"the disk is full: {address} was not {done} completely; free some space and repeat")
     if status in (401, 403):
-        return BadArgument(f"the hub does not let you: log in with `hf auth login` ({status} for {address})")
+        return BadArgument(f"the hub denied access: log in with `hf auth login` ({status} for {address})")
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK:
         cause = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0][:120]
         return Unreachable(

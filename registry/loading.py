@@ -37,7 +37,7 @@ def load_world_model(
         The world model, in evaluation mode.
 
     Raises:
-        ModelNotFound: Nothing answers to the name.
+        ModelNotFound: There is no model of that name.
         DamagedModel: A file is missing, truncated or not the one its card describes.
     """
     entry, weights, starts = read_model(model if isinstance(model, Entry) else resolve(model))
@@ -57,7 +57,7 @@ def verify(entry: Entry) -> Entry:
         The entry whose files were verified: the one given, or the newer one if the model was replaced meanwhile.
 
     Raises:
-        DamagedModel: A file is missing, truncated or another one.
+        DamagedModel: A file is missing, truncated or not the one its card describes.
     """
     return _read_current(lambda entry: entry, entry)
 
@@ -75,13 +75,13 @@ def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]"
         are stored, and the real frames that its dreams begin from, or None if it has none.
 
     Raises:
-        DamagedModel: A file is missing, truncated, another one, or not readable as what it should be.
+        DamagedModel: A file is missing, truncated, not the one its card describes, or not readable.
     """
     return _read_current(_read_model, entry)
 
 
 def _read_current(read: Callable[[Entry], T], entry: Entry, *kinds: str) -> T:
-    """Verifies and reads a model's files (those of all kinds by default); anew if it has been replaced meanwhile."""
+    """Verifies and reads a model's files (of all kinds by default); starts again if it is replaced meanwhile."""
     while True:
         try:
             if "weights" not in entry.card.files:
@@ -116,7 +116,7 @@ def _read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]
 
 
 def check_starts(card: Card, starts: "Starts", where: str) -> None:
-    """Checks that dreams of a model can begin from these starts: frames of its size, as many as it sees, its actions.
+    """Checks that a model can dream from these starts: frames of its size, as many as it sees, and its actions.
 
     Raises:
         DamagedModel: They are another model's; `where` is what the error calls their file.

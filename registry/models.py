@@ -30,7 +30,7 @@ def home_folder() -> Path:
     # os.path leaves a "~" that leads nowhere where pathlib raises a RuntimeError
     folder = Path(os.path.expanduser(chosen)) if chosen else user_folder("data")  # noqa: PTH111
     if folder is None or folder.parts[0].startswith("~"):
-        raise BadArgument("there is no home folder to keep models, data and runs in: name a folder in DIAMOND_GYM_HOME")
+        raise BadArgument("there is no home folder to keep models, data and runs in: set DIAMOND_GYM_HOME to a folder")
     return folder
 
 
@@ -270,7 +270,7 @@ def local_folder(name: str) -> Path:
         with suppress(OSError):
             if folder.samefile(folder.with_name(other)):
                 raise BadArgument(
-                    f"'{name}' and your model '{other}' have the same folder here, where capital and small letters "
+                    f"'{name}' and your model '{other}' have the same folder here, where upper- and lower-case letters "
                     "count as equal: choose another --name"
                 )
     return folder
@@ -286,5 +286,5 @@ def _card_in(folder: Path) -> Path:
     cards = sorted(path for path in folder.glob("*.toml") if path.name[0] != ".")  # the others are half-written
     if len(cards) != 1:
         result = f"{len(cards)} TOML files" if cards else "no card (a .toml file)"
-        raise DamagedModel(f"{folder}: the folder of one model is wanted, and {result} is in it")
+        raise DamagedModel(f"{folder}: the folder of one model is wanted, but it holds {result}")
     return cards[0]

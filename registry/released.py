@@ -97,7 +97,7 @@ def read_released(
     except BadConfig as error:
         raise DamagedModel(f"{config}: {error}") from None
     if size is None:
-        raise BadArgument(f"{config} does not say the size of images: give the environment's YAML with --env-config")
+        raise BadArgument(f"{config} does not say the image size: give the environment's YAML with --env-config")
     inner, upsampler = tables["denoiser"]["inner_model"], tables.get("upsampler")
     channels = inner["img_channels"]
     spaces: Table = {"obs_shape": [*size, channels], "num_actions": num_actions}
@@ -244,11 +244,11 @@ def _image_size(size: Any, tables: Mapping[str, Table]) -> tuple[int, int] | Non
         return None
     sides = [size, size] if isinstance(size, int) else size
     if not isinstance(sides, list) or len(sides) != 2 or not all(map(Number(1, LARGEST_IMAGE).accepts, sides)):
-        raise BadConfig(f"env.train.size is one or two whole numbers up to {LARGEST_IMAGE}, not {str(size)[:60]!r}")
+        raise BadConfig(f"env.train.size must be 1 or 2 whole numbers up to {LARGEST_IMAGE}, not {str(size)[:60]!r}")
     for part, side in squares.items():
         if [side, side] != sides:
             raise BadConfig(f"{part} is made for {side} pixels a side, the images have {tuple(sides)}")
     factor = tables["upsampler"]["upsampling_factor"] if "upsampler" in tables else 1
     if sides[0] % factor or sides[1] % factor:
-        raise BadConfig(f"images of {tuple(sides)} are no multiple of the upsampling factor {factor}")
+        raise BadConfig(f"images of {tuple(sides)} are not a multiple of the upsampling factor {factor}")
     return sides[0], sides[1]

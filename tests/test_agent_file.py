@@ -89,7 +89,7 @@ def test_stable_baselines_reads_what_was_packed(agents: dict[str, Path], tmp_pat
 def test_what_is_no_agent_is_not_registered(trained: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("data", "{}")
-    with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3"):
+    with pytest.raises(DiamondGymError, match="not an agent saved by Stable-Baselines3"):
         register_file(resolve("tiny"), tmp_path / "a.zip")
 
 

@@ -207,7 +207,7 @@ def test_wrong_use() -> None:
     for each in (env, envs):
         for options in ({"x": 1}, {"start": 1}):
             (name,) = options
-            with pytest.raises(ValueError, match=f"options know reset_mask, not '{name}'"):
+            with pytest.raises(ValueError, match=f"options may hold reset_mask, not '{name}'"):
                 each.reset(options=options)
     with pytest.raises(ValueError, match="2 seeds"):
         envs.reset(seed=[1, 2, 3])

@@ -108,7 +108,7 @@ def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--page", "page.pdf"], "--page must end in .png"),
         (["--video", "film.avi"], "--video must end in .mp4 or .gif"),
         (["--played-by", "random", "mixed"], "--played-by needs a word for each of --data: 2 for 0"),
-        (["--policies", "best"], "a policy is one of random, scripted, agent, not best"),
+        (["--policies", "best"], "a policy must be one of random, scripted, agent, not best"),
         (["--policies", "agent"], "this model has no agent of its own"),
     ],
 )
@@ -137,7 +137,7 @@ def test_evaluate_wm_refuses_nonsense_in_one_line(
             "--starts must be any, first or a start's number, not '-1'",
         ),
         (["--game", "Pong", "--starts", "99999"], "start 99999 does not exist"),
-        (["--game", "Pong", "--out", "no/such/x.gif"], "--out must be in a folder that there is, not in no/such"),
+        (["--game", "Pong", "--out", "no/such/x.gif"], "--out must be in an existing folder, not in no/such"),
         (["--game", "Pong", "--device", "bad"], "device 'bad' cannot be used here (torch knows no such device)"),
         ([], "say what to dream"),
     ],

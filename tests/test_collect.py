@@ -250,7 +250,7 @@ def test_an_agent_of_stable_baselines3_plays(home: Path) -> None:
         ("--game Pong --agent nobody", 1, "nobody"),
         ("--game Pong --agent nobody.zip", 1, "there is no agent at nobody.zip"),
         ("--game Pong --agent mspacman-nano", 2, "was trained for MsPacman, not for Pong"),
-        ("--game MsPacman --agent mspacman-nano --temperature 0.5", 2, "--temperature is for agents of DIAMOND's kind"),
+        ("--game MsPacman --agent mspacman-nano --temperature 0.5", 2, "--temperature is for DIAMOND agents; this one"),
         ("", 2, "say what to play: --game"),
         ("--game Pong --env CartPole-v1", 2, "--game and --env exclude each other"),
         ("--game Pong --size 32", 2, "--render-obs and --size are for --env"),

@@ -196,23 +196,23 @@ def test_files_that_are_no_agents(tmp_path):
         open_agent(path)
     for content in (b"", b"not a zip", b"PK\x03\x04 nearly"):
         path.write_bytes(content)
-        with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3"):
+        with pytest.raises(DiamondGymError, match="not an agent saved by Stable-Baselines3"):
             open_agent(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data", "{}")
-    with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3"):
+    with pytest.raises(DiamondGymError, match="not an agent saved by Stable-Baselines3"):
         open_agent(path)
     trained().save(path)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:40_000] + b"\0" * 40_000 + whole[80_000:]):
         path.write_bytes(content)
-        with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3") as error:
+        with pytest.raises(DiamondGymError, match="not an agent saved by Stable-Baselines3") as error:
             open_agent(path)
         assert "\n" not in str(error.value)
     for name, content in (("data", b"[1, 2]"), ("policy.pth", b"abc"), ("diamond_gym.json", b"{}")):
         path.write_bytes(whole)
         rewritten(path, name, content)
-        with pytest.raises(DiamondGymError, match="no agent saved by Stable-Baselines3"):
+        with pytest.raises(DiamondGymError, match="not an agent saved by Stable-Baselines3"):
             open_agent(path)
     path.write_bytes(whole)
     with zipfile.ZipFile(path) as archive:

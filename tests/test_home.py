@@ -50,7 +50,7 @@ def test_without_a_home_bundled_models_dream(homeless):
 def test_what_needs_a_home_names_the_variable(homeless, words, capsys):
     assert cli.main(words.split()) == 2
     *_, said = capsys.readouterr().err.splitlines()
-    assert said.endswith("name a folder in DIAMOND_GYM_HOME")
+    assert said.endswith("set DIAMOND_GYM_HOME to a folder")
     assert not list(homeless.iterdir())
 
 
@@ -63,7 +63,7 @@ def test_a_home_that_cannot_be_written_names_the_variable(monkeypatch, tmp_path,
 
     monkeypatch.setattr("pathlib.Path.mkdir", forbidden)
     assert cli.main(["train-wm", "--game", "Pong"]) == 1
-    assert capsys.readouterr().err.endswith("; DIAMOND_GYM_HOME names another folder\n")
+    assert capsys.readouterr().err.endswith("; set DIAMOND_GYM_HOME to use another folder\n")
 
 
 @pytest.mark.parametrize("hindrance", ["no home", "a file", "read-only"])

@@ -189,7 +189,7 @@ def cut(kind: str) -> Callable[[Path], Path]:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
-    "unknown": (unknown, "is of no format known here. Looked for: a store of diamond-gym", []),
+    "unknown": (unknown, "has no format known here. Looked for: a store of diamond-gym", []),
     "nothing": (lambda folder: folder / "gone", "there is nothing at", []),
     "hdf5": (lambda folder: truncated(hdf5(folder)), "x.hdf5 is damaged or cut off", []),
     "mp4": (lambda folder: truncated(film(folder, A[1])), "x.mp4", []),
@@ -220,22 +220,22 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
         "1.npz: step 5 of 12 ends the episode: what follows",
         [],
     ),
-    "rows": (rows_after_an_end, "step 1 ends the episode, as only the last row can; write a file an episode", []),
+    "rows": (rows_after_an_end, "step 1 ends the episode, as only the last row can; write one file per episode", []),
     "flags": (arrays(end=np.zeros(5, bool)), "1.npz: 5 ends for 12 actions", []),
     "huge": (arrays(act=A[1] + 5000), "is not from 0 to 4095", []),
-    "single": (arrays(act=np.int64(1)), "1.npz: actions are int64 (), no numbers", []),
+    "single": (arrays(act=np.int64(1)), "1.npz: actions are int64 (), not numbers", []),
     "planes": (
         arrays(obs=A[0].transpose(0, 3, 1, 2)),
         "1.npz: a frame is (3, 16, 16), not (height, width, channels)",
         [],
     ),
     "channels": (arrays(obs=A[0].repeat(2, 3)), "a frame is (16, 16, 6), not (height, width, channels)", []),
-    "archive": (no_archive, "1.npz is damaged or cut off: it is no archive of arrays", []),
+    "archive": (no_archive, "1.npz is damaged or cut off: it is not an archive of arrays", []),
     "bits": (sixteen_bits, "has more than 8 bits a pixel: write pictures of 8 bits", []),
     "crop": (two_sizes, "--crop reaches beyond the frames", ["--crop", "0", "0", "17", "3"]),
     "offset": (two_sizes, "no more than --action-offset leaves out", ["--action-offset", "40"]),
     "fps": (two_sizes, "does not say how many frames there are per second", ["--fps", "5"]),
-    "rate": (lambda folder: film(folder, A[1]), "--fps 7 is no part of the recording's 10: try 10, 5", ["--fps", "7"]),
+    "rate": (lambda folder: film(folder, A[1]), "--fps 7 must divide the recording's 10: try 10, 5", ["--fps", "7"]),
     "size": (two_sizes, "--size must be from 1 to 4,096", ["--size", "0"]),
 }
 

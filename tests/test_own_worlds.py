@@ -138,7 +138,7 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys, monkeypat
     words = [*LOOP_WORDS, "--epochs", "1", "--test-every", "0", "--final-episodes", "1", "--data", "mine"]
     assert cli.main(["train", "--env", ID, *words, "--run", str(tmp_path / "played"), "--name", "played"]) == 0
     assert EpisodeStore(tmp_path / "played" / "experience").num_steps == 40, "the first 30 steps are there already"
-    assert "whole games of the end" in capsys.readouterr().err
+    assert "whole games at the end" in capsys.readouterr().err
     assert cli.main(["train", *words, "--run", str(tmp_path / "read"), "--name", "read"]) == 0
     assert "whole games" not in capsys.readouterr().err
     assert resolve("read").card.training["data"]["source"] == "recordings"

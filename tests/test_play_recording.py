@@ -173,7 +173,7 @@ def test_a_damaged_log_is_one_line(tmp_path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(DiamondGymError, match="no recording of diamond-gym play") as error:
+    with pytest.raises(DiamondGymError, match="not a recording of diamond-gym play") as error:
         ActionLog.read(path)
     assert "\n" not in str(error.value)
 
@@ -182,7 +182,7 @@ def test_a_damaged_log_is_one_line(tmp_path, change):
 def test_rubbish_is_one_line(tmp_path, content):
     path = tmp_path / "log.json"
     path.write_bytes(content)
-    with pytest.raises(DiamondGymError, match="no recording of diamond-gym play"):
+    with pytest.raises(DiamondGymError, match="not a recording of diamond-gym play"):
         ActionLog.read(path)
 
 

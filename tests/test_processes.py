@@ -122,8 +122,8 @@ def test_alone_without_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # somebody else's variable: torchrun sets more than that
     assert launch() is ALONE
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    with pytest.raises(BadArgument, match="under torchrun --device is"):
+    with pytest.raises(BadArgument, match="with torchrun, --device must be"):
         launch("mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadArgument, match="2 processes need as many GPUs, and there are 1"):
+    with pytest.raises(BadArgument, match="2 processes need as many GPUs, but there are 1"):
         launch("cuda")

@@ -25,7 +25,7 @@ from diamond_gym.registry.released import read_released
     ("more", "game", "message"),
     [
         ((), "Breakout", "Breakout has 4 actions, the checkpoint 5: give start states with --starts"),
-        ((), "Zork", "Zork is no game that can be played here"),
+        ((), "Zork", "Zork is not a game that can be played here"),
         (("--starts", "nowhere"), "Breakout", "nowhere is not a folder of collected episodes"),
         (("--name", "../up"), "Breakout", "cannot be used"),
         (("--start-steps", "1"), "Breakout", "--start-steps must be at least 100, not 1"),
@@ -42,7 +42,7 @@ def test_asked_for_wrongly(
 
 def test_experience_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(import_words(ATARI_FILES, "--starts", str(episodes(tmp_path / "s", num_actions=4)))) == 2
-    assert "the model wants (16, 16, 3) and 5" in one_line(capsys)
+    assert "but the model needs (16, 16, 3) and 5" in one_line(capsys)
 
 
 def test_a_model_trained_here_is_not_replaced(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ def test_places_without_runs(tmp_path):
         (["--runs", "{a}", "--game", "Pong"], "play nothing"),
         (["--random", "--game", "Pong", "--plot", "p.png"], "--plot draws"),
         (["--runs", "{a}", "{a}"], "the same place twice"),
-        (["--runs", "{uneven}"], "uneven: the games need equally many runs, but Alien has 1 and Pong has 2"),
+        (["--runs", "{uneven}"], "uneven: the games need the same number of runs, but Alien has 1 and Pong has 2"),
         (["--runs", "{unknown}"], "unknown: unknown game 'Catch'"),
         (["--published", "--seed", "-1"], "--seed must be at least 0"),
     ],

@@ -151,4 +151,4 @@ def test_export_to_minari(
     assert main(["data", "export", "all", "mine/all-v0"]) == 2, "the id is taken"
     for name in ("bad", "bad-v", "../all-v0", ""):
         assert main(["data", "export", "all", name]) == 2
-        assert capsys.readouterr().err.splitlines()[-1].startswith(f"{name!r} is no id of a data set: call it NAME-v0")
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"{name!r} is not a data set's id: call it NAME-v0")

@@ -68,7 +68,7 @@ def test_from_nothing_to_an_agent_and_its_dream(home, tmp_path, capsys, monkeypa
     assert train(*words) == 0
     err = capsys.readouterr().err
     assert "epoch 0 of 3" in err and "score" in err and "registered caught" in err
-    assert "whole games of the end" in err
+    assert "whole games at the end" in err
     metrics = {key: value for line in lines(run) for key, value in line.items()}
     for key in ("denoiser/loss", "agent/policy_entropy", "test/score", "test/reward_precision", "test/end_recall",
                 "speed/dreamed_frames_per_second", "final/score"):  # fmt: skip

@@ -270,7 +270,7 @@ def test_a_registered_model_from_its_name_alone(home):
         (["--steps", "0"], "--steps must be at least 1"),
         (["--frame-stack", "0"], "--frame-stack must be at least 1"),
         (["--max-episode-steps", "0"], "--max-episode-steps must be"),
-        (["--quality", "best"], "--quality must be fast, paper, fine or (of two stages) quality, not best"),
+        (["--quality", "best"], "--quality must be fast, paper, fine or (for two stages) quality, not best"),
         (["--minutes", "0"], "--minutes must be more than 0"),
         (["--real", "--model", "x"], "leave out --model"),
         (["--real", "--data", "x"], "leave one out"),

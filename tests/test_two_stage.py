@@ -236,7 +236,7 @@ def test_what_cannot_be_a_dream_of_two_stages():
     with pytest.raises(DiamondGymError, match="have none"):
         model.starts = replace(engine_starts(), full_res=None)
         model.dream(1)
-    with pytest.raises(DiamondGymError, match="no multiple"):
+    with pytest.raises(DiamondGymError, match="not a multiple"):
         model.starts = engine_starts(large=(30, 41))
         model.dream(1)
     model.upsampler = None

@@ -128,14 +128,14 @@ def test_the_authors_model_is_measured_too(home: Path, capsys) -> None:
     ("words", "message"),
     [
         ("--data walk --upsampler.factor 5", "does not divide frames of 16x16 pixels; one of 2 does"),
-        ("--data walk --low-size 30x56", "is to be smaller than the frames, which have 16x16 pixels"),
-        ("--data walk --low-size 6x8", "does not go into frames of 16x16 pixels"),
+        ("--data walk --low-size 30x56", "must be smaller than the frames, which have 16x16 pixels"),
+        ("--data walk --low-size 6x8", "does not divide frames of 16x16 pixels: both sides have to"),
         ("--data walk --low-size big", "--low-size is a number or HEIGHTxWIDTH, not 'big'"),
         ("--data walk --preset nano --low-size 8", "--low-size is for two stages: --preset two-stage-nano or csgo"),
         ("--data walk --upsampler.factor 4", "too small for two stages by --upsampler.factor 4, which leaves 4x4"),
-        ("--data walk --upsampler.factor 1", "--upsampler.factor is 2 or more, up to 64, not 1"),
+        ("--data walk --upsampler.factor 1", "--upsampler.factor must be from 2 to 64, not 1"),
         ("--data walk --upsampler.every 0", "every must be at least 1, not 0"),
-        ("--data walk --age-weights 0.5 0.1", "--age-weights are chances that sum to 1"),
+        ("--data walk --age-weights 0.5 0.1", "--age-weights must be chances that sum to 1"),
         ("--data walk --upsampler.optimizer.grad-acc-steps 0", "grad_acc_steps must be at least 1, not 0"),
     ],
 )

@@ -129,14 +129,14 @@ def window_loss(window: Window, config: ActorCriticLossConfig) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class AgentFitConfig:
-    """A training of the agent; the defaults are the paper's."""
+    """How the agent is trained; the defaults are the paper's."""
 
     network: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     loss: ActorCriticLossConfig = field(default_factory=ActorCriticLossConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(weight_decay=0.0, max_grad_norm=100.0))
-    """Its batch size is the number of dreams side by side."""
+    """Its batch size is the number of dreams that run side by side."""
     horizon: int = 15
-    """Steps of a window, after which the weights are updated, and of a dream, after which it begins anew."""
+    """Steps of a window, after which the weights are updated, and of a dream, after which it restarts."""
 
     def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
         """The same with a world's frames (H, W, C) and number of actions filled in."""

@@ -86,7 +86,7 @@ def human_normalised(scores: Mapping[str, Sequence[float]]) -> _Floats:
     fewest, most = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
     if counts[fewest] != counts[most]:
         raise BadArgument(
-            f"the games need equally many runs, but {fewest} has {counts[fewest]} and {most} has {counts[most]}"
+            f"the games need the same number of runs, but {fewest} has {counts[fewest]} and {most} has {counts[most]}"
         )
     return np.array([[find_game(name).human_normalised(score) for score in scores[name]] for name in sorted(scores)])
 
@@ -169,7 +169,7 @@ def _read(content: Any) -> list[tuple[str, list[float]]]:
         pairs = [(game, scores if isinstance(scores, list) else [scores]) for game, scores in content.items()]
     for game, scores in pairs:
         if not isinstance(game, str):
-            raise ValueError(f"{game!r} is no game")
+            raise ValueError(f"{game!r} is not a game")
         if wrong := [score for score in scores if type(score) not in (int, float) or not math.isfinite(score)]:
-            raise ValueError(f"{wrong[0]!r} is no score")
+            raise ValueError(f"{wrong[0]!r} is not a score")
     return [(game, [float(score) for score in scores]) for game, scores in pairs]

@@ -58,7 +58,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _check(self, obs: Any, info: Any) -> None:
         shape, dtype = self._frame.shape, self._frame.dtype
         if not isinstance(obs, np.ndarray) or (obs.shape, obs.dtype) != (shape, dtype):
-            raise BadArgument(f"{self._name} declares frames {dtype} {shape}, and shows {_kind(obs)}")
+            raise BadArgument(f"{self._name} declares frames {dtype} {shape}, but shows {_kind(obs)}")
         if not isinstance(info, dict):
             raise BadArgument(f"{self._name}: info is {_kind(info)}, not a dictionary")
         if "lives" in info and not (_is_number(info["lives"]) and np.isfinite(info["lives"])):

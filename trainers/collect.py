@@ -152,7 +152,7 @@ class Collector:
             progress: Called after each step of the batch with the steps so far.
         """
         if steps < 1:
-            raise BadArgument(f"steps is at least 1, not {steps}")
+            raise BadArgument(f"steps must be at least 1, not {steps}")
         stats, held, signs = CollectStats(), 0, np.zeros(3, np.int64)
         try:
             while stats.steps < steps:

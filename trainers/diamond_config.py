@@ -17,7 +17,7 @@ from diamond_gym.trainers.worlds import check_learnable
 
 @dataclass(frozen=True)
 class DiamondConfig:
-    """The whole of a training; the defaults are the paper's for Atari 100k."""
+    """A whole training; the defaults are the paper's for Atari 100k."""
 
     fit: WorldModelConfig = field(default_factory=WorldModelConfig)
     agent: AgentFitConfig = field(default_factory=AgentFitConfig)
@@ -30,28 +30,28 @@ class DiamondConfig:
     """Real steps of the first epoch; more follow, by `steps_per_epoch`, while there are too few rewards."""
     first_steps_at_most: int = 10_000
     first_rewards: int = 10
-    """How often the two rarer signs of reward have to be seen, together, to end the first collection."""
+    """How many rewards of the two rarer signs, taken together, have to be seen to end the first collection."""
     steps_per_epoch: int = 100
     world_model_steps: int = 400
     """Updates of denoiser and reward/end model per epoch."""
     agent_steps: int = 400
     first_world_model_steps: int = 10_000
-    """Updates in the first epoch; what `fit` begins with after a share of all updates begins by their end."""
+    """Updates in the first epoch. What `fit` starts after a share of all updates starts by then at the latest."""
     first_agent_steps: int = 5_000
     num_envs: int = 1
-    """Real games side by side."""
+    """How many real games are played side by side."""
     epsilon: float = 0.01
     """Chance of a random action while collecting."""
     temperature: float | None = None
-    """Of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward there takes
-    many steps up in a row)."""
+    """Temperature of the policy while collecting (default: 1; in Freeway 0.01, as the authors have it, since a reward
+    there takes many steps up in a row)."""
     num_starts: int = 1024
-    """Pieces of real play that dreams begin from, drawn anew in each epoch and whenever so many have begun."""
+    """Pieces of real play that dreams begin from, drawn anew in each epoch and whenever this many dreams have begun."""
     test_every: int = 20
     """Epochs between test collections: whole games that nothing learns from; 0 for none."""
     test_episodes: int = 4
     test_steps_at_most: int = 27_000
-    """Steps after which a game of a test collection is left as it stands (27,000 are ALE's own half hour)."""
+    """Steps after which a game of a test collection is cut off (27,000 is ALE's own half hour)."""
     register_best: bool = False
     """Register world model and agent as they were at the test with the best score, not as they are at the end, since
     an agent can unlearn (False: the paper's)."""

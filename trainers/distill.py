@@ -47,14 +47,14 @@ class DistillConfig:
     """Frames that the student dreams on from each real start, each with an update: the first from real frames alone,
     the later ones from its own, as in its dreams."""
     same_noise: bool = False
-    """Fit each frame to the teacher's of the same noise, by the squared error, instead of all of a start's frames to
+    """Fit each frame to the teacher's from the same noise, by the squared error, instead of all of a start's frames to
     all of the teacher's, by the energy distance."""
     focus: float = 0.1
-    """Part of the batches drawn around rewards and ends."""
+    """Share of the batches drawn around rewards and ends."""
     appearance_focus: float = 0.3
-    """Part of the batches in which something appears where nothing moved, as when a ball is served."""
+    """Share of the batches in which something appears where nothing moved, as when a ball is served."""
     decay_fraction: float = 0.8
-    """Part of the steps, at the end, over which the learning rate falls to a twentieth."""
+    """Share of the steps, at the end, over which the learning rate falls to a twentieth."""
 
     def __post_init__(self) -> None:
         check_shares(self, "focus", "appearance_focus", "decay_fraction")

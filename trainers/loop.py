@@ -76,10 +76,10 @@ def launch(device: str = "auto") -> Processes:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cuda", "cpu"):
-        raise BadArgument(f"under torchrun --device is auto, cuda or cpu, not {device}: each process takes its own")
+        raise BadArgument(f"with torchrun, --device must be auto, cuda or cpu, not {device}: each process has its own")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     if device == "cuda" and torch.cuda.device_count() < local:
-        raise BadArgument(f"{local} processes need as many GPUs, and there are {torch.cuda.device_count()}")
+        raise BadArgument(f"{local} processes need as many GPUs, but there are {torch.cuda.device_count()}")
     from lightning_fabric import Fabric
 
     fabric = Fabric(accelerator=device, devices=local, num_nodes=world // local, strategy="ddp")

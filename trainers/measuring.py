@@ -43,15 +43,15 @@ class Sizes:
     horizon: int = 16
     """Steps of each."""
     rollouts: int = 100
-    """Dreams of each policy, and as many pieces of real play, for returns and looks; 0 for none."""
+    """Dreams of each policy, and the same number of pieces of real play, for returns and looks; 0 for none."""
     rollout_steps: int = 50
     """Steps of each."""
     free_dreams: int = 32
-    """So many of them go on, and their drift is followed; 0 for none."""
+    """How many of them go on, so that their drift can be followed; 0 for none."""
     free_steps: int = 200
     """Steps of each of these."""
     starts: int = 4
-    """Starts from which to dream several times over."""
+    """Starts from which to dream several times."""
     dreams_per_start: int = 8
     """Dreams of each of those starts, at least 2; 0 for none."""
 
@@ -131,7 +131,7 @@ def policies_of(has_agent: bool, game: str, wanted: Sequence[str] = ()) -> list[
     """
     for name in wanted:
         if name not in POLICIES:
-            raise BadArgument(f"a policy is one of {', '.join(POLICIES)}, not {name}")
+            raise BadArgument(f"a policy must be one of {', '.join(POLICIES)}, not {name}")
         if name == "scripted":
             check_scripted(game)
     if "agent" in wanted and not has_agent:

@@ -30,7 +30,7 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     batch_size: int = 32
     grad_acc_steps: int | None = None
-    """Batches whose gradients are averaged for one update, where one of that size takes too much memory (None: 1)."""
+    """Number of batches whose gradients are averaged for one update, where one large batch does not fit (None: 1)."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "warmup_steps"):

@@ -92,7 +92,7 @@ class AgentCard:
         table = json.loads(text)
         fields = {name: table[name] for name in cls.__dataclass_fields__ if name in table}
         if not all(isinstance(fields[name], str) for name in ("game", "algo", "model")):
-            raise ValueError("its card is none")
+            raise ValueError("its card is not valid")
         return cls(**{**fields, "obs_shape": tuple(table["obs_shape"])})
 
 
@@ -228,15 +228,15 @@ def open_agent(path: str | Path, device: str = "auto", trust_pickles: bool = Fal
             codec = codec_of_space(settings["action_space"], str(path))
     except Exception as error:  # each of zipfile, json, pickle and torch meets damage with exceptions of many kinds
         raise DiamondGymError(
-            f"{path} is no agent saved by Stable-Baselines3, or is damaged ({one_line(error)})"
+            f"{path} is not an agent saved by Stable-Baselines3, or is damaged ({one_line(error)})"
         ) from None
     if not isinstance(shape, list) or len(shape) != 3 or codec is None:
         raise DiamondGymError(
-            f"{path} does not play from images with numbered actions, as these games need it; other actions are read "
+            f"{path} does not play from images with numbered actions, as these games need; other actions are read "
             "from files of this package, or with --trust-pickles"
         )
     if not (all(map(_SIDE.accepts, shape)) and 0 <= epsilon <= 1):
-        raise DiamondGymError(f"{path} says of itself what no agent is: frames, actions or chances out of bounds")
+        raise DiamondGymError(f"{path} describes no possible agent: frames, actions or chances are out of bounds")
     policy_class, keywords = _policy_class(path, settings, trust_pickles)
     try:
         with torch.random.fork_rng(devices=[]):  # it is filled with random weights before it is loaded
@@ -260,7 +260,7 @@ def _codec(space: dict[str, Any], card: AgentCard | None) -> ActionCodec | None:
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     if archive.getinfo(name).file_size > _LARGEST:  # when unpacked
-        raise ValueError(f"{name} is out of all proportion")
+        raise ValueError(f"{name} is far too large")
     return archive.read(name)
 
 
@@ -272,7 +272,7 @@ def _check_sizes(keywords: Any, left: int = 32) -> int:
     elif isinstance(keywords, int | float):
         left -= 1
         if left < 0 or not abs(keywords) <= _WIDEST:
-            raise ValueError("its policy is out of all proportion")
+            raise ValueError("its policy is far too large")
     return left
 
 

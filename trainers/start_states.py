@@ -135,7 +135,7 @@ def starts_from_folder(model: "Released", folder: Path, seed: int = 0) -> Starts
     card = model.card
     if is_spawn(folder):
         if card.upsampler is None:
-            raise BadArgument(f"{folder} holds spawns of a model of two stages, and this one has one")
+            raise BadArgument(f"{folder} holds spawns of a model of two stages, but this model has one")
         return read_spawn(folder, card)
     if card.upsampler is not None:
         raise BadArgument(f"{folder} is not a folder of spawns")
@@ -146,7 +146,7 @@ def starts_from_folder(model: "Released", folder: Path, seed: int = 0) -> Starts
         actions = store.about.num_actions or (store.codec and store.codec.space) or store.about.action_dtype
         raise BadArgument(
             f"{folder} holds frames {store.about.frame_shape} and {actions} actions, "
-            f"the model wants {card.frame_shape} and {card.num_actions}"
+            f"but the model needs {card.frame_shape} and {card.num_actions}"
         )
     return draw_starts(store, card.num_steps_conditioning, _IMPORTED, seed)
 
@@ -159,7 +159,7 @@ def can_collect(model: "Released") -> None:
     """
     card, game = model.card, games().get(model.card.game)
     if game is None:
-        raise BadArgument(f"{card.game} is no game that can be played here: {_ADVICE}")
+        raise BadArgument(f"{card.game} is not a game that can be played here: {_ADVICE}")
     if card.actor_critic is None:
         raise BadArgument(f"the checkpoint has no agent that could play {card.game}: {_ADVICE}")
     if game.num_actions != card.num_actions:

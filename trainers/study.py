@@ -49,15 +49,15 @@ class StudyConfig:
     objectives: tuple[str, ...] = OBJECTIVES
     """What the denoisers learn: edm, ddpm, flow."""
     seeds: int = 3
-    """Fits of each, with seeds from 0 on."""
+    """Fits of each objective, with seeds from 0 on."""
     denoising_steps: tuple[int, ...] = (1, 2, 3, 5, 10)
-    """Numbers of denoising steps that each is dreamed with."""
+    """Numbers of denoising steps with which each fit dreams."""
     windows: int = 100
     """Held-out windows of 16 steps, for errors and rewards."""
     drift_steps: int = 1000
     """Steps of the long dreams."""
     trajectories: int = 16
-    """Long dreams of each (the paper: 400)."""
+    """Long dreams of each fit (the paper: 400)."""
 
     def __post_init__(self) -> None:
         for name in self.objectives:
@@ -66,7 +66,7 @@ class StudyConfig:
         for name in ("objectives", "denoising_steps"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise BadArgument(f"--{name.replace('_', '-')} needs one or several different values")
+                raise BadArgument(f"--{name.replace('_', '-')} needs one or more different values")
         check_least(self, seeds=1, windows=1, drift_steps=1, trajectories=1)
         if not all(1 <= n <= 1000 for n in self.denoising_steps):
             raise BadArgument("--denoising-steps must lie between 1 and 1000")

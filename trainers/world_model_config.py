@@ -34,22 +34,22 @@ class UpsamplerConfig:
     """The training of a second stage, if there is one; the defaults are those of the authors for CS:GO."""
 
     factor: int | None = None
-    """How many times smaller, in height and in width, the frames are that the dynamics learn; the upsampler brings them
-    back (None: one stage)."""
+    """How many times smaller, in height and in width, the frames that the dynamics learn are; the upsampler restores
+    their size (None: one stage)."""
     denoiser: DenoiserConfig = field(default_factory=_sizes)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(max_grad_norm=10.0, batch_size=8, grad_acc_steps=4)
     )
     sigma: SigmaDistribution = field(default_factory=lambda: SigmaDistribution(loc=-1.2))
     num_autoregressive_steps: int = 1
-    """k: predictions of a segment beyond the first, each after the upsampler's own large frame."""
+    """k: predictions per segment after the first, each from the upsampler's own large frame."""
     every: int = 1
     """Steps of the dynamics per step of the upsampler."""
 
     def __post_init__(self) -> None:
         check_least(self, num_autoregressive_steps=0, every=1)
         if self.factor is not None and not 2 <= self.factor <= 64:
-            raise BadArgument(f"--upsampler.factor is 2 or more, up to 64, not {self.factor}")
+            raise BadArgument(f"--upsampler.factor must be from 2 to 64, not {self.factor}")
 
     def small(self, size: Size) -> Size:
         """Height and width of the frames that the dynamics learn, of large ones of `size`; the same with one stage.
@@ -79,9 +79,9 @@ class UpsamplerConfig:
         """
         (h, w), (high, wide) = low, size
         if h >= high or w >= wide:
-            raise BadArgument(f"--low-size {h}x{w} is to be smaller than the frames, which have {high}x{wide} pixels")
+            raise BadArgument(f"--low-size {h}x{w} must be smaller than the frames, which have {high}x{wide} pixels")
         if high % h or wide % w or high // h != wide // w:
-            raise BadArgument(f"--low-size {h}x{w} does not go into frames of {high}x{wide} pixels: both sides have to")
+            raise BadArgument(f"--low-size {h}x{w} does not divide frames of {high}x{wide} pixels: both sides have to")
         return replace(self, factor=high // h)
 
     def for_frames(self, img_channels: int) -> Self:
@@ -100,55 +100,55 @@ class WorldModelConfig:
     reward_end_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(max_grad_norm=100.0))
     sigma: SigmaDistribution = field(default_factory=SigmaDistribution)
     flow_times: Literal["uniform", "logit-normal"] | None = None
-    """Times that a rectified flow is trained at (None: uniform); logit-normal ones have logits as --sigma.loc and
-    --sigma.scale say."""
+    """Times that a rectified flow is trained at (None: uniform); the logits of logit-normal times are distributed as
+    --sigma.loc and --sigma.scale say."""
     num_autoregressive_steps: int = 1
-    """k: predictions of a segment beyond the first, each on the model's own frames."""
+    """k: predictions per segment after the first, each from the model's own frames."""
     autoregressive_from: float = 0.0
-    """Part of the steps, at the beginning, that do without those (0: the paper's)."""
+    """Share of the steps, at the beginning, that do without these predictions (0: the paper's)."""
     past_noise: float | None = None
-    """Noise on the past frames in training, of a level drawn for each row: for one half uniform from 0 to this, for the
-    other 0, as in dreams (0 or None: none at all, the paper's). --denoiser.inner-model.noise-cond tells the network the
-    level."""
+    """Noise on the past frames in training, at a level drawn for each row: for one half of them uniform from 0 to this,
+    for the other half 0, as in dreams (0 or None: no noise, the paper's). --denoiser.inner-model.noise-cond gives the
+    network the level."""
     reward_end_length: int = 19
     """Steps per segment of the reward/end model (horizon 15 + T)."""
     reward_end_every: int = 1
     """Denoiser steps per step of the reward/end model."""
     reward_end_dreams_from: float = 1.0
-    """Scheduled sampling: part of the steps, at the beginning, in which the reward/end model sees real frames follow;
-    afterwards those that the denoiser predicts, as in dreams (1: always real ones, the paper's)."""
+    """Scheduled sampling: share of the steps, at the beginning, in which the reward/end model sees real next frames;
+    afterwards it sees those that the denoiser predicts, as in dreams (1: always real ones, the paper's)."""
     reward_end_dream_length: int = 1
-    """Of those, so many in a row are predicted, each on the ones before, until real frames follow again."""
+    """How many frames in a row are predicted, each from the ones before, until real frames follow again."""
     decay_fraction: float = 0.0
-    """Part of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
+    """Share of the steps, at the end, over which the learning rates fall to a twentieth (0: constant, the paper's)."""
     ema_decay: float = 0.0
-    """Decay of a moving average of all weights, which is then what is dreamed with (0: none, the paper's)."""
+    """Decay of a moving average of all weights, which dreams then use (0: none, the paper's)."""
     motion_weight: float = 0.0
-    """Extra weight of the denoiser's error where the past frames move, in units of that elsewhere (0: the paper's)."""
+    """Extra weight of the denoiser's error where the past frames move, relative to that elsewhere (0: the paper's)."""
     focus: float = 0.0
-    """Part of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
+    """Share of the reward/end model's batches drawn around rewards and ends (0: the paper's)."""
     denoiser_focus: float = 0.0
     """The same for the denoiser's batches."""
     weigh_focus: bool = False
-    """Weigh the rows that the reward/end model's `focus` adds, so that dreams pay and end as often as the game, at the
-    price of slower learning; else more often."""
+    """Weight the rows that the reward/end model's `focus` adds, so that rewards and ends are as frequent in dreams as
+    in the game, at the price of slower learning; otherwise they are more frequent."""
     appearance_focus: float = 0.0
-    """Part of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
+    """Share of the denoiser's batches in which something appears where nothing moved, as when a ball is served."""
     across_lives: bool = False
-    """Whether segments that reach over their episode's beginning show the life before, as dreams do that go on, instead
-    of padding (the paper's)."""
+    """Whether segments that begin before their episode does show the life before, as dreams that go on do, instead of
+    padding (the paper's)."""
     prioritized: float = 0.0
-    """Part of the denoiser's batches drawn in proportion to how badly it has predicted them, as when a ball bounces."""
+    """Share of the denoiser's batches drawn in proportion to how badly it predicts them, as when a ball bounces."""
     prioritized_every: int = 1000
-    """Steps after which these errors are measured anew."""
+    """Steps after which these errors are measured again."""
     age_weights: tuple[float, ...] | None = None
-    """Chances by age, in as many classes, oldest first: 1 for steps drawn evenly from all recordings (None: the paper's
-    0.1 0.1 0.1 0.7, for play that gets better)."""
+    """Probabilities of as many classes of age, oldest first: 1 for steps drawn evenly from all recordings (None: the
+    paper's 0.1 0.1 0.1 0.7, for play that gets better)."""
     age_of: Literal["episodes", "steps"] | None = None
-    """What is parted into these classes: episodes, each as likely as the others of its class (the paper's, for one game
+    """What these classes divide: episodes, each as likely as the others of its class (the paper's, for one game
     at a time), or all steps in the order of play (None: steps in a loop that plays several games side by side)."""
     without_rewards: bool = False
-    """Leave out the reward/end model, as where recordings have neither rewards nor ends: dreams pay 0, unending."""
+    """Leave out the reward/end model, for recordings without rewards and ends: dreams give reward 0 and do not end."""
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class WorldModelConfig:
         if not any(part.lr for part in (*stages, *([self.upsampler.optimizer] if self.upsampler.factor else []))):
             raise BadArgument("all learning rates are 0: there is nothing to train")
         if self.age_weights is not None and (min(self.age_weights) < 0 or abs(sum(self.age_weights) - 1) > 1e-6):
-            raise BadArgument(f"--age-weights are chances that sum to 1, not {self.age_weights}")
+            raise BadArgument(f"--age-weights must be chances that sum to 1, not {self.age_weights}")
 
     def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
         """The same with a world's frames (H, W, C) and actions (`ActionCodec.num_inputs`) filled in."""

@@ -81,7 +81,7 @@ class World:
 
             return RealVectorEnv(game=self.env, num_envs=num_envs, autoreset_mode=mode, noop_max=noop_max, size=size[0])
         if not self.env:
-            raise BadArgument(f"{self.name} cannot be played here: there are recordings of it alone")
+            raise BadArgument(f"{self.name} cannot be played here: there are only recordings of it")
         makers = [lambda: make_env(self.env, size, self.render_obs)] * num_envs
         return SyncVectorEnv(makers, autoreset_mode=mode)
 

@@ -1,8 +1,8 @@
 """The command line: `diamond-gym COMMAND`; a command's module is loaded only when it is called.
 
 A command is a frozen dataclass whose attributes' docstrings are its help, with a method `run() -> int` that
-returns the exit code. If it has presets, a classmethod `defaults(words) -> (name, flags)` says which one is wanted,
-and the options that it sets, which are then the defaults of the user's.
+returns the exit code. If it has presets, a classmethod `defaults(words) -> (name, flags)` says which one is wanted
+and which options it sets; these are then the defaults for options that the user leaves out.
 """
 
 import codecs
@@ -28,23 +28,23 @@ _COMMANDS = {
     "list": ("models:ListModels", "list the world models here, and the games"),
     "info": ("models:Info", "show what is known of one model"),
     "collect": ("collect:Collect", "play the real game and store what happens"),
-    "data import": ("data:Import", "make a store from recordings of other formats"),
+    "data import": ("data:Import", "make a store from recordings in other formats"),
     "data info": ("data:Info", "show what a store holds"),
     "data check": ("data:Check", "look for faults in a recording before training on it"),
     "data preview": ("data:Preview", "draw a sheet and an animation of a store, with the actions"),
-    "data merge": ("data:Merge", "join several stores in one"),
+    "data merge": ("data:Merge", "join several stores into one"),
     "data split": ("data:Split", "divide a store into one for training and one for testing"),
     "data export": ("data:Export", "write a store as a Minari data set"),
-    "data convert": ("data:Convert", "convert folders of experience of earlier versions"),
+    "data convert": ("data:Convert", "convert folders of experience from earlier versions"),
     "train-wm": ("train_wm:TrainWm", "train a world model, from a game's name alone"),
-    "distill": ("distill:Distill", "train a model to dream in one step, as another does in three"),
+    "distill": ("distill:Distill", "train a student that dreams in one step what its model dreams in several"),
     "play": ("play:Play", "play a dream in the browser or the terminal"),
     "dream": ("dream:DreamCommand", "write a video of dreams, and time them"),
     "evaluate-wm": ("evaluate_wm:EvaluateWm", "measure how well a model predicts real play"),
     "train": ("train:Train", "train a world model and an agent in turns: DIAMOND's whole loop"),
     "train-agent": ("train_agent:TrainAgent", "train an agent in dreams"),
     "evaluate": ("evaluate:Evaluate", "score an agent in the real game, or sum up many runs"),
-    "study": ("study:StudyCommand", "train EDM, DDPM and flow alike, and compare their dreams"),
+    "study": ("study:StudyCommand", "train with EDM, DDPM and flow alike, and compare the dreams"),
     "import-diamond": ("hub:ImportDiamond", "register a checkpoint in the authors' format"),
     "benchmark": ("benchmark:Benchmark", "time dreams on this machine"),
     "pull": ("hub:Pull", "fetch a model from the Hugging Face hub"),
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `diamond-gym`; those of the process if None.
 
     Returns:
-        The exit code: 0 well, 1 it could not be done, 2 it was asked for wrongly, 130 interrupted.
+        The exit code: 0 for success, 1 for failure, 2 for wrong usage, 130 for an interruption.
     """
     codecs.register_error("diamond_gym.plain", _in_plain_letters)
     # No command opens a window: environments that draw by SDL (pygame) do it in memory, and without words of theirs.
@@ -238,5 +238,5 @@ def _os_error(error: OSError) -> str:
         # as in containers where the user's home is "/"
         path, home = Path(os.fsdecode(error.filename)), home_folder()
         if path in (home, *home.parents) or home in path.parents:
-            where += "; DIAMOND_GYM_HOME names another folder"
+            where += "; set DIAMOND_GYM_HOME to use another folder"
     return f"{message}:{where}"

@@ -26,25 +26,25 @@ class Benchmark:
     """Measures dreamed frames per second by batch size, precision, and eager or compiled networks.
 
     A frame is a whole step of a dream: sampler, reward and end. Each figure is the median of repeated steps. On a CPU
-    the way that was chosen for a batch follows its figure: the form of the network, how many rows are computed at once,
-    and the times that decided it, which were measured once for this machine and are kept. Last comes what the precision
-    auto takes for each batch, and why.
+    each figure is followed by the method chosen for that batch: the form of the network, how many rows are computed at
+    once, and the timings that decided it, which are measured once for each machine and kept. The last lines say which
+    precision auto chooses for each batch, and why.
     """
 
     model: tyro.conf.Positional[str] = "breakout-nano"
     """A model's name or folder, a game's name, or paper: the paper's sizes with random weights."""
     batches: tuple[int, ...] = ()
-    """Dreams side by side (default: 1 8 32, on a GPU 1 8 32 128 512)."""
+    """Batch sizes, in dreams side by side (default: 1 8 32, on a GPU 1 8 32 128 512)."""
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     """Arithmetic of the networks."""
     quality: Literal["fast", "paper", "fine"] = "paper"
     """How carefully frames are sampled: one, three or more denoising steps."""
     eager: bool = False
-    """Leave out compiled networks, which may take a minute or two to compile at first."""
+    """Leave out compiled networks, which may take a minute or two to compile the first time."""
     seconds: float = 2.0
-    """How long to measure each."""
+    """How long to measure each figure."""
     threads: int | None = None
-    """Threads on a CPU (default: as many as torch takes, or fewer on an overloaded machine)."""
+    """Threads on a CPU (default: as many as torch uses, or fewer on an overloaded machine)."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     out: Path | None = None

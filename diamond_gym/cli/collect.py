@@ -61,16 +61,16 @@ class WorldOptions:
     game: str | None = None
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     env: str | None = None
-    """Or a Gymnasium environment of images, by its id; module:Id imports the module first."""
+    """Or a Gymnasium environment with image observations, by its id; module:Id imports the module first."""
     data: str | None = None
     """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name)."""
     render_obs: bool = False
-    """With --env: its rendered picture takes the observations' place, as CartPole-v1 needs it."""
+    """With --env: use its rendered picture as the observation, as CartPole-v1 needs."""
     size: str | None = None
-    """With --env: side of the frames, or HEIGHTxWIDTH (default: their own if none is above 64, else 64)."""
+    """With --env: size of the frames, one side or HEIGHTxWIDTH (default: their own if no side is above 64, else 64)."""
 
     def check_world(self, wanted: str) -> None:
-        """Refuses what leaves open which world it is, or what does not fit it.
+        """Refuses options that do not say which world it is, or do not fit it.
 
         Args:
             wanted: What the user has to say, with a game for an example.
@@ -120,19 +120,19 @@ class Collect(WorldOptions):
     num_envs: int = 16
     """Games played side by side."""
     policy: Literal["mixed", "random", "sticky", "scripted"] = "mixed"
-    """random: uniform actions; sticky: each is kept for a while; mixed: every other game one of the two; scripted: a
-    simple player of Breakout, Freeway, Pong or RoadRunner, with random spells."""
+    """random: uniform actions; sticky: each action is kept for a while; mixed: games alternate between these two;
+    scripted: a simple player of Breakout, Freeway, Pong or RoadRunner, with spells of random play."""
     agent: str | None = None
-    """Play instead with the agent of this model (a name or a folder), or with a .zip of Stable-Baselines3."""
+    """Let the agent of this model (a name or a folder), or a Stable-Baselines3 .zip, play instead."""
     epsilon: float = 0.01
-    """With --agent: the chance of a random action in its place."""
+    """With --agent: the probability of a random action instead of the agent's."""
     temperature: float = 1.0
-    """With --agent: below 1 it is surer of itself."""
+    """With --agent: divides its logits; below 1 its actions are less random."""
     noop_max: int = 30
-    """At most so many no-ops before an Atari game begins. A game may take much from the frame in which it was begun:
-    Breakout serves its ball at one of four places, always the same with 0."""
+    """Maximum number of no-ops before an Atari game begins. Much in a game may depend on the frame in which it begins:
+    Breakout serves its ball at one of four places, with 0 always at the same one."""
     seed: int = 0
-    """Adding to a store with the same seed plays other games all the same."""
+    """Seeds the play; adding to a store with the same seed still plays different games."""
 
     def __post_init__(self) -> None:
         self.check_world("what to play: --game Breakout")
@@ -176,7 +176,7 @@ class Collect(WorldOptions):
             saved = own_file(entry)
         if saved is not None:
             if self.temperature != 1:
-                raise BadArgument("--temperature is for agents of DIAMOND's kind; this one is Stable-Baselines3's")
+                raise BadArgument("--temperature is for DIAMOND agents; this one is a Stable-Baselines3 agent")
             saved.check(world.name, world.about.frame_shape, world.codec)
             return saved.playing(self.num_envs, seed=self.seed)
         import numpy as np

@@ -28,17 +28,17 @@ _SIZE = PrimitiveConstructorSpec[tuple[int, int] | None](
 
 @dataclass(frozen=True, kw_only=True)
 class Import(ImportOptions):
-    """Makes a store of recordings: CS:GO's HDF5, Minari, LeRobot, videos or pictures with actions, .npz, or a store.
+    """Makes a store from recordings: CS:GO's HDF5, Minari, LeRobot, videos or pictures with actions, .npz, or a store.
 
-    Runs in little memory, and the same command again goes on where it was interrupted.
+    Needs little memory; repeating the command resumes an interrupted import.
     """
 
     source: Annotated[str, tyro.conf.Positional]
     """A file, a folder, or the id of a data set in Minari's cache."""
     name: str
-    """What to call the store, <home>/data/<name>; or a folder."""
+    """Name of the store, which goes into <home>/data/<name>; or a folder."""
     format: str = "auto"
-    """What the source is: store, csgo, minari, lerobot, npz, video or images (default: found out)."""
+    """Format of the source: store, csgo, minari, lerobot, npz, video or images (default: detected)."""
     size: Annotated[tuple[int, int] | None, _SIZE] = None
     """Size of the frames: 64, or HEIGHTxWIDTH as in 30x56."""
 
@@ -55,12 +55,12 @@ class Import(ImportOptions):
 
 @dataclass(frozen=True)
 class Info:
-    """Says what a store holds."""
+    """Shows what a store holds."""
 
     store: Annotated[str, tyro.conf.Positional]
     """A store's name or folder."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Prints JSON."""
+    """Print JSON."""
 
     def run(self) -> int:
         """Prints the facts."""
@@ -83,10 +83,10 @@ class Info:
 
 @dataclass(frozen=True)
 class Check:
-    """Looks for what would spoil a training: wrong action offsets, repeated frames, swapped channels, copies, and more.
+    """Looks for what would spoil training: wrong action offsets, repeated frames, swapped channels, copies, and more.
 
-    Ends with 1 where it finds a fault, so that scripts can stop there; notes are no faults. With held-out recordings it
-    also says which part of them is covered by the training recordings.
+    Exits with 1 if it finds a fault, so that scripts can stop there; notes do not count as faults. With held-out
+    recordings it also says what share of them the training recordings cover.
     """
 
     store: Annotated[str, tyro.conf.Positional]
@@ -94,13 +94,13 @@ class Check:
     test: str | None = None
     """Held-out recordings (default: <store>-test beside it, if there is one)."""
     memory: int = 4
-    """Frames that the world model will see."""
+    """How many past frames the world model will see."""
     max_steps: int = 20_000
     """How many steps to look at."""
     seed: int = 0
-    """Seeds the choice of these."""
+    """Seeds the choice of the steps to look at."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Prints JSON."""
+    """Print JSON."""
 
     def run(self) -> int:
         """Prints what was found; returns 1 for a fault, else 0."""
@@ -130,9 +130,7 @@ class Check:
             if covered is not None:
                 print(f"coverage: {covered.covered:.0%} of the held-out frames are like training frames")
                 for episode, step, distance in covered.worst:
-                    print(
-                        f"  far from all of them: held-out episode {episode} from step {step} ({distance:.1f} levels)"
-                    )
+                    print(f"  unlike any of them: held-out episode {episode} from step {step} ({distance:.1f} levels)")
             if not findings:
                 print("nothing wrong was found")
         return int(any(finding.level == "fault" for finding in findings))
@@ -145,13 +143,13 @@ class Preview:
     store: Annotated[str, tyro.conf.Positional]
     """A store's name or folder."""
     out: Path | None = None
-    """The sheet; the animation lies beside it (default: <store's name>.png)."""
+    """Where to write the sheet; the animation goes beside it (default: <store's name>.png)."""
     episodes: int = 6
-    """How many to draw, evenly chosen."""
+    """How many episodes to draw, evenly spread over the store."""
     frames: int = 8
-    """How many of each on the sheet."""
+    """How many frames of each are on the sheet."""
     fps: int = 10
-    """Of the animation."""
+    """Frames per second of the animation."""
 
     def check(self) -> None:
         """Refuses what cannot be drawn."""
@@ -175,9 +173,9 @@ class Merge:
     """Writes the episodes of several stores into a new one."""
 
     stores: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Names or folders."""
+    """Names or folders of the stores."""
     name: str
-    """What to call the new store, or its folder."""
+    """Name of the new store, or its folder."""
 
     def run(self) -> int:
         """Merges, and says what there is."""
@@ -192,14 +190,14 @@ class Merge:
 
 @dataclass(frozen=True)
 class Split:
-    """Writes a store into <store>-train and <store>-test; near copies and lives of one game stay together."""
+    """Splits a store into <store>-train and <store>-test; near copies and lives of one game stay together."""
 
     store: Annotated[str, tyro.conf.Positional]
     """A store's name or folder."""
     share: float = 0.1
-    """Of the steps, for the test store."""
+    """Share of the steps for the test store."""
     seed: int = 0
-    """Seeds the choice."""
+    """Seeds the split."""
 
     def run(self) -> int:
         """Splits, and says what there is."""
@@ -214,14 +212,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Export:
-    """Writes a store as a data set of Minari, into Minari's cache."""
+    """Writes a store as a Minari data set, into Minari's cache."""
 
     store: Annotated[str, tyro.conf.Positional]
     """A store's name or folder."""
     id: Annotated[str, tyro.conf.Positional]
     """The data set's id, such as mine/walk-v0."""
     jpeg: bool = False
-    """Stores the frames as JPEG: smaller, and not exactly the same."""
+    """Store the frames as JPEG: smaller, but not exactly the same."""
 
     def run(self) -> int:
         """Exports, and says where to."""
@@ -237,7 +235,7 @@ class Convert:
     """Converts a folder of experience that an earlier version collected; its old files stay as they are."""
 
     old: Annotated[Path, tyro.conf.Positional]
-    """The folder."""
+    """The old folder."""
     new: Annotated[Path | None, tyro.conf.Positional] = None
     """Where the store goes (default: into the same folder, beside the old files)."""
 

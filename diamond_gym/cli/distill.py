@@ -38,35 +38,35 @@ _ROWS = ("mse_over_copy_1", "mse_over_copy_4", "mse_over_copy_16", "reward_f1", 
 class Distill:
     """Fits a student to a model, its teacher, and registers it: it dreams in one step what the teacher does in several.
 
-    It begins with the teacher's weights and takes over its rewards, ends and starts. Real play, collected if there is
-    too little yet, gives the starts and actions of what is dreamed; frames are learned from the teacher alone.
-    Repeating the command goes on where it stopped. Held-out play is then dreamed over again by both.
+    The student begins with the teacher's weights and keeps the teacher's rewards, ends and starts. Real play, collected
+    if there is too little yet, provides the starts and actions of the dreams; frames are learned from the teacher
+    alone. Repeating the command continues where it stopped. In the end both models dream the held-out play again.
     """
 
     name: tyro.conf.Positional[str]
     """The teacher: a model's name or folder, or a game's name."""
     env: str | None = None
-    """The environment that an own world's model dreams, by its id, to collect play from."""
+    """Id of the environment to collect play from, if the model dreams a world of your own."""
     render_obs: bool = False
-    """With --env: its rendered picture takes the observations' place."""
+    """With --env: use its rendered picture as the observation."""
     data: str | None = None
     """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name)."""
     steps: int = 2_000
-    """Updates in all, however often the run is stopped and resumed."""
+    """Total number of updates, however often the run is stopped and resumed."""
     minutes: float | None = None
-    """Stop after so many minutes, to go on another time."""
+    """Stop after this many minutes; the run can be resumed."""
     collect_steps: int = 30_000
     """Real steps to dream from; what is missing is collected first."""
     test_steps: int = 6_000
     """Real steps held out, to measure both models on."""
     policy: PolicyName = "auto"
-    """Who plays what is collected (see diamond-gym collect --help). auto: scripted in Freeway, mixed elsewhere."""
+    """Who plays the steps to collect (see diamond-gym collect --help). auto: scripted in Freeway, mixed elsewhere."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<student>)."""
     student: str | None = None
     """The registered student's name (default: <teacher>-1step)."""
     windows: int = 500
-    """Held-out windows of the final figures; 0 for none."""
+    """Held-out windows for the final figures; 0 for none."""
     seed: int = 0
     """Seed of collection, noise and batches."""
     device: str = "auto"
@@ -95,7 +95,7 @@ class Distill:
         name = self.student or f"{entry.name}-1step"
         local_folder(name)  # a name that cannot be had is better refused now than after hours
         if name == entry.name:
-            raise BadArgument(f"--student is {name}, the teacher's own name: the student would take its place")
+            raise BadArgument(f"--student is {name}, the teacher's own name: the student would replace it")
         folder = self.run_folder or home_folder() / "runs" / name
         fabric, device, precision = launched(self.device, self.precision)
         main = fabric.is_global_zero

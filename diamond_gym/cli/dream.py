@@ -28,16 +28,16 @@ _Player = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[A
 
 @dataclass(frozen=True)
 class DreamCommand:
-    """Dreams with random actions or an agent's, writes a video of it, and prints how fast that was."""
+    """Dreams with random actions or an agent's, writes a video of the dreams, and prints how fast they were."""
 
     game: str | None = None
     """The game to dream."""
     model: str | None = None
-    """A model's name or folder, instead of the one its game's id means."""
+    """A model's name or folder, instead of the game's default model."""
     agent: str | None = None
-    """Who plays: own (the model's own agent), or the .zip of one of Stable-Baselines3's (default: random actions)."""
+    """Who plays: own (the model's own agent), or the .zip of a Stable-Baselines3 agent (default: random actions)."""
     steps: int = 500
-    """Steps of every environment."""
+    """Steps per environment."""
     num_envs: int = 4
     """Dreams side by side."""
     seed: int = 0
@@ -45,9 +45,9 @@ class DreamCommand:
     out: Path | None = None
     """The video to write: .mp4 or .gif; none if not given."""
     quality: Literal["fast", "paper", "fine", "quality"] | None = None
-    """fast, paper or fine, of CSGO fast or quality (default: what the model's card says)."""
+    """fast, paper or fine; for CSGO fast or quality (default: what the model's card says)."""
     max_episode_steps: int = 50
-    """Steps after which a dream begins anew; -1 dreams on."""
+    """Steps after which a dream restarts; -1 for no limit."""
     repeat: int = 4
     """For how many steps a random action is kept, on average."""
     starts: Annotated[str, tyro.conf.arg(metavar="{any,first,INT}")] = "any"
@@ -73,7 +73,7 @@ class DreamCommand:
         if self.out is not None and self.out.suffix not in SUFFIXES:
             raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
         if self.out is not None and not self.out.parent.is_dir():
-            raise BadArgument(f"--out must be in a folder that there is, not in {self.out.parent}")
+            raise BadArgument(f"--out must be in an existing folder, not in {self.out.parent}")
         check_agent(self.agent)
 
     def run(self) -> int:

@@ -112,12 +112,12 @@ def played(world: World, real_steps: int, num_envs: int) -> Iterator[tuple[Episo
 
 def print_phases(phases: list[Phase], where: str) -> None:
     """Prints the work, the measured rates and the times, phase by phase and together."""
-    console.print(f"the whole training on {where}, of which nothing has been done:")
+    console.print(f"the whole training on {where}, none of which has been done:")
     for phase in phases:
         rate, total = 1 / phase.seconds_each, clock(phase.amount * phase.seconds_each)
         print(f"{phase.name:<12}{phase.amount:>14,} {phase.unit:<11}{rate:>10,.3g}/s {total:>16}")
     print(f"{'together':<50}{clock(sum(phase.amount * phase.seconds_each for phase in phases)):>17}")
-    console.print("(from one step of each kind; the games that score an agent come on top)")
+    console.print("(estimated from one step of each kind; the games that score an agent are not included)")
 
 
 def seconds(step: Callable[[], dict[str, float | torch.Tensor]], device: torch.device | str = "cpu") -> float:

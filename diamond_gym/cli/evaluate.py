@@ -31,28 +31,28 @@ class Evaluate:
     """Scores an agent in the real game as the paper does: full games, unclipped scores, actions sampled.
 
     Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. With --game or --model
-    alone it is the world model's own agent that plays, with random actions beside it. Of Stable-Baselines3's agents,
-    PPO, A2C, DQN, SAC and sb3-contrib's RecurrentPPO are played without opening the pickles in their files.
+    alone, the world model's own agent plays, and random actions are scored beside it. Agents of Stable-Baselines3's
+    PPO, A2C, DQN and SAC and of sb3-contrib's RecurrentPPO play without the pickles in their files being opened.
 
     With --runs or --published it plays nothing, but sums up runs on several games: human-normalised mean, median,
     interquartile mean and optimality gap with 95 % stratified bootstrap intervals (Agarwal et al. 2021).
     """
 
     agent: Path | None = None
-    """A .zip of Stable-Baselines3's, or own: the agent that came with the world model."""
+    """A Stable-Baselines3 .zip, or own: the agent that came with the world model."""
     game: str | None = None
     """One of the 26 Atari 100k games (default: the one that the agent's file or the model names)."""
     env: str | None = None
-    """Or the Gymnasium environment, by its id, that an own world's model dreams."""
+    """Or the id of the Gymnasium environment that a model of your own world dreams."""
     data: str | None = None
     """Or the world of these recordings: the name of a store in <home>/data, or a folder; --env says how to play it
-    where it is no game of Atari."""
+    if it is not an Atari game."""
     render_obs: bool = False
-    """With --env: its rendered picture takes the observations' place (as without it, where those are no images)."""
+    """With --env: use its rendered picture as the observation (always done where observations are not images)."""
     size: str | None = None
-    """With --env: side of the frames, or HEIGHTxWIDTH (default: as the agent's)."""
+    """With --env: size of the frames, one side or HEIGHTxWIDTH (default: the agent's)."""
     model: str | None = None
-    """The name or folder of the world model whose own agent plays, instead of the one that the game's id means."""
+    """The name or folder of the world model whose own agent plays, instead of the game's default model."""
     episodes: int = 100
     """Full games to play."""
     random: bool = False
@@ -60,11 +60,11 @@ class Evaluate:
     deterministic: bool = False
     """Take the agent's likeliest action (default: actions are sampled, as in the paper)."""
     temperature: float | None = None
-    """Divides the logits of DIAMOND's agent before its actions are sampled: below 1 it is surer of itself."""
+    """Divides the logits of DIAMOND's agent before its actions are sampled: below 1 they are less random."""
     n_envs: int = 10
     """Games side by side; each row plays an equal share of them, so that short games count no more than long ones."""
     max_episode_steps: int | None = None
-    """Cut longer games (default: the half hour of play after which the emulator cuts them)."""
+    """Cut games after this many steps (default: the half hour of play after which the emulator cuts them)."""
     seed: int = 0
     """Seeds games and actions, or the bootstrap."""
     trust_pickles: bool = False
@@ -72,14 +72,14 @@ class Evaluate:
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
     out: Path | None = None
-    """Also write that JSON to a file; called scores.json and kept in a run's folder, --runs finds it."""
+    """Also write that JSON to this file; if it is called scores.json and lies in a run's folder, --runs finds it."""
     runs: tuple[Path, ...] = ()
-    """Sum up the runs in these places: folders with a scores.json for each run somewhere in them, or JSON files
-    of {"Pong": [score of each run], ...}. Several places are set side by side."""
+    """Sum up the runs in these places: folders that hold a scores.json for each run, at any depth, or JSON files
+    of {"Pong": [score of each run], ...}. Several places are compared side by side."""
     published: bool = False
     """Sum up the authors' own runs of DIAMOND, beside --runs (on the same games) or alone (all 26)."""
     plot: Path | None = None
-    """With --runs or --published: draw it into this PNG."""
+    """With --runs or --published: draw the summary into this PNG."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
 
@@ -105,7 +105,7 @@ class Evaluate:
                 missing("which game: --game Pong")
             missing("what to score: --game Pong (its world model's agent), --agent FILE, or --random")
         if self._saved is not None and self.model is not None:
-            raise BadArgument("--model is for the world model's own agent: leave it out, or --agent")
+            raise BadArgument("--model is for the world model's own agent, so it does not go with --agent")
         if self.temperature is not None and (self.deterministic or not self._own):
             raise BadArgument("--temperature is for the sampled actions of a world model's own agent")
         check_positive(self, "temperature")
@@ -226,7 +226,7 @@ def print_scores(scores: dict[str, Scores]) -> None:
     console = Console()
     for policy, row in scores.items():
         if row.truncated:
-            console.print(f"{policy}: {row.truncated} games did not end, but were cut at a limit of steps")
+            console.print(f"{policy}: {row.truncated} games did not end but were cut off at a step limit")
 
 
 def gather(paths: tuple[Path, ...], with_published: bool) -> dict[str, Runs]:
@@ -271,7 +271,7 @@ def print_aggregates(methods: Mapping[str, Runs], aggregates: Mapping[str, Aggre
     print_table(table)
     alone = [name for name, result in aggregates.items() if result.runs == 1]
     if alone:
-        Console().print(f"one run of each game leaves the intervals nothing to resample: {', '.join(alone)}")
+        Console().print(f"with one run of each game, the intervals have nothing to resample: {', '.join(alone)}")
 
 
 def sum_up(args: Evaluate) -> None:

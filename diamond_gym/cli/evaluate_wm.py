@@ -33,40 +33,41 @@ _VIDEOS = (".mp4", ".gif")
 
 @dataclass(frozen=True)
 class EvaluateWm:
-    """Holds a model's dreams against the real game, and prints how far they go together.
+    """Compares a model's dreams with the real game, and prints how closely they agree.
 
-    With the actions that were really taken, held-out play is dreamed over again: errors of frames beside those of
-    repeating the last real frame, rewards and ends at their exact step, and whether their chances are what they say.
-    Then policies play the game, and dream on from the same frames, random play with the same actions: returns, and
-    looks after 10, 50 and 200 steps. These are the share of dreams in which what matters is alive (the ball, the
-    players, the score, in games for which the package knows what that is), the share of pixels in colours that real
-    play never shows there (artefacts), and the distance to the nearest held-out frame. Last, how different dreams of
-    one start become. Without the real game (pip install 'diamond-gym[atari]') the held-out play is all.
+    Held-out play is dreamed again with the actions that were actually taken: this gives the errors of frames beside
+    those of repeating the last real frame, rewards and ends at their exact step, and whether their probabilities are
+    calibrated. Then policies play the game, and dream on from the same frames (random play with the same actions):
+    this gives returns, and looks after 10, 50 and 200 steps. Looks are the share of dreams in which what matters is
+    alive (the ball, the players, the score, in games for which the package knows what that is), the share of pixels in
+    colours that real play never shows there (artefacts), and the distance to the nearest held-out frame. Last comes how
+    different dreams from one start become. Without the real game (pip install 'diamond-gym[atari]'), only held-out play
+    is used.
     """
 
     name: tyro.conf.Positional[str]
     """A model's name or folder, or a game's name."""
     env: str | None = None
-    """The environment that an own world's model dreams, by its id, to play it beside the dream."""
+    """Id of the environment to play beside the dream, if the model dreams a world of your own."""
     render_obs: bool = False
-    """With --env: its rendered picture takes the observations' place."""
+    """With --env: use its rendered picture as the observation."""
     data: tuple[str, ...] = ()
-    """Held-out play, one store (its name in <home>/data, or a folder) or several measured apart, of which the first
-    is the one that counts (default: <home>/data/<world>-test; collected if it is not there)."""
+    """Held-out play: one store (its name in <home>/data, or a folder), or several measured separately, of which the
+    first gives the main figures (default: <home>/data/<world>-test; collected if it does not exist)."""
     played_by: tuple[str, ...] = ()
-    """Who played each of --data, where the stores do not tell."""
+    """Who played each of the stores in --data, where they do not say so themselves."""
     sizes: Annotated[Sizes, tyro.conf.arg(name="")] = field(default_factory=Sizes)
     policies: tuple[str, ...] = ()
-    """Who plays in dream and game: random, scripted (Breakout, Freeway, Pong, RoadRunner), agent, the model's own
-    (default: random, and agent where there is one)."""
+    """Policies that play dream and game: random, scripted (Breakout, Freeway, Pong, RoadRunner), agent (the model's
+    own) (default: random, and agent if the model has one)."""
     quick: bool = False
     """Measure on a fifth of everything: a first look, too rough for --save."""
     num_denoising_steps: int | None = None
-    """Denoising steps per frame, of two stages per small frame (default: as the model's card says)."""
+    """Denoising steps per frame, with two stages per small frame (default: as the model's card says)."""
     seed: int = 0
     """Seeds the choice of windows, the games and the dreams."""
     test_steps: int = 6_000
-    """Steps to collect where there is no held-out play yet."""
+    """Steps to collect if there is no held-out play yet."""
     picture: Path | None = None
     """Write a picture (.png) of real frames above dreamed ones."""
     sheet: Path | None = None

@@ -72,7 +72,7 @@ def recorded_stores(folder: Path, world: "World") -> tuple[EpisodeStore, Episode
         DiamondGymError: There is nothing to learn from.
     """
     if not (folder / ABOUT).exists() or not (store := read_store(folder, world)).num_steps:
-        raise DiamondGymError(f"there is no experience in {folder} to learn from: --data names another store")
+        raise DiamondGymError(f"there is no experience in {folder} to learn from: name another store with --data")
     test = held_out_beside(folder)
     if (test / ABOUT).exists():
         return store, read_store(test, world)

@@ -60,7 +60,7 @@ def short_help(kind: type, name: str) -> str:
     lines = [" ".join([*usage, "[OPTIONS]"]), "", about]
     for title, entries in groups.items():
         lines += ["", f"{title}:", *entries] if entries else []
-    more = "--help-all lists every option" + (", also those of networks, losses and sampler" if nested else "")
+    more = "--help-all lists every option" + (", including those of networks, losses and sampler" if nested else "")
     preset = "; --preset FILE.toml sets any of them" if "preset" in hints else ""
     return "\n".join([*lines, "", textwrap.fill(f"{more}{preset}.", _WIDTH)])
 

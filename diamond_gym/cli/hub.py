@@ -36,7 +36,7 @@ class ImportDiamond:
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    """The .pt file; or the folder of a run of the authors' code, for the last agent of it."""
+    """The .pt file; or the folder of a run of the authors' code, whose last agent is taken."""
     config: Path | None = None
     """The configuration: config/trainer.yaml of a run, which is found if the checkpoint lies in the run's folder, or
     agent/default.yaml of the release."""
@@ -47,9 +47,9 @@ class ImportDiamond:
     name: str | None = None
     """The registered model's name (default: <game>-diamond)."""
     starts: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|none")] = None
-    """Start states: collected episodes, or spawns. Without it the checkpoint's agent plays the real game."""
+    """Folder of start states: collected episodes, or spawns. Without it the checkpoint's agent plays the real game."""
     start_steps: int = START_STEPS
-    """How many steps the agent plays for them."""
+    """How many steps the agent plays to find start states."""
     license: str | None = None
     """The licence of the weights, for the model's card."""
     seed: int = 0
@@ -107,7 +107,7 @@ def _registered(entry: "Entry") -> "Entry":
 class Pull:
     """Fetches world models from the Hugging Face hub; nothing else ever downloads one.
 
-    What is here already is left alone, and what was interrupted goes on where it stopped.
+    Models that are here already are left alone, and interrupted downloads resume where they stopped.
     """
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="GAME|csgo|hf:user/repo[@revision]")] = None
@@ -117,15 +117,15 @@ class Pull:
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A local mirror: a folder with the repository's layout, instead of the network."""
     again: bool = False
-    """Fetch, check and import again what is here already."""
+    """Fetch, check and import again even what is here already."""
     revision: str = REVISION
-    """Of the authors' repository: a commit, tag or branch; main for the newest."""
+    """Revision of the authors' repository: a commit, tag or branch; main for the newest."""
     start_steps: int = START_STEPS
     """How many steps the authors' agent plays in the real game, for start states."""
 
     def __post_init__(self) -> None:
         if (self.name is None) != self.all:
-            raise BadArgument("which? Name a game, csgo or hf:user/repo, or say --all (diamond-gym list tells more)")
+            raise BadArgument("which? Name a game, csgo or hf:user/repo, or say --all (diamond-gym list shows them)")
         check_least(self, start_steps=100)
         if self.name is not None and "/" not in self.name:
             find(self.name)
@@ -220,9 +220,9 @@ class Push:
     name: tyro.conf.Positional[str]
     """A model's name, a game's name, or the folder of a model."""
     repository: tyro.conf.Positional[str]
-    """Where to: user/repo. It is made if there is none."""
+    """Where to: user/repo, which is created if it does not exist."""
     private: bool = False
-    """Make it for your eyes only, if it has to be made."""
+    """Make the repository private, if it has to be created."""
 
     def __post_init__(self) -> None:
         Address.parse(self.repository)

@@ -24,7 +24,7 @@ class ListModels:
     """Lists the world models at hand, your own and those that came with the package, and what can be pulled."""
 
     games: bool = False
-    """List the 26 games of Atari 100k instead, with the model that each one's id means."""
+    """List the 26 games of Atari 100k instead, with the default model of each."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
@@ -41,7 +41,7 @@ class ListModels:
             _print(rows, self.games)
             if to_pull:
                 names = ", ".join(model.game for model in to_pull)
-                print(f"\nto be had with `diamond-gym pull NAME`, weights by DIAMOND's authors: {names}")
+                print(f"\navailable with `diamond-gym pull NAME`, weights by DIAMOND's authors: {names}")
         for problem in problems.values():
             print(problem, file=sys.stderr)
         return 0
@@ -174,7 +174,7 @@ def _print_info(entry: Entry) -> None:
 
 @dataclass(frozen=True)
 class Verify:
-    """Holds models' files against their cards, byte by byte."""
+    """Compares models' files with their cards, byte by byte."""
 
     name: tyro.conf.Positional[str | None] = None
     """A model's name, a game's name, or the folder of a model."""
@@ -207,7 +207,7 @@ class Export:
     name: tyro.conf.Positional[str]
     """A model's name, a game's name, or the folder of a model."""
     folder: tyro.conf.Positional[Path]
-    """Where to; it is made if there is none."""
+    """Where to; it is created if it does not exist."""
 
     def run(self) -> int:
         """Copies."""

@@ -124,7 +124,7 @@ def check_quality(quality: str | None) -> None:
     from diamond_gym.sampler import QUALITIES
 
     if quality not in (*QUALITIES, "quality"):
-        raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (of two stages) quality, not {quality}")
+        raise BadArgument(f"--quality must be {', '.join(QUALITIES)} or (for two stages) quality, not {quality}")
 
 
 def check_agent(agent: str | None) -> None:

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Play:
-    """Opens a page on which a world model is played; any number of tabs, each with a dream of its own."""
+    """Opens a page for playing a world model, in any number of tabs, each with a dream of its own."""
 
     game: str | None = None
     """The game to begin with; the page offers the others."""
     model: str | None = None
-    """A model's name or folder, instead of the one its game's id means."""
+    """A model's name or folder, instead of the game's default model."""
     agent: str | None = None
-    """Who plays until a key is held: own (the model's own agent), or the .zip of one of Stable-Baselines3's."""
+    """Who plays while no key is held: own (the model's own agent), or the .zip of a Stable-Baselines3 agent."""
     quality: str | None = None
-    """fast, paper or fine, of CSGO fast or quality (default: what the model's card says)."""
+    """fast, paper or fine; for CSGO fast or quality (default: what the model's card says)."""
     seed: int | None = None
-    """Seeds every dream that the page does not seed (default: another one each time)."""
+    """Seeds every dream that the page does not seed (default: a new one each time)."""
     horizon: int = -1
-    """Steps after which a dream begins anew; -1 dreams on."""
+    """Steps after which a dream restarts; -1 for no limit."""
     fps: int = 15
     """Steps per second (the game itself shows 15 of these a second)."""
     device: str = "auto"
@@ -48,17 +48,17 @@ class Play:
     real: bool = False
     """Play the real game beside the dream, with the same actions; needs ale-py."""
     record: Path | None = None
-    """Record from the first step on, into this folder, which train-wm --data takes."""
+    """Record from the first step on, into this folder, which train-wm --data can read."""
     replay: Path | None = None
-    """Play a recorded action log again."""
+    """Replay a recorded action log."""
     host: str = "127.0.0.1"
-    """The address to serve at; others than this machine's own let others in who know the token."""
+    """The address to serve at; any but this machine's own lets in others who know the token."""
     port: int | None = None
     """The port (default: 8000, or a free one if that is taken)."""
     no_open: bool = False
     """Do not open a browser."""
     max_sessions: int = 4
-    """Dreams that may be played at the same time."""
+    """How many dreams may be played at the same time."""
     terminal: bool = False
     """Play in this terminal instead, in coloured half blocks."""
 
@@ -114,7 +114,7 @@ class Play:
         if self.replay is None:
             return None
         if self.replay.exists() and not self.replay.is_file():
-            raise BadArgument(f"{self.replay} is no file")
+            raise BadArgument(f"{self.replay} is not a file")
         from diamond_gym.play.recording import ActionLog
 
         return ActionLog.read(self.replay)

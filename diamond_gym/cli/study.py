@@ -37,24 +37,24 @@ _FULL_SIZE = 64
 
 @dataclass(frozen=True)
 class StudyCommand(WorldOptions):
-    """Fits one network as EDM, as DDPM and as rectified flow, and writes a page of how their dreams keep to reality.
+    """Fits one network as EDM, DDPM and rectified flow, and writes a page on how closely their dreams follow reality.
 
-    Every fit has the same network, data, batches and number of updates. Their dreams are held against real play under
-    the same actions for 1,000 steps, with several numbers of denoising steps. Repeating the command goes on where it
+    Every fit has the same network, data, batches and number of updates. Their dreams are compared with real play under
+    the same actions for 1,000 steps, with several numbers of denoising steps. Repeating the command continues where it
     stopped.
     """
 
     size: int | None = None  # type: ignore[assignment]  # games are studied in squares
-    """Side of the frames: of a game 64 (the default), or less for a study that is done sooner."""
+    """Side of the frames: for a game 64 (the default), or less for a faster study."""
     preset: str = "study-nano"
-    """How all are fitted, as train-wm takes it, besides what the objectives change."""
+    """Preset of all fits, as in train-wm, apart from what the objectives change."""
     updates: int | None = None
     """Updates of each fit (default: the preset's)."""
     study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
     quick: bool = False
-    """A first page on two CPU cores in some ten minutes: one seed, 400 updates, 200 steps, frames of 32x32."""
+    """Make a first page, in about ten minutes on two CPU cores: one seed, 400 updates, 200 steps, frames of 32x32."""
     minutes: float | None = None
-    """Begin no further fit or measurement after so many minutes; the page shows what there is."""
+    """Begin no further fit or measurement after this many minutes; the page shows what there is."""
     collect_steps: int = 20_000
     """Real steps to train on; what is missing is collected first."""
     test_steps: int = 5_000
@@ -66,7 +66,7 @@ class StudyCommand(WorldOptions):
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     precision: Precision = "auto"
-    """Of fits and dreams: auto (measured), float32 or bfloat16."""
+    """Precision of fits and dreams: auto (measured), float32 or bfloat16."""
     out: Path | None = None
     """Where to write study.html, study.png and study.json (default: the folder of the fits)."""
 
@@ -78,7 +78,7 @@ class StudyCommand(WorldOptions):
         """Refuses a world that is missing or unknown, and sizes that a game does not have."""
         if self.game is not None and self.size is not None:
             if not _LEAST_SIZE <= self.size <= _FULL_SIZE:
-                raise BadArgument(f"--size of a game lies between {_LEAST_SIZE} and {_FULL_SIZE}, not {self.size}")
+                raise BadArgument(f"--size of a game must lie between {_LEAST_SIZE} and {_FULL_SIZE}, not {self.size}")
             replace(self, size=None).check()
             return
         self.check_world("which game: diamond-gym study --game Breakout")
@@ -147,7 +147,7 @@ class StudyCommand(WorldOptions):
             return both_stores(folder, world, (self.collect_steps, self.test_steps), 0, self._policy(world))
         test = held_out_beside(folder)
         if not (test / ABOUT).exists():
-            raise DiamondGymError(f"nothing is held out (in {test}): diamond-gym data split makes both stores of one")
+            raise DiamondGymError(f"nothing is held out (in {test}): diamond-gym data split makes both stores from one")
         return EpisodeStore(folder), EpisodeStore(test)
 
     def _policy(self, world: World) -> Played:
@@ -163,7 +163,7 @@ class StudyCommand(WorldOptions):
         if not world.env:
             horizon = horizon_within(held_out, t, sizes.drift_steps)
             if horizon < sizes.drift_steps:
-                console.print(f"the longest recording that is held out has {horizon} steps: dreams are as long")
+                console.print(f"the longest held-out recording has {horizon} steps, so dreams are that long")
             long = Rollouts.held_out(held_out, sizes.trajectories, t, horizon)
             return Reference(windows, long, RecordedFrames(store))
         scripted, actions = self._policy(world) == "scripted", world.about.num_actions

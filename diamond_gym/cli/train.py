@@ -40,24 +40,24 @@ _NO_DIFFERENCE = ("run", "minutes", "finish", "device", "compile", "videos-every
 
 @dataclass(frozen=True)
 class Train(WorldOptions):
-    """Plays, fits a world model, trains an agent in its dreams, and so on: DIAMOND's whole loop.
+    """Plays, fits a world model, trains an agent in its dreams, and repeats: DIAMOND's whole loop.
 
     At the end the agent is scored in whole games, and registered together with the world model. Repeating the
-    command goes on where it stopped; a run that was killed has lost two minutes at most.
+    command continues where it stopped; a run that was killed loses two minutes at most.
     """
 
     data: str | None = None
-    """Begin with recorded play, which counts among the real steps: the name of a store in <home>/data, or a folder.
-    With --data alone there is nothing to play, and the loop learns from these recordings."""
+    """Begin with recorded play, which counts towards the real steps: the name of a store in <home>/data, or a folder.
+    With --data alone nothing is played, and the loop learns from these recordings."""
     preset: str = "auto"
-    """paper, nano, smoke (minutes, learns nothing), auto (paper on a GPU, else nano) or a FILE.toml of options. Your
-    options come on top."""
+    """paper, nano, smoke (takes minutes, learns nothing), auto (paper on a GPU, else nano) or a FILE.toml of options.
+    Your own options take precedence."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<world>-diamond-<preset>)."""
     name: str | None = None
     """The registered model's name (default: <world>-diamond-<preset>; a smoke run is registered only with a name)."""
     minutes: float | None = None
-    """Stop after so many minutes, to go on another time."""
+    """Stop after this many minutes; the run can be resumed."""
     finish: bool = False
     """Train no further: register and score what the run has learnt so far."""
     seed: int = 0
@@ -65,13 +65,13 @@ class Train(WorldOptions):
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     precision: str = "auto"
-    """auto (measured), float32 or bfloat16, of the world model."""
+    """Precision of the world model: auto (measured), float32 or bfloat16."""
     compile: bool = False
     """Compile the world model."""
     videos_every: int = 10
     """Epochs between videos of dreams and of real play, in the run's folder; 0 for none."""
     wandb: bool = False
-    """Log to Weights & Biases, too."""
+    """Also log to Weights & Biases."""
     dry_run: bool = False
     """Only measure and print how long the run would take here."""
     loop: Annotated[DiamondConfig, tyro.conf.arg(name="")] = field(default_factory=DiamondConfig)
@@ -84,7 +84,7 @@ class Train(WorldOptions):
         check_positive(self, "minutes")
 
     def check(self) -> None:
-        """Refuses what leaves open which world it is, or does not fit it."""
+        """Refuses options that do not say which world it is, or do not fit it."""
         self.check_world("what to learn: diamond-gym train Breakout")
 
     @classmethod
@@ -202,7 +202,7 @@ class Train(WorldOptions):
         ):
             scores = score(learnt.agent, envs, world.name, games, self.seed, progress=advance)
         low, high = scores.interval()
-        console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games of the end")
+        console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games at the end")
         run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
         if world.is_atari:
             write_scores(run.path / SCORES, {"diamond": scores})

@@ -44,26 +44,26 @@ class TrainAgent:
     """Trains an agent in dreams, saves it, and scores it in the real game beside a random policy.
 
     The agent is DIAMOND's, which is registered with the world model it learned in, or one of
-    Stable-Baselines3's. Ctrl-C keeps what there is, and repeating the command goes on: by default a run is kept in
-    <home>/runs. A second Ctrl-C stops at once, and the run goes on from its last checkpoint.
+    Stable-Baselines3's. Ctrl-C saves what there is, and repeating the command continues from there: by default a run
+    is kept in <home>/runs. A second Ctrl-C stops at once; the run then continues from its last checkpoint.
     """
 
     game: str = ""
     """One of the 26 Atari 100k games (diamond-gym list --games)."""
     env: str | None = None
-    """Or the Gymnasium environment, by its id, that an own world's model dreams: it scores the agent."""
+    """Or the id of the Gymnasium environment that a model of your own world dreams; the agent is scored in it."""
     data: str | None = None
     """Recordings to begin dreams from, instead of the model's own few starts: the name of a store in <home>/data, or a
-    folder. The world is theirs."""
+    folder. They also say which world it is."""
     size: str | None = None
-    """With --env: side of the frames, or HEIGHTxWIDTH (default: as the world model's)."""
+    """With --env: size of the frames, one side or HEIGHTxWIDTH (default: the world model's)."""
     algo: Literal["diamond", "ppo", "a2c", "dqn", "sac"] = "diamond"
     """DIAMOND's actor-critic, for numbered actions, or one of Stable-Baselines3's algorithms: ppo and a2c for any
     actions, sac for numbers within bounds."""
     preset: str = "auto"
-    """diamond: paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your options come on top."""
+    """diamond: paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your own take precedence."""
     model: str | None = None
-    """The world model's name or folder, instead of the one that the game's id means."""
+    """The world model's name or folder, instead of the game's default model."""
     steps: int | None = None
     """Steps of training, over all dreams; rounded up to whole rollouts (default: the preset's; sb3: 100,000)."""
     n_envs: int | None = None
@@ -71,9 +71,9 @@ class TrainAgent:
     seed: int = 0
     """Seeds networks, dreams, actions, and the games that score the agent."""
     quality: str | None = None
-    """fast, paper or fine, of models of two stages fast or quality (default: as the model's card says)."""
+    """fast, paper or fine; for models of two stages fast or quality (default: as the model's card says)."""
     minutes: float | None = None
-    """Stop training after so many minutes."""
+    """Stop training after this many minutes."""
     episodes: int = 10
     """Full real games that score the agent; 0 for none."""
     device: str = "auto"
@@ -81,13 +81,13 @@ class TrainAgent:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<model>-agent-<preset>, or sb3: <model>-agent-<algo>)."""
     num_denoising_steps: int | None = None
-    """diamond: steps of the sampler per frame, of two stages per small frame, over those of the quality."""
+    """diamond: denoising steps per frame (with two stages, per small frame), instead of those of the quality."""
     init: str | None = None
     """diamond: begin with the agent of this model (a name or a folder) instead of random weights."""
     score_minutes: float = 0.0
-    """diamond: score the agent in the real game so often while it is trained, too; 0 for never."""
+    """diamond: also score the agent in the real game every so many minutes of training; 0 for never."""
     precision: str = "auto"
-    """Of the world model: auto (measured), float32 or bfloat16."""
+    """Precision of the world model: auto (measured), float32 or bfloat16."""
     compile: bool = False
     """Compile the world model: seconds at first on x86 CPUs, else a minute or two."""
     out: Path | None = None
@@ -99,7 +99,7 @@ class TrainAgent:
     real: bool = False
     """sb3: learn in the real game instead, with rewards and ends as dreams have them, for comparison."""
     max_episode_steps: int = 50
-    """sb3: steps after which a dream begins anew; -1 dreams on. DIAMOND's dreams have --horizon."""
+    """sb3: steps after which a dream restarts; -1 for no limit. For DIAMOND's dreams it is --horizon."""
     fit: Annotated[AgentFitConfig, tyro.conf.arg(name="")] = field(default_factory=AgentFitConfig)
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class TrainAgent:
         if self.real and self.model is not None:
             raise BadArgument("--real learns without a world model: leave out --model")
         if self.real and self.register:
-            raise BadArgument("--register is for an agent that learned in dreams: leave it out, or --real")
+            raise BadArgument("--register is for an agent that learned in dreams, so it does not go with --real")
         if self.out is not None and (self.out.suffix != ".zip" or self.out.is_dir()):
             raise BadArgument(f"--out must end in .zip, not {self.out}")
         own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c, dqn and sac")

@@ -49,8 +49,8 @@ _NO_DIFFERENCE = ("run", "minutes", "device", "compile", "dry-run")
 class TrainWm(WorldOptions):
     """Fits a world model to real play and registers it, so that gym.make dreams with it.
 
-    Collects experience if there is too little yet; with --data alone it takes what there is. Repeating the command
-    goes on where it stopped. On several devices or machines, which divide every batch:
+    Collects experience if there is too little yet; with --data alone it uses what there is. Repeating the command
+    continues where it stopped. To divide every batch between several devices or machines:
     torchrun --nproc-per-node 2 -m diamond_gym -- train-wm ...
     """
 
@@ -58,32 +58,32 @@ class TrainWm(WorldOptions):
     """Recorded play: the name of a store in <home>/data, or a folder (default: the store of the world's name).
     Held-out play lies beside it, in <data>-test (for <name>-train in <name>-test)."""
     preset: str = "auto"
-    """paper, nano, auto (paper on a GPU, else nano), csgo and two-stage-nano (of two stages, for larger frames) or a
-    FILE.toml of options. Your options come on top."""
+    """paper, nano, auto (paper on a GPU, else nano), csgo and two-stage-nano (two stages, for larger frames) or a
+    FILE.toml of options. Your own options take precedence."""
     low_size: str | None = None
-    """Of two stages: size of the small frames, HEIGHTxWIDTH, instead of --upsampler.factor."""
+    """With two stages: size of the small frames, HEIGHTxWIDTH, instead of --upsampler.factor."""
     objective: Literal["edm", "ddpm", "flow"] | None = None
     """What the denoiser learns to predict: edm (the paper's, the default), ddpm (noise, without preconditioning) or
-    flow (the velocity of a rectified flow). The last two set what has to differ; your options come on top."""
+    flow (the velocity of a rectified flow). The last two set what has to differ; your own options take precedence."""
     steps: int = 10_000
-    """Training steps in all, however often the run is stopped and resumed."""
+    """Total number of training steps, however often the run is stopped and resumed."""
     minutes: float | None = None
-    """Stop after so many minutes, to go on another time."""
+    """Stop after this many minutes; the run can be resumed."""
     collect_steps: int = 30_000
     """Real steps to train on; what is missing is collected first."""
     test_steps: int = 6_000
     """Real steps held out, to measure the model on."""
     policy: PolicyName = "auto"
-    """Who plays what is collected (see diamond-gym collect --help). auto: scripted in Freeway, mixed elsewhere."""
+    """Who plays the steps to collect (see diamond-gym collect --help). auto: scripted in Freeway, mixed elsewhere."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """The run's folder (default: <home>/runs/<world>-<preset>)."""
     name: str | None = None
     """The registered model's name (default: <world>-<preset>)."""
     init: str | None = None
-    """Begin with the weights of this model, a name or a folder. It may get a longer memory, with
-    --denoiser.inner-model.num-steps-conditioning 16 and num-actions-conditioning 4, as many as it has now."""
+    """Begin with the weights of this model, a name or a folder. Its memory may be extended, with
+    --denoiser.inner-model.num-steps-conditioning 16 and num-actions-conditioning 4, as many actions as it sees now."""
     windows: int = 500
-    """Held-out windows of the final figures; 0 for none."""
+    """Held-out windows for the final figures; 0 for none."""
     seed: int = 0
     """Seed of collection, weights, noise and batches."""
     device: str = "auto"
@@ -95,7 +95,7 @@ class TrainWm(WorldOptions):
     dry_run: bool = False
     """Only measure and print how long the training would take here."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """How the registered model samples frames unless a user says otherwise."""
+    """How the registered model samples frames by default."""
     fit: Annotated[WorldModelConfig, tyro.conf.arg(name="")] = field(default_factory=WorldModelConfig)
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class TrainWm(WorldOptions):
         if self.plays or knows_outcomes(EpisodeStore(self.store(world))):
             return fit
         if not fit.without_rewards:
-            console.print("no rewards and no ends were recorded: the model learns none, and its dreams pay 0")
+            console.print("no rewards or ends were recorded: the model learns neither, and its dreams give reward 0")
         return replace(fit, without_rewards=True)
 
     def _stages(self, size: tuple[int, int]) -> WorldModelConfig:
@@ -204,7 +204,7 @@ class TrainWm(WorldOptions):
             raise BadArgument("--low-size is for two stages: --preset two-stage-nano or csgo")
         if two.factor is not None and self.game is not None:
             raise BadArgument(
-                f"frames of {self.game} have {size[0]}x{size[1]} pixels, as small as dynamics learn them at once: "
+                f"frames of {self.game} have {size[0]}x{size[1]} pixels, small enough for one stage: "
                 "two stages are for larger ones; use --preset nano or paper"
             )
         if (low := image_size(self.low_size, "--low-size")) is not None:

@@ -195,9 +195,9 @@ def read_about(folder: Path, version: int = FORMAT) -> About:
         about = About(**content)
         h, w, c = about.frame_shape
         if not min(h, w, c) > 0 or about.step_type.itemsize > 1 << 20 or about.step_type.hasobject:
-            raise ValueError("frames or actions are of no size")
+            raise ValueError("frames or actions have no size")
         if not isinstance(about.env, str):
-            raise ValueError("its environment is no text")
+            raise ValueError("its environment is not a text")
         codec = about.codec if about.actions else None
         if codec is not None and codec.kind != "csgo" and codec.shape != about.action_shape:
             raise ValueError(f"actions are of shape {about.action_shape}, but {codec} are meant")

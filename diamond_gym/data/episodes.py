@@ -63,7 +63,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         until: int | None = None,
     ) -> None:
         if mode not in ("r", "a"):
-            raise ValueError(f"mode is 'r' or 'a', not {mode!r}")
+            raise ValueError(f"mode must be 'r' or 'a', not {mode!r}")
         self.folder, self._writable = Path(folder), mode == "a"
         if self._writable and about is not None and not (self.folder / ABOUT).exists():
             if any(files.sequence_of(path.name) >= 0 for path in self.folder.glob(f"*{SUFFIX}")):

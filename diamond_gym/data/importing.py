@@ -33,27 +33,27 @@ class ImportOptions:
     size: tuple[int, int] | None = None
     """Size (H, W) of the frames; None leaves it as it is."""
     fps: float | None = None
-    """Frames per second to keep, by leaving out frames; an action counts for those left out after it."""
+    """Frames per second to keep, by leaving out frames; an action stands for those left out after it."""
     crop: tuple[int, int, int, int] | None = None
-    """Part of each frame to keep: TOP LEFT HEIGHT WIDTH, before --size."""
+    """Part of each frame to keep, TOP LEFT HEIGHT WIDTH; cut out before --size."""
     gray: bool = False
-    """Makes the frames grey, one channel."""
+    """Make the frames grey, with one channel."""
     action_offset: int = 0
-    """By how many steps the actions come too late in the recording; below 0, too early."""
+    """By how many steps the actions come too late in the recording; negative if too early."""
     max_memory: int = 400
-    """MB of memory to take, about."""
+    """How many MB of memory to use, approximately."""
     camera: str | None = None
-    """Which video or observation to take, where there are several."""
+    """Which video or observation to use, where there are several."""
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= n <= 4096 for n in self.size):
-            raise BadArgument(f"--size is 1 to 4096, not {self.size}")
+            raise BadArgument(f"--size must be from 1 to 4096, not {self.size}")
         if self.crop is not None and (min(self.crop[:2]) < 0 or min(self.crop[2:]) < 1):
-            raise BadArgument(f"--crop is TOP LEFT HEIGHT WIDTH, not {self.crop}")
+            raise BadArgument(f"--crop must be TOP LEFT HEIGHT WIDTH, not {self.crop}")
         if self.fps is not None and not self.fps > 0:
-            raise BadArgument(f"--fps is above 0, not {self.fps}")
+            raise BadArgument(f"--fps must be above 0, not {self.fps}")
         if self.max_memory < 200:
-            raise BadArgument(f"--max-memory is at least 200 (MB), not {self.max_memory}")
+            raise BadArgument(f"--max-memory must be at least 200 (MB), not {self.max_memory}")
 
     def frame(self, frame: Frame, of: str) -> Frame:
         """Crops, resizes and greys a frame of a recording, uint8 (H, W, C); `of` is what errors call the recording."""
@@ -255,7 +255,7 @@ class Import:
         stride = round(there / wanted)
         if stride < 1 or abs(there / wanted - stride) > 0.02 * stride:
             can = ", ".join(f"{there / k:.4g}" for k in range(1, 5))
-            raise BadArgument(f"--fps {wanted:g} is no part of the recording's {there:g}: try {can}")
+            raise BadArgument(f"--fps {wanted:g} must divide the recording's {there:g}: try {can}")
         return stride
 
     def _about(self) -> About:

@@ -61,9 +61,9 @@ class SegmentSampler:
         frames_of: Callable[[_Int, _Int], npt.NDArray[Any]] | None = None,
     ) -> None:
         if length < 1 or batch_size < 1:
-            raise ValueError(f"length and batch size are at least 1, not {length} and {batch_size}")
+            raise ValueError(f"length and batch size must be at least 1, not {length} and {batch_size}")
         if min(weights) < 0 or not np.isclose(sum(weights), 1):
-            raise ValueError(f"weights are not negative and sum to 1, unlike {tuple(weights)}")
+            raise ValueError(f"weights must not be negative and must sum to 1, unlike {tuple(weights)}")
         self.store, self.length, self.batch_size, self.beyond_end = store, length, batch_size, beyond_end
         self.weights, self.across_lives, self.final = tuple(weights), across_lives, final
         self._by_step, self._rng, self._frames_of = by_step, rng, frames_of

@@ -87,7 +87,7 @@ def split(folder: Path, first: Path, second: Path, share: float, seed: int = 0) 
         DiamondGymError: All episodes belong together, or there is something at one of the folders.
     """
     if not 0 < share < 1:
-        raise BadArgument(f"--share is between 0 and 1, not {share}")
+        raise BadArgument(f"--share must be between 0 and 1, not {share}")
     for path in (first, second):
         if path.exists():
             raise BadArgument(f"{path} is already there: choose another name, or remove it")
@@ -153,7 +153,7 @@ def export_minari(store: EpisodeStore, dataset_id: str, lossless: bool = True) -
     try:
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError):  # the latter where there is no version
-        raise BadArgument(f"{dataset_id[:60]!r} is no id of a data set: call it NAME-v0, or mine/NAME-v0") from None
+        raise BadArgument(f"{dataset_id[:60]!r} is not a data set's id: call it NAME-v0, or mine/NAME-v0") from None
     about = store.about
     action_space: spaces.Space[Any]
     if about.num_actions:

@@ -1,6 +1,6 @@
-"""Gymnasium environments: dreams, and the real games with the same spaces. Each is loaded when it is asked for.
+"""Gymnasium environments: dreams, and the real games with the same spaces. Each is loaded on first use.
 
-Real games load no torch this way, and dreams no ale_py.
+This way real games do not load torch, and dreams do not load ale_py.
 """
 
 import importlib

@@ -26,7 +26,7 @@ def check_seed(seed: Any, rows: int = 1) -> int | None:
 
     Args:
         seed: An integer of Python or NumPy.
-        rows: How many integers from it on are seeds, too.
+        rows: How many consecutive integers, from it on, have to be seeds.
 
     Raises:
         ValueError: It is anything else, or out of range.
@@ -34,7 +34,7 @@ def check_seed(seed: Any, rows: int = 1) -> int | None:
     if seed is None:
         return None
     if not is_whole(seed) or not 0 <= int(seed) <= SEEDS - rows:
-        raise ValueError(f"a seed is an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
+        raise ValueError(f"a seed must be an integer from 0 to {SEEDS - rows}, got {_brief(seed)}.")
     return int(seed)
 
 
@@ -65,14 +65,14 @@ def check_options(options: Any) -> dict[str, Any]:
 
 
 def known_options(options: dict[str, Any], *known: str) -> dict[str, Any]:
-    """The options again.
+    """Returns the options, checked.
 
     Raises:
-        ValueError: One of them is none of those known.
+        ValueError: One of them is not known.
     """
     for name in options:
         if name not in known:
-            raise ValueError(f"options know {', '.join(known) or 'nothing'}, not {name!r}.")
+            raise ValueError(f"options may hold {', '.join(known) or 'nothing'}, not {name!r}.")
     return options
 
 
@@ -131,7 +131,7 @@ def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
 
 
 def horizon_of(max_episode_steps: int) -> int | None:
-    """The horizon in Gymnasium's word for it, -1 for none."""
+    """The horizon from Gymnasium's `max_episode_steps`, where -1 means none."""
     if not is_whole(max_episode_steps) or (max_episode_steps < 1 and max_episode_steps != -1):
         raise BadArgument(
             f"max_episode_steps must be a whole number of at least 1, or -1 to go on, got {max_episode_steps!r}."
@@ -141,7 +141,7 @@ def horizon_of(max_episode_steps: int) -> int | None:
 
 @dataclass(frozen=True)
 class ObsFormat:
-    """How observations are given out.
+    """The form in which observations are returned.
 
     Attributes:
         dtype: "uint8" for levels from 0 to 255, "float32" for the same divided by 255.

@@ -20,8 +20,8 @@ from diamond_gym.registry.games import keys_to_action
 class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
     """A batch of real Atari games, with the spaces of their dreams.
 
-    As `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. Row i seeded
-    with s + i plays what a `RealEnv` seeded with s + i plays. The games play one after the other, as ALE holds
+    It is like `RealEnv`, with every autoreset mode of `gymnasium.vector.SyncVectorEnv` and its keys in `info`. Row i
+    seeded with s + i plays what a `RealEnv` seeded with s + i plays. The games play one after the other, as ALE holds
     Python's lock; `gym.make_vec(id, num_envs, vectorization_mode="async")` gives each a process of its own.
 
     Example:
@@ -37,7 +37,7 @@ class RealVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         render_mode: None, or "rgb_array" for a tuple of B frames.
         max_episode_steps: Steps after which a game is truncated, -1 or None for no limit but ALE's own.
         obs_dtype: As in `RealEnv`, like `channels_first`.
-        size: Side of the frames, for models that see others than the paper's.
+        size: Side of the frames, for models that see frames of another size than the paper's.
     """
 
     noun = "game"
@@ -152,7 +152,7 @@ class RealEnv(SingleEnv):
     """A real Atari game with the spaces of its dream: the batch with one row.
 
     Observations are uint8 (64, 64, 3), actions the game's minimal set, rewards the game's own (a dream's are
-    their signs). `info` tells `lives`, `episode_frame_number` and `frame_number`, in the game's frames.
+    their signs). `info` holds `lives`, `episode_frame_number` and `frame_number`, in the game's frames.
     Rendering gives the game's own screen, uint8 (210, 160, 3) for most games. It can be pickled and deep-copied at
     any moment, and the copy plays on as the original does.
 
@@ -169,7 +169,7 @@ class RealEnv(SingleEnv):
         game: One of the 26 games of Atari 100k.
         render_mode: None or "rgb_array".
         terminal_on_life_loss: Whether the loss of a life ends the episode; the next begins a new game.
-        noop_max: At most so many no-ops before an episode begins, in the game's frames.
+        noop_max: Maximum number of no-ops before an episode begins, in the game's frames.
         obs_dtype: "uint8", or "float32" for observations from 0 to 1.
         channels_first: Whether observations are (3, 64, 64).
     """
@@ -193,8 +193,8 @@ class RealEnv(SingleEnv):
     def ale(self) -> Any:
         """ALE's own interface to the game, an `ale_py.ALEInterface`: what Atari wrappers ask for `lives()`.
 
-        It is for reading. What is done to the game through it (`act`, `reset_game`, `restoreState`) is not part of
-        the environment's state: copies and cloned states made later are wrong.
+        It is read-only: what is done to the game through it (`act`, `reset_game`, `restoreState`) is not part of the
+        environment's state, so that copies and cloned states made later are wrong.
         """
         return self._batch.games[0].ale
 

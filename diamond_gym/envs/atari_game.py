@@ -190,7 +190,7 @@ class AtariGame:
             try:
                 np.random.default_rng().bit_generator.state = state.rng
             except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
-                raise ValueError("this state of a game is damaged: its random stream is none of NumPy's.") from None
+                raise ValueError("this state of a game is damaged: its random stream is not one of NumPy's.") from None
 
     def restore_state(self, state: GameState) -> None:
         """Goes back to a state that `check_state` found no fault with, by playing it again.

@@ -20,11 +20,11 @@ _ROW_METHODS = ("get_action_meanings", "render")
 
 
 class BatchEnv:
-    """A vector environment without single ones inside, with all autoreset modes and infos of `SyncVectorEnv`.
+    """A vector environment that holds no single ones, with all autoreset modes and infos of `SyncVectorEnv`.
 
-    It is mixed in: skrl looks for Gymnasium's `VectorEnv` among the direct bases of an environment's class. Which comes
-    first says what is played: `_frames` gives all rows' frames, `_begin`, `_restart` and `_play` move rows, `_info`
-    tells of them.
+    It is a mixin: skrl looks for Gymnasium's `VectorEnv` among the direct bases of an environment's class. The class
+    that takes it in says what is played: `_frames` gives all rows' frames, `_begin`, `_restart` and `_play` move rows,
+    `_info` describes them.
     """
 
     noun: str  # of a row, in errors
@@ -75,11 +75,11 @@ class BatchEnv:
         return self._ended.copy()
 
     def reset(self, *, seed: arguments.Seeds = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
-        """Begins the rows anew.
+        """Resets the rows.
 
         Args:
-            seed: Row i gets seed + i, or its own of a sequence. Without one, the rows' streams go on.
-            options: `reset_mask`, bool (B,), the rows to reset; of dreams, where they begin, too (`DreamVectorEnv`).
+            seed: Row i gets seed + i, or the i-th of a sequence. Without a seed, the rows' streams go on.
+            options: `reset_mask`, bool (B,), the rows to reset; for dreams also where they begin (`DreamVectorEnv`).
 
         Returns:
             The current observations of all rows, (B, H, W, C), and the info.
@@ -90,7 +90,7 @@ class BatchEnv:
         given = self._check_beginning(options)
         seeds = arguments.check_seeds(seed, self.num_envs)
         if not self._begun and not mask.all():
-            raise gym.error.ResetNeeded("the first reset has to be of all rows: leave out reset_mask.")
+            raise gym.error.ResetNeeded("the first reset must be of all rows: leave out reset_mask.")
         env: Any = self
         before = None if self._begun or seeds is not None else env.np_random.bit_generator.state
         if before is not None:
@@ -110,7 +110,7 @@ class BatchEnv:
         """Takes a step in every row; what happens at an end is up to the autoreset mode.
 
         Args:
-            actions: Of `action_space`: integers (B,), or of dreams also multi-hot (B, A), or CS:GO's (B, 15).
+            actions: From `action_space`: integers (B,), or for dreams also multi-hot (B, A), or CS:GO's (B, 15).
 
         Returns:
             Observations (B, H, W, C), rewards float64 (B,), terminated and truncated bool (B,), and the info.
@@ -172,7 +172,7 @@ class BatchEnv:
         raise NotImplementedError
 
     def render(self) -> Any:
-        """The rows' present pictures, a tuple of B uint8 frames (H, W, C), grey ones as RGB; None without a mode."""
+        """The rows' current pictures, a tuple of B uint8 frames (H, W, C), grey ones as RGB; None without a mode."""
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn('render() shows nothing: make the environment with render_mode="rgb_array".')
@@ -186,7 +186,7 @@ class BatchEnv:
         return list(self._meanings)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What each row answers: an attribute, or what the method `get_action_meanings` or `render` returns.
+        """The answer of each row: an attribute, or what the method `get_action_meanings` or `render` returns.
 
         Raises:
             BadArgument: The method acts on all rows at once.
@@ -229,7 +229,7 @@ class BatchEnv:
         return self._pickled(self._arguments)
 
     def _pickled(self: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-        """How the environment is made again, and what it had come to."""
+        """How to make the environment again, and the state that it was in."""
         state = self.clone_state(include_rng=True) if self._begun else None
         kept = {name: getattr(self, name) for name in ("spec", "_np_random", "_np_random_seed", "_row_attributes")}
         return {"arguments": arguments, "state": state, "kept": kept}
@@ -257,7 +257,7 @@ class SingleEnv(gym.Env[Array, Any]):
         self.observation_space, self.action_space = batch.single_observation_space, batch.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
-        """Begins anew; `seed` fixes everything random from here on. Without one, the random stream goes on."""
+        """Resets; `seed` fixes everything random from here on. Without one, the random stream goes on."""
         seed, batch = arguments.check_seed(seed), self._batch
         batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
         obs, info = batch.reset(seed=seed, options=options)
@@ -282,7 +282,7 @@ class SingleEnv(gym.Env[Array, Any]):
         return meanings
 
     def clone_state(self, include_rng: bool = False) -> Any:
-        """Copies the state, with its random stream if asked (ALE's words). It can be pickled."""
+        """Copies the state, with its random stream if asked (named as in ALE). It can be pickled."""
         return self._batch.clone_state(include_rng)
 
     def restore_state(self, state: Any) -> None:
@@ -290,7 +290,7 @@ class SingleEnv(gym.Env[Array, Any]):
         self._batch.restore_state(state)
 
     def close(self) -> None:
-        """Lets go of the model or game."""
+        """Releases the model or game."""
         self._batch.close()
 
 

@@ -1,4 +1,4 @@
-"""Catch: the smallest game that a world model and an agent can be tried on, in minutes and without a ROM."""
+"""Catch: a tiny game on which to try a world model and an agent, in minutes and without a ROM."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
 
     Actions: 0 stays, 1 moves the paddle a cell to the left, 2 to the right. The ball falls a cell a step. Where
     it reaches the paddle's row, the game ends with reward 1 if it was caught and -1 if not; before, rewards are
-    0. The paddle begins in the middle and can reach every column. Who does not look catches one ball in four: a
+    0. The paddle begins in the middle and can reach every column. Without looking, one catches one ball in four: a
     mean return of -0.5.
 
     Observations: uint8 (16, 16, 3), two pixels to a cell.
@@ -62,9 +62,9 @@ class Catch(gym.Env[npt.NDArray[np.uint8], np.int64]):
         """Moves the paddle, and the ball down."""
         self._check_open()
         if self._row is None:
-            raise gym.error.ResetNeeded("no game is on: call reset() before step().")
+            raise gym.error.ResetNeeded("no game is running: call reset() before step().")
         if not self.action_space.contains(action):
-            raise gym.error.InvalidAction(f"an action is an integer of {self.action_space}, got {action!r}.")
+            raise gym.error.InvalidAction(f"an action must be an integer of {self.action_space}, got {action!r}.")
         self._paddle = min(max(self._paddle + _MOVES[int(action)], 0), BOARD - PADDLE)
         self._row += 1
         frame, over = self._frame(), self._row == BOARD - 1

@@ -1,4 +1,4 @@
-"""What is asked of a dream, checked before it reaches a model: which one, its sampler, actions, where it begins."""
+"""Checks what is asked of a dream before it reaches a model: which model, its sampler, actions, where it begins."""
 
 import dataclasses
 import enum
@@ -45,7 +45,7 @@ class DreamArguments(SamplerFields, total=False):
 
 
 def start_colours(model: WorldModel) -> SeenColours:
-    """The colours of a model's start frames, on its device.
+    """Collects the colours of a model's start frames, on its device.
 
     Raises:
         BadArgument: The model has two stages, or frames of more than three channels.
@@ -67,7 +67,7 @@ def open_model(
     precision: Precision,
     compile: bool,
 ) -> tuple[WorldModel, Entry | None]:
-    """The world model that is meant, on its device, and the entry that it was loaded from.
+    """Finds the world model that is meant, on its device, and the entry that it was loaded from.
 
     Raises:
         BadArgument: Neither a game nor a model is given, or a model of another game; or compiling was asked for and

@@ -24,8 +24,8 @@ class DreamEnv(SingleEnv):
     `DreamVectorEnv` for one row. It can be pickled and deep-copied at any moment, and the copy dreams on as the
     original does.
 
-    Made by `gym.make`, the horizon is that of Gymnasium's `TimeLimit` around it. That wrapper counts on its
-    own: after `restore_state` it still counts the steps made, not those of the restored dream. To branch freely, make
+    In an environment made by `gym.make`, Gymnasium's `TimeLimit` wrapper sets the horizon. The wrapper keeps its own
+    count: after `restore_state` it still counts the steps made, not those of the restored dream. To branch freely, make
     it with `max_episode_steps=-1` and count yourself, or use the class or `gym.make_vec`.
 
     Example:
@@ -53,9 +53,9 @@ class DreamEnv(SingleEnv):
 
         Args:
             render_mode: None or "rgb_array".
-            max_episode_steps: Steps after which the dream is truncated, -1 to dream on. None: 50, or for an
+            max_episode_steps: Steps after which the dream is truncated, -1 for no limit. None: 50, or for an
                 environment made by `gym.make`, what its `TimeLimit` says.
-            **arguments: Those of `DreamVectorEnv` but for `num_envs` and `autoreset_mode`.
+            **arguments: Those of `DreamVectorEnv`, except `num_envs` and `autoreset_mode`.
         """
         for name in ("num_envs", "autoreset_mode"):
             if name in arguments:
@@ -81,7 +81,7 @@ class DreamEnv(SingleEnv):
 
     @property
     def precision(self) -> str:
-        """The arithmetic of the networks, "float32" or "bfloat16"; what "auto" came to."""
+        """The arithmetic of the networks, "float32" or "bfloat16"; also what "auto" has chosen."""
         return str(self._batch.precision)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
@@ -102,8 +102,8 @@ class DreamEnv(SingleEnv):
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
         """The keys of `gymnasium.utils.play`: w a s d to move, the space bar to fire.
 
-        Actions that are vectors have the keys of `ActionCodec.keys`, up to three at once; of CS:GO's those of a single
-        character and the space bar, and `play` needs `noop=csgo.action()`.
+        Actions that are vectors have the keys of `ActionCodec.keys`, up to three at once; CS:GO's have those keys that
+        are a single character, and the space bar, and `play` needs `noop=csgo.action()`.
         """
         codec = self.world_model.codec
         if not codec.is_vector:

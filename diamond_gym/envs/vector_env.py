@@ -1,4 +1,4 @@
-"""A batch of dreams as one Gymnasium vector environment: one model, not one a row."""
+"""A batch of dreams as one Gymnasium vector environment: one model, not one for each row."""
 
 import copy
 import dataclasses
@@ -45,7 +45,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
 
     Observations are uint8 (B, H, W, C), unless `obs_dtype` or `channels_first` says otherwise, rewards -1, 0 or 1
     as float64; `terminated` is the model's end, `truncated` the horizon. Row i of a batch seeded with s dreams what a
-    single `DreamEnv` seeded with s + i dreams. All autoreset modes are as `gymnasium.vector.SyncVectorEnv` has them,
+    single `DreamEnv` seeded with s + i dreams. All autoreset modes work as in `gymnasium.vector.SyncVectorEnv`,
     with the same keys in `info`, besides `info["start"]`: the index of the start a row dreams from, -1 for frames
     given to `reset`.
 
@@ -53,8 +53,9 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
     and `act`, real frames to dream on from, uint8 (T, H, W, C) for all rows or (B, T, H, W, C), and the actions between
     them, integers (T - 1,) or (B, T - 1).
 
-    A dream of a model from the registry is pickled with the model's card, and found again by what that says of its
-    weights and starts; a deep copy dreams in the same model in memory. A model in memory goes with the dream.
+    A dream of a model from the registry is pickled with the model's card, and the model is found again by the weights
+    and starts that the card names; a deep copy shares the same model in memory. A model that was passed from memory is
+    pickled along with the dream.
 
     Example:
         >>> import gymnasium as gym, diamond_gym
@@ -94,32 +95,32 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         """Opens a model and sets up a batch of dreams.
 
         Args:
-            game: A game's name: its newest model of the local registry, else the bundled one.
-            model: A model's name or folder, instead; or a `WorldModel` in memory, used where and as precise as it is.
+            game: A game's name; takes its newest model in the local registry, else the bundled one.
+            model: A model's name or folder, instead; or a `WorldModel` in memory, with its device and precision.
             num_envs: Rows of the batch, B.
             device: "auto" (CUDA, else MPS, else CPU) or a device of torch.
-            precision: "float32", "bfloat16" or "auto": the faster one, on a CPU measured once for a machine,
-                a model and a batch; `precision` says which.
+            precision: "float32", "bfloat16" or "auto": the faster one, which on a CPU is measured once for each
+                machine, model and batch; the attribute `precision` says which.
             compile: Compile the networks, for faster steps after a slow first one: on CPUs with AVX2 (in bfloat16 with
                 AVX512-BF16) kernels of our own (seconds; needs g++, clang++ or CXX), else `torch.compile` (minutes).
-            quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); of two stages "fast" or "quality";
+            quality: "fast" (one denoising step), "paper" (three) or "fine" (Heun); for two stages "fast" or "quality";
                 None for the model's own.
             autoreset_mode: "NextStep", "SameStep" or "Disabled", or Gymnasium's enum.
             render_mode: "rgb_array" (a frame per row), "rgb_array_tiled" (one image of all rows) or None.
-            max_episode_steps: Steps after which a dream is truncated; -1 dreams on.
-            starts: Dreams begin from "any" stored start, from those that are the "first" of a game, or from
-                the one of that index.
-            denoising_trajectory: Whether `info["denoising_trajectory"]` brings the images from noise to
+            max_episode_steps: Steps after which a dream is truncated; -1 for no limit.
+            starts: Where dreams begin: "any" stored start, "first" (only at beginnings of games), or the index of one
+                start.
+            denoising_trajectory: Whether `info["denoising_trajectory"]` holds the images from noise to
                 frame, uint8 (B, num_denoising_steps + 1, H, W, C).
-            hallucination: Whether `info["hallucination"]` brings the share of a frame's pixels, 0 to 1, whose colour
+            hallucination: Whether `info["hallucination"]` holds the share of a frame's pixels, 0 to 1, whose colour
                 none of the model's start frames shows within two pixels of that place: a sign that the dream has left
-                the game. Its power is in docs/models.md.
+                the game. docs/models.md says how reliable it is.
             replay: Whether the actions that a start's player went on with take the place of those given to `step`,
-                as long as they last; `info["replayed"]` tells them, as the model takes them.
+                as long as they last; `info["replayed"]` holds them, as the model takes them.
             obs_dtype: "uint8", or "float32" for observations from 0 to 1, which are the same levels divided by 255.
             channels_first: Whether observations are (C, H, W); frames that are rendered, traced or given never are.
-            **sampler: Single fields of `SamplerConfig`, such as `num_denoising_steps=2`; `upsampler={...}` for those
-                of the second of two stages.
+            **sampler: Single fields of `SamplerConfig`, such as `num_denoising_steps=2`; with two stages,
+                `upsampler={...}` for those of the second.
 
         Raises:
             DiamondGymError: The model or an argument cannot be used.
@@ -213,7 +214,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         return None if rows.all() else torch.from_numpy(rows).to(self.dream.device)
 
     def render(self) -> Any:
-        """The dreams' present frames, to be looked at.
+        """Renders the dreams' current frames.
 
         Returns:
             A tuple of B uint8 frames (H, W, C) in mode "rgb_array"; one image of all rows, tiled from left to
@@ -230,7 +231,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
     def restore_state(self, state: EnvState) -> None:
         """Goes back to a cloned state of the same model and batch size.
 
-        A state without random streams leaves the rows' own where they are: the branch meets other chances.
+        A state without random streams leaves the rows' own where they are, so that the branch draws other numbers.
 
         Raises:
             ValueError: The state is of another model, batch size or frame size, or damaged; nothing has changed then.
@@ -240,7 +241,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         dream, ended = self.dream, state.ended
         dream.check_state(state.dream, self.world_model.num_actions)
         if not isinstance(ended, np.ndarray) or ended.dtype != np.bool_ or ended.shape != (self.num_envs,):
-            raise ValueError(f"this state is damaged: which rows have ended is no bool ({self.num_envs},).")
+            raise ValueError(f"this state is damaged: which rows have ended must be bool ({self.num_envs},).")
         dream.restore_state(state.dream)
         dream.horizon = self.horizon
         self._begun, self._ended = True, ended.copy()
@@ -250,7 +251,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         if self._entry is not None:
             if versions(model) != self._loaded:
                 raise DiamondGymError(
-                    "this dream's networks were changed after they had been loaded, so that it cannot be pickled: save "
+                    "this dream's networks were changed after they had been loaded, so it cannot be pickled: save "
                     "them as a model, and make the dream from that"
                 )
             arguments |= {"game": None, "model": self._entry, "precision": model.precision}
@@ -268,7 +269,7 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         return twin
 
     def _take_over(self, state: EnvState) -> None:
-        """Restores the state of a pickled environment, whose model came along or is the very same.
+        """Restores the state of a pickled environment, whose model was pickled with it or is the very same.
 
         A model in memory that was never registered has another fingerprint in each process: none is compared.
         """
@@ -276,6 +277,6 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         self.restore_state(dataclasses.replace(state, dream=dream))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Lets go of the model."""
+        """Releases the model."""
         self._model = self._dream = None
         self._arguments = {}

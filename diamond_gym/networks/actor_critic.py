@@ -27,7 +27,7 @@ class ActorCriticConfig:
     down: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     num_actions: int | None = None
     img_width: int | None = None
-    """Width of the frames, where it is another (None: as high)."""
+    """Width of the frames, where it differs from the height (None: the height)."""
 
     def __post_init__(self) -> None:
         check_config(self, ACTOR_CRITIC)

@@ -63,7 +63,7 @@ class InnerModelConfig:
         count, name = self.num_steps_conditioning, "num_steps_conditioning"
         if self.num_actions_conditioning is not None:
             if not 1 <= self.num_actions_conditioning <= count:
-                raise BadConfig(f"num_actions_conditioning {self.num_actions_conditioning} lies in 1..{count}")
+                raise BadConfig(f"num_actions_conditioning {self.num_actions_conditioning} must lie in 1..{count}")
             count, name = self.num_actions_conditioning, "num_actions_conditioning"
         if self.cond_channels % count:
             raise BadConfig(f"cond_channels {self.cond_channels} must be a multiple of {name} {count}")
@@ -81,11 +81,11 @@ class DenoiserConfig:
     """Noise the conditioning frames in training (CS:GO's dynamics)."""
     upsampling_factor: int | None = None
     residual: bool = False
-    """Let the network predict the change of the last frame, of an upsampler that of the enlarged one: D = last +
-    c_out * F. What stands still is then right from the first step of training on. Not the paper's."""
+    """Let the network predict the change from the last frame, or in an upsampler from the enlarged one: D = last +
+    c_out * F. What stands still is then right from the first step of training. Not the paper's."""
     change_threshold: float = 0.0
     """Pixels that change by no more than this, in levels of 255 and in their largest channel, keep the last frame's
-    colour (0: the paper's). Small errors are then not handed from frame to frame, where they would grow."""
+    colour (0: the paper's). Small errors are then not passed on from frame to frame, where they would grow."""
     objective: str | None = None
     """What the network learns to predict: edm, ddpm or flow (None: edm, the paper's)."""
 

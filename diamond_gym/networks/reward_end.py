@@ -39,10 +39,10 @@ class RewardEndConfig:
     patch_size: int = 1
     """Pixels per side folded into channels at the network's input (1: the paper's network)."""
     difference: bool = False
-    """Show the network next_obs - obs in place of next_obs. What rewards hang on is often a few pixels that
-    change, hardly to be seen in either frame but plain in their difference. Not the paper's."""
+    """Show the network next_obs - obs in place of next_obs. Rewards often depend on a few pixels that change,
+    hardly visible in either frame but plain in their difference. Not the paper's."""
     img_width: int | None = None
-    """Width of the frames, where it is another (None: as high)."""
+    """Width of the frames, where it differs from the height (None: the height)."""
 
     def __post_init__(self) -> None:
         check_config(self, REWARD_END)

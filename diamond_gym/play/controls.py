@@ -44,7 +44,7 @@ def check_action(action: Any, codec: ActionCodec) -> Action:
     try:
         checked = codec.check(action)
     except (ValueError, TypeError):  # a list of lists of different lengths is no array
-        raise BadArgument(f"this is no action of {codec.space}") from None
+        raise BadArgument(f"this is not an action of {codec.space}") from None
     return int(checked) if not codec.is_vector else checked.astype(np.int64) if checked.dtype.kind in "iu" else checked
 
 

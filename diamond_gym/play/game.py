@@ -60,7 +60,7 @@ class Game:
             self._replay.extend(begin.replay.operations)
             horizon = begin.replay.settings.get("horizon")
             if horizon is not None and not (type(horizon) is int and horizon > 0):
-                raise BadArgument(f"the recording's horizon is {horizon!r:.40}, which is none")
+                raise BadArgument(f"the recording's horizon is {horizon!r:.40}, which is not one")
         self.session = PlaySession(loaded.model, seed=None, horizon=horizon, agent=agent, dream=loaded.dream.twin())
         self.controls = Controls(self.session.codec, self.session.meanings)
         self.seek: int | None = None

@@ -58,7 +58,7 @@ class Guard:
         if len(hosts) != 1 or not self._is_here(hosts[0]):
             return "this host is not served here"
         if origins and (len(origins) > 1 or not _same(origins[0], hosts[0])):
-            return "requests of other sites are refused"
+            return "requests from other sites are refused"
         if request.url.path.startswith("/static/"):
             return None
         given = request.query_params.get("token", "")

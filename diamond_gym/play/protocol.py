@@ -131,7 +131,7 @@ def parse(text: str | bytes) -> Message:
     try:
         message = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
-        raise BadMessage("this is no JSON object") from None
+        raise BadMessage("this is not a JSON object") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise BadMessage("a message is an object with the field type")
     name = message["type"]
@@ -145,7 +145,7 @@ def parse(text: str | bytes) -> Message:
         if field not in known:
             raise BadMessage(f"{name} has no field {field[:32]!r}")
         if not known[field](value):
-            raise BadMessage(f"{name}: {field} is not of the type or range it has")
+            raise BadMessage(f"{name}: {field} has the wrong type or is out of range")
     for field in needed:
         if field not in message:
             raise BadMessage(f"{name} needs {field}")
@@ -168,7 +168,7 @@ def _deep(text: str) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> Message:
     message = dict(pairs)
     if len(message) != len(pairs):
-        raise ValueError("a field twice")
+        raise ValueError("a field is there twice")
     return message
 
 

@@ -206,7 +206,7 @@ class ActionLog:
         except FileNotFoundError:
             raise DiamondGymError(f"there is no recording at {path}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DiamondGymError(f"{path} is no recording of diamond-gym play ({str(error)[:120]})") from None
+            raise DiamondGymError(f"{path} is not a recording of diamond-gym play ({str(error)[:120]})") from None
 
 
 def frame_hash(frame: Frame) -> str:

@@ -119,7 +119,7 @@ class PlaySession:
         """Does an operation, and notes nothing."""
         if name == "quality":
             if type(value) not in (str, type(None)):
-                raise BadArgument(f"a quality is a word, not {value!r:.40}")
+                raise BadArgument(f"a quality must be a word, not {value!r:.40}")
             sampler = choose_sampler(self.model, value, {})
             if isinstance(self.dream, TwoStageDream):
                 assert isinstance(sampler, TwoStageSampler)
@@ -149,7 +149,7 @@ class PlaySession:
             self.dream.reset(start=value)
         elif name == "real":
             if self.reality is None:
-                raise BadArgument("the real game cannot be played here: it is one of Atari's, and ale-py installed")
+                raise BadArgument("the real game cannot be played here: only Atari games can, with ale-py installed")
             obs, act = self.reality.begin(value)
             self.dream.reset(value, obs=torch.from_numpy(obs), act=torch.from_numpy(act))
         else:
@@ -169,7 +169,7 @@ class PlaySession:
 
     def _act(self, action: Action, by: str) -> PlayStep:
         if self.now.ended:
-            raise BadArgument("the dream has ended, or not begun: reset comes first")
+            raise BadArgument("the dream has ended, or not begun: reset it first")
         now = self.now
         self.before = self.dream.clone_state(include_rng=True)
         step = self.dream.step(as_inputs(action, self.codec, self.dream.device), restart=False)

@@ -42,7 +42,7 @@ def lengths(store: EpisodeStore, memory: int) -> Iterator[Finding]:
             "short-episodes",
             "fault",
             f"{short} of {len(store)} episodes have fewer than {memory + 1} steps",
-            "record longer episodes, or join pieces of one recording; a shorter memory learns from them too",
+            "record longer episodes, or join pieces of one recording; a shorter memory can learn from them too",
             {"short": short, "episodes": len(store)},
         )
 
@@ -155,7 +155,7 @@ def effects(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Findin
             yield Finding(
                 "no-visible-effect",
                 "fault",
-                f"in {steps:,} steps no movement follows from the actions at any offset from {LAGS[0]} to {LAGS[-1]}",
+                f"in {steps:,} steps the actions explain no movement at any offset from {LAGS[0]} to {LAGS[-1]}",
                 "check that actions and frames are of the same recording, and that the actions' numbers mean "
                 "the same thing throughout",
                 {"explained": alone},
@@ -173,7 +173,7 @@ def effects(episodes: Sequence[Episode], store: EpisodeStore) -> Iterator[Findin
         yield Finding(
             "late-effect",
             "note",
-            "effects show one step after the action, as they do in games that answer late",
+            "effects show one step after the action, as they do in games that respond late",
             "nothing, if the game is like that; else import with --action-offset -1",
             {"offset": lag, "explained": alone},
         )
@@ -207,7 +207,7 @@ def outcomes(episodes: Sequence[Episode]) -> Iterator[Finding]:
             )
     wrong = sum(int((~np.isfinite(episode.rew)).sum()) for episode in episodes)
     if wrong:
-        yield Finding("impossible-rewards", "fault", f"{wrong} rewards are no finite numbers", "mend the source")
+        yield Finding("impossible-rewards", "fault", f"{wrong} rewards are not finite numbers", "mend the source")
 
 
 def copied_play(store: EpisodeStore, test: EpisodeStore) -> Iterator[Finding]:

@@ -112,7 +112,7 @@ def importer(source: Path, wanted: str | None = None) -> ModuleType:
     if not source.exists():
         raise BadArgument(f"there is nothing at {source}")
     sought = "; ".join(module.LOOKS_FOR for module in modules)
-    raise BadArgument(f"{source} is of no format known here. Looked for: {sought}. --format NAME chooses one")
+    raise BadArgument(f"{source} has no format known here. Looked for: {sought}. Choose one with --format NAME")
 
 
 def files_in(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -155,7 +155,7 @@ def checked_steps(recording: Recording) -> Steps:
     steps = recording.steps()
     act = np.asarray(steps.act)
     if act.dtype.kind not in "biuf" or act.ndim < 1:
-        raise UnreadableRecording(f"{recording.key}: actions are {act.dtype} {act.shape}, no numbers")
+        raise UnreadableRecording(f"{recording.key}: actions are {act.dtype} {act.shape}, not numbers")
     if act.dtype.kind == "f":
         act = act.astype(np.float32) if act.ndim > 1 else act.astype(np.float32)[:, None]
         if not np.isfinite(act).all():

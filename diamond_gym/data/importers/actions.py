@@ -74,7 +74,7 @@ def read_actions(paths: Sequence[Path]) -> tuple[list[Steps], int, tuple[str, ..
         ends = [None if flag is None else [str(value).lower() not in _FALSE for value in flag] for flag in flags]
         if early := [flag.index(True) for flag in ends if flag and any(flag[:-1])]:
             raise UnreadableRecording(
-                f"{path}: step {early[0]} ends the episode, as only the last row can; write a file an episode"
+                f"{path}: step {early[0]} ends the episode, as only the last row can; write one file per episode"
             )
         try:
             rew = None if reward is None else np.array(reward, np.float32)

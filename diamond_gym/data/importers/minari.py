@@ -134,5 +134,5 @@ def _frame(image: Any, path: Path) -> Frame:
     if pixels.dtype == np.uint8 and pixels.ndim == 1:  # as JPEG
         pixels = np.asarray(Image.open(io.BytesIO(pixels.tobytes())))
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise UnreadableRecording(f"{path}: observations are {pixels.dtype} {pixels.shape}, no images")
+        raise UnreadableRecording(f"{path}: observations are {pixels.dtype} {pixels.shape}, not images")
     return pixels if pixels.ndim == 3 else pixels[..., None]

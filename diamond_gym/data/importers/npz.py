@@ -11,7 +11,7 @@ import numpy as np
 
 from diamond_gym.data.importers import Frame, Recording, Source, Steps, UnreadableRecording, files_in, readable
 
-LOOKS_FOR = "an .npz file an episode, with obs and act"
+LOOKS_FOR = "an .npz file for each episode, with obs and act"
 _NAMES = {
     "obs": ("obs", "observations", "image", "images", "frames"),
     "act": ("act", "action", "actions"),
@@ -42,7 +42,7 @@ def _array(path: Path, wanted: str) -> np.ndarray | None:
     """An array of a file by any of its names."""
     with readable(path):
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is no archive of arrays")
+            raise ValueError("it is not an archive of arrays")
     with readable(path), open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         name = next((name for name in _NAMES[wanted] if name in file), None)
         return None if name is None else file[name]

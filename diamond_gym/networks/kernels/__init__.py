@@ -56,7 +56,7 @@ def built_kernels() -> Any:
         torch.ops.load_library(path)
     except (BadArgument, OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
-        _log.warning("the kernels could not be built, compile=True falls back on torch.compile: %s", reason)
+        _log.warning("the kernels could not be built; compile=True falls back on torch.compile: %s", reason)
         return None
     library.register_fake("diamond_gym::resblock", _shape_of_resblock)
     library.register_fake("diamond_gym::upsample", _shape_of_upsample)
