@@ -16,6 +16,7 @@ from diamond_gym.envs import DreamEnv, DreamVectorEnv
 from diamond_gym.errors import DiamondGymError, ModelNotFound
 from diamond_gym.registry import remove, resolve, update_card
 from diamond_gym.registry.saving import export
+from diamond_gym.world_model import WorldModel
 
 TINY: dict[str, Any] = {"device": "cpu", "max_episode_steps": -1}
 KINDS = ["single", "batch", "sb3"]
@@ -131,3 +132,20 @@ def test_what_gymnasium_wraps_is_copied_whole() -> None:
     assert twin.spec == env.spec
     assert_equal(twin.step(0), env.step(0))
     assert twin.action_space.sample() == env.action_space.sample()
+
+
+@pytest.mark.parametrize(("horizon", "lasts"), [(60, 60), (40, 40), (-1, None), (None, 50)])
+def test_a_copy_ends_when_the_original_does(horizon: int | None, lasts: int | None) -> None:
+    """By the `TimeLimit` of `gym.make`, which has the horizon in the place of the dream's own."""
+    tiny = save_tiny_model()
+    without_ends = WorldModel(tiny.denoiser, starts=tiny.starts)
+    env = gym.make("DiamondDream-v0", model=without_ends, max_episode_steps=horizon)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(0)
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env)), env):
+        steps, truncated = 3, False
+        while steps < 70 and not truncated:
+            *_, truncated, _ = other.step(0)
+            steps += 1
+        assert (steps, truncated) == ((70, False) if lasts is None else (lasts, True))

@@ -231,7 +231,8 @@ class BatchEnv:
     def _pickled(self: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         """How to make the environment again, and the state that it was in."""
         state = self.clone_state(include_rng=True) if self._begun else None
-        kept = {name: getattr(self, name) for name in ("spec", "_np_random", "_np_random_seed", "_row_attributes")}
+        names = "horizon", "spec", "_np_random", "_np_random_seed", "_row_attributes"
+        kept = {name: getattr(self, name) for name in names}
         return {"arguments": arguments, "state": state, "kept": kept}
 
     def __setstate__(self: Any, pickled: dict[str, Any]) -> None:
