@@ -211,6 +211,22 @@ def test_integers_of_all_kinds_are_seeds(kind: str) -> None:
         assert_equal(env.reset(seed=seed), first)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_options_of_unsigned_numbers(dtype: type[np.unsignedinteger]) -> None:
+    """Torch can compare only the first of these."""
+    starts, env = make_starts(), KINDS["dream"]()
+    given = {"obs": starts.obs[0], "act": starts.act[0]}
+    obs, _ = env.reset(seed=0, options=given)
+    again, _ = env.reset(seed=0, options=given | {"act": starts.act[0].astype(dtype)})
+    assert_equal(again, obs)
+    assert env.reset(seed=0, options={"start": np.array(1, dtype)})[1]["start"] == 1
+    with pytest.raises(ValueError, match="must be actions from 0 to"):
+        env.reset(options=given | {"act": np.full_like(starts.act[0], 200, dtype)})
+    if dtype is np.uint64:
+        with pytest.raises(ValueError, match="must be actions from 0 to"):
+            env.reset(options=given | {"act": np.full(len(starts.act[0]), 2**64 - 1, dtype)})
+
+
 def test_the_first_reset_goes_on_after_a_refused_one() -> None:
     """No start is drawn, and no random stream moves, by a reset that was refused before the first one."""
     for kind in ("dream", "dreams"):

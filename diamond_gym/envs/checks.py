@@ -193,4 +193,6 @@ def as_tensor(name: str, value: Any) -> Tensor:
     array = np.array(value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"options['{name}'] must be an array of numbers, got {array.dtype}.")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # of which torch can compare nothing
+        array = np.minimum(array, min(np.iinfo(np.int64).max, np.iinfo(array.dtype).max)).astype(np.int64)
     return torch.from_numpy(array)
