@@ -1,6 +1,7 @@
 """Worlds of each kind of actions the whole way: recorded, fitted, dreamed in by Gymnasium, SB3 and CleanRL's tools."""
 
 import json
+import shlex
 import warnings
 
 import gymnasium as gym
@@ -93,6 +94,9 @@ def test_the_whole_way(name, ids, home, capsys):
     held_out = ["evaluate-wm", f"{name.lower()}-nano", "--env", env, "--test-steps", "100", *SMALL]
     assert cli.main(held_out) == 0
     assert "returns" in capsys.readouterr().out
+    quickly = shlex.split("--batches 2 --eager --precisions float32 --quality fast --seconds 0.001 --device cpu")
+    assert cli.main(["benchmark", f"{name.lower()}-nano", *quickly]) == 0
+    assert "frames/s" in capsys.readouterr().out
     an_agent_is_trained_and_scored(name, env, home, capsys)
 
 

@@ -152,6 +152,7 @@ def paper_model(num_actions: int = 4) -> "WorldModel":
 
 def step_seconds(model: "WorldModel", batch: int, quality: str, seconds: float) -> tuple[float, list[str]]:
     """The median time of a step of a batch of dreams, measured for about `seconds`, and how its frames are computed."""
+    import numpy as np
     import torch
     from torch.utils.benchmark import Timer
 
@@ -159,7 +160,8 @@ def step_seconds(model: "WorldModel", batch: int, quality: str, seconds: float) 
 
     dream = model.dream(batch, sampler=QUALITIES[quality], horizon=None)
     dream.reset(seed=0)
-    act = torch.zeros(batch, dtype=torch.int64, device=model.device)
+    codec = model.codec
+    act = torch.from_numpy(codec.encode(np.stack([codec.rest] * batch))).to(model.device)
     dream.step(act)  # what is compiled or measured at first does not count
     timer = Timer("dream.step(act)", globals={"dream": dream, "act": act}, num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=seconds).median), dream.ways
