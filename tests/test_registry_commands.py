@@ -1,6 +1,8 @@
 """The registry by command: list, info, export, verify, remove."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from said import one_line
 
 from diamond_gym import cli
 from diamond_gym.registry import load_world_model, resolve, save_model
+from diamond_gym.registry.loading import read_model
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
 
@@ -26,6 +29,19 @@ def test_list_tells_what_can_be_pulled(capsys: pytest.CaptureFixture[str]) -> No
     assert row["license"] == published()["Pong"].license
     assert (rows["golden"]["agent"], row["agent"], rows["csgo-diamond"]["agent"]) == (True, True, False)
     assert row["published"]["mean_score"] == 20.36
+
+
+def test_json_has_no_word_for_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    entry, weights, _ = read_model(resolve(save_golden()))
+    facts = {"agent": {"sampler": {"s_tmax": math.inf, "num_denoising_steps": 1}}}
+    save_model(replace(entry.card, training=facts), weights)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    assert cli.main(["info", "golden", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found["training"]["agent"]["sampler"] == {"s_tmax": None, "num_denoising_steps": 1}
 
 
 def test_info_of_what_can_be_pulled_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """data import, info, check, preview, merge, split, export, convert: folders of experience."""
 
-import json
 import os
 import warnings
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from diamond_gym.cli.collect import store_folder
 from diamond_gym.cli.options import check_least, check_most, image_size
-from diamond_gym.cli.terminal import counting
+from diamond_gym.cli.terminal import counting, print_json
 from diamond_gym.data.importing import Import as Importing
 from diamond_gym.data.importing import ImportOptions
 from diamond_gym.errors import BadArgument
@@ -69,7 +68,7 @@ class Info:
 
         found = facts(EpisodeStore(store_folder(self.store)))
         if self.as_json:
-            print(json.dumps(found, indent=2))
+            print_json(found)
             return 0
         for name, value in found.items():
             if value is None and name.startswith("action"):
@@ -122,7 +121,7 @@ class Check:
             covered = coverage(chosen(store, self.max_steps, self.seed), chosen(test, self.max_steps // 4, self.seed))
         if self.as_json:
             faults = [asdict(finding) for finding in findings]
-            print(json.dumps({"findings": faults, "coverage": None if covered is None else asdict(covered)}, indent=2))
+            print_json({"findings": faults, "coverage": None if covered is None else asdict(covered)})
         else:
             print(f"{folder}: {store.num_steps:,} steps in {len(store):,} episodes")
             for finding in findings:

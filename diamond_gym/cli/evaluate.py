@@ -1,6 +1,5 @@
 """`diamond-gym evaluate`: what a saved agent scores in the real game, and what many runs come to."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from diamond_gym.cli.collect import recorded_game, store_folder
 from diamond_gym.cli.options import OWN, check_least, check_positive, image_size, missing
-from diamond_gym.cli.terminal import counting, print_table
+from diamond_gym.cli.terminal import counting, json_text, print_json, print_table
 from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
@@ -138,7 +137,7 @@ class Evaluate:
             temperature=self.temperature, max_episode_steps=self.max_episode_steps,
         )  # fmt: skip
         if self.as_json:
-            print(json.dumps(rows_of(scores), indent=2))
+            print_json(rows_of(scores))
         else:
             print_scores(scores)
         if self.out is not None:
@@ -285,7 +284,7 @@ def sum_up(args: Evaluate) -> None:
             aggregates[name] = aggregate(runs, seed=args.seed)
         except BadArgument as error:
             raise BadArgument(f"{name}: {error}") from None
-    text = json.dumps({name: result.table() for name, result in aggregates.items()}, indent=2)
+    text = json_text({name: result.table() for name, result in aggregates.items()})
     if args.as_json:
         print(text)
     else:

@@ -1,6 +1,5 @@
 """`diamond-gym evaluate-wm`: how well a model dreams what really happened."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, dreamed_world, experience, store_folder
 from diamond_gym.cli.options import check_least
-from diamond_gym.cli.terminal import console, counting, print_table
+from diamond_gym.cli.terminal import console, counting, print_json, print_table
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
@@ -136,7 +135,7 @@ class EvaluateWm:
             preview = {PREVIEW: png(_strip(result))} if result.loops else {}
             update_card(entry, replace(card, figures=_updated(card.figures, table)), preview)
         if self.as_json:
-            print(json.dumps(table, indent=2))
+            print_json(table)
         else:
             _print(f"{entry.name}, {model.precision}", table)
         return 0

@@ -1,6 +1,5 @@
 """The commands about models at hand: list, info, verify, export, remove."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from diamond_gym.cli.terminal import print_json
 from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import Entry, games, remove, resolve, survey, verify
 from diamond_gym.registry.human_card import flat_rows
@@ -36,7 +36,7 @@ class ListModels:
         here = {entry.name for entry in result} | set(problems)
         to_pull = [] if self.games else [model for model in published().values() if model.name not in here]
         if self.as_json:
-            print(json.dumps(rows + [_available(model) for model in to_pull], indent=2))
+            print_json(rows + [_available(model) for model in to_pull])
         else:
             _print(rows, self.games)
             if to_pull:
@@ -135,7 +135,7 @@ class Info:
         """Verifies the files and prints the card; of a damaged model, what is wrong."""
         entry = verify(resolve(self.name))
         if self.as_json:
-            print(json.dumps({**asdict(entry.card), "path": str(entry.path), "bundled": entry.bundled}, indent=2))
+            print_json({**asdict(entry.card), "path": str(entry.path), "bundled": entry.bundled})
         else:
             _print_info(entry)
         return 0

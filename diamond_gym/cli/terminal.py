@@ -3,13 +3,15 @@
 All of that fits into 80 columns. Tables of results are as wide as they need to be.
 """
 
+import json
+import math
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -245,3 +247,21 @@ class Rates:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def print_json(value: Any) -> None:
+    """Prints plain data as JSON."""
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON of plain data, with null in place of NaN and infinities, which JSON does not have."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
