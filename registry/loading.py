@@ -11,6 +11,7 @@ from diamond_gym.action_spaces import codec_of_model
 from diamond_gym.errors import DamagedModel, one_line
 from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
+from diamond_gym.registry.games import games
 from diamond_gym.registry.models import Entry, read_entry, resolve
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def verify(entry: Entry) -> Entry:
 def verified_file(entry: Entry, kind: str) -> Path | None:
     """The path of a model's file of one kind, checked against its card as by `verify`; None if the card names none."""
     return _read_current(lambda entry: entry.file(kind), entry, kind)
+
+
+def read_extras(entry: Entry) -> dict[str, bytes]:
+    """The verified contents of a model's further files, its picture and its agent's, as `save_model` takes them."""
+    kinds = (kind for kind in entry.card.files if kind not in ("weights", "starts"))
+    return {kind: path.read_bytes() for kind in kinds if (path := verified_file(entry, kind)) is not None}
 
 
 def read_model(entry: Entry) -> "tuple[Entry, dict[str, Tensor], Starts | None]":
@@ -154,9 +161,19 @@ def _verify_file(entry: Entry, kind: str) -> None:
         fault = "is missing"
     except OSError as error:
         raise DamagedModel(f"{path}: the {kind} file cannot be read ({error.strerror})") from None
-    game = entry.card.game
-    remedy = f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
-    raise DamagedModel(f"{path}: the {kind} file {fault}; {'install diamond-gym again' if entry.bundled else remedy}")
+    raise DamagedModel(f"{path}: the {kind} file {fault}; {_remedy(entry)}")
+
+
+def _remedy(entry: Entry) -> str:
+    """What brings a damaged model back, by where it came from."""
+    card, game, pulled = entry.card, entry.card.game, entry.card.training.get("pulled", {})
+    if entry.bundled:
+        return "install diamond-gym again"
+    if "repository" in pulled:
+        return f"fetch it again with `diamond-gym remove {card.name}` and `diamond-gym pull hf:{pulled['repository']}`"
+    if game in games():
+        return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
+    return f"make it again: {card.source}" if card.source else "copy it here again"
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:

@@ -19,7 +19,7 @@ from diamond_gym.files import atomic_path, atomic_write, disk_space_for, flush_f
 from diamond_gym.registry.card import Card, FileRecord
 from diamond_gym.registry.card_fields import AGENT, check_name
 from diamond_gym.registry.human_card import PREVIEW, human_card, readme
-from diamond_gym.registry.loading import check_weights, read_model, verify
+from diamond_gym.registry.loading import check_weights, read_extras, read_model, verify
 from diamond_gym.registry.models import Entry, home_folder, local_folder, models_folder, read_entry
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def _for_another_agent(
     entry, weights, starts = read_model(entry)
     card = entry.card
     weights = {key: value for key, value in weights.items() if not key.startswith(PREFIXES["actor_critic"])}
-    others = {kind: record for kind, record in card.files.items() if kind not in ("weights", "starts", AGENT)}
-    extras = {kind: (entry.folder / record.name).read_bytes() for kind, record in others.items()}
+    extras = {kind: content for kind, content in read_extras(entry).items() if kind != AGENT}
     summary = card.summary
     if card.actor_critic is not None and "agent" not in card.training:  # the one that came with an imported model
         summary = f"{summary} Its agent is another one, trained later.".lstrip()
@@ -219,18 +218,19 @@ def _replacing(target: Path, name: str) -> Iterator[Path]:
         fresh = own and not target.exists()
         staged = stack.enter_context(temporary_folder(target.parent if fresh else target, "model"))
         yield staged
-        named = {record.name for record in read_entry(staged / f"{name}.toml").card.files.values()}
         if fresh:
             os.rename(staged, target)  # whole, so that nobody finds a folder without a card
         else:
             for path in sorted(staged.iterdir(), key=lambda path: path.suffix == ".toml"):
                 os.replace(path, target / path.name)
         flush_folder(target.parent if fresh else target)
-    for path in target.iterdir():
-        match = _FILE.fullmatch(path.name)
-        others = match and match[2] and path.with_name(f"{match[1]}{match[2]}.toml").exists()
-        if match and match[1] == name and path.name not in named and not others:
-            path.unlink(missing_ok=True)
+        # while no other process can put its files here, which the card that is read would not name
+        named = {record.name for record in read_entry(target / f"{name}.toml").card.files.values()}
+        for path in target.iterdir():
+            match = _FILE.fullmatch(path.name)
+            others = match and match[2] and path.with_name(f"{match[1]}{match[2]}.toml").exists()
+            if match and match[1] == name and path.name not in named and not others:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from said import one_line
 from diamond_gym import cli
 from diamond_gym.errors import BadArgument, ModelNotFound
 from diamond_gym.registry import load_world_model, resolve, save_model, with_agent
-from diamond_gym.registry.loading import read_model
+from diamond_gym.registry.loading import read_extras, read_model
 from diamond_gym.registry.models import Address
 from diamond_gym.registry.published import published
 from diamond_gym.registry.released import read_released
@@ -60,6 +60,16 @@ def test_a_second_push_replaces_the_files(hub: Path) -> None:
     assert cli.main(["push", golden, "user/repo"]) == 0
     assert listed(hub / "user" / "repo") == ["README.md", "golden.safetensors", "golden.toml"]
     assert (hub / "user" / "repo" / changed.card.files["weights"].name).exists()
+
+
+def test_pictures_and_agents_in_files_go_along(hub: Path) -> None:
+    entry, weights, _ = read_model(resolve(save_golden()))
+    extras = {"preview": b"a picture", "agent": b"an agent"}
+    save_model(entry.card, weights, extras=extras)
+    assert cli.main(["push", "golden", "user/repo"]) == 0
+    assert cli.main(["remove", "golden"]) == 0
+    assert cli.main(["pull", "user/repo"]) == 0
+    assert read_extras(resolve("golden")) == extras
 
 
 def test_starts_go_along(tmp_path: Path, hub: Path) -> None:

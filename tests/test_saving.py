@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cards import WEIGHTS, a_card, listed, some_starts
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from diamond_gym.errors import DamagedModel, DiamondGymError
@@ -119,3 +121,42 @@ def test_two_processes_saving_one_name_leave_a_whole_model(home: Path) -> None:
     assert path
     assert load_file(path)["denoiser.a"].tolist() == [value] * 1000
     assert os.listdir(home / "models") == ["tiny"]
+
+
+def test_old_files_are_removed_before_another_process_may_write(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Else those of a model that another process has saved in between would be removed with them."""
+    old = save_model(a_card(), {"denoiser.a": torch.ones(1)})
+    unlink, removed = Path.unlink, list[str]()
+
+    def watched(path: Path, **how: Any) -> None:
+        if path.parent == old.folder and path.name.startswith("tiny"):
+            with pytest.raises(Timeout):
+                FileLock(home / ".models.lock").acquire(timeout=0)
+            removed.append(path.name)
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    save_model(a_card(), {"denoiser.a": torch.zeros(1)})
+    assert removed == [old.card.files["weights"].name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({}, "train it again with `diamond-gym train-wm --game Breakout` or fetch it with `diamond-gym pull Breakout`"),
+        (
+            {"game": "Maze", "source": "diamond-gym train-wm --data maze"},
+            "make it again: diamond-gym train-wm --data maze",
+        ),
+        ({"game": "Maze"}, "copy it here again"),
+        (
+            {"training": {"pulled": {"repository": "user/repo", "sha256": {}}}},
+            "fetch it again with `diamond-gym remove tiny` and `diamond-gym pull hf:user/repo`",
+        ),
+    ],
+)
+def test_a_damaged_model_says_how_to_come_by_it_again(changes: dict[str, Any], remedy: str) -> None:
+    entry = save_model(replace(a_card(), **changes), WEIGHTS)
+    entry.file("weights").write_bytes(b"")
+    with pytest.raises(DamagedModel, match=f"; {re.escape(remedy)}$"):
+        verify(entry)

@@ -178,16 +178,17 @@ class Pull:
     def _pushed(self, address: Address) -> None:
         from diamond_gym.registry import save_model
         from diamond_gym.registry.hub import check_first_pull, fetch_model
-        from diamond_gym.registry.loading import check_weights, read_model
+        from diamond_gym.registry.loading import check_weights, read_extras, read_model
         from diamond_gym.trainers.register import check_free
 
         there, fetched = fetch_model(address, self.source)
         check_free(there.name, there.card.training.get("agent"))
         check_first_pull(fetched, there.name)
         there, weights, starts = read_model(there)
+        extras = read_extras(there)
         check_weights(there.card, weights, str(there.file("weights")))
         training = {**there.card.training, "pulled": fetched.table}
-        _registered(save_model(replace(there.card, training=training), weights, starts))
+        _registered(save_model(replace(there.card, training=training), weights, starts, extras=extras))
         console.print(f'gym.make("DiamondDream-v0", model="{fetched.address}") dreams with it', soft_wrap=True)
 
 
