@@ -40,6 +40,8 @@ def make_dream_vec_env(id: str, n_envs: int = 1, **kwargs: Any) -> "DreamVecEnv"
     for name in ("num_envs", "autoreset_mode", "vectorization_mode"):
         if name in kwargs:
             raise BadArgument(f"make_dream_vec_env sets {name} itself: leave it out (n_envs is the number of rows).")
+    if kwargs.get("render_mode") == "rgb_array_tiled":
+        raise BadArgument('SB3 tiles the rows itself, in render("rgb_array"): use render_mode="rgb_array".')
     diamond_gym.register_ids()  # a model saved since the package was imported has its id, too
     spec = gym.spec(id)
     if spec.vector_entry_point != "diamond_gym.envs:DreamVectorEnv":

@@ -184,7 +184,7 @@ class WorldModel(nn.Module):
     @without_gradient()
     def to_device(self, device: str | torch.device = "auto", precision: str = "auto") -> Self:
         """Moves the networks to "auto" or a device of torch, and settles the precision, as `load_world_model` does."""
-        device = pick_device(device) if isinstance(device, str) else device
+        device = device if isinstance(device, torch.device) else pick_device(device)
         self.precision = pick_precision(precision, device)
         return self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

@@ -37,6 +37,8 @@ def test_bad_arguments_are_one_clear_line():
             "whole number of at least 1, or -1 to go on, got 2.5",
         ),
         ({"model": model, "max_episode_steps": True}, BadArgument, "whole number of at least 1"),
+        ({"model": "tiny", "device": None}, BadArgument, "device None cannot be used here"),
+        ({"model": "tiny", "device": 1.5}, BadArgument, r"device 1\.5 cannot be used here"),
         ({"model": "tiny", "game": "Pong"}, BadArgument, "the model tiny dreams Breakout, not Pong"),
         ({"model": in_memory, "game": "Pong"}, BadArgument, "the model tiny dreams Breakout, not Pong"),
         *(

@@ -227,6 +227,12 @@ def test_bad_arguments():
             BadArgument,
             "autoreset_mode",
         ),
+        (
+            ("DiamondDream-v0", 2),
+            {"model": model, "render_mode": "rgb_array_tiled"},
+            BadArgument,
+            'use render_mode="rgb_array"',
+        ),
         (("CartPole-v1", 2), {}, BadArgument, "not a dream"),
         (("DiamondDream-Brekaout-v0", 2), {}, gym.error.Error, "DiamondDream-Brekaout"),
     ):
