@@ -59,7 +59,7 @@ class TrainAgent:
     """With --env: size of the frames, one side or HEIGHTxWIDTH (default: the world model's)."""
     algo: Literal["diamond", "ppo", "a2c", "dqn", "sac"] = "diamond"
     """DIAMOND's actor-critic, for numbered actions, or one of Stable-Baselines3's algorithms: ppo and a2c for any
-    actions, sac for numbers within bounds."""
+    actions, dqn for numbered ones, sac for numbers within bounds."""
     preset: str = "auto"
     """diamond: paper, nano, auto (paper on a GPU, else nano) or a FILE.toml of options. Your own take precedence."""
     model: str | None = None
