@@ -26,21 +26,23 @@ _CITATION = """\
 ```"""
 
 _ALWAYS_TRUE = (
-    "It dreams what its data showed: what the data did not reach is guessed, however plausible it looks.",
-    "A dream remembers as many frames as the denoiser sees, and drifts the longer it goes on.",
-    "Rewards are signs (-1, 0 or 1), sampled from what the model believes; they are not the game's score.",
+    "It knows only what its data showed; everything else is made up, however plausible it looks.",
+    "A dream remembers only as many frames as the denoiser sees, and drifts further from the game the longer it lasts.",
+    "Rewards are signs (-1, 0 or 1) sampled from the model's prediction; they are not the game's score.",
 )
 
 
 def human_card(card: Card) -> str:
     """Renders a card as Markdown: data, training, figures, known failures, licence and citation.
 
-    A list under `known_failures` in the card's `figures` or `training` table is listed beside what is true
-    of every such model; the tables `data` and `agent` in `training` become sections of their own.
+    What `known_failures` in the card's `figures` or `training` table says is listed beside what is true of every such
+    model, and `history` in `training` as numbered stages; the tables `data` and `agent` in `training` become sections
+    of their own.
     """
     training, figures = dict(card.training), dict(card.figures)
     data, agent = training.pop("data", {}), training.pop("agent", {})
-    failures = [*training.pop("known_failures", []), *figures.pop("known_failures", [])]
+    history = [f"{i}. {stage}" for i, stage in enumerate(_list(training, "history"), 1)]
+    failures = [*_list(training, "known_failures"), *_list(figures, "known_failures")]
     height, width, channels = card.obs_shape
     about = {
         "game": card.game,
@@ -52,14 +54,14 @@ def human_card(card: Card) -> str:
     }
     files = {record.name: f"{record.bytes:,} bytes, SHA-256 `{record.sha256}`" for record in card.files.values()}
     picture = card.files.get(PREVIEW)
-    preview = f"![Real frames, and below them dreamed ones]({picture.name})" if picture else ""
+    preview = f"![Real frames, with dreamed frames below them]({picture.name})" if picture else ""
     # A command is shown as code; a sentence, as of a model that several stages made, as it is.
     source = f"`{card.source}`" if card.source and not card.source.endswith(".") else card.source
     sections = {
         "": "\n\n".join(filter(None, (card.summary, preview))),
         "Model": _table(about),
         "Data": _table(data) or "Not recorded.",
-        "Training": "\n\n".join(filter(None, (source, _table(training)))) or "Not recorded.",
+        "Training": "\n\n".join(filter(None, (source, "\n".join(history), _table(training)))) or "Not recorded.",
         "Agent": _table(agent) if isinstance(agent, Mapping) else str(agent),
         "Figures": _table(figures) or "None measured yet.",
         "Known failures": "\n".join(f"- {line}" for line in (*failures, *_ALWAYS_TRUE)),
@@ -77,6 +79,11 @@ def readme(card: Card) -> str:
     tags = ["reinforcement-learning", "world-model", "diffusion", "diamond", "gymnasium", card.game]
     head = ["---", "library_name: diamond-gym", f"license: {license}", "tags:", *(f"- {tag}" for tag in tags), "---"]
     return "\n".join([*head, human_card(card)])
+
+
+def _list(table: dict[str, Any], key: str) -> list[Any]:
+    """Takes a list out of a table; what is no list stays there."""
+    return table.pop(key) if isinstance(table.get(key), list) else []
 
 
 def _table(table: Mapping[str, Any]) -> str:

@@ -127,7 +127,12 @@ def test_human_card_tells_what_the_card_holds() -> None:
     text = human_card(
         a_card(
             summary="Small.",
-            training={"steps": 7, "data": {"frames": 123}, "known_failures": ["The ball fades."]},
+            training={
+                "steps": 7,
+                "data": {"frames": 123},
+                "known_failures": ["The ball fades."],
+                "history": ["fitted", "fitted again"],
+            },
             figures={"one_step": {"mse": 0.123456}},
         )
     )
@@ -140,5 +145,5 @@ def test_human_card_tells_what_the_card_holds() -> None:
         "MIT",
     ):
         assert words in text
-    assert "- The ball fades." in text
+    assert "- The ball fades." in text and "\n1. fitted\n2. fitted again\n\n| | |\n" in text
     assert "alonso2024diamond" in text
