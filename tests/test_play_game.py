@@ -123,6 +123,26 @@ def test_what_is_recorded_is_what_was_played(worlds: Worlds, tmp_path: Path) -> 
     assert game.record(False) is None
 
 
+@pytest.mark.parametrize("begin_anew", ["new_start", "reset"])
+def test_going_back_to_the_dream_before_records_nothing_that_never_happened(
+    worlds: Worlds, tmp_path: Path, begin_anew: str
+) -> None:
+    game = begin(worlds, record=tmp_path / "play")
+    game.controls.hold(["w"])
+    played = [game.session.now]
+    while len(played) < 4:
+        played.append(game.advance())
+        assert played[-1].action is not None, "the dream should last for these steps"
+    getattr(game, begin_anew)()
+    frames(game, 3)
+    game.rewind(played[-1].step)
+    played.append(game.advance())
+    assert (game.record(False) or {})["steps"] == 4
+    with EpisodeStore(tmp_path / "play", "r") as store:
+        (episode,) = store
+    assert (episode.obs == np.stack([step.obs for step in played])).all()
+
+
 def test_a_full_recording_says_so_once(worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MOST_STEPS", 4)
     game = begin(worlds, record=tmp_path / "play")

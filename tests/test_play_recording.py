@@ -48,33 +48,55 @@ def test_a_recording_is_a_store_of_episodes(tmp_path):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.one_of(st.integers(1, 6), st.integers(-8, -1), st.just(0)), max_size=12))
 def test_rewinding_leaves_what_was_played_last(plan):
-    """Beside a model that is a list of episodes: play n steps, go back n steps, or begin a new episode (0)."""
-    recorder, episodes, history, number = Recorder(), [[0]], [0], 0
+    """Beside a model that is a list of moments: play n steps, go back n moments, or begin a new episode (0)."""
+    recorder, moments, number = Recorder(), [("begin", 0)], 0
     recorder.begin(frame(0))
     for part in plan:
         if part > 0:
             numbers = list(range(number + 1, number + 1 + part))
             number += part
             play(recorder, numbers)
-            episodes[-1] += numbers
-            history += numbers
+            moments += [("step", n) for n in numbers]
         elif part == 0:
             number += 1
             recorder.begin(frame(number))
-            episodes.append([number])
+            moments.append(("begin", number))
         else:
-            back, steps = 100 + number, -part
-            recorder.rewind(steps, frame(back))
-            while steps and episodes:
-                gone = min(steps, len(episodes[-1]) - 1)
-                del episodes[-1][len(episodes[-1]) - gone :]
-                steps -= gone
-                if steps:
-                    episodes.pop()
-            if not episodes:
-                episodes = [[back]]
-    assert [int(f[0, 0, 0]) for f in recorder.frames] == [n % 256 for episode in episodes for n in episode]
-    assert recorder.num_steps == sum(len(episode) - 1 for episode in episodes)
+            back = 100 + number
+            recorder.rewind(-part, frame(back))
+            moments = moments[:part] or [("begin", back)]
+    assert [int(f[0, 0, 0]) for f in recorder.frames] == [n % 256 for _, n in moments]
+    assert recorder.num_steps == sum(kind == "step" for kind, _ in moments)
+    begins = [i for i, (kind, _) in enumerate(moments) if kind == "begin"]
+    episodes = [[n for _, n in moments[i:j]] for i, j in zip(begins, [*begins[1:], None], strict=True)]
+    assert [[int(f[0, 0, 0]) for f in part.obs] for part in recorder._parts] == episodes
+
+
+def test_going_back_over_a_beginning_goes_on_in_the_episode_before(tmp_path):
+    recorder = Recorder()
+    recorder.begin(frame(0))
+    play(recorder, [1, 2, 3])
+    recorder.begin(frame(10))
+    play(recorder, [11, 12, 13])
+    recorder.rewind(4, frame(3))
+    play(recorder, [4])
+    recorder.save(tmp_path, ABOUT)
+    (episode,) = EpisodeStore(tmp_path)
+    assert episode.obs[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert episode.rew.tolist() == [1, 2, 3, 4]
+
+
+def test_steps_after_an_end_are_left_out():
+    """As the steps of a dream are beside which the real game has ended already."""
+    recorder = Recorder()
+    recorder.begin(frame(0))
+    play(recorder, [1])
+    recorder.add(0, 0.0, True, False, frame(2))
+    play(recorder, [3, 4])
+    assert (len(recorder.frames), recorder.num_steps) == (3, 2)
+    recorder.rewind(3, frame(1))
+    play(recorder, [5])
+    assert [int(kept.max()) for kept in recorder.frames] == [0, 1, 5]
 
 
 def test_rewinding_over_an_end_opens_the_episode_again(tmp_path):
@@ -97,7 +119,7 @@ def test_a_full_recording_keeps_what_it_has(monkeypatch):
     assert len(recorder.frames) == 4
     recorder.begin(frame(20))
     play(recorder, [21])
-    recorder.rewind(7, frame(2))  # six of them came when it was full
+    recorder.rewind(8, frame(2))  # seven of them came when it was full
     assert recorder.num_steps == 2 and not recorder.full
     play(recorder, [9])
     assert [int(kept.max()) for kept in recorder.frames] == [0, 1, 2, 9]

@@ -177,12 +177,11 @@ class Game:
         """Goes back to a step exactly; the quality stays as it is now."""
         self._replay.clear()
         self.seek = None
-        session, quality, before = self.session, self.session.now.quality, list(self.session.operations)
+        session, quality, before = self.session, self.session.now.quality, self.session.now.step
         shown = session.rewind(step)
-        kept = len(session.operations)
         self.log.cut()
         if self.recorder is not None:
-            self.recorder.rewind(sum(name == "act" for name, _ in before[kept:]), _recorded(shown)[0])
+            self.recorder.rewind(before - shown.step, _recorded(shown)[0])
         if session.now.quality != quality:
             self._apply("quality", quality)
         return session.now

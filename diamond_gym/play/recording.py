@@ -30,6 +30,7 @@ class _Part:
 
     obs: list[Frame]
     first: bool
+    at: int  # the moment of its first frame, as the recorder counts them
     act: list[npt.NDArray[Any]] = field(default_factory=list)
     rew: list[float] = field(default_factory=list)
     end: bool = False
@@ -54,8 +55,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
-        self._beyond = 0  # steps that came when it was full
-        self.num_steps = 0
+        self._now = -1  # the moment that is played: each beginning and each step is one, kept or not
 
     def begin(self, obs: Frame, first: bool = False) -> None:
         """Begins an episode, or a piece of one.
@@ -64,11 +64,12 @@ class Recorder:
             obs: The frame before its first step, uint8 (H, W, C).
             first: Whether it is the first frame of a game.
         """
+        self._now += 1
         if not self.full:
-            self._parts.append(_Part([obs.copy()], first))
+            self._parts.append(_Part([obs.copy()], first, self._now))
 
     def add(self, action: Any, reward: float, end: bool, trunc: bool, obs: Frame) -> None:
-        """Adds a step, up to `MOST_STEPS` of them; after one that ended the episode, `begin` comes first.
+        """Adds a step, up to `MOST_STEPS` of them; after one that ended the episode, steps are left out until `begin`.
 
         Args:
             action: As the environment takes it: a number, or an array.
@@ -77,43 +78,43 @@ class Recorder:
             trunc: Whether a time limit ended the episode.
             obs: The frame after it, uint8 (H, W, C).
         """
-        if self.full:
-            self._beyond += 1
-            return
+        self._now += 1
         part = self._parts[-1]
+        if self.full or part.end or part.trunc:
+            return
         part.obs.append(obs.copy())
         act = np.asarray(action)
         part.act.append(act.astype(np.int64) if act.dtype.kind in "iu" else act)
         part.rew.append(float(reward))
         part.end, part.trunc = bool(end), bool(trunc)
-        self.num_steps += 1
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps it keeps."""
+        return sum(len(part.act) for part in self._parts)
 
     @property
     def full(self) -> bool:
         """Whether further steps are left out."""
         return self.num_steps >= MOST_STEPS
 
-    def rewind(self, steps: int, obs: Frame) -> None:
-        """Forgets the last steps: the player went back and plays them otherwise.
+    def rewind(self, moments: int, obs: Frame) -> None:
+        """Forgets the last moments: the player went back and plays on from an earlier one.
 
         Args:
-            steps: How many.
+            moments: How many beginnings and steps, together.
             obs: The frame gone back to, from which the recording goes on if it began later than that.
         """
-        beyond = min(steps, self._beyond)
-        self._beyond, steps = self._beyond - beyond, steps - beyond
-        while steps > 0 and self._parts:
-            part = self._parts[-1]
-            gone = min(steps, len(part.act))
-            if gone:
-                kept = len(part.act) - gone
-                del part.obs[kept + 1 :], part.act[kept:], part.rew[kept:]
-                part.end = part.trunc = False
-            self.num_steps, steps = self.num_steps - gone, steps - gone
-            if steps > 0:
-                self._parts.pop()
+        self._now -= moments
+        while self._parts and self._parts[-1].at > self._now:
+            self._parts.pop()
         if not self._parts:
-            self.begin(obs)
+            self._parts.append(_Part([obs.copy()], False, self._now))
+        part = self._parts[-1]
+        kept = self._now - part.at
+        if kept < len(part.act):
+            del part.obs[kept + 1 :], part.act[kept:], part.rew[kept:]
+            part.end = part.trunc = False
 
     @property
     def frames(self) -> list[Frame]:
