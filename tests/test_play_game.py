@@ -2,6 +2,7 @@
 
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from diamond_gym.play import game as game_module
 from diamond_gym.play import recording
 from diamond_gym.play.agent import OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.game import Game
+from diamond_gym.play.reality import Reality, RealStep
 from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Loaded, Worlds, open_agent
@@ -307,6 +309,45 @@ def test_the_real_game_beside(where: str, tmp_path: Path) -> None:
     game.set_real(False)
     assert game.session.now.real is None
     game.close()
+
+
+def test_a_lost_life_ends_what_is_recorded_of_the_real_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ale_py")
+
+    class Losing(Reality):
+        """Loses a life with every other step of a dream."""
+
+        def begin(self, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+            self.steps = 0
+            return super().begin(seed)
+
+        def step(self, action: int, dreamed: np.ndarray) -> RealStep:
+            self.steps += 1
+            return replace(super().step(action, dreamed), life_lost=self.steps % 2 == 1)
+
+    monkeypatch.setattr(game_module, "Reality", Losing)
+    save_tiny_model("tall", size=64)
+    game = begin(Worlds("cpu", "float32", first=resolve("tall")), real=True, record=tmp_path / "play")
+    played, expected = [game.session.now, *(game.advance() for _ in range(16))], []
+    for step in played:
+        if step.action is None:
+            expected.append([step.real.frame])
+            continue
+        expected[-1].append(step.real.frame)
+        if step.real.life_lost:
+            expected.append([step.real.frame])
+    game.close()
+    store = EpisodeStore(tmp_path / "play")
+    wanted = [np.stack(frames) for frames in expected if len(frames) > 1]
+    assert len(wanted) > 1
+    assert [episode.obs.shape for episode in store] == [frames.shape for frames in wanted]
+    assert all((episode.obs == frames).all() for episode, frames in zip(store, wanted, strict=True))
+    lost = sum(step.action is not None and step.real.life_lost for step in played)
+    assert sum(bool(episode.end[-1]) for episode in store) == lost > 0
+    assert max(store.before) >= 0
+    for number, before in enumerate(store.before):
+        if before >= 0:
+            assert (store[before].obs[-1] == store[number].obs[0]).all()
 
 
 def test_only_models_of_the_game_s_own_frames_are_played_beside_it(worlds: Worlds) -> None:

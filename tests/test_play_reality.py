@@ -49,6 +49,25 @@ def test_back_to_a_moment():
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
+def test_a_lost_life_is_told_once_also_after_going_back():
+    reality = Reality("Breakout", 4)
+    frames, _ = reality.begin(seed=1)
+    black, before, lost = np.zeros_like(frames[-1]), reality.clone_state(), []
+    lives = reality._env.ale.lives()
+    for t in range(300):  # nobody moves the paddle
+        step = reality.step(1, black)
+        left = reality._env.ale.lives()
+        assert step.life_lost == (left < lives and not step.ended)
+        lost += [t] * step.life_lost
+        lives = left
+        if step.ended:
+            break
+    assert lost
+    reality.restore_state(before)
+    again = [t for t in range(lost[0] + 2) if reality.step(1, black).life_lost]
+    assert again == lost[:1]
+
+
 def test_a_game_that_ended_stays_at_its_last_frame():
     reality = Reality("Pong", 3)
     reality.begin(seed=0)

@@ -86,6 +86,60 @@ def test_going_back_over_a_beginning_goes_on_in_the_episode_before(tmp_path):
     assert episode.rew.tolist() == [1, 2, 3, 4]
 
 
+def lose_a_life(recorder, number):
+    recorder.add(number % 4, float(number), False, False, frame(number), life_lost=True)
+
+
+def test_the_lives_of_a_game_are_linked_as_collections_link_them(tmp_path):
+    for _ in range(2):  # the second time into the same store
+        recorder = Recorder()
+        recorder.begin(frame(0))
+        play(recorder, [1])  # a game of one life
+        recorder.begin(frame(10), first=True)
+        play(recorder, [11])
+        lose_a_life(recorder, 12)
+        play(recorder, [13])
+        lose_a_life(recorder, 14)
+        recorder.add(0, 0.0, True, False, frame(15))
+        recorder.begin(frame(20))
+        lose_a_life(recorder, 21)  # and nothing was played after it
+        assert [int(kept.max()) for kept in recorder.frames] == [0, 1, 10, 11, 12, 13, 14, 15, 20, 21]
+        recorder.save(tmp_path, ABOUT, "person")
+    store = EpisodeStore(tmp_path)
+    assert [episode.obs[:, 0, 0, 0].tolist() for episode in store][:5] == [
+        [0, 1], [10, 11, 12], [12, 13, 14], [14, 15], [20, 21],
+    ]  # fmt: skip
+    assert [bool(episode.end[-1]) for episode in store] == [False, True, True, True, True] * 2
+    assert [store.info(i)["first"] for i in range(5)] == [False, True, False, False, False]
+    assert store.before.tolist() == [-1, -1, 1, 2, -1, -1, -1, 6, 7, -1]
+
+
+def test_rewinding_over_a_lost_life_takes_it_back(tmp_path):
+    recorder = Recorder()
+    recorder.begin(frame(0))
+    play(recorder, [1])
+    lose_a_life(recorder, 2)
+    play(recorder, [3, 4])
+    recorder.rewind(3, frame(1))
+    play(recorder, [5])
+    recorder.save(tmp_path, ABOUT)
+    (episode,) = EpisodeStore(tmp_path)
+    assert (episode.obs[:, 0, 0, 0].tolist(), episode.over) == ([0, 1, 5], False)
+
+
+def test_rewinding_to_the_frame_of_a_lost_life_keeps_it(tmp_path):
+    recorder = Recorder()
+    recorder.begin(frame(0))
+    lose_a_life(recorder, 1)
+    play(recorder, [2, 3])
+    recorder.rewind(2, frame(1))
+    play(recorder, [4])
+    recorder.save(tmp_path, ABOUT)
+    one, other = EpisodeStore(tmp_path)
+    assert (one.obs[:, 0, 0, 0].tolist(), one.over) == ([0, 1], True)
+    assert (other.obs[:, 0, 0, 0].tolist(), other.over) == ([1, 4], False)
+
+
 def test_steps_after_an_end_are_left_out():
     """As the steps of a dream are beside which the real game has ended already."""
     recorder = Recorder()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 from diamond_gym.action_spaces import codec_of_space
-from diamond_gym.data.episode_files import Episode
+from diamond_gym.data.episode_files import Episode, next_game
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.schema import check_least, check_shares
@@ -129,7 +129,7 @@ class Collector:
         self._games = Games(envs, self.config.life_loss_ends)
         obs = self._games.reset(int(self._rng.integers(2**31 - envs.num_envs)))
         self.scores, self.first_scores = np.zeros(len(obs)), np.full(len(obs), np.nan)
-        self._games_begun = 1 + max((store.info(i).get("game", -1) for i in range(len(store))), default=-1)
+        self._games_begun = next_game(store.info(i) for i in range(len(store)))
         self._open = [self._new_game(i) for i in range(len(obs))]
         self._finished: list[tuple[int | None, Episode]] = []
 

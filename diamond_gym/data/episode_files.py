@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, astuple, dataclass, field
@@ -281,6 +281,11 @@ def read_index(folder: Path) -> dict[str, Piece]:
                 for name, (link, n, begins, stamp) in json.loads(content[8:]).items()
             }
     return {}
+
+
+def next_game(infos: Iterable[Mapping[str, Any]]) -> int:
+    """A number for a game that none of the episodes with these infos is of."""
+    return 1 + max((info.get("game", -1) for info in infos), default=-1)
 
 
 def lives_before(infos: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:

@@ -22,6 +22,7 @@ class RealStep:
         frame: The frame after it, uint8 (H, W, C).
         reward: The game's own reward, not clipped; 0 once the game has ended.
         ended: Whether the game has ended; its last frame then stays.
+        life_lost: Whether it cost a life, though the game goes on.
         divergence: Mean absolute difference between the dreamed and the real frame, in levels from 0 to 255.
     """
 
@@ -29,6 +30,7 @@ class RealStep:
     reward: float
     ended: bool
     divergence: float
+    life_lost: bool = False
 
 
 class Reality:
@@ -48,7 +50,7 @@ class Reality:
     def __init__(self, game: str, num_frames: int) -> None:
         self._env, self._num_frames = RealEnv(game=game), num_frames
         self._frame: Frame | None = None
-        self._ended = False
+        self._ended, self._lives = False, 0
 
     def begin(self, seed: int | None = None) -> tuple[Frame, npt.NDArray[np.int64]]:
         """Plays a new game at random to some moment.
@@ -61,16 +63,18 @@ class Reality:
         """
         rng = np.random.default_rng(seed)
         wanted = self._num_frames + int(rng.integers(_LONGEST_WARM_UP))
-        frames, actions = [self._env.reset(seed=int(rng.integers(2**31)))[0]], list[int]()
+        frame, info = self._env.reset(seed=int(rng.integers(2**31)))
+        frames, actions = [frame], list[int]()
         while len(frames) < wanted:
             if len(actions) % _HELD == 0:
                 action = int(rng.integers(self._env.action_space.n))  # type: ignore[attr-defined]
-            frame, _, ended, cut, _ = self._env.step(action)
+            frame, _, ended, cut, info = self._env.step(action)
             frames.append(frame)
             actions.append(action)
             if ended or cut:
-                frames, actions = [self._env.reset()[0]], []
-        self._frame, self._ended = frames[-1], False
+                frame, info = self._env.reset()
+                frames, actions = [frame], []
+        self._frame, self._ended, self._lives = frames[-1], False, int(info["lives"])
         n = self._num_frames
         return np.stack(frames[-n:]), np.array(actions[len(actions) - n + 1 :], np.int64)
 
@@ -81,12 +85,13 @@ class Reality:
             action: The dream's action.
             dreamed: The frame that the dream came to, uint8 (H, W, C).
         """
-        reward = 0.0
+        reward, life_lost = 0.0, False
         if not self._ended:
-            self._frame, reward, ended, cut, _ = self._env.step(action)
-            self._ended = ended or cut
+            self._frame, reward, ended, cut, info = self._env.step(action)
+            self._ended, lives = ended or cut, int(info["lives"])
+            life_lost, self._lives = lives < self._lives and not self._ended, lives
         error = float(np.abs(self.frame.astype(np.int16) - dreamed.astype(np.int16)).mean())
-        return RealStep(self.frame, reward, self._ended, error)
+        return RealStep(self.frame, reward, self._ended, error, life_lost)
 
     @property
     def frame(self) -> Frame:
@@ -94,13 +99,13 @@ class Reality:
         assert self._frame is not None, "begin() comes first"
         return self._frame
 
-    def clone_state(self) -> tuple[RealState, Frame, bool]:
+    def clone_state(self) -> tuple[RealState, Frame, bool, int]:
         """The game at this moment; small, as it holds the game's actions and not its memory."""
-        return self._env.clone_state(), self.frame, self._ended
+        return self._env.clone_state(), self.frame, self._ended, self._lives
 
-    def restore_state(self, state: tuple[RealState, Frame, bool]) -> None:
+    def restore_state(self, state: tuple[RealState, Frame, bool, int]) -> None:
         """Goes back to a moment of the same game by playing it again, at a millisecond a step."""
-        game, self._frame, self._ended = state
+        game, self._frame, self._ended, self._lives = state
         self._env.restore_state(game)
 
     def close(self) -> None:

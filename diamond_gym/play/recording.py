@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_gym.data.about import About
-from diamond_gym.data.episode_files import Episode
+from diamond_gym.data.episode_files import Episode, next_game
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import DiamondGymError
 from diamond_gym.files import atomic_write
@@ -31,14 +33,15 @@ class _Part:
     obs: list[Frame]
     first: bool
     at: int  # the moment of its first frame, as the recorder counts them
+    goes_on: bool = False  # as the next life of the game that the part before is of
     act: list[npt.NDArray[Any]] = field(default_factory=list)
     rew: list[float] = field(default_factory=list)
     end: bool = False
     trunc: bool = False
 
-    def episode(self, played_by: str) -> Episode:
+    def episode(self, info: dict[str, Any]) -> Episode:
         last = np.arange(len(self.act)) == len(self.act) - 1
-        info = {"first": self.first, "policy": played_by}
+        info = {"first": self.first, **info}
         rew = np.array(self.rew, np.float32)
         return Episode(np.stack(self.obs), np.stack(self.act), rew, last & self.end, last & self.trunc, info)
 
@@ -68,7 +71,7 @@ class Recorder:
         if not self.full:
             self._parts.append(_Part([obs.copy()], first, self._now))
 
-    def add(self, action: Any, reward: float, end: bool, trunc: bool, obs: Frame) -> None:
+    def add(self, action: Any, reward: float, end: bool, trunc: bool, obs: Frame, life_lost: bool = False) -> None:
         """Adds a step, up to `MOST_STEPS` of them; after one that ended the episode, steps are left out until `begin`.
 
         Args:
@@ -77,6 +80,8 @@ class Recorder:
             end: Whether the game ended.
             trunc: Whether a time limit ended the episode.
             obs: The frame after it, uint8 (H, W, C).
+            life_lost: Whether it cost a life, though the game goes on: the episode ends, as it does in `collect`, and
+                the next one begins with this frame.
         """
         self._now += 1
         part = self._parts[-1]
@@ -86,7 +91,9 @@ class Recorder:
         act = np.asarray(action)
         part.act.append(act.astype(np.int64) if act.dtype.kind in "iu" else act)
         part.rew.append(float(reward))
-        part.end, part.trunc = bool(end), bool(trunc)
+        part.end, part.trunc = bool(end or life_lost), bool(trunc)
+        if life_lost and not (end or trunc):
+            self._parts.append(_Part([obs.copy()], False, self._now, goes_on=True))
 
     @property
     def num_steps(self) -> int:
@@ -119,7 +126,7 @@ class Recorder:
     @property
     def frames(self) -> list[Frame]:
         """All frames in order, uint8 (H, W, C)."""
-        return [frame for part in self._parts for frame in part.obs]
+        return [frame for part in self._parts for frame in part.obs[part.goes_on :]]
 
     def save(self, folder: str | Path, about: About, played_by: str = "person") -> int:
         """Adds what was recorded to a store of episodes, which `train-wm --data` reads.
@@ -135,10 +142,18 @@ class Recorder:
         Raises:
             DiamondGymError: The store holds something else, or the disk is full.
         """
-        episodes = [part.episode(played_by) for part in self._parts if part.act]
-        if episodes:
-            with EpisodeStore(folder, "a", about) as store:
-                store.write([(None, episode) for episode in episodes])
+        game_of = accumulate(not part.goes_on for part in self._parts)
+        played = [(game, part) for game, part in zip(game_of, self._parts, strict=True) if part.act]
+        if not played:
+            return 0
+        lives = Counter(game for game, _ in played)
+        with EpisodeStore(folder, "a", about) as store:
+            free = next_game(store.info(i) for i in range(len(store)))
+            linked = [{"game": free + game} if lives[game] > 1 else {} for game, _ in played]
+            episodes = [
+                part.episode({"policy": played_by, **link}) for (_, part), link in zip(played, linked, strict=True)
+            ]
+            store.write([(None, episode) for episode in episodes])
         return len(episodes)
 
 
