@@ -9,7 +9,10 @@ import pytest
 from stubs import save_tiny_model
 
 from diamond_gym.cli import main
-from diamond_gym.cli.play import address_of, has_a_screen, hints
+from diamond_gym.cli.play import Play, address_of, has_a_screen, hints
+from diamond_gym.data.about import About
+from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.play.game import Game
 
 # The command
 
@@ -70,6 +73,46 @@ def test_the_real_game_is_refused_before_the_server_starts(
     for words in ([], ["Boxing"]):
         assert main(["play", *words, "--real", "--no-open"]) == 2
         assert "pip install 'diamond-gym[atari]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", [[], ["--terminal"]])
+def test_a_folder_that_no_recording_can_be_added_to_is_refused_at_once(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Play, "_in_browser", lambda *_: 0)
+    monkeypatch.setattr(Play, "_in_terminal", lambda *_: 0)
+    save_tiny_model()
+    EpisodeStore(tmp_path / "pong", "a", About("Pong", (64, 64, 3), 6)).close()
+    (tmp_path / "file").touch()
+    for folder, says in (("pong", "use another folder"), ("file", "is no folder")):
+        assert main(["play", "tiny", "--record", str(tmp_path / folder), "--no-open", *where]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+    assert main(["play", "--record", str(tmp_path / "file"), "--no-open"]) == 2, "also where no world is named"
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_a_recording_that_cannot_be_stored_is_said_after_playing_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diamond_gym.play import terminal
+
+    def play(game: Game, fps: int) -> None:
+        for _ in range(3):
+            game.advance()
+        (tmp_path / "mine").touch()
+
+    save_tiny_model()
+    monkeypatch.setattr(terminal, "play_in_terminal", play)
+    assert main(["play", "tiny", "--terminal", "--device", "cpu", "--record", str(tmp_path / "mine")]) == 1
+    error = capsys.readouterr().err
+    assert "was not stored" in error and str(tmp_path / "mine") in error
+    assert error.count("\n") == 1
+    (tmp_path / "mine").unlink()
+    monkeypatch.setattr(terminal, "play_in_terminal", lambda game, fps: game.advance())
+    assert main(["play", "tiny", "--terminal", "--device", "cpu", "--record", str(tmp_path / "mine")]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_without_the_extra_one_line_says_what_to_install(root: Path) -> None:

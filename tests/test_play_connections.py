@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,13 +20,20 @@ pytest.importorskip("uvicorn", reason="the extra play is not installed")
 pytest.importorskip("websockets", reason="the extra play is not installed")
 
 
-from play_client import WAIT, Client, House, gone, serving
+from play_client import WAIT, Client, House, gone, serving, tiny_worlds
 
 from diamond_gym.play import server
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Worlds
 
 pytestmark = pytest.mark.usefixtures("no_error_is_logged")
+
+
+def waited_for(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + WAIT
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
 
 
 def test_busy_until_somebody_leaves(house: House) -> None:
@@ -117,6 +125,63 @@ def test_the_end_of_the_server_is_said(worlds: Worlds) -> None:
         house.running.should_exit = True
         assert client.until("closed")["reason"] == "the server has ended"
         assert client.closed() == 1001
+
+
+def test_a_recording_that_cannot_be_stored_is_said_and_the_model_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "LINGER", 0.1)
+    worlds = tiny_worlds(str(tmp_path / "home"))
+    with serving(worlds, begin=Begin(record=tmp_path / "mine"), world="Breakout") as house:
+        with Client(house).start() as client, Client(house).start() as lost:
+            games = [house.server.players[each.hello["session"]].game for each in (client, lost)]
+            while not all(game.recorder.num_steps for game in games):
+                client.receive()
+            (tmp_path / "mine").touch()
+            client.send("start", world="Breakout")
+            assert "is no folder" in client.until("error")["text"]
+            client.send("close")
+            assert "was not stored" in client.until("notice")["text"]
+            assert client.closed() == 1000
+        assert waited_for(lambda: not house.server.players), "the reaper goes on"
+        assert waited_for(lambda: games[0].loaded.players == 0)
+    assert sum("was not stored" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_others_play_on_while_a_game_ends(tmp_path: Path) -> None:
+    """As it has to wait where another model is being loaded."""
+    worlds = tiny_worlds(str(tmp_path))
+    with serving(worlds) as house, Client(house).start() as one, Client(house).paused() as other:
+        loaded = house.server.players[one.hello["session"]].game.loaded
+        assert waited_for(lambda: loaded.players == 2)
+        with worlds._lock:
+            one.send("close")
+            assert waited_for(lambda: one.hello["session"] not in house.server.players)
+            for _ in range(3):
+                other.step(1)
+            assert loaded.players == 2
+        assert one.closed() == 1000
+        assert loaded.players == 1
+
+
+def test_one_session_that_cannot_be_ended_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "LINGER", 0.1)
+    with serving(tiny_worlds(str(tmp_path))) as house:
+        with Client(house).start() as client:
+            game = house.server.players[client.hello["session"]].game
+            monkeypatch.setattr(game, "close", lambda: 1 / 0)
+        assert waited_for(lambda: not house.server.players and game.loaded.players == 0)
+        with Client(house).start() as other:
+            reference = weakref.ref(house.server.players[other.hello["session"]].game)
+        assert gone(reference), "the reaper goes on"
+        last = [Client(house).start() for _ in range(2)]
+        monkeypatch.setattr(house.server.players[last[0].hello["session"]].game, "close", lambda: 1 / 0)
+        house.running.should_exit = True
+        assert [client.closed() for client in last] == [1001, 1001]
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["division by zero"] * 2
+    caplog.clear()
 
 
 def test_what_the_command_was_asked_for_is_what_begins(worlds: Worlds) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,20 +159,59 @@ def test_a_full_recording_says_so_once(worlds: Worlds, tmp_path: Path, monkeypat
 def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: Path) -> None:
     game = begin(worlds, record=tmp_path / "play")
     frames(game, 3)
-    game.close()
+    assert game.close() == ""
     with EpisodeStore(tmp_path / "play", "r") as store:
         assert store.num_steps == sum(name == "act" for name, _ in game.session.operations)
 
 
-def test_a_store_of_something_else_is_told(worlds: Worlds, tmp_path: Path) -> None:
-    with EpisodeStore(tmp_path / "pong", "a", About("Pong", (64, 64, 3), 6)):
-        pass
+def pong_store(folder: Path) -> None:
+    EpisodeStore(folder, "a", About("Pong", (64, 64, 3), 6)).close()
+
+
+def test_a_store_of_something_else_is_refused_before_anything_is_played(worlds: Worlds, tmp_path: Path) -> None:
+    pong_store(tmp_path / "pong")
+    with pytest.raises(BadArgument, match="use another folder"):
+        begin(worlds, record=tmp_path / "pong")
+    assert begin(worlds, record=tmp_path / "new" / "one").recorder is not None
+    assert not (tmp_path / "new").exists(), "nothing is made before there is anything to store"
+
+
+def test_a_folder_that_cannot_be_one_is_refused(worlds: Worlds, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in ("file", "file/below"):
+        with pytest.raises(BadArgument, match="file is no folder"):
+            begin(worlds, record=tmp_path / folder)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "00000000000000000001-00000000.safetensors").touch()
+    with pytest.raises(BadArgument, match="restore it, or use another folder"):
+        begin(worlds, record=tmp_path / "bare")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "store.json").write_text("{")
+    with pytest.raises(BadArgument, match="is damaged"):
+        begin(worlds, record=tmp_path / "damaged")
+
+
+def test_a_store_that_became_something_else_is_told(worlds: Worlds, tmp_path: Path) -> None:
     game = begin(worlds, record=tmp_path / "pong")
+    pong_store(tmp_path / "pong")
     frames(game, 3)
     recorded = game.record(False)
     assert recorded is not None
     assert recorded["store"] is None
     assert "use another folder" in game.notices[0]
+
+
+@pytest.mark.parametrize("spoil", [pong_store, Path.touch])
+def test_the_end_of_a_game_says_what_was_not_stored(worlds: Worlds, tmp_path: Path, spoil: Callable) -> None:
+    game = begin(worlds, record=tmp_path / "play", horizon=None)
+    game.controls.hold(["w"])
+    frames(game, 3)
+    steps = game.recorder.num_steps
+    spoil(tmp_path / "play")
+    why = game.close()
+    assert why.startswith(f"the recording ({steps} steps) was not stored: ") and "\n" not in why
+    assert str(tmp_path / "play") in why
+    assert game.close() == "", "it is said once"
 
 
 def test_a_log_is_played_again_bit_for_bit(worlds: Worlds, tmp_path: Path) -> None:

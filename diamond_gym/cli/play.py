@@ -81,6 +81,7 @@ class Play:
         entry = None if word is None else resolve(word)
         if entry is not None and self.model is not None:
             entry.card.check_game(self.game)
+        from diamond_gym.play.recording import about_of, check_store
         from diamond_gym.play.settings import Begin
         from diamond_gym.play.worlds import Worlds, check_real, leave_a_core, qualities_of
 
@@ -88,6 +89,8 @@ class Play:
             check_real(None if entry is None else entry.card)
         if entry is not None and self.quality not in (None, *(own := qualities_of(entry.card))):
             raise BadArgument(f"--quality must be {' or '.join(own)} for {entry.name}, not {self.quality}")
+        if self.record is not None:
+            check_store(self.record, None if entry is None else about_of(entry.card))
         leave_a_core()
         begin = Begin(
             seed=self.seed or 0,
@@ -128,8 +131,10 @@ class Play:
         try:
             play_in_terminal(game, self.fps)
         finally:
-            game.close()
-        return 0
+            why = game.close()
+            if why:  # also where something else went wrong, whose message follows
+                print(why, file=sys.stderr)
+        return 1 if why else 0
 
     def _in_browser(self, worlds: "Worlds", entry: "Entry | None", begin: "Begin") -> int:
         from diamond_gym.play.server import Server

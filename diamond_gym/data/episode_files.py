@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.data.about import About
+from diamond_gym.data.about import ABOUT, About
 from diamond_gym.errors import DiamondGymError, DiskFull
 from diamond_gym.files import atomic_write, flush_folder
 
@@ -281,6 +281,12 @@ def read_index(folder: Path) -> dict[str, Piece]:
                 for name, (link, n, begins, stamp) in json.loads(content[8:]).items()
             }
     return {}
+
+
+def check_described(folder: Path) -> None:
+    """Raises DiamondGymError where a folder has episodes, and no description that makes a store of them."""
+    if any(sequence_of(path.name) >= 0 for path in folder.glob(f"*{SUFFIX}")) and not (folder / ABOUT).exists():
+        raise DiamondGymError(f"{folder} has episodes but no {ABOUT}: restore it, or use another folder")
 
 
 def next_game(infos: Iterable[Mapping[str, Any]]) -> int:

@@ -66,8 +66,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
             raise ValueError(f"mode must be 'r' or 'a', not {mode!r}")
         self.folder, self._writable = Path(folder), mode == "a"
         if self._writable and about is not None and not (self.folder / ABOUT).exists():
-            if any(files.sequence_of(path.name) >= 0 for path in self.folder.glob(f"*{SUFFIX}")):
-                raise DiamondGymError(f"{folder} has episodes but no {ABOUT}: restore it, or use another folder")
+            files.check_described(self.folder)
             with disk_space_for(self.folder):
                 write_about(self.folder, about)
         self.about = read_about(self.folder)

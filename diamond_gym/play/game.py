@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.data.about import About
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.branches import Branches, Spread
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.reality import Reality
-from diamond_gym.play.recording import ActionLog, Recorder
+from diamond_gym.play.recording import ActionLog, Recorder, about_of, check_store
 from diamond_gym.play.session import PlaySession
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.timeline import PlayStep
@@ -44,7 +43,7 @@ class Game:
         """Begins a game.
 
         Raises:
-            DiamondGymError: The model, agent or real game cannot be used; there is no such quality.
+            DiamondGymError: The model, agent, real game or store cannot be used; there is no such quality.
         """
         card = loaded.entry.card
         self.world, self.loaded, self.begin = card.game, loaded, begin
@@ -62,6 +61,8 @@ class Game:
             if horizon is not None and not (type(horizon) is int and horizon > 0):
                 raise BadArgument(f"the recording's horizon is {horizon!r:.40}, which is not one")
         self.session = PlaySession(loaded.model, seed=None, horizon=horizon, agent=agent, dream=loaded.dream.twin())
+        if begin.record is not None:
+            check_store(begin.record, about_of(self.loaded.entry.card))
         self.controls = Controls(self.session.codec, self.session.meanings)
         self.seek: int | None = None
         self.denoise = False
@@ -239,17 +240,25 @@ class Game:
             self.recorder, now = Recorder(), self.session.now
             self.recorder.begin(_recorded(now)[0], self._is_first(now))
             return None
-        recorder, self.recorder = self.recorder, None
-        assert recorder is not None
-        self.recorded = recorder
-        store = None
+        store, why = self._save()
+        if why:  # it can still be fetched
+            self.notices.append(why)
+        assert self.recorded is not None
+        steps = self.recorded.num_steps
+        formats = ["mp4", "gif", "log"] if steps else ["log"]
+        return {"id": secrets.token_urlsafe(9), "steps": steps, "formats": formats, "store": store}
+
+    def _save(self) -> tuple[str | None, str]:
+        """Ends the recording under way: the store that it was written to, and why there is none."""
+        if self.recorder is None:
+            return None, ""
+        self.recorded, self.recorder = self.recorder, None
         try:
-            if recorder.save(self.store, self._about(), "person" if self.control == "human" else "agent"):
-                store = str(self.store)
-        except DiamondGymError as error:  # it can still be fetched
-            self.notices.append(str(error))
-        formats = ["mp4", "gif", "log"] if recorder.num_steps else ["log"]
-        return {"id": secrets.token_urlsafe(9), "steps": recorder.num_steps, "formats": formats, "store": store}
+            played_by = "person" if self.control == "human" else "agent"
+            saved = self.recorded.save(self.store, about_of(self.loaded.entry.card), played_by)
+            return str(self.store) if saved else None, ""
+        except (DiamondGymError, OSError) as error:
+            return None, f"the recording ({self.recorded.num_steps:,} steps) was not stored: {error}"
 
     @property
     def store(self) -> Path:
@@ -259,9 +268,6 @@ class Game:
         kind = "dream" if self.session.now.real is None else "real"
         return home_folder() / "recordings" / f"{self.world}-{kind}"
 
-    def _about(self) -> About:
-        return About.of(self.world, self.loaded.model.obs_shape, self.session.codec, tuple(self.session.meanings))
-
     def view(self) -> View:
         """The game's present state and pictures for clients."""
         session, seek = self.session, self.seek
@@ -270,11 +276,17 @@ class Game:
         small = session.small if seek is None else None
         return View(step, seek, session.first, session.now.step, small, denoising)
 
-    def close(self) -> None:
-        """Ends the recording under way, and the real game."""
-        self.record(False)
-        if self.session.reality is not None:
-            self.session.reality.close()
+    def close(self) -> str:
+        """Ends the recording under way, and the real game.
+
+        Returns:
+            Why the recording could not be stored; empty where it was, and where there was none.
+        """
+        try:
+            return self._save()[1]
+        finally:
+            if self.session.reality is not None:
+                self.session.reality.close()
 
 
 def _recorded(step: PlayStep) -> tuple[Pixels, float, bool, bool]:

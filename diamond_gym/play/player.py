@@ -95,8 +95,10 @@ class Player:
         self.server.leave(self)
         if reason:
             await self.channel.send({"type": "closed", "reason": reason})
-        await self.end_game()
-        await self.channel.close(code, reason)
+        try:
+            await self.end_game()
+        finally:
+            await self.channel.close(code, reason)
 
     async def begin(self, game: Game, fps: int, started: dict[str, Any]) -> None:
         """Plays a game in place of the present one.
@@ -108,7 +110,7 @@ class Player:
         """
         await self.end_game()
         if self.closed:
-            self.server.close_game(game)
+            await self.server.close_game(game)
             return
         self.game, self.fps, self.started, self.paused = game, fps, started, False
         await self.channel.send({"type": "started", **started})
@@ -124,8 +126,9 @@ class Player:
         await asyncio.gather(*tasks, return_exceptions=True)
         async with self._busy:  # a message may still be at work on it
             game, self.game, self._view = self.game, None, None
-            if game is not None:
-                self.server.close_game(game)
+            why = "" if game is None else await self.server.close_game(game)
+        if why:
+            await self.channel.send({"type": "notice", "text": why})
 
     # The game
 

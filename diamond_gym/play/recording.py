@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diamond_gym.data.about import About
-from diamond_gym.data.episode_files import Episode, next_game
+from diamond_gym.data.about import ABOUT, About, read_about
+from diamond_gym.data.episode_files import Episode, check_described, next_game
 from diamond_gym.data.episodes import EpisodeStore
-from diamond_gym.errors import DiamondGymError
+from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_write
+from diamond_gym.registry.card import Card
 
 Frame = npt.NDArray[np.uint8]
 
@@ -141,6 +143,7 @@ class Recorder:
 
         Raises:
             DiamondGymError: The store holds something else, or the disk is full.
+            OSError: It cannot be written to.
         """
         game_of = accumulate(not part.goes_on for part in self._parts)
         played = [(game, part) for game, part in zip(game_of, self._parts, strict=True) if part.act]
@@ -155,6 +158,35 @@ class Recorder:
             ]
             store.write([(None, episode) for episode in episodes])
         return len(episodes)
+
+
+def about_of(card: Card) -> About:
+    """What a recording of a model's world holds."""
+    return About.of(card.game, card.obs_shape, card.codec, card.codec.part_names or tuple(card.action_meanings))
+
+
+def check_store(folder: Path, about: About | None) -> None:
+    """Refuses a folder that a recording could not be added to, before anything is played; it writes nothing.
+
+    Args:
+        folder: The store, or where one would be made.
+        about: What would be recorded; None where that is not known yet.
+
+    Raises:
+        BadArgument: It is a store of something else, damaged, or no folder that can be written to.
+    """
+    try:
+        if (folder / ABOUT).exists():
+            there = read_about(folder)
+            there.check_same(about or there, folder)
+        check_described(folder)
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir():
+            raise BadArgument(f"cannot record into {folder}: {nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written to")
+    except (DiamondGymError, OSError) as error:
+        raise BadArgument(str(error)) from None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import tempfile
@@ -33,6 +34,8 @@ from diamond_gym.play.worlds import Worlds, controls_of, own_quality
 from diamond_gym.registry.models import Entry
 
 T = TypeVar("T")
+
+log = logging.getLogger("diamond_gym.play")
 
 LINGER = 30.0  # seconds that a session waits for a lost connection
 _BURST = 4 * MESSAGES_PER_SECOND  # messages that may come at once
@@ -78,13 +81,15 @@ class Server:
         """Loads the first model while nobody waits for it yet; whoever plays sees what may be wrong with it."""
         if self.worlds.first is not None:
             with contextlib.suppress(Exception):
-                self.worlds.give_back(await asyncio.to_thread(self.worlds.take, self.worlds.first))
+                loaded = await asyncio.to_thread(self.worlds.take, self.worlds.first)
+                await asyncio.to_thread(self.worlds.give_back, loaded)
 
     async def close(self) -> None:
         """Ends all sessions, and says so."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(player.close(1001, "the server has ended") for player in list(self.players.values())))
+        ends = (self._end(player, 1001, "the server has ended") for player in list(self.players.values()))
+        await asyncio.gather(*ends, return_exceptions=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._folder.cleanup()
 
@@ -95,7 +100,14 @@ class Server:
             for player in list(self.players.values()):
                 left = player.channel.left_at
                 if left is not None and time.monotonic() - left > LINGER:
-                    await player.close()
+                    await self._end(player)
+
+    async def _end(self, player: Player, code: int = 1000, reason: str = "") -> None:
+        """Ends a session; what goes wrong there is logged, and the others go on."""
+        try:
+            await player.close(code, reason)
+        except Exception:
+            log.exception("a session could not be ended well")
 
     # What is asked for by HTTP
 
@@ -184,7 +196,7 @@ class Server:
                 begin = self._begin(message, entry)
                 game = await self.work(Game, loaded, begin)
             except BaseException:
-                self.worlds.give_back(loaded)
+                await asyncio.to_thread(self.worlds.give_back, loaded)
                 raise
         except BaseException:
             if player.game is None:
@@ -228,13 +240,28 @@ class Server:
             lost = [other for other in self._places if other.channel.left_at is not None]
             if not lost:
                 raise Busy(self.settings.max_sessions)
-            await min(lost, key=lambda other: other.channel.left_at or 0).close()
+            await self._end(min(lost, key=lambda other: other.channel.left_at or 0))
         self._places.add(player)
 
-    def close_game(self, game: Game) -> None:
-        """Lets go of a game's model."""
-        game.close()
-        self.worlds.give_back(game.loaded)
+    async def close_game(self, game: Game) -> str:
+        """Ends a game and lets go of its model.
+
+        Aside, as a recording may have to be written, and another model that is being loaded to be waited for.
+
+        Returns:
+            Why its recording could not be stored; empty where it was, and where there was none.
+        """
+
+        def close_and_give_back() -> str:
+            try:
+                return game.close()
+            finally:
+                self.worlds.give_back(game.loaded)
+
+        why = await asyncio.to_thread(close_and_give_back)
+        if why:  # the player may be gone
+            log.warning(why)
+        return why
 
     def leave(self, player: Player) -> None:
         """Forgets a player who has gone."""
