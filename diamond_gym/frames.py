@@ -1,6 +1,9 @@
 """Frames: pixels uint8 (H, W, C) from and to floats in [-1, 1] (C, H, W); pictures, videos and colours."""
 
 import errno
+import io
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +59,27 @@ def tile(frames: Array, columns: int | None = None, scale: int = 1, gap: int = 0
     return image[: height - gap, : width - gap]
 
 
-def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> None:
-    """Writes frames uint8 (H, W, 3) as .mp4 or .gif, whole or not at all.
+def write_video(path: Path, frames: Iterable[npt.NDArray[np.uint8]], fps: int) -> None:
+    """Writes frames as .mp4 or .gif, whole or not at all.
+
+    They are taken one by one: an MP4 needs memory for one of them. A GIF is held in memory, with a byte for a pixel.
+
+    Args:
+        path: The file.
+        frames: uint8 (H, W, 3), or (H, W, 1) for grey.
+        fps: Frames per second.
 
     Raises:
-        DiamondGymError: The video library could not write it.
+        DiamondGymError: The video library could not write it, or there are no frames.
     """
-    import imageio.v3 as iio
-
     with disk_space_for(path):
         try:
-            if path.suffix == ".gif":
-                content = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
-            else:
-                # H.264 wants even sizes in this pixel format, which every player shows
-                h, w = (size - size % 2 for size in frames[0].shape[:2])
-                even = [frame[:h, :w] for frame in frames]
-                options: dict[str, Any] = {"codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
-                content = iio.imwrite("<bytes>", even, extension=".mp4", fps=fps, **options)
-                if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
-                    raise OSError(_SPACE)
+            coloured = (frame.repeat(3, axis=2) if frame.shape[2] == 1 else frame for frame in frames)
+            first = next(coloured, None)
+            if first is None:
+                raise ValueError("there are no frames")
+            write = _gif if path.suffix == ".gif" else _mp4
+            content = write(chain([first], coloured), fps)
         except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
             if is_disk_full(error, path.parent) or _SPACE in str(error):
                 raise OSError(errno.ENOSPC, _SPACE, str(path)) from error
@@ -83,6 +87,26 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]], fps: int) -> No
             raise DiamondGymError(f"could not write {path} ({message[:200] or type(error).__name__})") from error
         with atomic_write(path) as file:
             file.write(content)
+
+
+def _mp4(frames: Iterable[npt.NDArray[np.uint8]], fps: int) -> bytes:
+    import imageio.v3 as iio
+
+    # H.264 wants even sizes in this pixel format, which every player shows
+    even: Any = (frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames)
+    options: dict[str, Any] = {"codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
+    content: bytes = iio.imwrite("<bytes>", even, is_batch=True, extension=".mp4", fps=fps, **options)
+    if b"moov" not in content:  # the index, which comes last: ffmpeg says nothing of a full disk
+        raise OSError(_SPACE)
+    return content
+
+
+def _gif(frames: Iterable[npt.NDArray[np.uint8]], fps: int) -> bytes:
+    from PIL import Image  # imageio would hold all frames twice
+
+    content, pictures = io.BytesIO(), map(Image.fromarray, frames)
+    next(pictures).save(content, "GIF", save_all=True, append_images=pictures, duration=1000 / fps, loop=0)
+    return content.getvalue()
 
 
 class SeenColours:

@@ -136,12 +136,13 @@ def test_a_video_that_cannot_be_written(
 ) -> None:
     from diamond_gym.frames import write_video
 
-    def fails(path: Any, *_: Any, **__: Any) -> None:
-        if path != "<bytes>":
-            Path(path).write_bytes(b"half")
+    def fails(*given: Any, **_: Any) -> None:
+        for path in given:
+            if isinstance(path, str | Path) and Path(path).suffix == suffix:
+                Path(path).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr("imageio.v3.imwrite", fails)
+    monkeypatch.setattr("imageio.v3.imwrite" if suffix == ".mp4" else "PIL.Image.Image.save", fails)
     path = tmp_path / f"x{suffix}"
     path.write_text("the old one")
     with pytest.raises(DiamondGymError, match=message) as caught:

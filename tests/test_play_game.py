@@ -156,6 +156,17 @@ def test_a_full_recording_says_so_once(worlds: Worlds, tmp_path: Path, monkeypat
     assert (game.record(False) or {})["steps"] == 4
 
 
+def test_a_long_recording_is_not_offered_as_a_gif(
+    worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(game_module, "MOST_GIF_STEPS", 2)
+    for steps, formats in ((2, ["mp4", "gif", "log"]), (3, ["mp4", "log"])):
+        game = begin(worlds, record=tmp_path / "play")
+        while game.recorder.num_steps < steps:
+            game.advance()
+        assert (game.record(False) or {})["formats"] == formats
+
+
 def test_a_recording_is_kept_when_the_game_is_closed(worlds: Worlds, tmp_path: Path) -> None:
     game = begin(worlds, record=tmp_path / "play")
     frames(game, 3)

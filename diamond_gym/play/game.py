@@ -14,7 +14,7 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.branches import Branches, Spread
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.reality import Reality
-from diamond_gym.play.recording import ActionLog, Recorder, about_of, check_store
+from diamond_gym.play.recording import MOST_GIF_STEPS, ActionLog, Recorder, about_of, check_store
 from diamond_gym.play.session import PlaySession
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.timeline import PlayStep
@@ -245,8 +245,8 @@ class Game:
             self.notices.append(why)
         assert self.recorded is not None
         steps = self.recorded.num_steps
-        formats = ["mp4", "gif", "log"] if steps else ["log"]
-        return {"id": secrets.token_urlsafe(9), "steps": steps, "formats": formats, "store": store}
+        films = [] if not steps else ["mp4", "gif"] if steps <= MOST_GIF_STEPS else ["mp4"]
+        return {"id": secrets.token_urlsafe(9), "steps": steps, "formats": [*films, "log"], "store": store}
 
     def _save(self) -> tuple[str | None, str]:
         """Ends the recording under way: the store that it was written to, and why there is none."""

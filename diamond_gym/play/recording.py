@@ -24,6 +24,7 @@ Frame = npt.NDArray[np.uint8]
 
 LOG_VERSION = 1
 MOST_STEPS = 20_000  # that a recording keeps; 12 kB each at 64x64
+MOST_GIF_STEPS = 1_000  # that a GIF may have, which is held in memory: 0.2 MB a step, and some 40 kB in the file
 _LARGEST_LOG = 64 << 20  # bytes
 _CHECK_EVERY = 50  # operations between two frames whose hashes the log keeps
 
@@ -280,7 +281,10 @@ def export(recorder: Recorder | None, log: ActionLog, kind: str, path: Path, fps
         return
     if recorder is None or not recorder.num_steps:
         raise DiamondGymError("nothing has been recorded yet")
+    if kind == "gif" and recorder.num_steps > MOST_GIF_STEPS:
+        raise BadArgument(f"a GIF holds {MOST_GIF_STEPS:,} steps at most, not {recorder.num_steps:,}: take the MP4")
     from diamond_gym.frames import write_video
 
-    scale = max(1, 320 // recorder.frames[0].shape[1])  # pixels stay sharp, also where a player of videos enlarges them
-    write_video(path, [frame.repeat(scale, 0).repeat(scale, 1) for frame in recorder.frames], fps)
+    frames = recorder.frames
+    scale = max(1, 320 // frames[0].shape[1])  # pixels stay sharp, also where a player of videos enlarges them
+    write_video(path, (frame.repeat(scale, 0).repeat(scale, 1) for frame in frames), fps)
