@@ -23,6 +23,7 @@ pytest.importorskip("websockets", reason="the extra play is not installed")
 from play_client import WAIT, Client, House, gone, serving, tiny_worlds
 
 from diamond_gym.play import server
+from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Worlds
 
@@ -192,6 +193,17 @@ def test_what_the_command_was_asked_for_is_what_begins(worlds: Worlds) -> None:
         assert (started["seed"], started["horizon"]) == (8, 3)
         assert client.until("state")["quality"] == "fast"
         assert client.state["target_fps"] == 12
+
+
+def test_a_log_is_replayed_in_the_model_that_it_is_of(worlds: Worlds) -> None:
+    log = ActionLog("Breakout", "tiny", "", {}, [["reset", 77], ["act", 1]])
+    with serving(worlds, begin=Begin(replay=log), world="Breakout") as house:
+        for message, seed in (({}, 77), ({"seed": 9}, 9), ({"model": "breakout-nano", "seed": 3}, 3)):
+            with Client(house) as client:
+                client.send("start", world="Breakout", **message)
+                assert client.until("started")["seed"] == seed
+                client.until("state")
+                client.send("close")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")

@@ -1,5 +1,6 @@
 """A game as somebody plays it: who plays, what is recorded and replayed, and what is loaded for it."""
 
+import gc
 import sys
 import weakref
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.worlds import Loaded, Worlds, open_agent
 from diamond_gym.registry import resolve
+from diamond_gym.registry.card import FileRecord
 from diamond_gym.trainers.policies import own_file
 from diamond_gym.trainers.worlds import can_play_game
 
@@ -309,6 +311,41 @@ def test_one_model_however_many_play(worlds: Worlds) -> None:
     assert one.session.now.step == 3
     assert other.session.now.step == 0
     assert frames(other, 3) == [one.session.at(step).obs.tobytes() for step in (1, 2, 3)]
+
+
+def test_a_model_that_is_fitted_again_is_loaded_anew(worlds: Worlds) -> None:
+    before, alone = begin(worlds), begin(worlds)
+    reference, shown = weakref.ref(before.loaded.model), frames(alone, 3)
+    save_tiny_model(seed=1)
+    after = begin(worlds)
+    assert after.loaded is not before.loaded
+    assert (before.loaded.players, after.loaded.players) == (2, 1)
+    assert frames(before, 3) == shown, "who plays already goes on in the old one"
+    assert frames(after, 3) != shown
+    assert begin(worlds).loaded is after.loaded
+    for game in (before, alone):
+        worlds.give_back(game.loaded)
+    del before, alone, game
+    gc.collect()
+    assert reference() is None
+    fresh = Worlds("cpu", "float32", first=resolve("tiny"))
+    assert frames(begin(fresh), 3) == frames(begin(worlds), 3)
+
+
+def test_an_agent_that_is_trained_again_is_opened_anew(worlds: Worlds) -> None:
+    entry = worlds.entry("Breakout")
+    loaded, record = worlds.take(entry), FileRecord("tiny.agent.zip", "0" * 64, 1)
+    other = replace(entry, card=replace(entry.card, files={**entry.card.files, "agent": record}))
+    assert other.dreams == entry.dreams
+    assert not loaded.is_of(other) and loaded.is_of(worlds.entry("Breakout"))
+
+
+def test_the_first_model_is_offered_as_it_is_now(worlds: Worlds) -> None:
+    save_tiny_model(seed=1)
+    first = worlds.entry("Breakout")
+    assert first.dreams == resolve("tiny").dreams
+    first.path.unlink()
+    assert worlds.entry("Breakout").path == first.path, "its players go on"
 
 
 def test_models_that_nobody_plays_are_let_go(worlds: Worlds) -> None:

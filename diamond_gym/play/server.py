@@ -221,7 +221,7 @@ class Server:
         return game, message.get("fps", self.settings.fps), started
 
     def _begin(self, message: Message, entry: Entry) -> Begin:
-        mine = self.settings.world in (None, message["world"])
+        mine, first = self.settings.world in (None, message["world"]), self.worlds.first
         begin, horizon = self.settings.begin if mine else Begin(), message.get("horizon")
         seed = message.get("seed", self.settings.seed)
         return replace(
@@ -231,7 +231,7 @@ class Server:
             agent=message.get("agent", True),
             horizon=begin.horizon if horizon is None else None if horizon < 0 else horizon,
             real=message.get("real", begin.real),
-            replay=begin.replay if "seed" not in message and entry is self.worlds.first else None,
+            replay=begin.replay if "seed" not in message and first is not None and entry.path == first.path else None,
         )
 
     async def _admit(self, player: Player) -> None:

@@ -19,13 +19,14 @@ from diamond_gym.actions import ActionCodec
 from diamond_gym.device import pick_device
 from diamond_gym.dream import Dream
 from diamond_gym.envs.checks import Quality, choose_sampler, open_model
-from diamond_gym.errors import BadArgument, DiamondGymError
+from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.play.agent import Agent, OwnAgent, SavedAgentLooksOn
 from diamond_gym.play.controls import Controls, as_inputs, key_names, key_table
 from diamond_gym.registry.card import Card
+from diamond_gym.registry.card_fields import AGENT
 from diamond_gym.registry.games import games
 from diamond_gym.registry.loading import Precision
-from diamond_gym.registry.models import Entry, survey
+from diamond_gym.registry.models import Entry, read_entry, survey
 from diamond_gym.trainers.worlds import can_play_atari, can_play_game
 
 Pixels = npt.NDArray[np.uint8]
@@ -56,6 +57,12 @@ class Loaded:
     seconds: float = 0.0
     saved: dict[str | None, Any] = field(default_factory=dict)
 
+    def is_of(self, entry: Entry) -> bool:
+        """Whether an entry's model, and the agent that comes with it, are still the ones in memory."""
+        mine, theirs = self.entry.card, entry.card
+        agents = [(card.actor_critic, card.files.get(AGENT)) for card in (mine, theirs)]
+        return self.entry.dreams == entry.dreams and agents[0] == agents[1]
+
     def warm_up(self) -> None:
         """Dreams two steps, so that no player waits for what the first one does, and times the second."""
         codec = self.model.codec
@@ -80,7 +87,7 @@ class Worlds:
         device: Of all models: "auto" or one of torch's.
         precision: Of their networks: "auto" (measured), "float32" or "bfloat16".
         compile: Whether to compile the networks.
-        first: The model to offer first, also one from outside the registry.
+        first: The model to offer first, also one from outside the registry; read again whenever worlds are listed.
     """
 
     def __init__(
@@ -93,9 +100,14 @@ class Worlds:
         self._lock = threading.Lock()
 
     def entries(self) -> dict[str, list[Entry]]:
-        """The models that can be played, by world; the first world and its first model are the ones to offer first."""
+        """The models that can be played, by world; the first world and its first model are the ones to offer first.
+
+        They are read from the disk each time: a model may be fitted again, or come to be, while others are played.
+        """
         found = sorted(survey()[0], key=lambda entry: entry.rank, reverse=True)
         if self.first is not None:
+            with suppress(DamagedModel):  # removed, or being replaced: who plays in it goes on
+                self.first = read_entry(self.first.path)
             found = [self.first, *(entry for entry in found if entry.path != self.first.path)]
         worlds: dict[str, list[Entry]] = {}
         for entry in found:
@@ -145,11 +157,14 @@ class Worlds:
         return None if entries is None else first_frame(entries[0].file("starts"))
 
     def take(self, entry: Entry) -> Loaded:
-        """A model in memory, for one more player; loads it if need be, which takes seconds."""
+        """A model in memory, for one more player; loads it if need be, which takes seconds.
+
+        One that has been fitted again is loaded anew; the old one goes when its players leave.
+        """
         with self._lock:
             key = str(entry.path)
             loaded = self._loaded.get(key)
-            if loaded is None:
+            if loaded is None or not loaded.is_of(entry):
                 model, _ = open_model(None, entry, self._device, self._precision, self._compile)
                 if not self._compile:
                     model.use_kernels()  # at batch 1 a third to a half of the time; built once for a machine
@@ -164,8 +179,9 @@ class Worlds:
         """One player less; of models without players only a few stay in memory."""
         with self._lock:
             loaded.players -= 1
-            idle = [key for key, other in self._loaded.items() if not other.players and other is not loaded]
-            for key in idle[: max(0, len(idle) + (loaded.players == 0) - _IDLE)]:
+            idle = [key for key, other in self._loaded.items() if not other.players]
+            idle.sort(key=lambda key: self._loaded[key] is loaded)  # the one just left stays longest
+            for key in idle[: max(0, len(idle) - _IDLE)]:
                 del self._loaded[key]
 
 
