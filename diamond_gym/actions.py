@@ -285,6 +285,7 @@ class Box(ActionCodec):
         if act.dtype.kind == "f" != self.dtype.kind:
             return False
         if act.dtype.kind == "f":
-            act = act.astype(self.dtype)  # as float64, 0.7 lies above the float32 bound 0.7
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and lies outside then
+                act = act.astype(self.dtype)  # as float64, 0.7 lies above the float32 bound 0.7
         box: Any = self.space
         return bool((act >= box.low).all() and (act <= box.high).all())  # not of NaN

@@ -102,7 +102,7 @@ class Client:
             self.receive()
         return self
 
-    def step(self, action: int) -> np.ndarray:
+    def step(self, action: int | list) -> np.ndarray:
         """The frame after an action."""
         step = self.state["step"] + 1
         self.send("action", action=action)
@@ -111,10 +111,10 @@ class Client:
             self.receive()
         return self.frames[step]
 
-    def alive(self) -> int:
+    def alive(self, action: int | list = 1) -> int:
         """Plays on until the game has not just ended; the step then."""
         while self.state["terminated"] or not self.state["episode_step"]:
-            self.step(1)
+            self.step(action)
         return self.state["step"]
 
     def closed(self) -> int | None:

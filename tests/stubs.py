@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diamond_gym.actions import Discrete
+from diamond_gym.actions import ActionCodec, Discrete
 from diamond_gym.dream import Dream
 from diamond_gym.frames import to_pixels
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig, InnerModelConfig
@@ -69,10 +69,14 @@ class StubRewardEnd(nn.Module):
         return torch.stack(rews, 1), torch.stack(ends, 1), (hx, cx)
 
 
-def make_starts(n: int = 6, size: int = SIZE, t: int = T, seed: int = 0) -> Starts:
+def make_starts(n: int = 6, size: int = SIZE, t: int = T, seed: int = 0, codec: ActionCodec | None = None) -> Starts:
     rng = np.random.default_rng(seed)
     obs = rng.integers(0, 256, (n, t, size, size, 3), dtype=np.uint8)
-    return Starts(obs, rng.integers(0, ACTIONS, (n, t - 1)), np.arange(n) % 3 == 0)
+    if codec is None:
+        act = rng.integers(0, ACTIONS, (n, t - 1))
+    else:
+        act = codec.encode(codec.sample(rng, n * (t - 1)).reshape(n, t - 1, *codec.shape))
+    return Starts(obs, act, np.arange(n) % 3 == 0)
 
 
 class StubWorldModel(nn.Module):
@@ -96,13 +100,13 @@ class StubWorldModel(nn.Module):
         )  # fmt: skip
 
 
-def tiny_networks(size: int = 16, seed: int = 0) -> tuple[Denoiser, RewardEnd]:
+def tiny_networks(size: int = 16, seed: int = 0, num_actions: int = ACTIONS) -> tuple[Denoiser, RewardEnd]:
     """The real networks, as small as they can be and not zero anywhere."""
     torch.manual_seed(seed)
     shape = {"channels": [8, 8], "depths": [1, 1], "attn_depths": [0, 0], "cond_channels": 16}
-    inner = InnerModelConfig(num_steps_conditioning=T, num_actions=ACTIONS, **shape)
+    inner = InnerModelConfig(num_steps_conditioning=T, num_actions=num_actions, **shape)
     denoiser = Denoiser(DenoiserConfig(inner))
-    reward_end = RewardEnd(RewardEndConfig(lstm_dim=8, img_size=size, num_actions=ACTIONS, **shape))
+    reward_end = RewardEnd(RewardEndConfig(lstm_dim=8, img_size=size, num_actions=num_actions, **shape))
     for parameter in [*denoiser.parameters(), *reward_end.parameters()]:
         if parameter.ndim > 1 and not parameter.any():  # the zero initialisation would hide the network
             nn.init.normal_(parameter, std=0.05)
@@ -124,18 +128,22 @@ def tiny_dream(num_envs: int, **kwargs) -> Dream:
     return Dream(*tiny_networks(), make_starts(5, size=16), num_envs, **kwargs)
 
 
-def save_tiny_model(name: str = "tiny", game: str = "Breakout", size: int = 16, seed: int = 0) -> WorldModel:
+def save_tiny_model(
+    name: str = "tiny", game: str = "Breakout", size: int = 16, seed: int = 0, codec: ActionCodec | None = None
+) -> WorldModel:
     """A model of the real networks in the user's registry, which a test has for itself."""
-    denoiser, reward_end = tiny_networks(size, seed)
+    num_actions = ACTIONS if codec is None else codec.num_inputs
+    denoiser, reward_end = tiny_networks(size, seed, num_actions)
+    kind = {"action_meanings": MEANINGS} if codec is None else {"actions": codec.table}
     card = Card(
         name=name,
         game=game,
         created="2026-11-22T12:00:00Z",
-        spaces={"obs_shape": [size, size, 3], "num_actions": ACTIONS, "action_meanings": MEANINGS},
+        spaces={"obs_shape": [size, size, 3], "num_actions": num_actions, **kind},
         denoiser=asdict(denoiser.config),
         reward_end=asdict(reward_end.config),
         sampler={"num_denoising_steps": 2},
     )
-    model = WorldModel(denoiser, reward_end, card=card, starts=make_starts(size=size))
+    model = WorldModel(denoiser, reward_end, card=card, starts=make_starts(size=size, codec=codec))
     save_model(card, model.weights(), model.starts)
     return model

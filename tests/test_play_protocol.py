@@ -19,7 +19,8 @@ EXAMPLES = [
     {"type": "start", "world": "Breakout", "model": "breakout-nano", "seed": 2**63 - 1, "quality": "fast",
      "agent": False, "fps": 60, "real": True, "horizon": -1},
     {"type": "keys", "down": ["w", "space"]}, {"type": "action", "action": 3}, {"type": "action", "action": None},
-    {"type": "action", "action": [0, 1]}, {"type": "mouse", "dx": -3.5, "dy": 2, "buttons": 3},
+    {"type": "action", "action": [0, 1]}, {"type": "action", "action": [-0.5, 2, 1e300]},
+    {"type": "mouse", "dx": -3.5, "dy": 2, "buttons": 3},
     {"type": "pause", "on": True}, {"type": "step"}, {"type": "reset", "seed": 0}, {"type": "new_start"},
     {"type": "speed", "fps": 1}, {"type": "quality", "name": "fine"}, {"type": "control", "by": "agent"},
     {"type": "seek", "step": 0}, {"type": "resume_from", "step": 7}, {"type": "thumbnails", "count": 32},
@@ -38,6 +39,15 @@ def test_every_type_is_read() -> None:
     assert {example["type"] for example in EXAMPLES} == set(CLIENT_TYPES)
     for example in EXAMPLES:
         assert parse(json.dumps(example)) == example
+
+
+@pytest.mark.parametrize(
+    "wrong", ["NaN", "Infinity", "-Infinity", "1e999", "true", "null", '"1"', "[1]", "9" * 400, "{}"]
+)
+def test_an_action_is_of_finite_numbers(wrong: str) -> None:
+    for action in (f"[0.5, {wrong}]", f"[{wrong}]"):
+        with pytest.raises(BadMessage, match="action is not of the type or range it has"):
+            parse(f'{{"type": "action", "action": {action}}}')
 
 
 def test_the_page_of_the_protocol_names_every_type(root: Path) -> None:

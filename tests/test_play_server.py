@@ -15,8 +15,9 @@ pytest.importorskip("websockets", reason="the extra play is not installed")
 
 from PIL import Image
 from play_client import Client, House
-from stubs import ACTIONS
+from stubs import ACTIONS, save_tiny_model
 
+from diamond_gym.actions import Box, MultiBinary, MultiDiscrete
 from diamond_gym.play import channel
 from diamond_gym.play.player import Player
 from diamond_gym.play.protocol import Kind
@@ -154,6 +155,34 @@ def test_what_cannot_be_done_is_said(house: House) -> None:
             client.send(**message)
             assert client.until("error")["code"] == "unavailable"
         client.step(1)
+
+
+CODECS = {
+    "Box": (
+        Box([-1, 0, -2], [1, 0.5, 2]), [-0.25, 0.5, 1.75],
+        [[-1.5, 0, 0], [0, 0, 1e300], [10**300, 0, 0], [0.5], []],
+    ),
+    "Choices": (MultiDiscrete([3, 2]), [2, 1], [[3, 0], [-1, 0], [0.5, 0], [2**63, 0], [1]]),
+    "Buttons": (MultiBinary([3]), [0, 1, 1], [[2, 0, 0], [0.5, 0, 0], [-1, 0, 0], [1, 1]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_actions_of_every_kind(name: str, house: House, worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, action, wrong = CODECS[name]
+    monkeypatch.setenv("DIAMOND_GYM_HOME", str(worlds.first.folder.parents[1]))
+    save_tiny_model(name.lower(), name, codec=codec)
+    with Client(house).paused(world=name) as client:
+        client.alive(action)
+        client.step(action)
+        assert client.state["action"] == (action if client.state["episode_step"] else None)
+        for each in wrong:
+            client.send("action", action=each)
+            error = client.until("error")
+            assert error["code"] == "unavailable"
+            assert error["text"].startswith("this is no action of") and "\n" not in error["text"]
+        client.step(action)
+        client.send("close")
 
 
 def test_a_recording_is_fetched(house: House, tmp_path: Path) -> None:
