@@ -12,9 +12,15 @@ import time
 
 import numpy as np
 import pytest
+from stubs import save_tiny_model
 
+from diamond_gym.actions import Box, MultiBinary, MultiDiscrete
 from diamond_gym.play import terminal
-from diamond_gym.play.terminal import HeldKeys, Screen, fit, half_blocks, read_keys
+from diamond_gym.play.game import Game
+from diamond_gym.play.settings import Begin
+from diamond_gym.play.terminal import HeldKeys, Screen, TerminalPlayer, fit, half_blocks, read_keys
+from diamond_gym.play.worlds import Worlds
+from diamond_gym.registry import resolve
 
 
 def test_keys_are_named():
@@ -75,6 +81,70 @@ def test_only_what_changed_is_sent(monkeypatch):
     frame[2] = 200
     screen.show(frame, ["first", "other"])
     assert out.getvalue().count("\x1b[K") == 2  # one row of the picture and one of the lines
+
+
+def player_of(codec=None):
+    """Somebody at a terminal, in a world of these actions, by default Breakout's."""
+    save_tiny_model("it", "Breakout" if codec is None else "Somewhere", codec=codec)
+    game = Game(Worlds("cpu", "float32").take(resolve("it")), Begin(seed=4))
+    return TerminalPlayer(game, 15), game
+
+
+def held(player, game, keys):
+    """The action while these keys are held."""
+    for key in keys:
+        player.obey(key, 1.0)
+    game.controls.hold(player._keys.down(1.1))
+    player._keys = HeldKeys()
+    return np.asarray(game.controls.take()).tolist()
+
+
+BOX = Box([-1, 0, -2, -3, 1], [1, 0.5, 2, 3, 2])
+CHOICES = MultiDiscrete([4, 11, 3, 9])
+
+
+@pytest.mark.parametrize(
+    ("codec", "keys", "action"),
+    [
+        (BOX, "q", [0, 0, -2, 0, 1]), (BOX, "e", [0, 0, 2, 0, 1]), (BOX, "qd", [1, 0, -2, 0, 1]),
+        (BOX, ["up", "left"], [-1, 0.5, 0, 0, 1]), (BOX, "qe", [0, 0, 0, 0, 1]), (BOX, "qed", [1, 0, 0, 0, 1]),
+        (BOX, "zc", [0, 0, 0, 0, 1]), (BOX, "12", [0, 0, 0, 0, 1]), (BOX, "1", [0, 0, 0, 0, 1]),
+        (BOX, "2", [0, 0, 0, 0, 2]),
+        (CHOICES, "q", [0, 1, 0, 0]), (CHOICES, "p", [0, 10, 0, 0]), (CHOICES, "ws", [0, 2, 2, 0]),
+        (CHOICES, "nv", [0, 0, 0, 0]), (CHOICES, "n", [0, 0, 0, 6]), (CHOICES, "3v", [3, 0, 0, 4]),
+        (CHOICES, "ad", [0, 0, 1, 0]), (CHOICES, "12", [0, 0, 0, 0]), (CHOICES, "qwe1", [1, 0, 0, 0]),
+        (MultiBinary([3]), "12", [1, 1, 0]), (None, "ws", 0), (None, "w ", 2), (None, ["w", "space"], 3),
+    ],
+)  # fmt: skip
+def test_a_world_s_keys_are_its_own_and_cancel_out_where_they_set_the_same(codec, keys, action):
+    player, game = player_of(codec)
+    assert held(player, game, keys) == action
+    assert (player.over, player.paused, game.recorder) == (False, False, None)
+    assert [name for name, _ in game.session.operations] == ["reset"]
+
+
+def test_commands_answer_to_capitals_where_the_world_has_their_letters():
+    player, game = player_of(CHOICES)
+    assert player.help == "P pause  . step  enter reset  N new  ⌫ back  tab agent  V record  Q/esc/^C quit"
+    player.obey("P", 1.0)
+    player.obey("V", 1.0)
+    player.obey("N", 1.0)
+    assert player.paused and game.recorder is not None and game.session.now.episode == 1
+    player.obey("V", 1.0)
+    assert player.status(15.0)[1] == "0 steps recorded"
+    for key in ("Q", "quit"):
+        player.over = False
+        player.obey(key, 1.0)
+        assert player.over
+    assert list(read_keys("\x1b")) == list(read_keys("\x03")) == ["quit"]
+
+
+def test_the_help_fits_a_terminal_and_q_quits_where_no_world_has_it():
+    player, _ = player_of()
+    assert player.help == "p pause  . step  enter reset  n new  ⌫ back  tab agent  v record  q/esc/^C quit"
+    assert player.status(15.0)[1] == player.help and len(player.help) <= 80
+    player.obey("q", 1.0)
+    assert player.over
 
 
 def run(*arguments, keys=(), env=None):

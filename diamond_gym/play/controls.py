@@ -15,7 +15,7 @@ from diamond_gym.registry.games import keys_to_action
 
 Action = int | npt.NDArray[Any]
 
-_OPPOSITE = (("w", "s"), ("a", "d"))
+_OPPOSITE = (frozenset("ws"), frozenset("ad"))  # in the tables of Atari and CS:GO
 
 
 def key_table(codec: ActionCodec, meanings: list[str]) -> list[tuple[tuple[str, ...], int]]:
@@ -33,6 +33,16 @@ def key_names(codec: ActionCodec, meanings: list[str]) -> list[str]:
     """The names of the keys that do anything."""
     pressed = codec.keys or [key for keys, _ in key_table(codec, meanings) for key in keys]
     return list(dict.fromkeys(pressed))
+
+
+def opposites(codec: ActionCodec) -> list[frozenset[str]]:
+    """Sets of keys that cancel out: opposite directions, or all that set the same number or choice of an action."""
+    if codec.kind == "csgo" or not codec.is_vector:
+        return list(_OPPOSITE)
+    values: dict[int, dict[str, float]] = {}
+    for key, (place, value) in codec.keys.items():
+        values.setdefault(place, {})[key] = value
+    return [frozenset(keys) for keys in values.values() if len(set(keys.values())) > 1]
 
 
 def check_action(action: Any, codec: ActionCodec) -> Action:
@@ -65,6 +75,7 @@ class Controls:
         self._codec = codec
         self._table = [(frozenset(keys), action) for keys, action in key_table(codec, meanings)]
         self._known = frozenset(key_names(codec, meanings))
+        self._opposites = opposites(codec)
         self._named = next((i for i, word in enumerate(meanings) if word == "NOOP"), 0)
         self.release()
 
@@ -76,12 +87,17 @@ class Controls:
         self._buttons = 0
 
     def hold(self, keys: Iterable[str]) -> None:
-        """Holds these keys and no others; of two opposite ones neither."""
+        """Holds these keys and no others; of opposite ones none."""
         down = set(keys)
-        for pair in _OPPOSITE:
-            if down.issuperset(pair):
-                down -= set(pair)
+        for apart in self._opposites:
+            if len(down & apart) > 1:
+                down -= apart
         self._down, self._given = self._known & down, None
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The names of the keys that do anything."""
+        return self._known
 
     def give(self, action: Any) -> None:
         """Holds an action instead of keys; None lets it go.

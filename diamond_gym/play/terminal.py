@@ -28,7 +28,10 @@ _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 _AS_LETTERS = {"up": "w", "down": "s", "left": "a", "right": "d"}
 _NAMES = {" ": "space", "\r": "enter", "\n": "enter", "\t": "tab", "\x7f": "backspace", "\x08": "backspace"}
 _NAMES |= {"\x03": "quit", "\x04": "quit", "\x1b": "quit"}
-HELP = "p pause  . step  enter reset  n new  ⌫ back  tab agent  v record  q quit"
+_COMMANDS = {  # in the order of the help line
+    "p": "pause", ".": "step", "enter": "reset", "n": "new", "backspace": "back", "tab": "agent", "v": "record",
+    "q": "quit",
+}  # fmt: skip
 
 
 def read_keys(text: str) -> Iterator[str]:
@@ -160,35 +163,54 @@ class TerminalPlayer:
         self._mouse = game.session.codec.kind == "csgo"
 
     def obey(self, key: str, now: float) -> None:
-        """Does what a key says, or holds it down for the next steps."""
-        game = self._game
+        """Does what a key says, or holds it down for the next steps.
+
+        The world's own keys come first, as on the page. Commands on letters answer to their capitals as well, which no
+        world has.
+        """
         try:
-            if key in ("quit", "q"):
+            if key == "quit":
                 self.over = True
-            elif key == "p":
-                self.paused = not self.paused
-            elif key == ".":
-                self.paused = True
-                self._step(now)
-            elif key == "enter":
-                game.reset()
-            elif key == "n":
-                game.new_start()
-            elif key == "backspace":
-                game.rewind(max(game.session.first, game.session.now.step - _BACK))
-                self.paused = True
-            elif key == "tab":
-                game.take_over("human" if game.control == "agent" else "agent")
-            elif key == "v":
-                done = game.record(game.recorder is None)
-                self._message = "" if done is None else f"{done['steps']} steps recorded in {done['store']}"
             elif self._mouse and key in _AS_LETTERS:
                 turn = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[key]
-                game.controls.move(_MOUSE * turn[0], _MOUSE * turn[1], 0)
+                self._game.controls.move(_MOUSE * turn[0], _MOUSE * turn[1], 0)
+            elif (held := _AS_LETTERS.get(key, key)) not in self._game.controls.keys and key.lower() in _COMMANDS:
+                self._do(_COMMANDS[key.lower()], now)
             else:
-                self._keys.press(_AS_LETTERS.get(key, key), now)
+                self._keys.press(held, now)
         except DiamondGymError as error:
             self._message = str(error)
+
+    def _do(self, command: str, now: float) -> None:
+        game = self._game
+        match command:
+            case "quit":
+                self.over = True
+            case "pause":
+                self.paused = not self.paused
+            case "step":
+                self.paused = True
+                self._step(now)
+            case "reset":
+                game.reset()
+            case "new":
+                game.new_start()
+            case "back":
+                game.rewind(max(game.session.first, game.session.now.step - _BACK))
+                self.paused = True
+            case "agent":
+                game.take_over("human" if game.control == "agent" else "agent")
+            case "record":
+                done = game.record(game.recorder is None)
+                where = "" if done is None or done["store"] is None else f" in {done['store']}"
+                self._message = "" if done is None else f"{done['steps']} steps recorded{where}"
+
+    @property
+    def help(self) -> str:
+        """The commands and their keys: a capital where the letter belongs to the world."""
+        names = {key: key.upper() if key in self._game.controls.keys else key for key in _COMMANDS}
+        names |= {"backspace": "⌫", "q": f"{names['q']}/esc/^C"}
+        return "  ".join(f"{names[key]} {word}" for key, word in _COMMANDS.items())
 
     def advance(self, now: float) -> None:
         """Makes a step, unless the game stands still."""
@@ -217,7 +239,7 @@ class TerminalPlayer:
         known = f"return {now.total:g}  end {now.end_prob:.0%}{value}"
         parts = [game.world, f"step {now.step}", *flags, known, f"{rate:.0f} fps", f"{now.by} {word}"]
         first = "  ".join(parts)
-        return [first, self._message or HELP]
+        return [first, self._message or self.help]
 
 
 def play_in_terminal(game: Game, fps: int) -> None:
