@@ -93,6 +93,24 @@ def test_a_folder_that_no_recording_can_be_added_to_is_refused_at_once(
     assert "is no folder" in capsys.readouterr().err
 
 
+def test_without_a_seed_the_terminal_begins_another_dream_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diamond_gym.play import terminal
+
+    played: list[tuple[int, bytes]] = []
+
+    def play(game: Game, fps: int) -> None:
+        played.append((game.session.now.seed, game.session.now.obs.tobytes() + game.advance().obs.tobytes()))
+
+    save_tiny_model()
+    monkeypatch.setattr(terminal, "play_in_terminal", play)
+    for words in ([], [], ["--seed", "0"], ["--seed", "0"], ["--seed", "7"]):
+        assert main(["play", "tiny", "--terminal", "--device", "cpu", *words]) == 0
+    (one, other, *seeded), frames = zip(*played, strict=True)
+    assert seeded == [0, 0, 7]
+    assert one != other and {one, other}.isdisjoint({0, 7})
+    assert frames[0] != frames[1] and frames[2] == frames[3]
+
+
 def test_a_recording_that_cannot_be_stored_is_said_after_playing_in_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

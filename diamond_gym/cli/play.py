@@ -1,6 +1,7 @@
 """`diamond-gym play`: a dream to be played, in the browser or in the terminal."""
 
 import os
+import secrets
 import sys
 import threading
 import webbrowser
@@ -93,7 +94,7 @@ class Play:
             check_store(self.record, None if entry is None else about_of(entry.card))
         leave_a_core()
         begin = Begin(
-            seed=self.seed or 0,
+            seed=secrets.randbits(31) if self.seed is None else self.seed,
             quality=self.quality,
             agent_file=agent_file,
             agent_plays=self.agent is not None,
