@@ -36,7 +36,7 @@ RANKS = [
     },
     {"sampler", "networks.denoiser", "networks.reward_end", "networks.actor_critic", "data.episodes", "data.convert"},
     {"data"},
-    {"networks.folding", "data.segments", "data.checks", "data.importers"},
+    {"networks.folding", "data.segments", "data.on_device", "data.checks", "data.importers"},
     {"networks.kernels", "networks.kernels.training", "networks.kernels.dreams", "data.importing", "data.preview"},
     {"networks.inference", "networks.ways", "data.stores", "data.sampling"},
     {"networks"},
