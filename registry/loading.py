@@ -13,6 +13,7 @@ from diamond_gym.files import sha256_file
 from diamond_gym.registry.card import Card
 from diamond_gym.registry.games import games
 from diamond_gym.registry.models import Entry, read_entry, resolve
+from diamond_gym.registry.published import published
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,11 +170,13 @@ def _remedy(entry: Entry) -> str:
     card, game, pulled = entry.card, entry.card.game, entry.card.training.get("pulled", {})
     if entry.bundled:
         return "install diamond-gym again"
+    if pulled.get("repository") in {model.repository for model in published().values()}:
+        return f"fetch it again with `diamond-gym pull {game}`"
     if "repository" in pulled:
         return f"fetch it again with `diamond-gym remove {card.name}` and `diamond-gym pull hf:{pulled['repository']}`"
     if game in games():
         return f"train it again with `diamond-gym train-wm --game {game}` or fetch it with `diamond-gym pull {game}`"
-    return f"make it again: {card.source}" if card.source else "copy it here again"
+    return f"make it again: {card.source}" if card.source.startswith("diamond-gym ") else "copy it here again"
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", where: str) -> None:

@@ -99,10 +99,13 @@ def an_agent_learns_in_it_and_is_scored(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [(row["game"], row["episodes"], row["human_normalised"]) for row in rows] == [(ID, 4, None)] * 2
     assert cli.main([*words, "--model", "catch-nano", "--steps", "60"]) == 0
-    assert f"the agent will not be scored in the real Catch: --env {ID} plays it" in capsys.readouterr().err
+    assert f"the agent will not be scored in the real Catch: to score it, add --env {ID}" in capsys.readouterr().err
     for source in (["--model", "catch-nano"], ["--data", "catch"]):
         assert cli.main(["evaluate", *source, "--device", "cpu"]) == 2
-        assert f"Catch cannot be played here by its name alone, but --env {ID} plays it" in capsys.readouterr().err
+        assert (
+            f"Catch cannot be played here by its name alone: name its environment with --env {ID}"
+            in capsys.readouterr().err
+        )
 
 
 def test_recordings_alone(home, capsys):
@@ -174,7 +177,11 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys, monkeypat
         (f"evaluate --env {ID} --game Pong", 2, "--game and --env exclude each other"),
         ("evaluate --game Pong --size 32", 2, "--render-obs and --size are for --env"),
         (f"evaluate --env {ID} --data empty", 2, "--data empty holds recordings of Empty, not of Catch"),
-        ("evaluate --data empty", 2, "Empty cannot be played here by its name alone, but --env ID plays it"),
+        (
+            "evaluate --data empty",
+            2,
+            "Empty cannot be played here by its name alone: name its environment with --env ID",
+        ),
         ("evaluate --data nothing", 1, "no experience at"),
         (f"evaluate --env {ID}", 1, "no world model for 'Catch' yet"),
         (f"train-agent --env {ID} --game Pong", 2, "--game and --env exclude each other"),

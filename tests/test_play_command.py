@@ -84,13 +84,13 @@ def test_a_folder_that_no_recording_can_be_added_to_is_refused_at_once(
     save_tiny_model()
     EpisodeStore(tmp_path / "pong", "a", About("Pong", (64, 64, 3), 6)).close()
     (tmp_path / "file").touch()
-    for folder, says in (("pong", "use another folder"), ("file", "is no folder")):
+    for folder, says in (("pong", "use another folder"), ("file", "is not a folder")):
         assert main(["play", "tiny", "--record", str(tmp_path / folder), "--no-open", *where]) == 2
         error = capsys.readouterr().err
         assert says in error
         assert error.count("\n") == 1
     assert main(["play", "--record", str(tmp_path / "file"), "--no-open"]) == 2, "also where no world is named"
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_without_a_seed_the_terminal_begins_another_dream_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_a_recording_that_cannot_be_stored_is_said_and_the_model_let_go(
                 client.receive()
             (tmp_path / "mine").touch()
             client.send("start", world="Breakout")
-            assert "is no folder" in client.until("error")["text"]
+            assert "is not a folder" in client.until("error")["text"]
             client.send("close")
             assert "was not stored" in client.until("notice")["text"]
             assert client.closed() == 1000

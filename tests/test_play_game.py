@@ -192,7 +192,7 @@ def test_a_store_of_something_else_is_refused_before_anything_is_played(worlds: 
 def test_a_folder_that_cannot_be_one_is_refused(worlds: Worlds, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for folder in ("file", "file/below"):
-        with pytest.raises(BadArgument, match="file is no folder"):
+        with pytest.raises(BadArgument, match="file is not a folder"):
             begin(worlds, record=tmp_path / folder)
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "00000000000000000001-00000000.safetensors").touch()

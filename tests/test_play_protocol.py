@@ -46,7 +46,7 @@ def test_every_type_is_read() -> None:
 )
 def test_an_action_is_of_finite_numbers(wrong: str) -> None:
     for action in (f"[0.5, {wrong}]", f"[{wrong}]"):
-        with pytest.raises(BadMessage, match="action is not of the type or range it has"):
+        with pytest.raises(BadMessage, match="action has the wrong type or is out of range"):
             parse(f'{{"type": "action", "action": {action}}}')
 
 

@@ -180,7 +180,7 @@ def test_actions_of_every_kind(name: str, house: House, worlds: Worlds, monkeypa
             client.send("action", action=each)
             error = client.until("error")
             assert error["code"] == "unavailable"
-            assert error["text"].startswith("this is no action of") and "\n" not in error["text"]
+            assert error["text"].startswith("this is not an action of") and "\n" not in error["text"]
         client.step(action)
         client.send("close")
 

@@ -148,7 +148,11 @@ def test_old_files_are_removed_before_another_process_may_write(monkeypatch: pyt
             {"game": "Maze", "source": "diamond-gym train-wm --data maze"},
             "make it again: diamond-gym train-wm --data maze",
         ),
-        ({"game": "Maze"}, "copy it here again"),
+        ({"game": "Maze", "source": "Trained in two stages."}, "copy it here again"),
+        (
+            {"training": {"pulled": {"repository": "eloialonso/diamond", "sha256": {}}}},
+            "fetch it again with `diamond-gym pull Breakout`",
+        ),
         (
             {"training": {"pulled": {"repository": "user/repo", "sha256": {}}}},
             "fetch it again with `diamond-gym remove tiny` and `diamond-gym pull hf:user/repo`",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,6 +198,7 @@ def test_dreams_begin_from_recordings(algo, tmp_path, begun, capsys):
     assert cli.main(words) == 0
     assert resolve("Breakout").card.training["agent"]["data"] == "mine"
     assert (begun[-1] == 77).all() and len(begun[-1]) == 5461, "256 MB of four frames each"
+    assert cli.main([*words[:-1], str(Path(data).parent / "." / "mine")]) == 0, "the same folder, written otherwise"
     other = recordings(tmp_path / "other", 78, (64, 64, 3))
     capsys.readouterr()
     assert cli.main([*words, "--data", other]) == 2

@@ -205,4 +205,4 @@ def test_without_rewards_it_is_refused_in_one_line(home: Path, capsys: pytest.Ca
     assert cli.main(["train-agent", "--data", "walk", *AGENT]) == 2
     said = capsys.readouterr().err
     assert "an agent cannot learn in walk-two-stage-nano: it has no reward model" in " ".join(said.split())
-    assert len([line for line in said.splitlines() if "--env ID plays it" not in line]) == 1
+    assert len([line for line in said.splitlines() if "to score it, add --env ID" not in line]) == 1

@@ -6,7 +6,6 @@ Alonso et al. 2024 (arXiv 2405.12399), section on reinforcement learning in imag
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -211,7 +210,7 @@ def world_to_dream_in(
     compile: bool = False,
     quality: str | None = None,
     sampler: SamplerFields | None = None,
-    data: Path | None = None,
+    data: str | None = None,
 ) -> tuple[WorldModel, SamplerConfig | TwoStageSampler]:
     """Loads a registered model without the agent it may have, so that its fingerprint is that of the dreams alone.
 

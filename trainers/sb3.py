@@ -22,8 +22,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import Tensor
 
 from diamond_gym.action_spaces import codec_of_space
+from diamond_gym.envs.checks import open_model
 from diamond_gym.errors import BadArgument
-from diamond_gym.registry import Entry, load_world_model, resolve
+from diamond_gym.registry import Entry, resolve
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
 from diamond_gym.trainers.as_dreamed import AsDreamed
@@ -120,10 +121,12 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
         which: dict[str, Any] = {"id": f"DiamondDream-{config.game}-v0"}
         if config.model is not None:
             which = {"id": "DiamondDream-v0", "model": config.model}
+        same = ("n_envs", "device", "precision", "compile", "quality", "max_episode_steps")
+        how = {name: getattr(config, name) for name in same}
         if config.data is not None:
             which = {"id": "DiamondDream-v0", "model": _dreams_of_recordings(config, Path(config.data))}
-        same = ("n_envs", "device", "precision", "compile", "quality", "max_episode_steps")
-        bridge = make_dream_vec_env(**which, **{name: getattr(config, name) for name in same})
+            how["compile"] = False  # which it is by now, if it is to be
+        bridge = make_dream_vec_env(**which, **how)
     envs: VecEnv = VecFrameStack(bridge, config.frame_stack) if config.frame_stack > 1 else bridge
     if config.real:  # above the stack, which a lost life does not clear, as in the games that score agents
         envs = AsDreamed(envs)
@@ -132,10 +135,8 @@ def training_envs(config: AgentConfig) -> tuple[VecEnv, DreamVecEnv]:
 
 def _dreams_of_recordings(config: AgentConfig, folder: Path) -> WorldModel:
     """The world model, with starts from recordings instead of its own."""
-    model = load_world_model(resolve(config.model or config.game), config.device, config.precision)
+    model, _ = open_model(None, config.model or config.game, config.device, config.precision, config.compile)
     model.starts = recorded_starts(model, folder)
-    if config.compile:
-        model.compile_networks()
     if config.precision == "auto":
         model.settle_precision(config.n_envs)
     return model

@@ -40,7 +40,7 @@ def starts_for(model: WorldModel, store: EpisodeStore) -> Starts:
     return in_two_sizes(draw_starts(store, t, n), model.upsampler)
 
 
-def recorded_starts(model: WorldModel, folder: Path) -> Starts:
+def recorded_starts(model: WorldModel, folder: str | Path) -> Starts:
     """Draws starts for the training of an agent from recordings, many more than the model brings with it.
 
     Args:

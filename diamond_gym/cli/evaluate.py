@@ -151,7 +151,7 @@ class Evaluate:
         found = recorded_game(self.data, self.game, self.env)
         if self.env is None and found not in games():
             option = option_of(read_about(store_folder(self.data)).env)
-            raise BadArgument(f"{found} cannot be played here by its name alone, but {option} plays it")
+            raise BadArgument(f"{found} cannot be played here by its name alone: name its environment with {option}")
         object.__setattr__(self, "game", found if self.env is None else None)
 
     def _where(self, size: tuple[int, int] | None) -> str | World:
@@ -183,7 +183,7 @@ class Evaluate:
         else:
             if name not in games():
                 option = option_of(entry.card.training.get("data", {}).get("env", ""))
-                raise BadArgument(f"{name} cannot be played here by its name alone, but {option} plays it")
+                raise BadArgument(f"{name} cannot be played here by its name alone: name its environment with {option}")
             where = name
         agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))
         return where, {f"the agent of {entry.name}": agent}

@@ -54,7 +54,7 @@ class TrainAgent:
     """Or the id of the Gymnasium environment that a model of your own world dreams; the agent is scored in it."""
     data: str | None = None
     """Recordings to begin dreams from, instead of the model's own few starts: the name of a store in <home>/data, or a
-    folder. They also say which world it is."""
+    folder. They also determine which world is used."""
     size: str | None = None
     """With --env: size of the frames, one side or HEIGHTxWIDTH (default: the world model's)."""
     algo: Literal["diamond", "ppo", "a2c", "dqn", "sac"] = "diamond"
@@ -156,7 +156,8 @@ class TrainAgent:
         command = self
         if self.env is None and self.game not in games():
             option = option_of(self._entry().card.training.get("data", {}).get("env", ""))
-            console.print(f"the agent will not be scored in the real {self.game}: {option} plays it", soft_wrap=True)
+            advice = f"to score it, add {option}"
+            console.print(f"the agent will not be scored in the real {self.game}: {advice}", soft_wrap=True)
             command = replace(self, episodes=0, score_minutes=0)
         elif self.episodes or self.score_minutes:  # a missing ALE is better reported now than after the training
             real_games(self._where, 1).close()
@@ -191,9 +192,9 @@ class TrainAgent:
         return entry
 
     @property
-    def _recordings(self) -> Path | None:
-        """The folder of the recordings that dreams begin from."""
-        return None if self.data is None else store_folder(self.data)
+    def _recordings(self) -> str | None:
+        """The folder of the recordings that dreams begin from, however it is named."""
+        return None if self.data is None else str(store_folder(self.data).absolute())
 
     def _score(self, name: str, agent: Agent) -> dict[str, Scores]:
         """Scores the agent and a random policy in the real game."""
@@ -250,7 +251,7 @@ class TrainAgent:
             "optimizer": asdict(config.optimizer), "horizon": config.horizon,
         }  # fmt: skip
         if self._recordings is not None:
-            facts["data"] = self._recordings.name
+            facts["data"] = Path(self._recordings).name
         entry = register_agent(entry, fit.agent, facts)
         console.print(f"registered the agent with {entry.name} in {entry.folder}", soft_wrap=True)
         if self.episodes:
@@ -264,7 +265,7 @@ class TrainAgent:
     def _settings(self, config: AgentFitConfig, sampler: SamplerConfig | TwoStageSampler) -> dict[str, Any]:
         left_out = ("run_folder", "out", "size")  # which do not change what is learnt
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
-        return settings | {"fit": asdict(config), "sampler": asdict(sampler)}
+        return settings | {"fit": asdict(config), "sampler": asdict(sampler), "data": self._recordings}
 
     def _train_sb3(self) -> int:
         """Trains an agent of Stable-Baselines3, saves and scores it, and registers it if asked; returns the code."""
@@ -273,7 +274,7 @@ class TrainAgent:
         from diamond_gym.trainers.sb3_files import open_agent
 
         same: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in fields(sb3.AgentConfig)}
-        same |= {"size": None, "render_obs": None, "data": self._recordings and str(self._recordings)}
+        same |= {"size": None, "render_obs": None, "data": self._recordings}
         if self.real and isinstance(self._where, World):
             same |= {"size": self._where.about.frame_shape[:2], "render_obs": self._where.render_obs or None}
         config = sb3.AgentConfig(**{name: value for name, value in same.items() if value is not None})

@@ -183,9 +183,9 @@ def check_store(folder: Path, about: About | None) -> None:
         check_described(folder)
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not nearest.is_dir():
-            raise BadArgument(f"cannot record into {folder}: {nearest} is no folder")
+            raise BadArgument(f"cannot record into {folder}: {nearest} is not a folder; use another one")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written to")
+            raise BadArgument(f"cannot record into {folder}: {nearest} cannot be written to; use another folder")
     except (DiamondGymError, OSError) as error:
         raise BadArgument(str(error)) from None
 
