@@ -225,7 +225,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
             EpisodeStore(tmp_path / "nowhere", mode)  # type: ignore[arg-type]
     with pytest.raises(DiamondGymError, match="no experience"):
         EpisodeStore(tmp_path, "a")
-    with pytest.raises(ValueError, match="mode is"):
+    with pytest.raises(ValueError, match="mode must be 'r' or 'a', not 'w'"):
         EpisodeStore(tmp_path, "w")  # type: ignore[arg-type]
     good = tmp_path / "good"
     with EpisodeStore(good, "a", ABOUT) as store:
