@@ -78,6 +78,11 @@ class Card:
         return height, width, channels
 
     @property
+    def env(self) -> str:
+        """The id of the environment that its experience is from; empty for the 26 games, and where it is not known."""
+        return str(self.training.get("data", {}).get("env", ""))
+
+    @property
     def frame_shape(self) -> tuple[int, int, int]:
         """The shape of the frames that the denoiser sees: in models of two stages a fraction of an observation's."""
         height, width, channels = self.obs_shape

@@ -19,7 +19,7 @@ from diamond_gym.data.about import ABOUT, About, read_about
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.envs.atari_game import SIZE
 from diamond_gym.errors import BadArgument, BadConfig
-from diamond_gym.registry import Entry
+from diamond_gym.registry import Card, Entry
 from diamond_gym.registry.card_fields import check_name
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import games as known_games
@@ -186,6 +186,11 @@ def about_game(game: str, size: tuple[int, int] = (SIZE, SIZE)) -> About:
     """What a store of a real game's experience holds, with frames of the paper's size or of another."""
     row = find_game(game)
     return About(row.name, (*size, 3), row.num_actions, row.action_meanings, versions=_versions("ale-py"), env=row.name)
+
+
+def about_of(card: Card) -> About:
+    """What a store of the experience that a model dreams holds."""
+    return About.of(card.game, card.obs_shape, card.codec, card.codec.part_names or card.action_meanings)
 
 
 def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = False) -> About:

@@ -205,9 +205,9 @@ def dreamed_world(card: "Card", env: str | None = None, render_obs: bool = False
     Raises:
         BadArgument: The environment has other frames or actions than the model's dreams.
     """
-    from diamond_gym.trainers.worlds import World, can_play_game, find_world
+    from diamond_gym.trainers.worlds import World, about_of, can_play_game, find_world
 
-    about = About.of(card.game, card.obs_shape, card.codec, card.action_meanings)
+    about = about_of(card)
     if env is not None:
         rendered = render_obs or bool(card.training.get("render_obs"))
         world = find_world(env=env, size=card.obs_shape[:2], render_obs=rendered)

@@ -150,8 +150,7 @@ class Evaluate:
             return
         found = recorded_game(self.data, self.game, self.env)
         if self.env is None and found not in games():
-            option = option_of(read_about(store_folder(self.data)).env)
-            raise BadArgument(f"{found} cannot be played here by its name alone: name its environment with {option}")
+            raise _without_environment(found, read_about(store_folder(self.data)).env)
         object.__setattr__(self, "game", found if self.env is None else None)
 
     def _where(self, size: tuple[int, int] | None) -> str | World:
@@ -182,11 +181,15 @@ class Evaluate:
             where: str | World = replace(self, render_obs=rendered)._where(entry.card.obs_shape[:2])
         else:
             if name not in games():
-                option = option_of(entry.card.training.get("data", {}).get("env", ""))
-                raise BadArgument(f"{name} cannot be played here by its name alone: name its environment with {option}")
+                raise _without_environment(name, entry.card.env)
             where = name
         agent = own_file(entry, self.device) or own_agent(load_world_model(entry, self.device))
         return where, {f"the agent of {entry.name}": agent}
+
+
+def _without_environment(name: str, env: str) -> BadArgument:
+    """Says how a world that is not one of the 26 games can be played, by the environment that a store or card names."""
+    return BadArgument(f"{name} cannot be played here by its name alone: name its environment with {option_of(env)}")
 
 
 def score_agents(agents: Mapping[str, Agent], game: str | World, episodes: int, **how: Any) -> dict[str, Scores]:

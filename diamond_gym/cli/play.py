@@ -82,9 +82,10 @@ class Play:
         entry = None if word is None else resolve(word)
         if entry is not None and self.model is not None:
             entry.card.check_game(self.game)
-        from diamond_gym.play.recording import about_of, check_store
+        from diamond_gym.play.recording import check_store
         from diamond_gym.play.settings import Begin
         from diamond_gym.play.worlds import Worlds, check_real, leave_a_core, qualities_of
+        from diamond_gym.trainers.worlds import about_of
 
         if self.real:
             check_real(None if entry is None else entry.card)

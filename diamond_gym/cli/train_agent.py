@@ -155,7 +155,7 @@ class TrainAgent:
         keep_memory()
         command = self
         if self.env is None and self.game not in games():
-            option = option_of(self._entry().card.training.get("data", {}).get("env", ""))
+            option = option_of(self._entry().card.env)
             advice = f"to score it, add {option}"
             console.print(f"the agent will not be scored in the real {self.game}: {advice}", soft_wrap=True)
             command = replace(self, episodes=0, score_minutes=0)

@@ -151,6 +151,11 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         """The files of an episode, in order."""
         return [self._pieces[place] for place in self._episodes[number]]
 
+    def places(self, episode: _Int | int, t: _Int) -> _Int:
+        """Places of frames `t` (...) of `episode`, one or (...), in the row of all episodes' frames: int64 (...)."""
+        self._lay_out()
+        return self._offset[episode] + t
+
     def frames(self, episode: _Int | int, t: _Int) -> npt.NDArray[np.uint8]:
         """Frames `t` (...) of `episode`, one or (...), 0 <= t <= length: uint8 (..., C, H, W)."""
         place, rank = self._find(episode, t)
@@ -291,6 +296,5 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
 
     def _find(self, episode: _Int | int, t: _Int) -> tuple[_Int, _Int]:
         """Places of frames in the row of all, and of their files in `_order`, both flat."""
-        self._lay_out()
-        place = (self._offset[episode] + t).ravel()
+        place = self.places(episode, t).ravel()
         return place, self._begin.searchsorted(place, "right") - 1

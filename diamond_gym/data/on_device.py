@@ -42,7 +42,7 @@ class FramesOnDevice:
         self._refresh()
         if self._copies is None:
             return self._store.frames(episode, t)
-        return np.asarray(self._numbers[self._begin[episode] + t][..., None, None, None])
+        return np.asarray(self._numbers[self._store.places(episode, t)][..., None, None, None])
 
     def pixels(self, frames: Tensor) -> Tensor:
         """Frames on the device, uint8 (..., C, H, W), of what a call gave, moved there. It waits for nothing."""
@@ -59,17 +59,15 @@ class FramesOnDevice:
         numbers = [np.zeros(0, np.int64)]
         for episode in range(len(self._store)):
             for file in self._store.pieces(episode):
-                begin = file.link.first_step + bool(file.link.first_step)  # which the file before it has too
+                first = file.link.first_step
+                t = np.arange(first + bool(first), file.stop + 1)  # the file before it has its first frame, too
                 if file.path not in self._first:
-                    self._copies = self._with(
-                        self._copies, self._store.frames(episode, np.arange(begin, file.stop + 1))
-                    )
+                    self._copies = self._with(self._copies, self._store.frames(episode, t))
                     if self._copies is None:
                         return
-                    self._first[file.path] = self._used - (file.stop + 1 - begin)
-                numbers.append(self._first[file.path] + np.arange(file.stop + 1 - begin))
-        self._numbers = np.concatenate(numbers)
-        self._begin = np.cumsum(self._store.lengths + 1) - self._store.lengths - 1
+                    self._first[file.path] = self._used - len(t)
+                numbers.append(self._first[file.path] + np.arange(len(t)))
+        self._numbers = np.concatenate(numbers)  # by place in the store's row of all frames
         self._version = self._store.version
 
     def _with(self, copies: Tensor, frames: npt.NDArray[np.uint8]) -> Tensor | None:

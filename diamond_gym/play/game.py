@@ -14,13 +14,14 @@ from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.play.branches import Branches, Spread
 from diamond_gym.play.controls import Controls
 from diamond_gym.play.reality import Reality
-from diamond_gym.play.recording import MOST_GIF_STEPS, ActionLog, Recorder, about_of, check_store
+from diamond_gym.play.recording import MOST_GIF_STEPS, ActionLog, Recorder, check_store
 from diamond_gym.play.session import PlaySession
 from diamond_gym.play.settings import Begin
 from diamond_gym.play.timeline import PlayStep
 from diamond_gym.play.view import View
 from diamond_gym.play.worlds import Loaded, check_real, open_agent
 from diamond_gym.registry.models import home_folder
+from diamond_gym.trainers.worlds import about_of
 
 Pixels = npt.NDArray[np.uint8]
 

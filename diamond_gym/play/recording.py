@@ -18,7 +18,6 @@ from diamond_gym.data.episode_files import Episode, check_described, next_game
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.files import atomic_write
-from diamond_gym.registry.card import Card
 
 Frame = npt.NDArray[np.uint8]
 
@@ -159,11 +158,6 @@ class Recorder:
             ]
             store.write([(None, episode) for episode in episodes])
         return len(episodes)
-
-
-def about_of(card: Card) -> About:
-    """What a recording of a model's world holds."""
-    return About.of(card.game, card.obs_shape, card.codec, card.codec.part_names or tuple(card.action_meanings))
 
 
 def check_store(folder: Path, about: About | None) -> None:
