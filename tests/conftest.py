@@ -54,6 +54,18 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return play_client.tiny_worlds(str(tmp_path_factory.mktemp("play")))
 
 
+@pytest.fixture
+def tiny_worlds() -> Any:
+    """The same for one test, in its own home, without a server."""
+    from stubs import save_tiny_model
+
+    from diamond_gym.play.worlds import Worlds
+    from diamond_gym.registry import resolve
+
+    save_tiny_model()
+    return Worlds("cpu", "float32", first=resolve("tiny"))
+
+
 @pytest.fixture(scope="module")
 def house(worlds: Any) -> Iterator[Any]:
     """A play server that runs in a thread."""
