@@ -99,8 +99,10 @@ class Channel:
         """Waits until the client can take another frame of the dream, or has not said so for too long."""
         if len(self._unseen) > _UNSEEN:
             self._seen.clear()
+            # not wait_for: in Python 3.11 it loses a cancellation that comes as the event is set
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._seen.wait(), _PATIENCE)
+                async with asyncio.timeout(_PATIENCE):
+                    await self._seen.wait()
 
     def seen(self, sequence: int) -> None:
         """The client has drawn a frame, and those before it."""
