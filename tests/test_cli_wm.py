@@ -105,6 +105,8 @@ def check_fidelity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--sheet", "sheet.pdf"], "--sheet must end in .png"),
         (["--dreams-per-start", "1"], "--dreams-per-start must be 0 or at least 2"),
         (["--quick", "--save"], "too rough for a card"),
+        (["--save", "--warm-up", "900"], "--save needs --warm-up 60"),
+        (["--warm-up", "-1"], "--warm-up must be at least 0"),
         (["--page", "page.pdf"], "--page must end in .png"),
         (["--video", "film.avi"], "--video must end in .mp4 or .gif"),
         (["--played-by", "random", "mixed"], "--played-by needs a word for each of --data: 2 for 0"),

@@ -321,6 +321,17 @@ def test_replays_show_what_really_followed_and_diversity_is_of_the_same_starts(w
     assert result.table["diversity_16"] == pytest.approx(diversity(real, whole, 16))
 
 
+def test_play_begins_within_the_first_steps_of_a_game(walk: World) -> None:
+    model = WorldModel(Denoiser(worlds.CONFIG.denoiser)).eval()
+    begun = []
+    for warm_up in (0, 60):
+        sizes = Sizes(windows=0, rollouts=N, rollout_steps=2, free_dreams=N, free_steps=2, dreams_per_start=0)
+        result = measure(model, walk, {}, replace(sizes, warm_up=warm_up), ["random"], SamplerConfig())
+        assert result.free is not None
+        begun.append(len({frames.tobytes() for frames in result.free[0].obs[:, 0]}))
+    assert begun[0] == 1 < begun[1]
+
+
 def test_who_played_is_recorded(tmp_path: Path) -> None:
     assert describe(worlds.store(tmp_path / "walks"))["policy"] == "not recorded"
 

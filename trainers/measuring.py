@@ -17,6 +17,7 @@ from diamond_gym.trainers.games import Games
 from diamond_gym.trainers.looks import Looks
 from diamond_gym.trainers.policies import AgentPolicy, MakePolicy, Policy, ScriptedPolicy, StickyPolicy, check_scripted
 from diamond_gym.trainers.rollouts import (
+    WARM_UP,
     Progress,
     Rollouts,
     dream_rollouts,
@@ -50,6 +51,9 @@ class Sizes:
     """How many of them go on, so that their drift can be followed; 0 for none."""
     free_steps: int = 200
     """Steps of each of these."""
+    warm_up: int = WARM_UP
+    """Steps of the game that are played before each of them begins, at most: 0 to so many. Cards have the first steps
+    of a game; a model that has learnt little of the rest shows it only with more."""
     starts: int = 4
     """Starts from which to dream several times."""
     dreams_per_start: int = 8
@@ -57,7 +61,7 @@ class Sizes:
 
     def __post_init__(self) -> None:
         check_least(self, windows=0, horizon=1, rollouts=0, rollout_steps=1, free_dreams=0, free_steps=1, starts=1)
-        check_least(self, dreams_per_start=0)
+        check_least(self, warm_up=0, dreams_per_start=0)
         if self.dreams_per_start == 1:
             raise BadArgument("--dreams-per-start must be 0 or at least 2, not 1")
 
@@ -205,7 +209,7 @@ def measure(
                 continue
             done = sum(len(dreamed) for _, dreamed in pieces)
             with closing(Games(world.envs(n))) as playing:
-                real = real_rollouts(playing, make, t, steps, seed + done, world.codec)
+                real = real_rollouts(playing, make, t, steps, seed + done, world.codec, sizes.warm_up)
             # random play is the same in the dream: it takes no notice of what it sees
             same = None if policy == "random" else make
             pieces.append((real, dream_rollouts(model, real, sampler, same, seed + done, progress)))

@@ -21,6 +21,8 @@ from diamond_gym.two_stage import TwoStageDream, TwoStageSampler, in_two_sizes, 
 from diamond_gym.world_model import WorldModel
 
 Progress = Callable[[int], None]
+WARM_UP = 60
+"""Steps of a game, at most, after which rollouts begin, unless more is asked for."""
 _BATCH = 32
 
 
@@ -213,7 +215,7 @@ def real_rollouts(
     steps: int,
     seed: int,
     codec: ActionCodec | None = None,
-    warm_up: int = 60,
+    warm_up: int = WARM_UP,
 ) -> Rollouts:
     """Plays each game for a random while, then on until T frames lie within one game, and records from there.
 

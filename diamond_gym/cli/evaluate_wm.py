@@ -24,6 +24,7 @@ from diamond_gym.trainers.fidelity import UNDEFINED, rounded
 from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure, policies_of
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
 from diamond_gym.trainers.policies import own_file
+from diamond_gym.trainers.rollouts import WARM_UP
 from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import sampler_of
 
@@ -102,6 +103,8 @@ class EvaluateWm:
             raise BadArgument("--sheet shows free dreams, which --free-dreams 0 left out")
         if self.quick and self.save:
             raise BadArgument("--quick figures are too rough for a card: leave out --save or --quick")
+        if self.save and self.sizes.warm_up != WARM_UP:
+            raise BadArgument(f"--save needs --warm-up {WARM_UP}, so that the figures of cards can be compared")
 
     def run(self) -> int:
         """Measures, prints and writes what was asked for."""
