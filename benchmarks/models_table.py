@@ -5,7 +5,7 @@
 The figures in the cards are those of `diamond-gym evaluate-wm NAME --save`; what a card has not is `–`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diamond_gym.registry import resolve
@@ -24,24 +24,26 @@ def survival(cards: Mapping[str, Mapping[str, Any]], policy: str) -> list[str]:
         policy: Who played.
     """
     rows = [
-        "| Model | after | dreams | alive, each | all alive (95 % interval) | in the game | artefacts | in the game "
-        "| nearest real frame | in the game |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| Model | all alive after 50 steps | after 200 | alive, where not always | artefacts in % (in the game) "
+        "| nearest real frame (in the game) |",
+        "|---|---|---|---|---|---|",
     ]
     for name, card in cards.items():
         looks = card["figures"].get("looks", {}).get(policy, {})
-        for after in _AFTER:
-            part = looks.get(f"after_{after}")
-            if part is None:
-                continue
-            each = ", ".join(f"{thing.name} {part[thing.name]:.2f}" for thing in things(card["game"]))
-            low, high = part["all_interval_95"]
-            real = part["real"]
-            rows.append(
-                f"| `{name}` | {after} | {part['dreams']} | {each} | **{part['all']:.2f}** ({low:.2f} to {high:.2f}) "
-                f"| {real['all']:.2f} | {_percent(part['artefacts'])} | {_percent(real['artefacts'])} "
-                f"| {part['nearest']:.1f} | {real['nearest']:.1f} |"
-            )
+        parts = [looks[f"after_{after}"] for after in _AFTER if f"after_{after}" in looks]
+        if len(parts) < len(_AFTER):
+            continue
+        games = [part["real"] for part in parts]
+        lost = [
+            f"{thing.name} {_pair(f'{part[thing.name]:.2f}' for part in parts)}"
+            for thing in things(card["game"])
+            if any(part[thing.name] < 1 for part in parts)
+        ]
+        cells = [_alive(part) for part in parts] + ["; ".join(lost) or _NONE]
+        for key, written in (("artefacts", _percent), ("nearest", "{:.1f}".format)):
+            dreamed, real = (_pair(written(part[key]) for part in side) for side in (parts, games))
+            cells.append(f"{dreamed} ({real})")
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
     return rows
 
 
@@ -66,13 +68,22 @@ def movement(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return rows
 
 
+def _alive(part: Mapping[str, Any]) -> str:
+    low, high = part["all_interval_95"]
+    return f"**{part['all']:.2f}** ({low:.2f} to {high:.2f})"
+
+
+def _pair(cells: Iterable[str]) -> str:
+    return ", ".join(cells)
+
+
 def _mean(figures: Mapping[str, Any], key: str) -> str:
     low, high = figures[f"{key}_interval_95"]
     return f"{figures[key]:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.3f}".rstrip("0").rstrip(".")
 
 
 def tables() -> dict[str, list[str]]:
