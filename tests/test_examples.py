@@ -20,6 +20,7 @@ from stubs import StubWorldModel, make_starts, tiny_networks
 
 import diamond_gym
 from diamond_gym.cli import _parse, commands, main
+from diamond_gym.registry import entries
 from diamond_gym.world_model import WorldModel
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +121,18 @@ def test_planning_finds_what_random_actions_do_not(monkeypatch):
     act, played = plan.planner(dream, 4, args), []
     first = plan.play(dream, lambda t: played.append(act(t)) or played[-1], args)
     assert torch.equal(plan.play(dream, lambda t: played[t], args), first)
+
+
+def test_the_gallery_shows_every_bundled_world(monkeypatch, tmp_path):
+    import imageio.v3 as iio
+
+    gallery = load("gallery")
+    assert sorted(gallery.GAMES) == sorted(entry.card.game for entry in entries() if entry.bundled)
+    monkeypatch.setattr(gallery, "STEPS", 2)
+    gallery.main(tmp_path / "gallery.gif")
+    frames = iio.imread(tmp_path / "gallery.gif")
+    assert frames.shape[:3] == (3, 2 * 128 + 2, 3 * 128 + 4)
+    assert (frames[0] != frames[2]).any()
 
 
 def notebooks() -> list[Path]:
