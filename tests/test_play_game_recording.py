@@ -175,3 +175,33 @@ def test_a_lost_life_ends_what_is_recorded_of_the_real_game(tmp_path: Path, monk
     for number, before in enumerate(store.before):
         if before >= 0:
             assert (store[before].obs[-1] == store[number].obs[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("way", "horizon", "stored"),
+    [("terminated", None, (True, False)), ("truncated", None, (False, True)), ("", 1, (False, True))],
+    ids=["the game's end", "ALE's time limit", "the dream's horizon"],
+)
+def test_what_ended_the_real_game_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, horizon: int | None, stored: tuple[bool, bool]
+) -> None:
+    pytest.importorskip("ale_py")
+
+    class Ending(Reality):
+        """Ends with its first step, in a way if there is one."""
+
+        def step(self, action: int, dreamed: np.ndarray) -> RealStep:
+            step = super().step(action, dreamed)
+            return replace(step, **{way: True}) if way else step
+
+    monkeypatch.setattr(game_module, "Reality", Ending)
+    save_tiny_model("tall", size=64)
+    worlds = Worlds("cpu", "float32", first=resolve("tall"))
+    game = begin(worlds, seed=5, real=True, horizon=horizon, record=tmp_path / "play")
+    played = [game.session.now, game.advance()]
+    assert not played[-1].terminated, "the dream itself should go on"
+    assert game.advance().action is None, "another game begins"
+    game.close()
+    (episode,) = EpisodeStore(tmp_path / "play")
+    assert (episode.obs == np.stack([step.real.frame for step in played])).all()
+    assert (bool(episode.end[-1]), bool(episode.trunc[-1])) == stored

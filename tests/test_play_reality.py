@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diamond_gym.envs import atari_game
 from diamond_gym.play.reality import Reality, difference
 
 pytest.importorskip("ale_py")
@@ -68,14 +69,35 @@ def test_a_lost_life_is_told_once_also_after_going_back():
     assert again == lost[:1]
 
 
-def test_a_game_that_ended_stays_at_its_last_frame():
+@pytest.mark.parametrize("way", ["terminated", "truncated"])
+def test_a_game_that_ended_stays_at_its_last_frame(way):
     reality = Reality("Pong", 3)
     reality.begin(seed=0)
-    reality._ended = True  # Pong's own end is thousands of steps away
+    setattr(reality, f"_{way}", True)  # Pong's own end is thousands of steps away
     last = reality.frame.copy()
     step = reality.step(2, last)
     assert (step.ended, step.reward, step.divergence) == (True, 0.0, 0.0)
     assert (step.frame == last).all()
+
+
+def test_the_time_limit_is_no_end_of_the_game(monkeypatch):
+    reality = Reality("Pong", 3)
+    frames, _ = reality.begin(seed=0)
+    begun = reality._env.ale.getEpisodeFrameNumber()
+    monkeypatch.setattr(atari_game, "MAX_FRAMES", begun + 8)  # two steps more, and not half an hour
+    reality = Reality("Pong", 3)
+    assert (reality.begin(seed=0)[0] == frames).all()
+    before = reality.clone_state()
+    first, second, third = (reality.step(2, frames[-1]) for _ in range(3))
+    assert [(step.terminated, step.truncated) for step in (first, second, third)] == [
+        (False, False), (False, True), (False, True),
+    ]  # fmt: skip
+    assert [step.ended for step in (first, second, third)] == [False, True, True]
+    assert (third.reward, (third.frame == second.frame).all()) == (0.0, True)
+    reality.restore_state(before)
+    assert not reality.step(2, frames[-1]).ended
+    reality.begin(seed=0)
+    assert not reality.step(2, frames[-1]).ended
 
 
 def test_a_difference_is_shown_in_both_directions():

@@ -96,10 +96,10 @@ class Game:
             step = self.session.apply(name, value, by)
         self.log.note(step.obs)
         if self.recorder is not None and step.step != before:
-            frame, reward, ended, life_lost = _recorded(step)
+            frame, reward, end, trunc, life_lost = _recorded(step)
             if name == "act":
                 had_room = not self.recorder.full
-                self.recorder.add(step.action, reward, ended, step.truncated, frame, life_lost)
+                self.recorder.add(step.action, reward, end, trunc, frame, life_lost)
                 if had_room and self.recorder.full:
                     self.notices.append(f"the recording is full: it keeps these {self.recorder.num_steps:,} steps")
             else:
@@ -290,11 +290,11 @@ class Game:
                 self.session.reality.close()
 
 
-def _recorded(step: PlayStep) -> tuple[Pixels, float, bool, bool]:
-    """The frame, reward, end and loss of a life that a recording has of a step.
+def _recorded(step: PlayStep) -> tuple[Pixels, float, bool, bool, bool]:
+    """The frame, reward, end, truncation and loss of a life that a recording has of a step.
 
-    They are the real game's where that runs beside the dream. In a dream of a game with lives, their loss is an end.
+    They are the real game's where that runs beside the dream, whose horizon cuts off both; a dream's lost life ends it.
     """
-    if step.real is None:
-        return step.obs, step.reward, step.terminated, False
-    return step.real.frame, step.real.reward, step.real.ended, step.real.life_lost
+    if (real := step.real) is None:
+        return step.obs, step.reward, step.terminated, step.truncated, False
+    return real.frame, real.reward, real.terminated, real.truncated or step.truncated, real.life_lost

@@ -21,16 +21,23 @@ class RealStep:
     Attributes:
         frame: The frame after it, uint8 (H, W, C).
         reward: The game's own reward, not clipped; 0 once the game has ended.
-        ended: Whether the game has ended; its last frame then stays.
-        life_lost: Whether it cost a life, though the game goes on.
         divergence: Mean absolute difference between the dreamed and the real frame, in levels from 0 to 255.
+        terminated: Whether the game is over.
+        truncated: Whether ALE's time limit has cut it off.
+        life_lost: Whether it cost a life, though the game was not over by that.
     """
 
     frame: Frame
-    reward: float
-    ended: bool
-    divergence: float
+    reward: float = 0.0
+    divergence: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
     life_lost: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the game has ended, either way; its last frame then stays."""
+        return self.terminated or self.truncated
 
 
 class Reality:
@@ -50,7 +57,7 @@ class Reality:
     def __init__(self, game: str, num_frames: int) -> None:
         self._env, self._num_frames = RealEnv(game=game), num_frames
         self._frame: Frame | None = None
-        self._ended, self._lives = False, 0
+        self._terminated, self._truncated, self._lives = False, False, 0
 
     def begin(self, seed: int | None = None) -> tuple[Frame, npt.NDArray[np.int64]]:
         """Plays a new game at random to some moment.
@@ -74,7 +81,8 @@ class Reality:
             if ended or cut:
                 frame, info = self._env.reset()
                 frames, actions = [frame], []
-        self._frame, self._ended, self._lives = frames[-1], False, int(info["lives"])
+        self._frame, self._lives = frames[-1], int(info["lives"])
+        self._terminated = self._truncated = False
         n = self._num_frames
         return np.stack(frames[-n:]), np.array(actions[len(actions) - n + 1 :], np.int64)
 
@@ -86,12 +94,12 @@ class Reality:
             dreamed: The frame that the dream came to, uint8 (H, W, C).
         """
         reward, life_lost = 0.0, False
-        if not self._ended:
-            self._frame, reward, ended, cut, info = self._env.step(action)
-            self._ended, lives = ended or cut, int(info["lives"])
-            life_lost, self._lives = lives < self._lives and not self._ended, lives
+        if not (self._terminated or self._truncated):
+            self._frame, reward, self._terminated, self._truncated, info = self._env.step(action)
+            lives = int(info["lives"])
+            life_lost, self._lives = lives < self._lives and not self._terminated, lives
         error = float(np.abs(self.frame.astype(np.int16) - dreamed.astype(np.int16)).mean())
-        return RealStep(self.frame, reward, self._ended, error, life_lost)
+        return RealStep(self.frame, reward, error, self._terminated, self._truncated, life_lost)
 
     @property
     def frame(self) -> Frame:
@@ -99,13 +107,13 @@ class Reality:
         assert self._frame is not None, "begin() comes first"
         return self._frame
 
-    def clone_state(self) -> tuple[RealState, Frame, bool, int]:
+    def clone_state(self) -> tuple[RealState, Frame, bool, bool, int]:
         """The game at this moment; small, as it holds the game's actions and not its memory."""
-        return self._env.clone_state(), self.frame, self._ended, self._lives
+        return self._env.clone_state(), self.frame, self._terminated, self._truncated, self._lives
 
-    def restore_state(self, state: tuple[RealState, Frame, bool, int]) -> None:
+    def restore_state(self, state: tuple[RealState, Frame, bool, bool, int]) -> None:
         """Goes back to a moment of the same game by playing it again, at a millisecond a step."""
-        game, self._frame, self._ended, self._lives = state
+        game, self._frame, self._terminated, self._truncated, self._lives = state
         self._env.restore_state(game)
 
     def close(self) -> None:

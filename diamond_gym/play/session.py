@@ -195,8 +195,7 @@ class PlaySession:
         """The step with what the agent thinks of it, and what the real game did."""
         if self._real_runs and self.reality is not None:
             real = self.reality
-            first = RealStep(real.frame, 0.0, False, 0.0)
-            now = first if step.action is None else real.step(int(step.action), step.obs)
+            now = RealStep(real.frame) if step.action is None else real.step(int(step.action), step.obs)
             step = replace(step, real=now, real_total=step.real_total + now.reward)
         if self.agent is not None:
             chances, value = self.agent.see(step.obs, self.dream.shown_window[0], step.action is None)
