@@ -86,7 +86,7 @@ class Client:
 
     def start(self, **fields: object) -> "Client":
         self.send("start", **{"world": "Breakout", "seed": 5, **fields})
-        self.until("started")
+        self.started = self.until("started")
         self.until("state")
         return self
 

@@ -20,6 +20,8 @@ EXAMPLES = [
      "agent": False, "fps": 60, "real": True, "horizon": -1},
     {"type": "keys", "down": ["w", "space"]}, {"type": "action", "action": 3}, {"type": "action", "action": None},
     {"type": "action", "action": [0, 1]}, {"type": "action", "action": [-0.5, 2, 1e300]},
+    {"type": "action", "action": -0.5}, {"type": "action", "action": [[0, 1], [1, 0]]},
+    {"type": "action", "action": [[[[[[[[1, 2]]]]]]]]}, {"type": "action", "action": [[0, 1]] * 256},
     {"type": "mouse", "dx": -3.5, "dy": 2, "buttons": 3},
     {"type": "pause", "on": True}, {"type": "step"}, {"type": "reset", "seed": 0}, {"type": "new_start"},
     {"type": "speed", "fps": 1}, {"type": "quality", "name": "fine"}, {"type": "control", "by": "agent"},
@@ -41,13 +43,26 @@ def test_every_type_is_read() -> None:
         assert parse(json.dumps(example)) == example
 
 
-@pytest.mark.parametrize(
-    "wrong", ["NaN", "Infinity", "-Infinity", "1e999", "true", "null", '"1"', "[1]", "9" * 400, "{}"]
-)
+@pytest.mark.parametrize("wrong", ["NaN", "Infinity", "-Infinity", "1e999", "true", "null", '"1"', "9" * 400, "{}"])
 def test_an_action_is_of_finite_numbers(wrong: str) -> None:
-    for action in (f"[0.5, {wrong}]", f"[{wrong}]"):
+    for action in (f"[0.5, {wrong}]", f"[{wrong}]", f"[[0.5, {wrong}], [1, 0]]", f"[[[{wrong}]]]"):
         with pytest.raises(BadMessage, match="action has the wrong type or is out of range"):
             parse(f'{{"type": "action", "action": {action}}}')
+
+
+@pytest.mark.parametrize(
+    "action",
+    [[0.5, [1]], [[1], 0.5], [[0, 1], [2]], [[0, 1], []], [[[0], [1, 2]]], [0] * 513, [[0, 1]] * 257, [[[0] * 513]]],
+    ids=str,
+)
+def test_an_action_s_lists_are_of_equal_lengths_and_few_numbers(action: list) -> None:
+    with pytest.raises(BadMessage, match="action has the wrong type or is out of range"):
+        parse(json.dumps({"type": "action", "action": action}))
+
+
+def test_an_action_of_too_many_dimensions_is_refused() -> None:
+    with pytest.raises(BadMessage, match="flat"):
+        parse('{"type": "action", "action": ' + "[" * 9 + "1" + "]" * 9 + "}")
 
 
 def test_the_page_of_the_protocol_names_every_type(root: Path) -> None:

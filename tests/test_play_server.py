@@ -164,6 +164,16 @@ CODECS = {
     ),
     "Choices": (MultiDiscrete([3, 2]), [2, 1], [[3, 0], [-1, 0], [0.5, 0], [2**63, 0], [1]]),
     "Buttons": (MultiBinary([3]), [0, 1, 1], [[2, 0, 0], [0.5, 0, 0], [-1, 0, 0], [1, 1]]),
+    "Box-in-rows": (
+        Box([-1, 0, -2, 0], [1, 0.5, 2, 3], [2, 2]), [[-0.25, 0.5], [1.75, 2.5]],
+        [[-0.25, 0.5, 1.75, 2.5], [[-0.25, 0.5]], [[-0.25], [0.5]], [[[-0.25, 0.5], [1.75, 2.5]]], [[0, 1], [0, 0]], 0],
+    ),
+    "Choices-in-rows": (
+        MultiDiscrete([3, 2, 2, 4], [2, 2]), [[2, 1], [0, 3]],
+        [[2, 1, 0, 3], [[2, 1], [2, 3]], [[2, 1], [0, 0.5]], [[2, 1]], [[]]],
+    ),
+    "Buttons-in-rows": (MultiBinary([2, 1]), [[0], [1]], [[0, 1], [[0, 1]], [[0], [2]]]),
+    "One-number": (Box([-2], [2], []), -0.25, [[-0.25], 2.5, -(2**31), [[0]], []]),
 }  # fmt: skip
 
 
@@ -173,6 +183,7 @@ def test_actions_of_every_kind(name: str, house: House, worlds: Worlds, monkeypa
     monkeypatch.setenv("DIAMOND_GYM_HOME", str(worlds.first.folder.parents[1]))
     save_tiny_model(name.lower(), name, codec=codec)
     with Client(house).paused(world=name) as client:
+        assert client.started["action_shape"] == list(np.shape(action))
         client.alive(action)
         client.step(action)
         assert client.state["action"] == (action if client.state["episode_step"] else None)

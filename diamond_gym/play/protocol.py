@@ -21,7 +21,8 @@ MAX_KEYS = 16
 _JPEG_FROM = 200  # pixels a side from which on frames are sent as JPEG
 _HEADER = struct.Struct("<BBHIHHII")
 _LARGEST = sys.float_info.max  # beyond it, and for infinity and NaN, JSON has no numbers
-_DEPTH = 3  # nested lists and objects that a message may have
+_NUMBERS, _DIMENSIONS = 512, 8  # that an action may have
+_DEPTH = 1 + _DIMENSIONS  # nested lists and objects that a message may have
 
 Pixels = npt.NDArray[np.uint8]
 Message = dict[str, Any]
@@ -69,10 +70,13 @@ def _keys(value: Any) -> bool:
 
 
 def _action(value: Any) -> bool:
-    """Of any kind; whether it is one of the world's own is for the world to say."""
-    if isinstance(value, list):
-        return len(value) <= 512 and all(map(_number(-_LARGEST, _LARGEST), value))
-    return value is None or _integer(0, 2**31 - 1)(value)
+    """A number, or numbers in lists of equal lengths; whether it is one of the world's own is for the world to say."""
+    parts = [] if value is None else [value]
+    while parts and all(isinstance(part, list) for part in parts):
+        if len(set(map(len, parts))) > 1:
+            return False
+        parts = [each for part in parts for each in part]
+    return len(parts) <= _NUMBERS and all(map(_number(-_LARGEST, _LARGEST), parts))
 
 
 _SEED, _STEP = _integer(0, 2**63 - 1), _integer(0, 2**31 - 1)

@@ -245,6 +245,7 @@ def controls_of(codec: ActionCodec, meanings: list[str]) -> dict[str, Any]:
     kinds = {"discrete": "discrete", "csgo": "buttons", "multi_binary": "multi"}
     return {
         "kind": kinds.get(codec.kind, "vector"),
+        "action_shape": list(codec.shape),
         "actions": list(codec.part_names) or meanings or [str(i) for i in range(numbered)],
         "keys": [[list(keys), action] for keys, action in key_table(codec, meanings)],
         "key_names": key_names(codec, meanings),
