@@ -91,6 +91,10 @@ def test_a_folder_that_no_recording_can_be_added_to_is_refused_at_once(
         assert error.count("\n") == 1
     assert main(["play", "--record", str(tmp_path / "file"), "--no-open"]) == 2, "also where no world is named"
     assert "is not a folder" in capsys.readouterr().err
+    assert main(["play", "--record", str(tmp_path / "pong"), "--no-open"]) == 2, "a store is of one world"
+    says = f"{tmp_path / 'pong'} holds experience of Pong: say what to play, or use another folder\n"
+    assert capsys.readouterr().err == says
+    assert main(["play", "--record", str(tmp_path), "--no-open"]) == 0, "there is room for other worlds beside it"
 
 
 def test_without_a_seed_the_terminal_begins_another_dream_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,9 @@ pytest.importorskip("websockets", reason="the extra play is not installed")
 
 
 from play_client import WAIT, Client, House, gone, serving, tiny_worlds
+from stubs import save_tiny_model
 
+from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.play import server
 from diamond_gym.play.recording import ActionLog
 from diamond_gym.play.settings import Begin
@@ -147,6 +149,28 @@ def test_a_recording_that_cannot_be_stored_is_said_and_the_model_let_go(
         assert waited_for(lambda: not house.server.players), "the reaper goes on"
         assert waited_for(lambda: games[0].loaded.players == 0)
     assert sum("was not stored" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_where_no_world_is_named_each_is_recorded_into_a_store_of_its_own(worlds: Worlds, tmp_path: Path) -> None:
+    save_tiny_model("maze", "Maze")
+    with serving(worlds, begin=Begin(record=tmp_path / "mine")) as house:
+        for world in ("Breakout", "Maze", "Breakout"):
+            with Client(house).start(world=world) as client:
+                while not client.state["recording"]:
+                    client.receive()
+                client.send("record", on=False)
+                assert client.until("recorded")["store"] == str(tmp_path / "mine" / world)
+                client.send("close")
+                assert client.closed() == 1000
+    stores = {path.name: EpisodeStore(path) for path in (tmp_path / "mine").iterdir()}
+    assert {name: store.about.game for name, store in stores.items()} == {"Breakout": "Breakout", "Maze": "Maze"}
+    assert len(stores["Breakout"]) >= 2, "the second game went into the first one's store"
+    assert len(stores["Maze"]) >= 1
+    with serving(worlds, begin=Begin(record=tmp_path / "one"), world="Breakout") as house, Client(house).start() as one:
+        while not one.state["recording"]:
+            one.receive()
+        one.send("record", on=False)
+        assert one.until("recorded")["store"] == str(tmp_path / "one")
 
 
 def test_others_play_on_while_a_game_ends(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ class Play:
     real: bool = False
     """Play the real game beside the dream, with the same actions; needs ale-py."""
     record: Path | None = None
-    """Record from the first step on, into this folder, which train-wm --data can read."""
+    """Record from the first step on, into this folder, which train-wm --data can read; where no game or model is named,
+    into a folder for each world in it."""
     replay: Path | None = None
     """Replay a recorded action log."""
     host: str = "127.0.0.1"

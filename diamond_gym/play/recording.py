@@ -165,7 +165,7 @@ def check_store(folder: Path, about: About | None) -> None:
 
     Args:
         folder: The store, or where one would be made.
-        about: What would be recorded; None where that is not known yet.
+        about: What would be recorded; None for several worlds, each into a store of its own in the folder.
 
     Raises:
         BadArgument: It is a store of something else, damaged, or no folder that can be written to.
@@ -173,7 +173,9 @@ def check_store(folder: Path, about: About | None) -> None:
     try:
         if (folder / ABOUT).exists():
             there = read_about(folder)
-            there.check_same(about or there, folder)
+            if about is None:
+                raise BadArgument(f"{folder} holds experience of {there.game}: say what to play, or use another folder")
+            there.check_same(about, folder)
         check_described(folder)
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not nearest.is_dir():

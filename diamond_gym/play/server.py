@@ -223,7 +223,9 @@ class Server:
     def _begin(self, message: Message, entry: Entry) -> Begin:
         mine, first = self.settings.world in (None, message["world"]), self.worlds.first
         begin, horizon = self.settings.begin if mine else Begin(), message.get("horizon")
-        seed = message.get("seed", self.settings.seed)
+        seed, record = message.get("seed", self.settings.seed), begin.record
+        if record is not None and self.settings.world is None:  # a store holds one world
+            record /= entry.card.game
         return replace(
             begin,
             seed=secrets.randbits(31) if seed is None else seed,
@@ -231,6 +233,7 @@ class Server:
             agent=message.get("agent", True),
             horizon=begin.horizon if horizon is None else None if horizon < 0 else horizon,
             real=message.get("real", begin.real),
+            record=record,
             replay=begin.replay if "seed" not in message and first is not None and entry.path == first.path else None,
         )
 

@@ -38,7 +38,8 @@ class Settings:
     """The settings of the server and of its games, as the command got them.
 
     Attributes:
-        begin: How games begin where clients say nothing else; its seed is not used.
+        begin: How games begin where clients say nothing else; its seed is not used. Without a `world`, each is recorded
+            into a store of its own within the folder `record`.
         seed: Of the dreams that clients do not seed; None for another one each time.
         world: The world that quality, agent, recording and replay are meant for; None for all.
         fps: Steps a second, at first.
