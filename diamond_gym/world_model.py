@@ -175,6 +175,11 @@ class WorldModel(nn.Module):
         return codec_of_model(card, self.num_actions, self.starts is not None and self.starts.act.ndim == 3)
 
     @property
+    def action_meanings(self) -> tuple[str, ...]:
+        """A word for each action, or for each part of one; empty if there are none."""
+        return () if self.card is None else self.card.action_meanings
+
+    @property
     def num_actions(self) -> int:
         """The number of discrete actions, or the length of the vector that the networks take for one."""
         num_actions = self.denoiser.config.inner_model.num_actions

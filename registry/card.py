@@ -109,8 +109,8 @@ class Card:
 
     @property
     def action_meanings(self) -> tuple[str, ...]:
-        """A word for each action; empty if the card has none."""
-        return tuple(self.spaces.get("action_meanings", ()))
+        """A word for each action, or for each part of one: of their kind, else the card's; empty if there are none."""
+        return self.codec.part_names or tuple(self.spaces.get("action_meanings", ()))
 
     @property
     def networks(self) -> tuple[str, ...]:

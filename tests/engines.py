@@ -8,7 +8,7 @@ from stubs import Conditioned, StubWorldModel, levels
 from test_golden import CSGO_INNER, CSGO_UPSAMPLER_INNER, GOLDEN, load_part
 from torch import nn
 
-from diamond_gym.csgo import NUM_INPUTS, SIZES, CsgoActions, encode
+from diamond_gym.csgo import NAMES, NUM_INPUTS, SIZES, CsgoActions, encode
 from diamond_gym.networks.denoiser import Denoiser, DenoiserConfig
 from diamond_gym.registry import Card
 from diamond_gym.starts import Starts
@@ -87,7 +87,7 @@ class StubEngine(StubWorldModel):
         self.denoiser, self.upsampler, self.reward_end = StubDynamics(), StubUpsampler(), None
         self.starts = engine_starts(**kwargs)
         self.obs_shape, self.num_actions = (*LARGE, 3), NUM_INPUTS
-        self.card.action_meanings, self.codec = (), CsgoActions()
+        self.action_meanings, self.codec = NAMES, CsgoActions()
 
     def dream(self, num_envs, *, sampler=None, horizon=50, seed=None, starts="any") -> TwoStageDream:
         return TwoStageDream(

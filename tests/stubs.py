@@ -89,8 +89,9 @@ class StubWorldModel(nn.Module):
         self.actor_critic = self.upsampler = None
         self.precision = "float32"
         self.starts = make_starts(size=size)
-        self.card = SimpleNamespace(name=name, sampler={}, action_meanings=MEANINGS, is_student=False)
+        self.card = SimpleNamespace(name=name, sampler={}, is_student=False)
         self.obs_shape, self.num_actions, self.codec = (size, size, 3), ACTIONS, Discrete(ACTIONS)
+        self.action_meanings = MEANINGS
         self.device = torch.device("cpu")
 
     def dream(self, num_envs, *, sampler=None, horizon=50, seed=None, starts="any") -> Dream:

@@ -8,6 +8,7 @@ from cards import a_card
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diamond_gym import csgo
 from diamond_gym.errors import BadArgument, DamagedModel
 from diamond_gym.registry import (
     Card,
@@ -67,6 +68,15 @@ def test_card_survives_toml() -> None:
     assert Card.from_toml(card.to_toml()) == card
     assert card.networks == ("denoiser", "reward_end")
     assert (card.obs_shape, card.num_actions, card.action_meanings) == ((64, 64, 3), 2, ("NOOP", "FIRE"))
+
+
+def test_actions_have_the_words_of_their_kind_before_the_card_s() -> None:
+    csgo_card = a_card(spaces={"obs_shape": [150, 280, 3], "num_actions": 51, "actions": {"kind": "csgo"}})
+    assert csgo_card.action_meanings == csgo.NAMES
+    assert f"| actions | {', '.join(csgo.NAMES)} |" in human_card(csgo_card)
+    buttons = {"obs_shape": [64, 64, 3], "num_actions": 2, "actions": {"kind": "multi_binary", "shape": [2]}}
+    assert a_card(spaces=buttons).action_meanings == ()
+    assert a_card(spaces={**buttons, "action_meanings": ["left", "right"]}).action_meanings == ("left", "right")
 
 
 plain = st.one_of(

@@ -88,6 +88,7 @@ def test_dream_without_starts_is_one_line() -> None:
 def test_num_actions_and_shape() -> None:
     model = WorldModel.from_card(card(), tiny().weights())
     assert (model.num_actions, model.obs_shape) == (3, (8, 8, 3))
+    assert tiny().action_meanings == (), "there is no card to name them"
     with pytest.raises(DiamondGymError, match="image size is unknown"):
         _ = tiny().obs_shape
 

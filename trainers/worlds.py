@@ -190,7 +190,7 @@ def about_game(game: str, size: tuple[int, int] = (SIZE, SIZE)) -> About:
 
 def about_of(card: Card) -> About:
     """What a store of the experience that a model dreams holds."""
-    return About.of(card.game, card.obs_shape, card.codec, card.codec.part_names or card.action_meanings)
+    return About.of(card.game, card.obs_shape, card.codec, card.action_meanings)
 
 
 def about_env(env: str, size: tuple[int, int] | None = None, render_obs: bool = False) -> About:

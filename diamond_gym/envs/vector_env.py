@@ -139,9 +139,8 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         dream = self._model.dream(self.num_envs, sampler=chosen, horizon=self.horizon, starts=starts)
         self._dream: Dream | None = dream
         self.precision = self._model.precision  # what "auto" came to
-        codec, card = self._model.codec, self._model.card
-        self._meanings = list(codec.part_names or (card.action_meanings if card is not None else ()))
-        self._set_spaces(self._model.obs_shape, codec)
+        self._meanings = self._model.action_meanings
+        self._set_spaces(self._model.obs_shape, self._model.codec)
         self._replay = Replay(self._model.starts, dream.device) if replay else None
         self._traced = denoising_trajectory
         self._seen = checks.start_colours(self._model) if hallucination else None

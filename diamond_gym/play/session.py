@@ -74,8 +74,7 @@ class PlaySession:
         self.reality: Reality | None = None
         self.dream = dream or model.dream(1)
         self.dream.horizon = horizon
-        self.codec, card = model.codec, model.card
-        self.meanings = list(self.codec.part_names or (card.action_meanings if card is not None else ()))
+        self.codec, self.meanings = model.codec, list(model.action_meanings)
         self.operations: list[Operation] = []
         self._trajectory: list[Tensor] = []  # the present frame while it was denoised, (1, C, H, W) in [-1, 1]
         self.before: DreamState | None = None

@@ -246,7 +246,7 @@ def controls_of(codec: ActionCodec, meanings: list[str]) -> dict[str, Any]:
     return {
         "kind": kinds.get(codec.kind, "vector"),
         "action_shape": list(codec.shape),
-        "actions": list(codec.part_names) or meanings or [str(i) for i in range(numbered)],
+        "actions": meanings or [str(i) for i in range(numbered)],
         "keys": [[list(keys), action] for keys, action in key_table(codec, meanings)],
         "key_names": key_names(codec, meanings),
         "mouse": codec.kind == "csgo",
