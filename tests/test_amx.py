@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_kernels import HAS_BFLOAT16, KERNELS, blocks, images, relative, replaced, widths
+from kernel_parts import HAS_BFLOAT16, KERNELS, TOLERANCE, blocks, images, relative, replaced, widths
 from torch import nn
 
 from diamond_gym.networks.blocks import Upsample
@@ -99,7 +99,7 @@ def test_what_is_packed_for_them_is_read_by_them_alone(without_amx):
         with pytest.raises(RuntimeError, match="other kernels"):
             pickle.loads(stored)
         new = replaced(packed, torch.bfloat16, KernelUpsample)
-        assert relative(new(x), found.float()) < test_kernels.TOLERANCE[torch.bfloat16]
+        assert relative(new(x), found.float()) < TOLERANCE[torch.bfloat16]
         assert copy.deepcopy(new)(x).equal(new(x)) and pickle.loads(pickle.dumps(new))(x).equal(new(x))
         pickle.loads(kept)  # float32 does not care
     finally:
