@@ -47,6 +47,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder, *train(folder, 4)
 
 
+@pytest.fixture
+def settle_recording(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Records on any device, unless a test takes it back; convolutions are exact, as what is compared is rounding."""
+    import torch
+
+    from diamond_gym.trainers import actor_critic, world_model
+    from diamond_gym.trainers.optim import can_record
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+    def record(yes: bool = True) -> None:
+        def answer(device: Any, fabric: Any, config: Any) -> bool:
+            return yes and can_record(torch.device("cuda"), fabric, config)
+
+        for module in (world_model, actor_critic):
+            monkeypatch.setattr(module, "can_record", answer)
+
+    record()
+    return record
+
+
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a play server offers: the tiny model before the bundled ones."""
