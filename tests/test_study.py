@@ -13,8 +13,9 @@ from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.errors import BadArgument
 from diamond_gym.trainers import study as studies
 from diamond_gym.trainers.rollouts import Rollouts
-from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig, measure_fit, over_noises
+from diamond_gym.trainers.study import Study, StudyConfig, measure_fit, over_noises
 from diamond_gym.trainers.study_page import summary
+from diamond_gym.trainers.study_reference import RecordedFrames, Reference
 
 T, STEPS = 2, 4
 SIZES = StudyConfig(seeds=1, denoising_steps=(1, 2), windows=3, drift_steps=STEPS, trajectories=3)

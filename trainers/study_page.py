@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from diamond_gym.files import atomic_write
 from diamond_gym.trainers.plots import GAP, figure_file, picture_of
-from diamond_gym.trainers.study import COMPARED, SHOWN, Study, StudyConfig
+from diamond_gym.trainers.study import COMPARED, Study, StudyConfig
+from diamond_gym.trainers.study_reference import SHOWN
 
 _Frames = npt.NDArray[np.uint8]
 

@@ -26,8 +26,9 @@ from diamond_gym.trainers.measuring import describe
 from diamond_gym.trainers.policies import PLAYERS, Policy, ScriptedPolicy, StickyPolicy
 from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
-from diamond_gym.trainers.study import RecordedFrames, Reference, Study, StudyConfig
+from diamond_gym.trainers.study import Study, StudyConfig
 from diamond_gym.trainers.study_page import COLUMNS, HEADS, summary, write_page
+from diamond_gym.trainers.study_reference import RecordedFrames, Reference
 from diamond_gym.trainers.world_model_config import WorldModelConfig
 from diamond_gym.trainers.worlds import World, check_learnable
 
