@@ -118,13 +118,13 @@ def test_fits_and_measurements_go_on_where_they_stopped(
     assert model is not None and "to 6" in said[0] and "from update 0" not in said[1]
     assert study.fit("edm", 0) is not None and len(said) == 2, "it has been fitted"
     study.measure("edm", 0, model, reference)
-    first = study.result("edm", 0)
+    first = study.result("edm-0", reference)
     assert list(first["n"]) == ["1", "2"] and first["over_noises"]["variance_3"] >= 0
 
     monkeypatch.setattr(studies, "measure_fit", lambda *_: pytest.fail("it has been measured"))
     study.measure("edm", 0, model, reference)
-    assert study.result("edm", 0) == first and list(study.results()) == ["edm-0"]
-    assert study.pictures("edm-0")["over_noises"].shape == (7, 3, 8, 8)
+    assert study.result("edm-0", reference) == first and list(study.results(reference)) == ["edm-0"]
+    assert study.pictures("edm-0", reference)["over_noises"].shape == (7, 3, 8, 8)
     with pytest.raises(BadArgument, match="was begun with updates = 6, not 7"):
         Study(tmp_path / "study", sizes, CONFIGS, store, 7, said.append).fit("edm", 0)
 

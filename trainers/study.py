@@ -182,12 +182,13 @@ class Study:
         return trainer.averaged() if reason == "steps" else None
 
     def measure(self, objective: str, seed: int, model: WorldModel, reference: Reference) -> None:
-        """Measures a fit with each number of denoising steps that has not been yet; what there is, is kept."""
-        folder, result = self.folder / f"{objective}-{seed}", self.result(objective, seed)
-        sizes = {"windows": len(reference.windows), "long": list(reference.long.rew.shape)}
-        if result.get("sizes") != sizes:
-            result = {"sizes": sizes, "n": {}}
-        pictures = dict(np.load(folder / PICTURES)) if (folder / PICTURES).exists() else {}
+        """Measures a fit with each number of denoising steps that has not been yet; what there is, is kept.
+
+        What was measured against another reference is dropped.
+        """
+        name, folder = f"{objective}-{seed}", self.folder / f"{objective}-{seed}"
+        result = self.result(name, reference) or {"reference": reference.fingerprint, "n": {}}
+        pictures = self.pictures(name, reference)
         model.use_kernels()
         for n in self.config.denoising_steps:
             if str(n) not in result["n"]:
@@ -198,20 +199,26 @@ class Study:
             result["over_noises"], pictures["over_noises"] = over_noises(model, reference.windows, seed)
             _keep(folder, result, pictures)
 
-    def result(self, objective: str, seed: int) -> dict[str, Any]:
-        """What was measured of a fit so far."""
-        path = self.folder / f"{objective}-{seed}" / MEASURED
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    def result(self, name: str, reference: Reference) -> dict[str, Any]:
+        """What was measured of a fit, by its name, such as edm-0; nothing where that was against another reference."""
+        path = self.folder / name / MEASURED
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return result if result.get("reference") == reference.fingerprint else {}
 
-    def results(self) -> dict[str, dict[str, Any]]:
-        """What was measured of each fit, by its name, such as edm-0; of those that have been measured at all."""
-        found = {f"{objective}-{seed}": self.result(objective, seed) for objective, seed in self.fits()}
-        return {name: result for name, result in found.items() if result.get("n")}
+    def results(self, reference: Reference) -> dict[str, dict[str, Any]]:
+        """What was measured of each fit with the numbers of denoising steps that are wanted, as far as it was."""
+        found = {}
+        for name in (f"{objective}-{seed}" for objective, seed in self.fits()):
+            result = self.result(name, reference)
+            tables = {str(n): result["n"][str(n)] for n in self.config.denoising_steps if str(n) in result.get("n", {})}
+            if tables:
+                found[name] = {**result, "n": tables}
+        return found
 
-    def pictures(self, name: str) -> dict[str, _Frames]:
+    def pictures(self, name: str, reference: Reference) -> dict[str, _Frames]:
         """The frames of a fit by its name: those shown for each number of denoising steps, and `over_noises`."""
         path = self.folder / name / PICTURES
-        return dict(np.load(path)) if path.exists() else {}
+        return dict(np.load(path)) if self.result(name, reference) and path.exists() else {}
 
 
 def _keep(folder: Path, result: Mapping[str, Any], pictures: Mapping[str, Any]) -> None:

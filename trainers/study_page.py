@@ -13,7 +13,7 @@ import numpy.typing as npt
 from diamond_gym.files import atomic_write
 from diamond_gym.trainers.plots import GAP, figure_file, picture_of
 from diamond_gym.trainers.study import COMPARED, Study, StudyConfig
-from diamond_gym.trainers.study_reference import SHOWN
+from diamond_gym.trainers.study_reference import SHOWN, Reference
 
 _Frames = npt.NDArray[np.uint8]
 
@@ -45,30 +45,37 @@ _EXPLAINED = (
 )
 
 
-def write_page(folder: Path, study: Study, about: Mapping[str, Any]) -> list[Path]:
+def write_page(folder: Path, study: Study, reference: Reference, about: Mapping[str, Any]) -> list[Path]:
     """Writes study.json, study.png and study.html into a folder; returns their paths.
 
     Args:
         folder: Made if there is none.
         study: What has been measured of it is shown.
+        reference: Against which.
         about: What is said of how it was made, plain data.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"study.{suffix}" for suffix in ("json", "png", "html")]
-    rows, results = summary(study.results(), study.config), study.results()
+    results = study.results(reference)
+    rows = summary(results, study.config)
     with atomic_write(paths[0], "w") as file:
         json.dump({"about": about, "summary": rows, "fits": results}, file, indent=1)
-    _draw(paths[1], study, about)
+    _draw(paths[1], study, results, {name: study.pictures(name, reference) for name in results}, about)
     picture = base64.b64encode(paths[1].read_bytes()).decode()
     with atomic_write(paths[2], "w") as file:
         file.write(_html(rows, about, picture))
     return paths
 
 
-def _draw(path: Path, study: Study, about: Mapping[str, Any]) -> None:
+def _draw(
+    path: Path,
+    study: Study,
+    results: Mapping[str, Mapping[str, Any]],
+    strips: Mapping[str, Mapping[str, _Frames]],
+    about: Mapping[str, Any],
+) -> None:
     """Curves by step, strips of the first seed's dreams, and one frame over noises."""
-    results, first = study.results(), [name for name in study.results() if name.endswith("-0")]
-    strips = {name: study.pictures(name) for name in first}
+    first = [name for name in results if name.endswith("-0")]
     lines = [(name, n) for name in first for n in study.config.denoising_steps if str(n) in strips[name]]
     scale = max(1, _SIDE // about["frames"][0])
     side = about["frames"][0] * scale / _DOTS

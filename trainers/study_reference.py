@@ -1,6 +1,9 @@
 """What the fits of a design study are measured against: held-out play, short and long, and the recorded frames."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,7 @@ class RecordedFrames:
         limit: The largest distance of two of them, among pairs drawn at random. A frame has left the data that is
             farther than this from the nearest. As all distances here it is a mean absolute difference of pixels in
             [0, 1].
+        digest: The SHA-256 of the frames.
     """
 
     def __init__(self, store: EpisodeStore) -> None:
@@ -39,6 +43,7 @@ class RecordedFrames:
         flat = rng.choice(ends[-1], min(_REFERENCE, int(ends[-1])), replace=False)
         episode = np.searchsorted(ends, flat, side="right")
         frames = store.frames(episode, flat - np.concatenate(([0], ends))[episode])
+        self.digest = hashlib.sha256(np.ascontiguousarray(frames).tobytes()).digest()
         self._frames = flat_frames(frames)
         self._squares = self._frames.square().sum(1)
         others = self._frames[torch.from_numpy(rng.permutation(len(self._frames)))]
@@ -69,6 +74,15 @@ class Reference:
     windows: Rollouts
     long: Rollouts
     recorded: RecordedFrames
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells it from any other, as plain data: its sizes, and a SHA-256 of all that is in it."""
+        digest = hashlib.sha256(self.recorded.digest)
+        for array in (*vars(self.windows).values(), *vars(self.long).values()):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return {"windows": len(self.windows), "long": list(self.long.rew.shape), "sha256": digest.hexdigest()}
 
     @property
     def curve(self) -> npt.NDArray[np.int64]:

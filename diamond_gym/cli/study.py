@@ -112,12 +112,12 @@ class StudyCommand(WorldOptions):
                 code = 130 if left is None else 0
                 break
             study.measure(objective, seed, model, reference)
-        if not study.results():
+        if not (results := study.results(reference)):
             return code
         about = self._about(world, study, reference)
-        for path in write_page(self.out or folder, study, about):
+        for path in write_page(self.out or folder, study, reference, about):
             console.print(f"wrote {path}", soft_wrap=True)
-        _print(about, study)
+        _print(about, summary(results, sizes))
         return code
 
     def _sized(self) -> World:
@@ -195,13 +195,13 @@ class StudyCommand(WorldOptions):
         }
 
 
-def _print(about: dict[str, Any], study: Study) -> None:
+def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Prints a line for each objective and number of denoising steps, means over seeds."""
-    columns = [key for key in COLUMNS if any(key in row for row in summary(study.results(), study.config))]
+    columns = [key for key in COLUMNS if any(key in row for row in rows)]
     table = Table(title=f"{about['world']}: {about['updates']:,} updates of {about['preset']}")
     for name in ("objective", "n", "seeds", *columns):
         table.add_column(HEADS.get(name, name), justify="right")
-    for row in summary(study.results(), study.config):
+    for row in rows:
         figures = [f"{row[key]:.3g}" if key in row else "" for key in columns]
         table.add_row(row["objective"], str(row["n"]), str(row["seeds"]), *figures)
     print_table(table)
