@@ -91,6 +91,27 @@ def test_only_what_was_measured_against_the_same_is_shown(
     assert list(page["fits"]) == ["edm-0"] and [row["objective"] for row in page["summary"]] == ["edm"]
 
 
+def test_no_measurement_begins_after_the_time_is_up(study: Study, store: EpisodeStore, monkeypatch) -> None:
+    against, now = reference(store, store), [0.0]
+    several = Study(study.folder, replace(study.config, denoising_steps=(1, 2, 3)), CONFIGS, store, 1, print)
+    measured = studies.measure_fit
+
+    def slowly(*args):
+        now[0] += 60
+        return measured(*args)
+
+    monkeypatch.setattr(studies, "measure_fit", slowly)
+    monkeypatch.setattr(studies.time, "monotonic", lambda: now[0])
+    (study.folder / "edm-0").mkdir(parents=True)
+    assert not several.measure("edm", 0, Model(), against, until=90)
+    assert several.result("edm-0", against)["n"].keys() == {"1", "2"}, "the second began before the time was up"
+    assert not several.measure("edm", 0, Model(), against, until=130)
+    assert several.pictures("edm-0", against).keys() == {"1", "2", "3"}, "one frame over noises is left"
+    assert several.measure("edm", 0, Model(), against, until=200)
+    assert several.pictures("edm-0", against).keys() == {"1", "2", "3", "over_noises"}
+    assert several.measure("edm", 0, Model(), against, until=0), "nothing is left to measure"
+
+
 def test_pictures_go_with_the_figures_that_they_belong_to(study: Study, store: EpisodeStore) -> None:
     few, many = reference(store, store), reference(store, store, 5)
     measure(study, few, "edm")

@@ -181,10 +181,20 @@ class Study:
             reason = train(trainer, run, minutes)
         return trainer.averaged() if reason == "steps" else None
 
-    def measure(self, objective: str, seed: int, model: WorldModel, reference: Reference) -> None:
+    def measure(
+        self, objective: str, seed: int, model: WorldModel, reference: Reference, until: float | None = None
+    ) -> bool:
         """Measures a fit with each number of denoising steps that has not been yet; what there is, is kept.
 
-        What was measured against another reference is dropped.
+        Args:
+            objective: The fit's.
+            seed: The fit's.
+            model: What was fitted.
+            reference: What it is measured against; what was measured against another one is dropped.
+            until: No measurement begins after this time (`time.monotonic`).
+
+        Returns:
+            Whether all has been measured.
         """
         name, folder = f"{objective}-{seed}", self.folder / f"{objective}-{seed}"
         result = self.result(name, reference) or {"reference": reference.fingerprint, "n": {}}
@@ -192,12 +202,17 @@ class Study:
         model.use_kernels()
         for n in self.config.denoising_steps:
             if str(n) not in result["n"]:
+                if until is not None and time.monotonic() > until:
+                    return False
                 self._say(f"{objective}, seed {seed}: measuring with {n} denoising steps")
                 result["n"][str(n)], pictures[str(n)] = measure_fit(model, reference, n, seed)
                 _keep(folder, result, pictures)
         if "over_noises" not in result:
+            if until is not None and time.monotonic() > until:
+                return False
             result["over_noises"], pictures["over_noises"] = over_noises(model, reference.windows, seed)
             _keep(folder, result, pictures)
+        return True
 
     def result(self, name: str, reference: Reference) -> dict[str, Any]:
         """What was measured of a fit, by its name, such as edm-0; nothing where that was against another reference."""

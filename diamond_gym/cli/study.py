@@ -103,15 +103,14 @@ class StudyCommand(WorldOptions):
         study = Study(folder, sizes, configs, store, updates, say, device, precision)
         t = configs[sizes.objectives[0]].denoiser.inner_model.num_steps_conditioning
         reference = self._reference(world, store, held_out, sizes, t)
-        began, code = time.monotonic(), 0
+        until, code = None if self.minutes is None else time.monotonic() + 60 * self.minutes, 0
         for objective, seed in study.fits():
-            left = None if self.minutes is None else self.minutes - (time.monotonic() - began) / 60
+            left = None if until is None else (until - time.monotonic()) / 60
             model = study.fit(objective, seed, left) if left is None or left > 0 else None
-            if model is None:
+            if model is None or not study.measure(objective, seed, model, reference, until):
                 console.print("stopped; repeat the command to go on")
                 code = 130 if left is None else 0
                 break
-            study.measure(objective, seed, model, reference)
         if not (results := study.results(reference)):
             return code
         about = self._about(world, study, reference)
