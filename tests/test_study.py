@@ -55,6 +55,17 @@ def dreaming(monkeypatch: pytest.MonkeyPatch, frames) -> list[int]:
     return asked
 
 
+def preset(folder: Path) -> Path:
+    """A preset of tiny networks."""
+    path = folder / "tiny.toml"
+    path.write_text(
+        'preset = "study-nano"\n[denoiser.inner-model]\ncond-channels = 8\ndepths = [1]\nchannels = [8]\n'
+        "attn-depths = [0]\nnum-steps-conditioning = 2\n[reward-end]\nlstm-dim = 8\ndepths = [1]\nchannels = [8]\n"
+        "attn-depths = [0]\n[denoiser-optimizer]\nbatch-size = 2\n[reward-end-optimizer]\nbatch-size = 2\n"
+    )
+    return path
+
+
 def test_distances_to_the_nearest_recorded_frame(store: EpisodeStore) -> None:
     recorded = np.moveaxis(store[0].obs[:3], -1, 1)
     known = RecordedFrames(store)
@@ -146,13 +157,7 @@ def test_the_page_from_recordings(home: Path, tmp_path: Path, capsys) -> None:
     pytest.importorskip("matplotlib")
     for name in ("walks", "walks-test"):
         worlds.store(home / "data" / name)
-    preset = tmp_path / "tiny.toml"
-    preset.write_text(
-        'preset = "study-nano"\n[denoiser.inner-model]\ncond-channels = 8\ndepths = [1]\nchannels = [8]\n'
-        "attn-depths = [0]\nnum-steps-conditioning = 2\n[reward-end]\nlstm-dim = 8\ndepths = [1]\nchannels = [8]\n"
-        "attn-depths = [0]\n[denoiser-optimizer]\nbatch-size = 2\n[reward-end-optimizer]\nbatch-size = 2\n"
-    )
-    words = ["study", "--data", "walks", "--preset", str(preset), "--updates", "2", "--windows", "2"]
+    words = ["study", "--data", "walks", "--preset", str(preset(tmp_path)), "--updates", "2", "--windows", "2"]
     words += ["--seeds", "1", "--denoising-steps", "1", "3", "--drift-steps", "4", "--trajectories", "2"]
     words += ["--precision", "bfloat16"]
     assert main([*words, "--out", str(tmp_path / "page")]) == 0

@@ -22,7 +22,7 @@ from diamond_gym.schema import OBJECTIVES, check_least
 from diamond_gym.trainers.fidelity import figures
 from diamond_gym.trainers.loop import train
 from diamond_gym.trainers.rollouts import Rollouts, dream_rollouts
-from diamond_gym.trainers.run import RunFolder
+from diamond_gym.trainers.run import SETTINGS, RunFolder
 from diamond_gym.trainers.study_reference import SHOWN, Reference, flat_frames
 from diamond_gym.trainers.world_model import WorldModelTrainer
 from diamond_gym.trainers.world_model_config import WorldModelConfig
@@ -131,6 +131,15 @@ def over_noises(model: WorldModel, real: Rollouts, seed: int = 0) -> tuple[dict[
         images = pixels[0], pixels.mean(axis=0), 10 * pixels.std(axis=0, ddof=1)
         line += [(image.clip(0, 1) * 255).round().astype(np.uint8) for image in images]
     return table, np.stack(line)
+
+
+def steps_begun_with(folder: Path) -> int | None:
+    """How many recorded steps the fits in a study's folder are made with; None before the first is begun."""
+    for objective in OBJECTIVES:
+        for path in sorted(folder.glob(f"{objective}-*/{SETTINGS}")):
+            steps: int | None = json.loads(path.read_text(encoding="utf-8")).get("steps")
+            return steps
+    return None
 
 
 class Study:

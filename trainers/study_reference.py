@@ -81,7 +81,7 @@ class Reference:
         digest = hashlib.sha256(self.recorded.digest)
         for array in (*vars(self.windows).values(), *vars(self.long).values()):
             if array is not None:
-                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return {"windows": len(self.windows), "long": list(self.long.rew.shape), "sha256": digest.hexdigest()}
 
     @property

@@ -17,6 +17,7 @@ from diamond_gym.cli.terminal import console, print_table
 from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data.about import ABOUT, held_out_beside
 from diamond_gym.data.episodes import EpisodeStore
+from diamond_gym.data.stores import first_steps
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument, DiamondGymError
 from diamond_gym.registry import home_folder
@@ -26,7 +27,7 @@ from diamond_gym.trainers.measuring import describe
 from diamond_gym.trainers.policies import PLAYERS, Policy, ScriptedPolicy, StickyPolicy
 from diamond_gym.trainers.register import made_here
 from diamond_gym.trainers.rollouts import Rollouts, horizon_within, real_rollouts
-from diamond_gym.trainers.study import Study, StudyConfig
+from diamond_gym.trainers.study import Study, StudyConfig, steps_begun_with
 from diamond_gym.trainers.study_page import COLUMNS, HEADS, summary, write_page
 from diamond_gym.trainers.study_reference import RecordedFrames, Reference
 from diamond_gym.trainers.world_model_config import WorldModelConfig
@@ -93,9 +94,10 @@ class StudyCommand(WorldOptions):
         device = pick_device(self.device)
         precision = pick_precision(self.precision, device)
         keep_memory()
-        store, held_out = self._experience(world)
-        label = f"{store.folder.name}-{Path(self.preset).stem}{'-quick' * self.quick}"
+        recordings = self._recordings(world)
+        label = f"{recordings.name}-{Path(self.preset).stem}{'-quick' * self.quick}"
         folder = self.run_folder or home_folder() / "studies" / label
+        store, held_out = self._experience(world, recordings, folder)
 
         def say(line: str) -> None:
             console.print(line, soft_wrap=True)
@@ -138,17 +140,32 @@ class StudyCommand(WorldOptions):
         assert updates is not None
         return found, updates
 
-    def _experience(self, world: World) -> tuple[EpisodeStore, EpisodeStore]:
-        """What to fit, and what is held out."""
+    def _recordings(self, world: World) -> Path:
+        """The folder of the store to fit; that of a game in smaller frames has their size in its name."""
         folder = self.store(world)
         if self.data is None and world.about.frame_shape[0] != _FULL_SIZE and self.game is not None:
             folder = folder.with_name(f"{folder.name}-{world.about.frame_shape[0]}")
+        return folder
+
+    def _experience(self, world: World, recordings: Path, study: Path) -> tuple[EpisodeStore, EpisodeStore]:
+        """What to fit, which is what the study in its folder was begun with, and what is held out."""
+        begun = steps_begun_with(study)
         if self.plays:
-            return both_stores(folder, world, (self.collect_steps, self.test_steps), 0, self._policy(world))
-        test = held_out_beside(folder)
-        if not (test / ABOUT).exists():
-            raise DiamondGymError(f"nothing is held out (in {test}): diamond-gym data split makes both stores from one")
-        return EpisodeStore(folder), EpisodeStore(test)
+            if begun is not None and begun < self.collect_steps:
+                raise BadArgument(
+                    f"the study in {study} was begun with {begun:,} recorded steps, fewer than --collect-steps "
+                    f"{self.collect_steps:,}: repeat the number that it was begun with, or name another --run"
+                )
+            wanted = self.collect_steps, self.test_steps
+            store, held_out = both_stores(recordings, world, wanted, 0, self._policy(world))
+        else:
+            test = held_out_beside(recordings)
+            if not (test / ABOUT).exists():
+                raise DiamondGymError(
+                    f"nothing is held out (in {test}): diamond-gym data split makes both stores from one"
+                )
+            store, held_out = EpisodeStore(recordings), EpisodeStore(test)
+        return store if begun is None else _as_begun(store, begun, study), held_out
 
     def _policy(self, world: World) -> Played:
         full = world.about.frame_shape[0] == _FULL_SIZE
@@ -192,6 +209,21 @@ class StudyCommand(WorldOptions):
             "held_out_at_most": reference.held_out_at_most,
             **made_here(),
         }
+
+
+def _as_begun(store: EpisodeStore, steps: int, study: Path) -> EpisodeStore:
+    """A store as it was when a study was begun, with so many steps: it may have grown since."""
+    if store.num_steps == steps:
+        return store
+    try:
+        first = first_steps(store, steps)
+    except DiamondGymError as error:
+        raise DiamondGymError(
+            f"the study in {study} was begun with other recordings: {error}; name another --run"
+        ) from None
+    grown = f"{store.folder} has {store.num_steps:,} steps by now"
+    console.print(f"{grown}; the study goes on with the first {steps:,}, with which it was begun", soft_wrap=True)
+    return first
 
 
 def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -42,7 +42,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         folder: Where the store is.
         mode: "r" to read, "a" to append too; any number of processes may do either at the same time.
         about: For "a": what is going to be written. A new store is made of it, an old one must agree with it.
-        until: For "a": what was written after this `mark` is deleted first, by whoever has the folder to itself.
+        until: What was written after this `mark` is left out, for "a" deleted, by whoever has the folder to itself.
 
     Attributes:
         version: Grows whenever episodes are added or extended.
@@ -75,6 +75,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         self.codec: ActionCodec | None = self.about.codec or (None if about is None else about.codec)
         if self._writable:
             self._clear(until)
+        self._until = float("inf") if until is None or self._writable else until
         self.version, self._warned = 0, set[str]()
         self._forget()
         self.refresh()
@@ -86,6 +87,7 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         """
         version = self.version
         found = {e.name: e for e in os.scandir(self.folder) if e.name.endswith(SUFFIX) and e.name[0].isdigit()}
+        found = {name: entry for name, entry in found.items() if files.sequence_of(name) <= self._until}
         if not self._known <= found.keys():  # somebody deleted what a checkpoint did not know
             self._forget()
         new = sorted(found.keys() - self._known - self._warned)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from diamond_gym.data.checks.copies import copies
 from diamond_gym.data.checks.motion import grey
+from diamond_gym.data.episode_files import sequence_of
 from diamond_gym.data.episodes import EpisodeStore
 from diamond_gym.data.importers import Recording, merged
 from diamond_gym.data.importers import store as stores
@@ -54,6 +56,22 @@ def facts(store: EpisodeStore) -> dict[str, Any]:
         "truncated": truncated if known["trunc"] else None,
         "bytes": sum(path.stat().st_size for path in store.folder.iterdir()),
     }
+
+
+def first_steps(store: EpisodeStore, steps: int) -> EpisodeStore:
+    """The store as it was when it held so many steps, opened for reading.
+
+    Raises:
+        DiamondGymError: It never held just so many.
+    """
+    pieces = [piece for number in range(len(store)) for piece in store.pieces(number)]
+    sizes = sorted((sequence_of(Path(piece.path).name), piece.num_steps) for piece in pieces)
+    for (mark, _), so_far in zip(sizes, accumulate(size for _, size in sizes), strict=True):
+        if so_far == steps:
+            result = EpisodeStore(store.folder, about=store.about, until=mark)
+            result.codec = store.codec
+            return result
+    raise DiamondGymError(f"{store.folder} has {store.num_steps:,} steps and never had just {steps:,}")
 
 
 def merge(folders: list[Path], into: Path) -> EpisodeStore:
