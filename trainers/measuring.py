@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from diamond_gym.trainers.sb3_files import SavedAgent
 
 POLICIES = ("random", "scripted", "agent")
+OTHER_PLAY = "other_play"
+"""The name of the table of the figures of further held-out play, by what that is."""
 _FEWER = 5  # the part of everything that --quick measures
 
 
@@ -107,7 +109,8 @@ class Fidelity:
     """All that was measured; a part that was not is missing.
 
     Attributes:
-        table: The figures of a card: those of the first held-out play by their plain names, all others in tables.
+        table: The figures of a card: those of the first held-out play by their plain names, those of further ones in
+            tables under `other_play` by theirs, all others in tables of their own.
         loops: Closed-loop rollouts by the name of the held-out play, the first of them the one that counts.
         replays: Some starts with the actions that were really taken, for strips and videos.
         courses: Statistics of frames by step, of the game and of free dreams.
@@ -194,7 +197,10 @@ def measure(
         part = closed_loop(real, dreamed) | fidelity.similarity(real, dreamed)
         seen = real if dreamed.low_res is None else real.small(dreamed.low_res.shape[-2:])
         part |= fidelity.calibration(model, seen) | {"held_out": about}
-        table |= part if i == 0 else {label: part}
+        if i == 0:
+            table |= part
+        else:  # in a table of their own: a folder may be called drift
+            table.setdefault(OTHER_PLAY, {})[label] = part
     to_replay = next(iter(result.loops.values()))[0] if result.loops else None
     makers = {policy: policy_maker(model, world.name, policy, saved) for policy in policies}
     counted = next(iter(held_out.values()), None)
@@ -218,7 +224,7 @@ def measure(
             both = [Rollouts.joined([pair[side].cut(steps) for pair in pieces]) for side in (0, 1)]
             table.setdefault("returns", {})[policy] = fidelity.compare_returns(*both)
             to_replay = both[0]
-        if pieces and sizes.free_dreams and "drift" not in table:
+        if pieces and sizes.free_dreams and result.free is None:
             result.free = pieces[0]
             result.courses = fidelity.course(pieces[0][0]), fidelity.course(pieces[0][1])
             table["drift"] = fidelity.drift(*result.courses)

@@ -1,7 +1,9 @@
 """`diamond-gym evaluate-wm`: how well a model dreams what really happened."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,7 @@ from diamond_gym.registry.human_card import PREVIEW, flat_rows
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sampler import SamplerConfig
 from diamond_gym.trainers.fidelity import UNDEFINED, rounded
-from diamond_gym.trainers.measuring import Fidelity, Sizes, describe, measure, policies_of
+from diamond_gym.trainers.measuring import OTHER_PLAY, Fidelity, Sizes, describe, measure, policies_of
 from diamond_gym.trainers.plots import FPS, comparison, draw_page, png, sheet, strip, write_png
 from diamond_gym.trainers.policies import own_file
 from diamond_gym.trainers.rollouts import WARM_UP
@@ -53,7 +55,8 @@ class EvaluateWm:
     """With --env: use its rendered picture as the observation."""
     data: tuple[str, ...] = ()
     """Held-out play: one store (its name in <home>/data, or a folder), or several measured separately, of which the
-    first gives the main figures (default: <home>/data/<world>-test; collected if it does not exist)."""
+    first gives the main figures and the others stand under other_play (default: <home>/data/<world>-test; collected if
+    it does not exist)."""
     played_by: tuple[str, ...] = ()
     """Who played each of the stores in --data, where they do not say so themselves."""
     sizes: Annotated[Sizes, tyro.conf.arg(name="")] = field(default_factory=Sizes)
@@ -144,18 +147,19 @@ class EvaluateWm:
         return 0
 
     def _held_out(self, world: World) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
-        """The stores with what they are, by names that tell them apart: the policies', or else the folders'."""
+        """The stores with what they are, by names that tell them apart."""
         folders = [store_folder(name) for name in self.data]
-        result: dict[str, tuple[EpisodeStore, dict[str, Any]]] = {}
+        if twice := [folder for i, folder in enumerate(folders) if folder.resolve() in map(Path.resolve, folders[:i])]:
+            raise BadArgument(f"--data names {twice[0]} twice")
+        found: list[tuple[EpisodeStore, dict[str, Any]]] = []
         for i, folder in enumerate(folders or [home_folder() / "data" / f"{world.name.lower()}-test"]):
             if not (folder / ABOUT).exists() and (folders or not world.env):
                 raise DiamondGymError(f"there is no experience in {folder}; diamond-gym collect makes some")
             steps = 0 if folders or not world.env else self.test_steps
             store = experience(folder, world, steps, TEST_SEED)
-            about = describe(store, self.played_by[i] if self.played_by else None)
-            label = f"{about['policy']} play"
-            result[label if label not in result else folder.name] = (store, about)
-        return result
+            found.append((store, describe(store, self.played_by[i] if self.played_by else None)))
+        names = _names([(f"{about['policy']} play", store.folder) for store, about in found])
+        return dict(zip(names, found, strict=True))
 
     def _write(self, result: Fidelity, card: Card) -> None:
         if self.picture is not None:
@@ -181,6 +185,13 @@ def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
     return strip(*next(iter(result.loops.values())), rows=4)
 
 
+def _names(stores: Sequence[tuple[str, Path]]) -> list[str]:
+    """Different names for stores: who played, where that is no other's, else the folder's name, else its path."""
+    choices = [(play, folder.name, str(folder.resolve())) for play, folder in stores]
+    counts = Counter(chain(*map(set, choices)))
+    return [next((name for name in names if counts[name] == 1), names[-1]) for names in choices]
+
+
 def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """A card's figures with new ones in their place; those of policies that were not measured again stay.
 
@@ -192,8 +203,10 @@ def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
         table = {**table, UNDEFINED: names}
     gone = {"diversity", UNDEFINED, *new}  # the first is of earlier versions
     kept = {name: value for name, value in figures.items() if name not in gone}
-    by_policy = {name: {**kept.get(name, {}), **table[name]} for name in ("returns", "looks") if name in table}
-    return {**kept, **table, **by_policy}
+    by_name = {
+        name: {**kept.get(name, {}), **table[name]} for name in ("returns", "looks", OTHER_PLAY) if name in table
+    }
+    return {**kept, **table, **by_name}
 
 
 def _print(title: str, figures: Mapping[str, Any]) -> None:
