@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from diamond_gym import __version__
-from diamond_gym.cli.options import check_least, check_positive
+from diamond_gym.cli.options import check_files, check_least, check_positive
 from diamond_gym.errors import BadArgument
 from diamond_gym.files import atomic_write
 
@@ -53,6 +53,7 @@ class Benchmark:
     def __post_init__(self) -> None:
         check_least(self, batches=1, threads=1)
         check_positive(self, "seconds")
+        check_files(self, out=())
         if not self.precisions:
             raise BadArgument("--precisions must name float32, bfloat16 or both")
 

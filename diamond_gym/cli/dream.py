@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from diamond_gym.cli.options import OWN, check_agent, check_horizon, check_least, missing
+from diamond_gym.cli.options import OWN, check_agent, check_files, check_horizon, check_least, missing
 from diamond_gym.cli.terminal import counting
 from diamond_gym.errors import BadArgument
 from diamond_gym.frames import tile, write_video
@@ -70,8 +70,7 @@ class DreamCommand:
         if not re.fullmatch("any|first|[0-9]{1,18}", self.starts):
             raise BadArgument(f"--starts must be any, first or a start's number, not {self.starts!r:.60}")
         check_horizon(self, "max_episode_steps")
-        if self.out is not None and self.out.suffix not in SUFFIXES:
-            raise BadArgument(f"--out must end in {' or '.join(SUFFIXES)}, not {self.out}")
+        check_files(self, out=SUFFIXES)
         if self.out is not None and not self.out.parent.is_dir():
             raise BadArgument(f"--out must be in an existing folder, not in {self.out.parent}")
         check_agent(self.agent)

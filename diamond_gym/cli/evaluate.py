@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import recorded_game, store_folder
-from diamond_gym.cli.options import OWN, check_least, check_positive, image_size, missing
+from diamond_gym.cli.options import OWN, check_files, check_least, check_positive, image_size, missing
 from diamond_gym.cli.terminal import counting, json_text, print_json, print_table
 from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
@@ -91,6 +91,7 @@ class Evaluate:
         if self.env is None and (self.render_obs or self.size is not None):
             raise BadArgument("--render-obs and --size are for --env; the games are seen as in the paper")
         image_size(self.size, "--size")
+        check_files(self, out=(), plot=(".png",))
         if self._sums_up:
             if self.agent or self.random or self.game or self.env or self.model or self.data:
                 raise BadArgument(

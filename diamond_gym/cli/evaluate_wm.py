@@ -13,7 +13,8 @@ import tyro
 from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, dreamed_world, experience, store_folder
-from diamond_gym.cli.options import check_least
+from diamond_gym.cli.dream import SUFFIXES
+from diamond_gym.cli.options import check_can_write, check_files, check_least
 from diamond_gym.cli.terminal import console, counting, print_json, print_table
 from diamond_gym.data.about import ABOUT
 from diamond_gym.data.episodes import EpisodeStore
@@ -29,8 +30,6 @@ from diamond_gym.trainers.policies import own_file
 from diamond_gym.trainers.rollouts import WARM_UP
 from diamond_gym.trainers.worlds import World
 from diamond_gym.two_stage import sampler_of
-
-_VIDEOS = (".mp4", ".gif")
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,7 @@ class EvaluateWm:
 
     def __post_init__(self) -> None:
         check_least(self, num_denoising_steps=1, test_steps=1, seed=0)
-        for option in ("picture", "sheet", "page"):
-            path = getattr(self, option)
-            if path is not None and path.suffix != ".png":
-                raise BadArgument(f"--{option} must end in .png, not {path}")
-        if self.video is not None and self.video.suffix not in _VIDEOS:
-            raise BadArgument(f"--video must end in {' or '.join(_VIDEOS)}, not {self.video}")
+        check_files(self, picture=(".png",), sheet=(".png",), page=(".png",), video=SUFFIXES)
         if self.played_by and len(self.played_by) != max(1, len(self.data)):
             raise BadArgument(
                 f"--played-by needs a word for each of --data: {len(self.played_by)} for {len(self.data)}"
@@ -104,6 +98,8 @@ class EvaluateWm:
             raise BadArgument("--picture shows held-out windows, which --windows 0 left out")
         if self.sheet is not None and not self.sizes.free_dreams:
             raise BadArgument("--sheet shows free dreams, which --free-dreams 0 left out")
+        if self.video is not None and not self.sizes.dreams_per_start:
+            raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
         if self.quick and self.save:
             raise BadArgument("--quick figures are too rough for a card: leave out --save or --quick")
         if self.save and self.sizes.warm_up != WARM_UP:
@@ -118,12 +114,15 @@ class EvaluateWm:
             import matplotlib  # noqa: F401
         entry = resolve(self.name)
         card, game = entry.card, entry.card.game
+        if self.save:
+            check_can_write("--save", entry.folder)
         model = load_world_model(entry, self.device, self.precision)
         saved = own_file(entry, self.device)
         world = dreamed_world(card, self.env, self.render_obs)
         policies = policies_of(card.has_agent, game, self.policies) if world.env else []
         if not policies:
             console.print(f"{game} itself cannot be played here: measuring on held-out play alone", soft_wrap=True)
+        self._check_shown(bool(policies))
         sizes = self.sizes.quicker() if self.quick else self.sizes
         held_out = self._held_out(world)
         first = SamplerConfig(**card.sampler) if model.upsampler is None else sampler_of(card.sampler).dynamics
@@ -136,7 +135,6 @@ class EvaluateWm:
                 lambda frames: advance(frames, more=True), saved,
             )  # fmt: skip
         table = rounded(result.table) | {"num_denoising_steps": first.num_denoising_steps}
-        self._write(result, card)
         if self.save:
             preview = {PREVIEW: png(_strip(result))} if result.loops else {}
             update_card(entry, replace(card, figures=_updated(card.figures, table)), preview)
@@ -144,7 +142,20 @@ class EvaluateWm:
             print_json(table)
         else:
             _print(f"{entry.name}, {model.precision}", table)
+        self._write(result, card)
         return 0
+
+    def _check_shown(self, plays: bool) -> None:
+        """Refuses pictures of what will not be measured, before the rest is, where it depends on whether one plays."""
+        sizes = self.sizes
+        cannot = "the game cannot be played here"
+        if self.sheet is not None and not plays:
+            raise BadArgument(f"--sheet shows the game beside its dreams, and {cannot}")
+        if self.video is not None and not sizes.windows and not (plays and sizes.rollouts):
+            rest = "--rollouts 0 left out rollouts" if plays else cannot
+            raise BadArgument(f"--video needs something to show: --windows 0 left out held-out play, and {rest}")
+        if self.page is not None and not sizes.windows and not (plays and (sizes.rollouts or sizes.free_dreams)):
+            raise BadArgument("--page shows figures, and none is measured: see --windows, --rollouts and --free-dreams")
 
     def _held_out(self, world: World) -> dict[str, tuple[EpisodeStore, dict[str, Any]]]:
         """The stores with what they are, by names that tell them apart."""
@@ -165,16 +176,14 @@ class EvaluateWm:
         if self.picture is not None:
             write_png(self.picture, _strip(result))
         if self.sheet is not None:
-            if result.free is None:
-                raise BadArgument("--sheet shows the game beside its dreams, and the game cannot be played here")
+            assert result.free is not None
             write_png(self.sheet, sheet(*result.free))
         if self.page is not None:
             draw_page(self.page, result, f"{card.name}: dreams of {card.game} against the real game")
         if self.video is not None:
             from diamond_gym.frames import write_video
 
-            if result.replays is None:
-                raise BadArgument("--video shows dreams of --starts, which --dreams-per-start 0 left out")
+            assert result.replays is not None
             write_video(self.video, comparison(*result.replays, card.action_meanings), FPS)
         for path in filter(None, (self.picture, self.sheet, self.page, self.video)):
             console.print(f"wrote {path}", soft_wrap=True)

@@ -1,9 +1,11 @@
 """Options of the command line: a parser of numbers, the most that each may be, and checks that commands share."""
 
 import operator
+import os
 import re
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -101,6 +103,38 @@ def check_most(command: Any, **most: float) -> None:
     """Refuses options that are larger than these."""
     for name, bound in most.items():
         check_option(command, name, partial(operator.ge, bound), f"at most {bound:,}")
+
+
+def check_files(command: Any, **suffixes: tuple[str, ...]) -> None:
+    """Refuses files to write that could not be written, before hours of work for what goes into them.
+
+    Args:
+        command: The command.
+        **suffixes: Of each option the suffixes that its file may have; of an empty tuple, any.
+    """
+    flags: dict[str, str] = {}
+    for name, allowed in suffixes.items():
+        flag, path = f"--{name.replace('_', '-')}", getattr(command, name)
+        if path is None:
+            continue
+        if allowed and path.suffix not in allowed:
+            raise BadArgument(f"{flag} must end in {' or '.join(allowed)}, not {path}")
+        if path.is_dir():
+            raise BadArgument(f"{flag} is a file to write, but {path} is a folder")
+        place = os.path.realpath(path)  # as it will be written: through a link, and its folders made
+        if place in flags:
+            raise BadArgument(f"{flags[place]} and {flag} are the same file: {path}")
+        flags[place] = flag
+        check_can_write(flag, Path(place).parent)
+
+
+def check_can_write(flag: str, folder: Path) -> None:
+    """Refuses a folder in which nothing can be written, or which cannot be made; an option's flag says what for."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise BadArgument(f"{flag} needs a folder, but {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadArgument(f"{flag} cannot be written: nothing may be changed in {there}")
 
 
 def check_horizon(command: Any, name: str) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from diamond_gym.cli.collect import TEST_SEED, Played, PolicyName, WorldOptions, played_by
 from diamond_gym.cli.fits import both_stores
-from diamond_gym.cli.options import check_least, check_positive
+from diamond_gym.cli.options import check_can_write, check_least, check_positive
 from diamond_gym.cli.terminal import console, print_table
 from diamond_gym.cli.train_wm import by_preset
 from diamond_gym.data.about import ABOUT, held_out_beside
@@ -75,6 +75,8 @@ class StudyCommand(WorldOptions):
     def __post_init__(self) -> None:
         check_least(self, updates=1, collect_steps=100, test_steps=100)
         check_positive(self, "minutes")
+        if self.out is not None:
+            check_can_write("--out", self.out)
 
     def check(self) -> None:
         """Refuses a world that is missing or unknown, and sizes that a game does not have."""

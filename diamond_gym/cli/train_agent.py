@@ -11,7 +11,15 @@ import tyro
 from diamond_gym.cli.collect import recorded_game, store_folder
 from diamond_gym.cli.evaluate import print_scores, score_agents
 from diamond_gym.cli.fits import sizes
-from diamond_gym.cli.options import check_horizon, check_least, check_positive, check_quality, image_size, missing
+from diamond_gym.cli.options import (
+    check_files,
+    check_horizon,
+    check_least,
+    check_positive,
+    check_quality,
+    image_size,
+    missing,
+)
 from diamond_gym.cli.terminal import console, fitting
 from diamond_gym.device import keep_memory, pick_device, pick_precision
 from diamond_gym.errors import BadArgument
@@ -132,8 +140,7 @@ class TrainAgent:
             raise BadArgument("--real learns without a world model: leave out --model")
         if self.real and self.register:
             raise BadArgument("--register is for an agent that learned in dreams, so it does not go with --real")
-        if self.out is not None and (self.out.suffix != ".zip" or self.out.is_dir()):
-            raise BadArgument(f"--out must end in .zip, not {self.out}")
+        check_files(self, out=(".zip",))
         own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c, dqn and sac")
         defaults = {f.name: f.default for f in fields(self)} | {"fit": AgentFitConfig()}
         for name in own:
