@@ -161,17 +161,17 @@ def foresee(check: Foreseeable) -> None:
     print(f"precision {found.precision:.2f}, recall {found.recall:.2f}, F1 {found.f1:.2f} ({low:.2f} to {high:.2f})")
     either = np.where(chances[..., 2] > chances[..., 0], 1, -1)
     best, threshold = max(
-        (detection(real, np.where(1 - chances[..., 1] >= level, either, 0)).f1, level)
+        (np.nan_to_num(detection(real, np.where(1 - chances[..., 1] >= level, either, 0)).f1), level)
         for level in np.linspace(0.05, 0.95, 19)
     )
     print(f"with hindsight, where their chance is at least {threshold:.2f}: F1 {best:.2f}")
 
 
 def interval(real: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """The 95 % bootstrap interval of F1, over windows."""
+    """The 95 % bootstrap interval of F1, over windows; of resamples in which it is defined."""
     rows = np.random.default_rng(0).integers(len(real), size=(RESAMPLES, len(real)))
     scores = [detection(real[chosen], found[chosen]).f1 for chosen in rows]
-    low, high = np.quantile(scores, (0.025, 0.975))
+    low, high = np.nanquantile(scores, (0.025, 0.975))
     return float(low), float(high)
 
 

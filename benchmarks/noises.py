@@ -47,7 +47,7 @@ def main() -> None:
         lines.append(line)
         for n in COMPARED:
             measured = figures(real, dream_rollouts(model, real, SamplerConfig(num_denoising_steps=n)))
-            table[name] |= {f"{key}_n{n}": measured[key] for key in KEPT}
+            table[name] |= {f"{key}_n{n}": measured[key] for key in KEPT if not np.isnan(measured[key])}
         print(name, json.dumps(table[name]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

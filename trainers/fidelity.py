@@ -65,7 +65,7 @@ def ssim(a: _Frames, b: _Frames) -> float:
 
 
 class Detection(NamedTuple):
-    """How well rare events were detected at their exact step."""
+    """How well rare events were detected at their exact step; NaN where a figure has nothing to be measured on."""
 
     precision: float
     recall: float
@@ -74,12 +74,16 @@ class Detection(NamedTuple):
 
 
 def detection(real: npt.NDArray[np.generic], result: npt.NDArray[np.generic]) -> Detection:
-    """Scores detected events (non-zero entries, which must be of the same kind) against real ones, of one shape."""
+    """Scores detected events (non-zero entries, which must be of the same kind) against real ones, of one shape.
+
+    Without a detection there is no precision, without an event no recall, and without either no F1; where only one of
+    them is missing, F1 is 0.
+    """
     hits = int(((real == result) & (real != 0)).sum())
     num_real, num_result = int((real != 0).sum()), int((result != 0).sum())
-    precision = hits / num_result if num_result else 0.0
-    recall = hits / num_real if num_real else 0.0
-    f1 = 2 * hits / (num_real + num_result) if num_real + num_result else 0.0
+    precision = hits / num_result if num_result else float("nan")
+    recall = hits / num_real if num_real else float("nan")
+    f1 = 2 * hits / (num_real + num_result) if num_real + num_result else float("nan")
     return Detection(precision, recall, f1, num_real)
 
 

@@ -74,7 +74,10 @@ class HeldOut:
 
     @torch.no_grad()
     def _losses(self, epoch: int, fit: WorldModelTrainer) -> dict[str, float]:
-        """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first."""
+        """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first.
+
+        Figures that are undefined are left out: a precision where nothing was found, a recall where nothing happened.
+        """
         config, device = fit.config, fit.device
         model = fit.averaged()
         assert model.reward_end is not None
@@ -117,7 +120,8 @@ class HeldOut:
         reals, founds = np.concatenate(real, axis=1), np.concatenate(result, axis=1)
         for i, name in enumerate(("reward", "end")):
             score = detection(reals[i], founds[i])
-            figures |= {f"test/{name}_precision": score.precision, f"test/{name}_recall": score.recall}
+            found = {f"test/{name}_precision": score.precision, f"test/{name}_recall": score.recall}
+            figures |= {key: value for key, value in found.items() if not np.isnan(value)}
             if dreams:  # how often there is one, and how often the same play dreamed again would have one
                 dreamed_rate = float(np.concatenate(chances, axis=1)[i].mean())
                 figures |= {

@@ -217,7 +217,9 @@ def _outcomes(part: Any, result: "Fidelity") -> None:
     """Precision, recall and F1 of rewards and ends at their exact step."""
     axes = part.subplots()
     names = [f"{kind}_{score}" for kind in ("reward", "end") for score in ("precision", "recall", "f1")]
-    axes.bar_label(axes.bar(names, [result.table[name] for name in names], color=_DREAM), fmt="%.2f")
+    values = [result.table[name] for name in names]
+    labels = ["undefined" if np.isnan(value) else f"{value:.2f}" for value in values]
+    axes.bar_label(axes.bar(names, np.nan_to_num(values), color=_DREAM), labels)
     axes.set(ylim=(0, 1.2), title=f"{result.table['rewards']} rewards and {result.table['ends']} ends")
 
 

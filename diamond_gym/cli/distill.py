@@ -1,5 +1,6 @@
 """`diamond-gym distill`: a model that dreams in one denoising step what another one dreams in several."""
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -187,7 +188,7 @@ def _print(measured: dict[str, Any]) -> None:
     sides = measured, measured["teacher"], measured["teacher_in_one_step"]
     for name in _ROWS:
         if name in measured:
-            table.add_row(name, *(f"{side[name]:.4g}" for side in sides))
+            table.add_row(name, *("–" if math.isnan(side[name]) else f"{side[name]:.4g}" for side in sides))
     if "spread" in measured:
         table.add_row("spread", *(f"{measured['spread'][side]:.3g}" for side in _SIDES))
     print_table(table)
