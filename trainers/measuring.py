@@ -46,13 +46,14 @@ class Sizes:
     horizon: int = 16
     """Steps of each."""
     rollouts: int = 100
-    """Dreams of each policy, and the same number of pieces of real play, for returns and looks; 0 for none."""
+    """Dreams of each policy, and the same number of pieces of real play, for returns and looks; 0 for no returns.
+    Where there are more --free-dreams, all of those count instead."""
     rollout_steps: int = 50
-    """Steps of each."""
+    """Steps of each, over which returns are added up."""
     free_dreams: int = 32
     """How many of them go on, so that their drift can be followed; 0 for none."""
     free_steps: int = 200
-    """Steps of each of these."""
+    """Steps of each of these, no fewer than --rollout-steps."""
     warm_up: int = WARM_UP
     """Steps of the game that are played before each of them begins, at most: 0 to so many. Cards have the first steps
     of a game; a model that has learnt little of the rest shows it only with more."""
@@ -66,6 +67,11 @@ class Sizes:
         check_least(self, warm_up=0, dreams_per_start=0)
         if self.dreams_per_start == 1:
             raise BadArgument("--dreams-per-start must be 0 or at least 2, not 1")
+        if self.rollouts and self.free_dreams and self.free_steps < self.rollout_steps:
+            raise BadArgument(
+                f"--free-steps must be at least --rollout-steps, {self.rollout_steps}, not {self.free_steps}: "
+                "free dreams are rollouts that go on"
+            )
 
     def quicker(self) -> "Sizes":
         """A fifth of everything but the steps of windows and rollouts."""
@@ -220,8 +226,7 @@ def measure(
             same = None if policy == "random" else make
             pieces.append((real, dream_rollouts(model, real, sampler, same, seed + done, progress)))
         if sizes.rollouts and pieces:
-            steps = min(sizes.rollout_steps, *(pair[0].rew.shape[1] for pair in pieces))
-            both = [Rollouts.joined([pair[side].cut(steps) for pair in pieces]) for side in (0, 1)]
+            both = [Rollouts.joined([pair[side].cut(sizes.rollout_steps) for pair in pieces]) for side in (0, 1)]
             table.setdefault("returns", {})[policy] = fidelity.compare_returns(*both)
             to_replay = both[0]
         if pieces and sizes.free_dreams and result.free is None:
