@@ -78,8 +78,11 @@ def _pair(cells: Iterable[str]) -> str:
 
 
 def _mean(figures: Mapping[str, Any], key: str) -> str:
-    low, high = figures[f"{key}_interval_95"]
-    return f"{figures[key]:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+    between = ""
+    if f"{key}_interval_95" in figures:  # a single start has none
+        low, high = figures[f"{key}_interval_95"]
+        between = f" ({low:.2f} to {high:.2f})"
+    return f"{figures[key]:.2f}{between}".replace("-", "−")
 
 
 def _percent(share: float) -> str:

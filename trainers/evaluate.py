@@ -27,8 +27,10 @@ RESAMPLES = 10_000
 _SURE = 1e-6  # a temperature at which only the likeliest action is ever drawn
 
 
-def interval(values: npt.NDArray[np.floating], level: float = 0.95) -> tuple[float, float]:
-    """A bootstrap interval of a mean: percentiles of the means of resampled values."""
+def interval(values: npt.NDArray[np.floating], level: float = 0.95) -> tuple[float, float] | None:
+    """A bootstrap interval of a mean: percentiles of the means of resampled values; None of fewer than two values."""
+    if len(values) < 2:
+        return None  # every resample is the same: it would claim a certainty that there is not
     drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
     low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -56,26 +58,27 @@ class Scores:
         return float(np.mean(self.scores))
 
     @property
-    def std(self) -> float:
-        """The standard deviation of a single game's score (n - 1 below; 0 for one game)."""
-        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
+    def std(self) -> float | None:
+        """The standard deviation of a single game's score (n - 1 below); None where there is only one."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
 
     @property
     def human_normalised(self) -> float | None:
         """The mean score where random play is 0 and a human player is 1; None for what is no Atari game."""
         return find_game(self.game).human_normalised(self.mean) if self.game in games() else None
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A bootstrap interval of the mean."""
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """A bootstrap interval of the mean; None where there is only one score."""
         return interval(np.asarray(self.scores), level)
 
     def table(self) -> dict[str, Any]:
         """All of it as plain data."""
+        interval = self.interval()
         return {
             "episodes": len(self.scores),
             "mean": self.mean,
             "std": self.std,
-            "interval_95": list(self.interval()),
+            "interval_95": None if interval is None else list(interval),
             "human_normalised": self.human_normalised,
             "mean_length": float(np.mean(self.lengths)),
             "truncated": self.truncated,

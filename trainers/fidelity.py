@@ -176,11 +176,15 @@ def calibration(model: WorldModel, real: Rollouts) -> Table:
 
 
 def compare_returns(real: Rollouts, dreamed: Rollouts) -> Table:
-    """Mean returns up to the first end in dream and game with bootstrap intervals; the difference start by start."""
+    """Mean returns up to the first end in dream and game with bootstrap intervals; the difference start by start.
+
+    Of a single start the intervals are NaN: undefined.
+    """
     table: Table = {"steps": real.rew.shape[1], "starts": len(real)}
     sides = {"dream": dreamed.returns, "real": real.returns, "difference": dreamed.returns - real.returns}
     for name, values in sides.items():
-        table |= {name: float(values.mean()), f"{name}_interval_95": list(interval(values))}
+        between = interval(values)
+        table |= {name: float(values.mean()), f"{name}_interval_95": float("nan") if between is None else list(between)}
     return table
 
 

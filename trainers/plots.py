@@ -228,7 +228,8 @@ def _returns(part: Any, result: "Fidelity") -> None:
     axes, returns = part.subplots(), result.table["returns"]
     for shift, side, colour in ((-0.1, "dream", _DREAM), (0.1, "real", _REAL)):
         means = np.array([row[side] for row in returns.values()])
-        error = np.abs(np.array([row[f"{side}_interval_95"] for row in returns.values()]).T - means)
+        between = [np.broadcast_to(row[f"{side}_interval_95"], 2) for row in returns.values()]  # NaN of a single start
+        error = np.nan_to_num(np.abs(np.array(between).T - means))
         axes.errorbar(np.arange(len(means)) + shift, means, yerr=error, fmt="o", color=colour, capsize=4, label=side)
     axes.set_xticks(range(len(returns)), [f"{name} play" for name in returns])
     axes.set(xlim=(-0.6, len(returns) - 0.4), title="sum of reward signs up to the first end, with 95 % intervals")

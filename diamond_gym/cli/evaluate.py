@@ -29,9 +29,10 @@ PUBLISHED = "DIAMOND (published)"
 class Evaluate:
     """Scores an agent in the real game as the paper does: full games, unclipped scores, actions sampled.
 
-    Prints the mean score with its 95 % bootstrap interval, and the human-normalised score. With --game or --model
-    alone, the world model's own agent plays, and random actions are scored beside it. Agents of Stable-Baselines3's
-    PPO, A2C, DQN and SAC and of sb3-contrib's RecurrentPPO play without the pickles in their files being opened.
+    Prints the mean score with its 95 % bootstrap interval (a single game has none), and the human-normalised score.
+    With --game or --model alone, the world model's own agent plays, and random actions are scored beside it. Agents of
+    Stable-Baselines3's PPO, A2C, DQN and SAC and of sb3-contrib's RecurrentPPO play without the pickles in their files
+    being opened.
 
     With --runs or --published it plays nothing, but sums up runs on several games: human-normalised mean, median,
     interquartile mean and optimality gap with 95 % stratified bootstrap intervals (Agarwal et al. 2021).
@@ -221,8 +222,9 @@ def print_scores(scores: dict[str, Scores]) -> None:
     for column in ("games", "mean", "95 % interval", "std", "human-normalised"):
         table.add_column(column, justify="right", no_wrap=True)
     for policy, row in scores.items():
-        low, high = row.interval()
-        figures = f"{row.mean:.2f}", f"{low:.2f} to {high:.2f}", f"{row.std:.2f}"
+        interval = row.interval()
+        between = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+        figures = f"{row.mean:.2f}", between, "–" if row.std is None else f"{row.std:.2f}"
         normalised = "" if row.human_normalised is None else f"{row.human_normalised:.3f}"
         table.add_row(policy, f"{len(row.scores)}", *figures, normalised)
     print_table(table)

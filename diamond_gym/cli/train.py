@@ -201,8 +201,9 @@ class Train(WorldOptions):
             counting(f"playing {world.name}", games, "games") as advance,
         ):
             scores = score(learnt.agent, envs, world.name, games, self.seed, progress=advance)
-        low, high = scores.interval()
-        console.print(f"{scores.mean:.2f} ({low:.2f} to {high:.2f}) in {len(scores.scores)} whole games at the end")
+        interval = scores.interval()
+        between = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+        console.print(f"{scores.mean:.2f}{between} in {len(scores.scores)} whole games at the end")
         run.log(training.epoch, {"final/score": scores.mean, "final/episodes": float(len(scores.scores))})
         if world.is_atari:
             write_scores(run.path / SCORES, {"diamond": scores})

@@ -265,7 +265,7 @@ class TrainAgent:
             mine, random = self._score(entry.name, fit.agent).values()
             message = {"score": mine.mean, "score_std": mine.std, "episodes": self.episodes}
             message |= {"random_score": random.mean}
-            facts |= {key: float(f"{value:.4g}") for key, value in message.items()}
+            facts |= {key: float(f"{value:.4g}") for key, value in message.items() if value is not None}
             update_card(entry, replace(entry.card, training={**entry.card.training, "agent": facts}))
         return 0
 
