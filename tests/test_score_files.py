@@ -107,7 +107,9 @@ def test_the_performance_profile_counts_runs_above():
     "content",
     ["", "not JSON", "3", "[1, 2]", "[]", "{}", '{"Pong": ["ten"]}', '{"Pong": [NaN]}', '{"Pong": [true]}',
      '[{"policy": "random", "game": "Pong", "mean": 1}]', '[{"policy": "a", "game": "Pong"}]',
-     '[{"policy": "a", "game": ["Pong"], "mean": 1}]', "[" * 100_000, "\x00\xff"],
+     '[{"policy": "a", "game": ["Pong"], "mean": 1}]', "[" * 100_000, "\x00\xff", '{"Pong": [1%s]}' % ("0" * 400),
+     '{"Pong": -1%s}' % ("0" * 400), '[{"policy": "a", "game": "Pong", "mean": 1%s}]' % ("0" * 400),
+     '{"Pong": [1%s]}' % ("0" * 5000)],
 )  # fmt: skip
 def test_files_without_scores_are_one_line(tmp_path, content, capsys):
     path = write(tmp_path / "scores.json", content)

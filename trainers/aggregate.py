@@ -161,6 +161,14 @@ def read_runs(path: Path) -> Runs:
     return dict(sorted(runs.items()))
 
 
+def _is_score(value: Any) -> bool:
+    """Whether it is a finite number that a float can hold, which whole numbers in JSON need not be."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _read(content: Any) -> list[tuple[str, list[float]]]:
     """Games and scores of runs, from a table or from rows; one run for each row, but for those of the random policy."""
     if isinstance(content, list):
@@ -170,6 +178,6 @@ def _read(content: Any) -> list[tuple[str, list[float]]]:
     for game, scores in pairs:
         if not isinstance(game, str):
             raise ValueError(f"{game!r} is not a game")
-        if wrong := [score for score in scores if type(score) not in (int, float) or not math.isfinite(score)]:
-            raise ValueError(f"{wrong[0]!r} is not a score")
+        if wrong := [score for score in scores if not _is_score(score)]:
+            raise ValueError(f"{wrong[0]!r:.60} is not a score")
     return [(game, [float(score) for score in scores]) for game, scores in pairs]
