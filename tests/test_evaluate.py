@@ -268,6 +268,8 @@ def test_command(tmp_path, capsys, stub_games):
         (["--game", "Pong", "--temperature", "0"], 2, "--temperature must be more than 0"),
         (["--game", "Pong", "--temperature", "0.5", "--deterministic"], 2, "sampled actions"),
         (["--agent", "nowhere.zip", "--temperature", "0.5"], 2, "a world model's own agent"),
+        (["--game", "Pong", "--random", "--deterministic"], 2, "--deterministic is for an agent, and random play has"),
+        (["--game", "Pong", "--trust-pickles"], 2, "--trust-pickles is for an agent in a Stable-Baselines3 .zip"),
         (["--game", "Breakout", "--temperature", "0.5"], 2, "agents of Stable-Baselines3 have no --temperature"),
     ],
 )

@@ -132,7 +132,17 @@ def test_places_without_runs(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--runs", "{a}", "--game", "Pong"], "play nothing"),
+        (["--runs", "{a}", "--game", "Pong"], "--game is for playing, and --runs and --published play nothing"),
+        (["--published", "--random"], "--random is for playing"),
+        (["--published", "--data", "mine"], "--data is for playing"),
+        (["--published", "--env", "CartPole-v1", "--size", "9"], "--env is for playing"),
+        (["--published", "--episodes", "5"], "--episodes is for playing"),
+        (["--runs", "{a}", "--temperature", "0.5"], "--temperature is for playing"),
+        (["--runs", "{a}", "--deterministic"], "--deterministic is for playing"),
+        (["--runs", "{a}", "--n-envs", "2"], "--n-envs is for playing"),
+        (["--runs", "{a}", "--max-episode-steps", "2"], "--max-episode-steps is for playing"),
+        (["--runs", "{a}", "--trust-pickles"], "--trust-pickles is for playing"),
+        (["--runs", "{a}", "--plot", "x.jpg"], "--plot must end in .png, not x.jpg"),
         (["--random", "--game", "Pong", "--plot", "p.png"], "--plot draws"),
         (["--runs", "{a}", "{a}"], "the same place twice"),
         (["--runs", "{uneven}"], "uneven: the games need the same number of runs, but Alien has 1 and Pong has 2"),

@@ -1,7 +1,7 @@
 """`diamond-gym evaluate`: what a saved agent scores in the real game, and what many runs come to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,10 @@ from diamond_gym.trainers.evaluate import Agent, Scores, score_agent, world_of
 from diamond_gym.trainers.worlds import World, game_name, option_of
 
 PUBLISHED = "DIAMOND (published)"
+_PLAYS = (
+    "agent", "game", "env", "data", "model", "random", "episodes", "deterministic", "temperature", "n_envs",
+    "max_episode_steps", "trust_pickles",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,7 @@ class Evaluate:
         image_size(self.size, "--size")
         check_files(self, out=(), plot=(".png",))
         if self._sums_up:
-            if self.agent or self.random or self.game or self.env or self.model or self.data:
-                raise BadArgument(
-                    "--runs and --published play nothing: leave out --agent, --game, --model and --random"
-                )
+            self._refuse("is for playing, and --runs and --published play nothing: leave it out", *_PLAYS)
             return
         if self.plot is not None:
             raise BadArgument("--plot draws what --runs or --published sum up")
@@ -110,6 +111,17 @@ class Evaluate:
         if self.temperature is not None and (self.deterministic or not self._own):
             raise BadArgument("--temperature is for the sampled actions of a world model's own agent")
         check_positive(self, "temperature")
+        if self._saved is None:
+            self._refuse("is for an agent in a Stable-Baselines3 .zip: --agent FILE", "trust_pickles")
+            if not self._own:
+                self._refuse("is for an agent, and random play has none", "deterministic")
+
+    def _refuse(self, why: str, *names: str) -> None:
+        """Refuses options that were given, but would make no difference."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise BadArgument(f"--{name.replace('_', '-')} {why}")
 
     @property
     def _sums_up(self) -> bool:
