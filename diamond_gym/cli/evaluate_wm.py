@@ -195,8 +195,13 @@ def _strip(result: Fidelity) -> npt.NDArray[np.uint8]:
 
 
 def _names(stores: Sequence[tuple[str, Path]]) -> list[str]:
-    """Different names for stores: who played, where that is no other's, else the folder's name, else its path."""
-    choices = [(play, folder.name, str(folder.resolve())) for play, folder in stores]
+    """Different names for stores: who played, where that is no other's, else as much of the path as tells them apart.
+
+    Not more of it, as it becomes a part of the card.
+    """
+    paths = [folder.resolve().parts for _, folder in stores]
+    tails = [["/".join(parts[i:]) for i in reversed(range(1, len(parts)))] for parts in paths]
+    choices = [[play, *tail] for (play, _), tail in zip(stores, tails, strict=True)]
     counts = Counter(chain(*map(set, choices)))
     return [next((name for name in names if counts[name] == 1), names[-1]) for names in choices]
 
