@@ -224,14 +224,16 @@ def _updated(figures: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
 
 
 def _print(title: str, figures: Mapping[str, Any]) -> None:
-    """Prints the figures as a table: the plain ones, then each group of them."""
+    """Prints the figures as a table, the plain ones, then each group of them, and below it what is undefined."""
     table = Table(title=title)
     table.add_column("figure")
     table.add_column("value", justify="right")
-    plain = {key: value for key, value in figures.items() if not isinstance(value, dict)}
+    plain = {key: value for key, value in figures.items() if not isinstance(value, dict) and key != UNDEFINED}
     for group in [plain, *({key: value} for key, value in figures.items() if isinstance(value, dict))]:
         for key, value in flat_rows(group):
             many = isinstance(value, list)
             table.add_row(key, " to ".join(f"{item:g}" for item in value) if many else str(value))
         table.add_section()
     print_table(table)
+    if UNDEFINED in figures:  # many names in a cell would make all rows as wide
+        print(f"undefined on this play: {figures[UNDEFINED]}")
