@@ -16,6 +16,8 @@ from diamond_gym.errors import BadArgument, DamagedModel, DiamondGymError
 from diamond_gym.networks.denoiser import DenoiserConfig
 from diamond_gym.registry import load_world_model, save_model
 from diamond_gym.sampler import SamplerConfig
+from diamond_gym.trainers.actor_critic import AgentFitConfig
+from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.loop import Loop, Rhythm, train
 from diamond_gym.trainers.optim import OptimizerConfig, average, lr_factor
 from diamond_gym.trainers.register import half, make_card
@@ -307,6 +309,13 @@ def test_parts_and_counts_are_checked() -> None:
         ({"num_autoregressive_steps": -1}, "--num-autoregressive-steps must be at least 0"),
         ({"motion_weight": -1.0}, "--motion-weight must be at least 0, not -1.0"),
         ({"past_noise": 1.5}, "--past-noise must be from 0 to 1, not 1.5"),
+        ({"age_weights": ()}, "--age-weights must be chances that sum to 1"),
+        ({"age_weights": (float("nan"), 1.0)}, "--age-weights must be chances that sum to 1"),
     ):
         with pytest.raises(BadArgument, match=message):
             WorldModelConfig(**values)
+    for horizon in (0, -1):
+        with pytest.raises(BadArgument, match=f"--horizon must be at least 1, not {horizon}"):
+            AgentFitConfig(horizon=horizon)
+    with pytest.raises(BadArgument, match="--first-steps-at-most must be at least 1, not 0"):
+        DiamondConfig(first_steps_at_most=0)

@@ -270,6 +270,7 @@ def fail(*_):
         (["--env", ID, "--preset", "nanoo"], "did you mean nano"),
         (["--env", ID, "--minutes", "0"], "--minutes must be more than 0"),
         (["--env", ID, "--epochs", "0"], "--epochs must be at least 1, not 0"),
+        (["--env", ID, "--agent.horizon", "0"], "--horizon must be at least 1, not 0"),
         (["--env", ID, "--epsilon", "2"], "--epsilon must be from 0 to 1"),
         (["--env", ID, "--temperature", "0"], "--temperature must be more than 0"),
         (["--env", ID, "--seed", "-1"], "must be at least 0"),

@@ -66,6 +66,12 @@ def config(**kwargs) -> AgentConfig:
     )
 
 
+@pytest.mark.parametrize("name", ["steps", "n_envs", "frame_stack"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(BadArgument, match=f"--{name.replace('_', '-')} must be at least 1, not 0"):
+        config(**{name: 0})
+
+
 def test_frames_too_small_for_sb3_are_refused_before_the_first_step(capsys):
     save_tiny_model()
     assert cli.main(["train-agent", "--game", "Breakout", "--model", "tiny", "--algo", "ppo", "--device", "cpu",

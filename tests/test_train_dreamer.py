@@ -130,7 +130,8 @@ def test_a_model_without_rewards_is_refused(capsys):
     [
         (("--frame-stack", "2"), "--frame-stack is for --algo ppo, a2c, dqn and sac"),
         (("--real",), "--real is for --algo ppo"),
-        (("--horizon", "0"), "--horizon and --optimizer.batch-size must be at least 1"),
+        (("--horizon", "0"), "--horizon must be at least 1, not 0"),
+        (("--optimizer.batch-size", "0"), "batch_size must be more than 0, not 0"),
         (("--preset", "nanoo"), "did you mean nano"),
         (("--num-denoising-steps", "0"), "--num-denoising-steps must be at least 1"),
         (("--model", "nowhere"), "nowhere"),

@@ -19,7 +19,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import InnerModel
 from diamond_gym.networks.kernels.training import train_with_kernels
-from diamond_gym.schema import AGENT_LOSS, check_config
+from diamond_gym.schema import AGENT_LOSS, check_config, check_least
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
@@ -137,6 +137,9 @@ class AgentFitConfig:
     """Its batch size is the number of dreams that run side by side."""
     horizon: int = 15
     """Steps of a window, after which the weights are updated, and of a dream, after which it restarts."""
+
+    def __post_init__(self) -> None:
+        check_least(self, horizon=1)
 
     def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
         """The same with a world's frames (H, W, C) and number of actions filled in."""

@@ -59,7 +59,8 @@ class DiamondConfig:
     """Whole games that score the agent that is registered."""
 
     def __post_init__(self) -> None:
-        check_least(self, epochs=1, real_steps=1, first_steps=1, steps_per_epoch=1, num_envs=1, num_starts=1)
+        check_least(self, epochs=1, real_steps=1, first_steps=1, first_steps_at_most=1, steps_per_epoch=1)
+        check_least(self, num_envs=1, num_starts=1)
         check_least(self, first_rewards=0, test_every=0, test_episodes=1, test_steps_at_most=1, final_episodes=0)
         check_least(self, world_model_steps=0, agent_steps=0, first_world_model_steps=0, first_agent_steps=0)
         check_shares(self, "epsilon")

@@ -27,6 +27,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.registry import Entry, resolve
 from diamond_gym.registry.loading import Precision
 from diamond_gym.sb3 import DreamVecEnv, make_dream_vec_env
+from diamond_gym.schema import check_least
 from diamond_gym.trainers.as_dreamed import AsDreamed
 from diamond_gym.trainers.loop import Rhythm
 from diamond_gym.trainers.run import RunFolder
@@ -83,6 +84,9 @@ class AgentConfig:
     size: tuple[int, int] | None = None
     render_obs: bool | None = None
     data: str | None = None
+
+    def __post_init__(self) -> None:
+        check_least(self, steps=1, n_envs=1, frame_stack=1, seed=0)
 
     def settings(self) -> dict[str, Any]:
         """The algorithm's hyperparameters, meant for budgets of ten thousand to a million steps."""

@@ -174,7 +174,9 @@ class WorldModelConfig:
         stages = (self.denoiser_optimizer, self.reward_end_optimizer)
         if not any(part.lr for part in (*stages, *([self.upsampler.optimizer] if self.upsampler.factor else []))):
             raise BadArgument("all learning rates are 0: there is nothing to train")
-        if self.age_weights is not None and (min(self.age_weights) < 0 or abs(sum(self.age_weights) - 1) > 1e-6):
+        if self.age_weights is not None and not (
+            min(self.age_weights, default=0) >= 0 and abs(sum(self.age_weights) - 1) <= 1e-6  # as NaN is not
+        ):
             raise BadArgument(f"--age-weights must be chances that sum to 1, not {self.age_weights}")
 
     def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:

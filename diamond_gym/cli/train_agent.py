@@ -114,8 +114,6 @@ class TrainAgent:
         check_least(self, steps=1, n_envs=1, frame_stack=1, num_denoising_steps=1, seed=0, episodes=0, score_minutes=0)
         check_positive(self, "minutes")
         check_horizon(self, "max_episode_steps")
-        if self.fit.horizon < 1 or self.fit.optimizer.batch_size < 1:
-            raise BadArgument("--horizon and --optimizer.batch-size must be at least 1")
 
     def check(self) -> None:
         """Refuses a game that is missing or unknown, and options that do not go together."""
