@@ -69,9 +69,32 @@ def test_attributes_are_set_as_in_a_sync_vector_env():
     assert ours.horizon == 7
     with pytest.raises(BadArgument, match="the rows share horizon"):
         ours.set_attr("horizon", [7, 7, 8])
-    for name in ("action_space", "num_envs", "step"):
+    for name in ("action_space", "num_envs", "step", "ended", "precision", "autoreset_mode", "world_model"):
         with pytest.raises(BadArgument, match=f"{name} cannot be set"):
             ours.set_attr(name, None)
+    with pytest.raises(BadArgument, match="render_mode must be None or one of"):
+        ours.set_attr("render_mode", "human")
+    assert ours.render_mode == "rgb_array"
+
+
+@pytest.mark.parametrize("make", [lambda **kwargs: vector_env(2, end_bias=-50.0, **kwargs), real])
+def test_a_horizon_that_is_set_holds_from_the_next_step_on(make):
+    envs = make(max_episode_steps=2)
+    envs.reset(seed=0)
+    envs.set_attr("horizon", 5)
+    assert envs.get_attr("horizon") == (5, 5)
+    copied = pickle.loads(pickle.dumps(envs.unwrapped))
+    for each in (envs, copied):
+        cut = [each.step(np.zeros(2, int))[3].tolist() for _ in range(5)]
+        assert cut == [[False, False]] * 4 + [[True, True]]
+    envs.reset(seed=0)
+    for horizon, first in ((None, False), (1, True)):  # sooner, too
+        envs.set_attr("horizon", horizon)
+        assert envs.step(np.zeros(2, int))[3].tolist() == [first] * 2
+    for wrong in (0, -1, 2.5, True, "5"):
+        with pytest.raises(BadArgument, match="horizon must be a whole number of at least 1"):
+            envs.set_attr("horizon", wrong)
+    assert envs.get_attr("horizon") == (1, 1)
 
 
 def test_ended_is_told_by_row():

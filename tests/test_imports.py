@@ -45,7 +45,7 @@ RANKS = [
     {"two_stage"},
     {"world_model"},
     {"registry"},
-    {"envs.arguments", "envs.batch_env", "envs.atari_game", "envs.atari", "envs.catch"},
+    {"envs.arguments", "envs.batch_env", "envs.single_env", "envs.atari_game", "envs.atari", "envs.catch"},
     {"envs.checks"},
     {"envs.vector_env"},
     {"wrappers"},

@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from diamond_gym.actions import Discrete
 from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, check_flags, masked
 from diamond_gym.envs.atari_game import FRAME_SKIP, SIZE, AtariGame, RealState
-from diamond_gym.envs.batch_env import BatchEnv, SingleEnv
+from diamond_gym.envs.batch_env import BatchEnv
+from diamond_gym.envs.single_env import SingleEnv
 from diamond_gym.registry.games import game as find_game
 from diamond_gym.registry.games import keys_to_action
 

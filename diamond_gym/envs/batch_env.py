@@ -1,4 +1,4 @@
-"""The batch of environments, dreams or real games, under every autoreset mode; and its case of one row."""
+"""The batch of environments, dreams or real games, under every autoreset mode."""
 
 import copy
 import inspect
@@ -16,6 +16,7 @@ from diamond_gym.envs.arguments import Array, Autoreset, Info, ObsDtype, ObsForm
 from diamond_gym.errors import BadArgument
 
 _SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
+_SETTLED = (*_SINGLE, *_SINGLE.values(), "num_envs", "autoreset_mode", "precision", "closed", "noun")
 _ROW_METHODS = ("get_action_meanings", "render")
 
 
@@ -47,7 +48,7 @@ class BatchEnv:
         metadata: Info = copy.deepcopy(type(self).metadata)
         self.num_envs, self.render_mode = arguments.check_rows(num_envs), render_mode
         arguments.check_render_mode(render_mode, metadata["render_modes"])
-        self.horizon = arguments.horizon_of(max_episode_steps)
+        self._horizon = arguments.horizon_of(max_episode_steps)
         self.autoreset_mode = arguments.autoreset(autoreset_mode)
         self.metadata = {**metadata, "autoreset_mode": self.autoreset_mode}
         self._format = ObsFormat(obs_dtype, channels_first)
@@ -68,6 +69,21 @@ class BatchEnv:
         self._check_open()
         if not self._begun:
             raise gym.error.ResetNeeded(f"the {self.noun} has not begun: call reset() before {call}().")
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps after which a row is truncated, None for no limit; may be set between steps, for the next one on."""
+        return self._horizon
+
+    @horizon.setter
+    def horizon(self, horizon: int | None) -> None:
+        if horizon is not None and not (arguments.is_whole(horizon) and horizon >= 1):
+            raise BadArgument(f"horizon must be a whole number of at least 1, or None to go on, got {horizon!r}.")
+        self._horizon = None if horizon is None else int(horizon)
+        self._take_horizon()
+
+    def _take_horizon(self) -> None:
+        """Passes a new horizon on to whatever else cuts rows off by it."""
 
     @property
     def ended(self) -> Array:
@@ -219,10 +235,14 @@ class BatchEnv:
         if not hasattr(self, name):
             self._row_attributes[name] = each
             return
-        if name in _SINGLE or name == "num_envs" or inspect.ismethod(getattr(self, name)):
+        what = getattr(type(self), name, None)
+        read_only = isinstance(what, property) and what.fset is None
+        if name in _SETTLED or read_only or inspect.ismethod(getattr(self, name)):
             raise BadArgument(f"{name} cannot be set: make another batch.")
         if any(value is not each[0] and value != each[0] for value in each):
             raise BadArgument(f"the rows share {name}: give one value for all.")
+        if name == "render_mode":
+            arguments.check_render_mode(each[0], self.metadata["render_modes"])
         setattr(self, name, each[0])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -245,57 +265,3 @@ class BatchEnv:
     def _take_over(self: Any, state: Any) -> None:
         """Restores the state of a pickled environment."""
         self.restore_state(state)
-
-
-class SingleEnv(gym.Env[Array, Any]):
-    """A single environment that is a batch with one row."""
-
-    _batch: Any
-
-    def _set_batch(self, batch: Any) -> None:
-        """Takes a batch of one row in mode DISABLED, and its spaces."""
-        self._batch, self.render_mode = batch, batch.render_mode
-        self.observation_space, self.action_space = batch.single_observation_space, batch.single_action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
-        """Resets; `seed` fixes everything random from here on. Without one, the random stream goes on."""
-        seed, batch = arguments.check_seed(seed), self._batch
-        batch._np_random, batch._np_random_seed = self._np_random, self._np_random_seed
-        obs, info = batch.reset(seed=seed, options=options)
-        self._np_random, self._np_random_seed = batch._np_random, batch._np_random_seed
-        return obs[0], _single(info)
-
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, Info]:
-        """Takes a step."""
-        if self._batch.ended.any():
-            raise gym.error.ResetNeeded(f"the {self._batch.noun} has ended: call reset() before the next step().")
-        obs, rewards, terminated, truncated, info = self._batch.step(np.asarray(action)[None])
-        return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
-
-    def render(self) -> Any:
-        """The current frame, uint8 (H, W, C); None without a render mode."""
-        frames = self._batch.render()
-        return None if frames is None else frames[0]
-
-    def get_action_meanings(self) -> list[str]:
-        """A word for each action, such as "NOOP" or "RIGHTFIRE"; empty if the model's card has none."""
-        meanings: list[str] = self._batch.get_action_meanings()
-        return meanings
-
-    def clone_state(self, include_rng: bool = False) -> Any:
-        """Copies the state, with its random stream if asked (named as in ALE). It can be pickled."""
-        return self._batch.clone_state(include_rng)
-
-    def restore_state(self, state: Any) -> None:
-        """Goes back to a cloned state of the same model or game; see the batch's `restore_state`."""
-        self._batch.restore_state(state)
-
-    def close(self) -> None:
-        """Releases the model or game."""
-        self._batch.close()
-
-
-def _single(info: Info) -> Info:
-    """The info of the one row, its numbers as Python's."""
-    row = {name: value[0] for name, value in info.items() if not name.startswith("_") and info[f"_{name}"][0]}
-    return {name: value.item() if isinstance(value, np.number) else value for name, value in row.items()}

@@ -6,8 +6,8 @@ from typing import Any, Unpack
 from gymnasium.vector import AutoresetMode
 
 from diamond_gym.envs.arguments import Array, Info, check_render_mode
-from diamond_gym.envs.batch_env import SingleEnv
 from diamond_gym.envs.checks import DreamArguments
+from diamond_gym.envs.single_env import SingleEnv
 from diamond_gym.envs.vector_env import DreamVectorEnv, EnvState
 from diamond_gym.errors import BadArgument
 from diamond_gym.registry.games import keys_to_action

@@ -171,14 +171,16 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         assert self._dream is not None
         return self._dream
 
+    def _take_horizon(self) -> None:
+        if self._dream is not None:  # as it is once closed
+            self._dream.horizon = self.horizon
+
     def _check_beginning(self, options: dict[str, Any]) -> dict[str, Tensor]:
         return checks.check_beginning(options, self._codec, self.num_envs, self.dream.num_starts)
 
     def _begin(self, seeds: int | list[int | None] | None, rows: Array, given: dict[str, Tensor]) -> None:
         settle_threads()  # here too, for an environment that was made before the fork
-        dream = self.dream
-        dream.horizon = self.horizon
-        dream.reset(seeds, mask=self._mask(rows), **given)
+        self.dream.reset(seeds, mask=self._mask(rows), **given)
 
     def _restart(self, rows: Array) -> None:
         self.dream.reset(mask=self._mask(rows))
@@ -242,7 +244,6 @@ class DreamVectorEnv(BatchEnv, VectorEnv[Array, Array, Array]):
         if not isinstance(ended, np.ndarray) or ended.dtype != np.bool_ or ended.shape != (self.num_envs,):
             raise ValueError(f"this state is damaged: which rows have ended must be bool ({self.num_envs},).")
         dream.restore_state(state.dream)
-        dream.horizon = self.horizon
         self._begun, self._ended = True, ended.copy()
 
     def __getstate__(self) -> dict[str, Any]:
