@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from diamond_gym.envs.arguments import Array
+from diamond_gym.envs.arguments import Array, check_options, is_whole
 from diamond_gym.errors import BadArgument, DiamondGymError
 
 
@@ -31,22 +31,23 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         num_frames: How many frames are stacked.
 
     Raises:
-        BadArgument: The observations have another form, or a number is below 1.
+        BadArgument: The observations have another form, or a number is none or below 1.
         DiamondGymError: OpenCV is not installed.
     """
 
     def __init__(self, env: VectorEnv[Array, Array, Array], size: int = 84, num_frames: int = 4) -> None:
         super().__init__(env)
         try:
-            import cv2
+            import cv2  # noqa: F401 - not kept: a module cannot be pickled
         except ModuleNotFoundError as error:
             raise DiamondGymError("AtariStack needs OpenCV: pip install 'diamond-gym[atari]'") from error
         single = env.single_observation_space
         if single.dtype != np.uint8 or len(single.shape or ()) != 3 or (single.shape or ())[2] != 3:
             raise BadArgument(f"AtariStack needs observations uint8 (H, W, 3), not {single}.")
-        if size < 1 or num_frames < 1:
-            raise BadArgument(f"size and num_frames must be at least 1, got {size} and {num_frames}.")
-        self._cv2, self._size = cv2, size
+        for name, value in (("size", size), ("num_frames", num_frames)):
+            if not is_whole(value) or value < 1:
+                raise BadArgument(f"{name} must be a whole number of at least 1, got {value!r}.")
+        self._size = size = int(size)
         self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.single_observation_space = gym.spaces.Box(0, 255, (num_frames, size, size), np.uint8)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -55,7 +56,8 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Resets the rows of `options["reset_mask"]`, or all; a row's stack is its first frame, repeated."""
-        mask = np.array((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))  # before others pop it
+        mask = check_options(options).get("reset_mask")
+        mask = np.ones(self.num_envs, np.bool_) if mask is None else np.array(mask)  # a copy, before others pop it
         obs, info = self.env.reset(seed=seed, options=options)
         for row in np.flatnonzero(mask):
             self._frames[row] = self._grey(obs[row])
@@ -86,5 +88,7 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         return np.concatenate([self._frames[row, 1:], self._grey(frame)[None]])
 
     def _grey(self, frame: Array) -> Array:
-        grey = self._cv2.cvtColor(frame, self._cv2.COLOR_RGB2GRAY)
-        return np.asarray(self._cv2.resize(grey, (self._size, self._size), interpolation=self._cv2.INTER_AREA))
+        import cv2
+
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        return np.asarray(cv2.resize(grey, (self._size, self._size), interpolation=cv2.INTER_AREA))

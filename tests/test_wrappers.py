@@ -1,5 +1,8 @@
 """AtariStack: what Stable-Baselines3's and Gymnasium's wrappers around single environments give, in every mode."""
 
+import copy
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -64,6 +67,24 @@ def test_around_other_wrappers(mode):
             stacked.reset(options={"reset_mask": over.copy()})
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_copy_goes_on_as_the_original_does(mode, copied):
+    plain = vector_env(end_bias=-50.0, autoreset_mode=mode, max_episode_steps=4)  # ended by the horizon alone
+    envs = AtariStack(plain, size=8, num_frames=2)
+    assert_equal(copied(envs).reset(seed=0), envs.reset(seed=0))
+    for _ in range(3):
+        envs.step(np.ones(3, int))
+    twin = copied(envs)
+    assert twin.observation_space == envs.observation_space
+    for _ in range(6):
+        stepped = envs.step(np.ones(3, int))
+        assert_equal(twin.step(np.ones(3, int)), stepped)
+        if mode is AutoresetMode.DISABLED and (over := stepped[2] | stepped[3]).any():
+            results = [each.reset(options={"reset_mask": over.copy()}) for each in (envs, twin)]
+            assert_equal(*results)
+
+
 def test_the_real_game_looks_the_same():
     pytest.importorskip("ale_py")
     stacked = AtariStack(gym.make_vec("DiamondReal-Pong-v0", num_envs=2))
@@ -76,8 +97,15 @@ def test_wrong_arguments(monkeypatch):
     for kwargs in ({"obs_dtype": "float32"}, {"channels_first": True}):
         with pytest.raises(BadArgument, match=r"uint8 \(H, W, 3\)"):
             AtariStack(gym.make_vec("DiamondDream-v0", num_envs=2, model=StubWorldModel(), **kwargs))
-    with pytest.raises(BadArgument, match="at least 1"):
-        AtariStack(vector_env(), num_frames=0)
+    for name in ("size", "num_frames"):
+        for wrong in (0, -1, "84", 84.5, True, None):
+            with pytest.raises(BadArgument, match=f"{name} must be a whole number of at least 1, got {wrong!r}"):
+                AtariStack(vector_env(), **{name: wrong})
+    assert AtariStack(vector_env(), size=np.int64(8)).single_observation_space.shape == (4, 8, 8)
+    with pytest.raises(TypeError, match="options must be a dictionary, got int"):
+        AtariStack(vector_env()).reset(options=5)
+    with pytest.raises(TypeError, match="must be a numpy array of bool"):
+        AtariStack(vector_env()).reset(options={"reset_mask": "all"})
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(DiamondGymError, match=r"pip install 'diamond-gym\[atari\]'"):
         AtariStack(vector_env())
