@@ -1,5 +1,6 @@
 """A batch of dreams as Stable-Baselines3's `VecEnv`, since SB3 does not take Gymnasium's vector environments."""
 
+import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 import diamond_gym
+from diamond_gym.envs.arguments import check_options
 from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.errors import BadArgument
 
@@ -72,20 +74,29 @@ class DreamVecEnv(VecEnv):
         self.metadata = dict(envs.metadata)
 
     def reset(self) -> npt.NDArray[np.uint8]:
-        """Restarts all dreams, with the seeds and options that were set for it."""
+        """Restarts all dreams, with the seeds and options that were set for it; they are used up, also if it fails."""
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
-        obs, info = self.envs.reset(seed=seeds, options=self._batched_options())
+        try:
+            obs, info = self.envs.reset(seed=seeds, options=_batched(self._options))
+        finally:  # what the batch refuses must not stand in the way of the next reset
+            self._reset_seeds()
+            self._reset_options()
         self.reset_infos = _rows(info, self.num_envs)
-        self._reset_seeds()
-        self._reset_options()
         return obs
 
-    def _batched_options(self) -> dict[str, Any]:
-        """The rows' options as those of the batch."""
-        names = {name for options in self._options for name in options}
-        if any(options.keys() != names for options in self._options):
-            raise ValueError("options must be of the same kind for every row: all have a start, or all frames.")
-        return {name: np.stack([np.asarray(options[name]) for options in self._options]) for name in names}
+    def set_options(self, options: list[Info] | Info | None = None) -> None:
+        """Sets the options of the next reset, one dictionary for all rows or one for each.
+
+        Raises:
+            TypeError: They are no dictionaries.
+            ValueError: There are not as many as rows, or they are not of the same kind and shape.
+        """
+        given = options if isinstance(options, list | tuple) else [options] * self.num_envs
+        if len(given) != self.num_envs:
+            raise ValueError(f"{self.num_envs} rows need {self.num_envs} dictionaries of options, got {len(given)}.")
+        each = [check_options(one) for one in given]
+        _batched(each)
+        super().set_options(each)
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Stores the actions for `step_wait`."""
@@ -119,14 +130,16 @@ class DreamVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """An attribute as each row's single environment would have it; most belong to the whole batch."""
-        single = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
-        value = getattr(self.envs, single.get(attr_name, attr_name))
-        return [value for _ in self._get_indices(indices)]
+        rows = self._get_indices(indices)
+        if inspect.ismethod(method := getattr(self.envs, attr_name, None)):  # which Gymnasium's own would call
+            return [method for _ in rows]
+        each = self.envs.get_attr(attr_name)
+        return [each[row] for row in rows]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Sets an attribute of the batch."""
+        """Sets an attribute of the batch, as `DreamVectorEnv.set_attr` does; raises as that does."""
         self._for_all_rows(indices)
-        setattr(self.envs, attr_name, value)
+        self.envs.set_attr(attr_name, [value] * self.num_envs)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
@@ -144,9 +157,25 @@ class DreamVecEnv(VecEnv):
         """Whether the rows are wrapped; they never are, wrap the whole `VecEnv`."""
         return [False for _ in self._get_indices(indices)]
 
+    def _get_indices(self, indices: Indices) -> list[int]:
+        """Rows as numbers from 0 on; IndexError for those that there are not."""
+        rows = [int(row) for row in super()._get_indices(indices)]
+        for row in rows:
+            if not -self.num_envs <= row < self.num_envs:
+                raise IndexError(f"there is no row {row}: {self.num_envs} rows are numbered from 0 on.")
+        return [row % self.num_envs for row in rows]
+
     def _for_all_rows(self, indices: Indices) -> None:
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError("the rows of a dream share one model: leave out indices, or name all rows.")
+
+
+def _batched(options: Sequence[Info]) -> Info:
+    """The rows' options as those of the batch; ValueError where they do not go together."""
+    names = {name for each in options for name in each}
+    if any(each.keys() != names for each in options):
+        raise ValueError("options must be of the same kind for every row: all have a start, or all frames.")
+    return {name: np.stack([np.asarray(each[name]) for each in options]) for name in names}
 
 
 def _rows(info: Info, num_envs: int) -> list[Info]:

@@ -84,9 +84,39 @@ def test_options_for_the_next_reset():
     np.testing.assert_array_equal(envs.reset(), starts.obs[[2, 3], -1])
     envs.reset()
     assert all(info["start"] >= 0 for info in envs.reset_infos)
-    envs.set_options([{"start": 1}, {}])
-    with pytest.raises(ValueError, match="same kind for every row"):
-        envs.reset()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ([{"start": 1}, {}], ValueError, "same kind for every row"),
+        ([{"start": 1}], ValueError, "2 rows need 2 dictionaries of options, got 1"),
+        (5, TypeError, "options must be a dictionary, got int"),
+        ([{"start": 1}, 5], TypeError, "options must be a dictionary, got int"),
+        ([{"start": 1}, {"start": [1, 2]}], ValueError, "same shape"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_at_once(options, error, message):
+    envs = make(2)
+    envs.set_options({"start": 4})
+    with pytest.raises(error, match=message):
+        envs.set_options(options)
+    envs.reset()
+    assert [info["start"] for info in envs.reset_infos] == [4, 4], "those that were set before"
+
+
+def test_a_reset_that_is_refused_is_forgotten():
+    envs = make(2)
+    envs.seed(1)
+    first = envs.reset()
+    for spoil in (lambda: envs.set_options({"start": 999}), lambda: envs.seed(-5)):
+        envs.seed(1)
+        spoil()
+        with pytest.raises(ValueError, match="must be"):
+            envs.reset()
+        assert envs.reset().shape == (2, 8, 8, 3)
+    envs.seed(1)
+    np.testing.assert_array_equal(envs.reset(), first)
 
 
 def test_seeding():
@@ -122,6 +152,35 @@ def test_attributes_and_methods():
             call()
     assert envs.env_is_wrapped(Monitor) == [False] * 3
     assert envs.env_is_wrapped(Monitor, 0) == [False]
+
+
+def test_attributes_as_single_environments_have_them():
+    """Held to SB3's DummyVecEnv where that has them; what the batch refuses is refused."""
+    ours, theirs = make(2, max_episode_steps=2), DummyVecEnv([lambda: DreamEnv(model=StubWorldModel())] * 2)
+    for name in ("render_mode", "observation_space", "action_space", "get_action_meanings"):
+        for rows in (None, 1, -1, [1, 0], (0,)):
+            mine, other = ours.get_attr(name, rows), theirs.get_attr(name, rows)
+            assert [each() if callable(each) else each for each in mine] == [
+                each() if callable(each) else each for each in other
+            ]
+    for envs in (ours, theirs):
+        envs.set_attr("level", [1, 2])  # one value, for each row
+        assert envs.get_attr("level") == [[1, 2], [1, 2]] and envs.get_attr("level", 1) == [[1, 2]]
+        for rows in (2, -3, [0, 7]):
+            with pytest.raises(IndexError):
+                envs.get_attr("render_mode", rows)
+    assert ours.has_attr("reset") and ours.has_attr("horizon") and not ours.has_attr("no_such_thing")
+    ours.reset()
+    ours.step(np.zeros(2, int))
+    assert ours.get_attr("ended") == [False, False] and ours.get_attr("ended", [1]) == [False]
+    for name in ("num_envs", "ended", "step"):
+        with pytest.raises(BadArgument, match=f"{name} cannot be set"):
+            ours.set_attr(name, 5)
+    for call in (lambda: ours.set_attr("horizon", 3, [0, 1, 2]), lambda: ours.env_is_wrapped(Monitor, 2),
+                 lambda: ours.env_method("render", indices=[7])):  # fmt: skip
+        with pytest.raises(IndexError, match="there is no row"):
+            call()
+    assert ours.step(np.zeros(2, int))[2].all(), "two steps, as before"
 
 
 def test_images():
