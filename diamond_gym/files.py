@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from diamond_gym.errors import DiskFull
+from diamond_gym.errors import BadArgument, DiskFull
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -22,9 +22,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     For libraries that write the file themselves; the suffix stays, from which some pick the format. The folder is made
     if there is none. When the block fails, the temporary file is removed and `path` is as it was.
 
+    An error of the system's that names the temporary path names `path` instead, which is what the user wrote.
+
     Raises:
+        BadArgument: `path` is a folder or a device.
         DiskFull: There is no room left.
     """
+    _refuse_other_than_file(path)
     target = Path(os.path.realpath(path))  # replace what a link points to, not the link
     temporary = target.with_name(f".{target.stem}.tmp-{secrets.token_hex(4)}{target.suffix}")
     try:
@@ -33,11 +37,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             _flush_to_disk(temporary, os.O_RDWR)  # Windows flushes only what is open for writing
             os.replace(temporary, target)
-    except BaseException:  # Ctrl-C too must leave no temporary file
+    except BaseException as error:  # Ctrl-C too must leave no temporary file
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary), os.fsencode(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
         raise
     flush_folder(target.parent)
+
+
+def _refuse_other_than_file(path: str | os.PathLike[str]) -> None:
+    """Raises BadArgument where there is something else than a file, which a rename would replace or fail at."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadArgument(f"{os.fspath(path)} is {'a folder' if Path(path).is_dir() else 'no file'}: name a file")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diamond_gym.errors import DiskFull
+from diamond_gym.errors import BadArgument, DiskFull
 from diamond_gym.files import atomic_path, atomic_write, disk_space_for, is_disk_full, sha256_file
 
 
@@ -49,6 +49,34 @@ def test_path_keeps_the_suffix_for_libraries_that_look_at_it(tmp_path: Path) -> 
         np.savez_compressed(path, x=np.arange(3))
     assert np.load(tmp_path / "a.starts.npz")["x"].tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["a.starts.npz"]
+
+
+def test_a_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "sc").mkdir()
+    (tmp_path / "link").symlink_to("sc")
+    for name in ("sc", "link"):
+        with (
+            pytest.raises(BadArgument, match=f"{tmp_path / name} is a folder: name a file"),
+            atomic_write(tmp_path / name),
+        ):
+            pytest.fail("the block began")
+    with pytest.raises(BadArgument, match=f"{os.devnull} is no file"), atomic_write(os.devnull):
+        pytest.fail("the block began")
+    assert sorted(os.listdir(tmp_path)) == ["link", "sc"] and not os.listdir(tmp_path / "sc")
+
+
+def test_errors_name_what_the_user_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if Path("/proc/self").exists():  # which is there, and in which nobody can make anything, root neither
+        with pytest.raises(FileNotFoundError) as caught, atomic_write("/proc/x.json"):
+            pytest.fail("the block began")
+        assert caught.value.filename == "/proc/x.json" and ".tmp-" not in str(caught.value)
+    with pytest.raises(FileNotFoundError) as caught, atomic_path("a.json"):
+        pass  # nobody wrote it
+    assert caught.value.filename == "a.json"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write("a.json"):
+        Path("other").read_bytes()  # which is another file's
+    assert caught.value.filename == "other"
 
 
 def test_links_are_written_through(tmp_path: Path) -> None:
