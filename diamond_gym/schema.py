@@ -7,13 +7,14 @@ themselves with it, and cards are checked without loading torch.
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from diamond_gym.errors import BadArgument, BadConfig
 
 LARGEST, LARGEST_IMAGE, MOST_ACTIONS, MOST_LEVELS, DEEPEST = 1 << 13, 1 << 12, 1 << 12, 12, 64
+Config = TypeVar("Config")
 _DEEPEST_TABLE, _MOST_VALUES, _INT64 = 16, 100_000, 1 << 63
 
 
@@ -199,6 +200,25 @@ def check_config(config: Any, fields: Fields) -> None:
     """
     own = {key: wanted for key, wanted in fields.items() if not isinstance(wanted, Mapping)}
     check_table({key: getattr(config, key) for key in own}, own)
+
+
+def fill_in(config: Config, option: str, **world: Any) -> Config:
+    """A configuration with the fields filled in that follow from a world.
+
+    Args:
+        config: A dataclass, whose defaults stand for what is not known yet.
+        option: How its fields' options begin, for errors.
+        **world: The fields' values.
+
+    Raises:
+        BadArgument: One of them was given another value already, which would be lost.
+    """
+    defaults = {each.name: each.default for each in fields(config)}  # type: ignore[arg-type]
+    for name, value in world.items():
+        if (given := getattr(config, name)) not in (defaults[name], value):
+            what = f"--{option}.{name}".replace("_", "-")
+            raise BadArgument(f"{what} follows from the world and must be {value}, not {given}: leave it out")
+    return replace(config, **world)  # type: ignore[type-var]
 
 
 def parameters(networks: Mapping[str, Mapping[str, Any]]) -> int:

@@ -7,6 +7,7 @@ import torch
 from catch_loop import OPTIMIZER, TINY, WORLD, begin, train
 
 from diamond_gym.data import EpisodeStore
+from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic
 from diamond_gym.networks.reward_end import RewardEnd
 from diamond_gym.trainers.diamond import DiamondTrainer
@@ -59,6 +60,35 @@ def test_every_epoch_dreams_by_the_kernels_where_there_are_any(tmp_path, monkeyp
     monkeypatch.setattr(WorldModel, "use_kernels", lambda model: asked.append(model.num_actions))
     train(tmp_path, 2)
     assert asked == [WORLD.about.num_actions] * 2
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("fit.denoiser.inner_model", "num_extra_images", 1, "--denoiser.inner-model.num-extra-images .* be 0, not 1"),
+        ("fit.denoiser.inner_model", "img_channels", 1, "--denoiser.inner-model.img-channels .* be 3, not 1"),
+        ("fit.denoiser.inner_model", "num_actions", 7, "--denoiser.inner-model.num-actions .* be 3, not 7"),
+        ("fit.denoiser", "upsampling_factor", 2, "--denoiser.upsampling-factor .* be None, not 2"),
+        ("fit.reward_end", "img_size", 32, "--reward-end.img-size .* be 16, not 32"),
+        ("fit.reward_end", "img_width", 20, "--reward-end.img-width .* be None, not 20"),
+        ("fit.reward_end", "num_actions", 7, "--reward-end.num-actions .* be 3, not 7"),
+        ("fit.upsampler.denoiser.inner_model", "num_actions", 7, "--upsampler.denoiser.inner-model.num-actions"),
+        ("fit.upsampler.denoiser.inner_model", "num_extra_images", 2, "--upsampler.denoiser.inner-model.num-extra"),
+        ("fit.upsampler.denoiser", "upsampling_factor", 3, "--upsampler.denoiser.upsampling-factor"),
+        ("agent.network", "img_size", 32, "--network.img-size .* be 16, not 32"),
+        ("agent.network", "img_channels", 1, "--network.img-channels .* be 3, not 1"),
+        ("agent.network", "num_actions", 7, "--network.num-actions .* be 3, not 7"),
+    ],
+)
+def test_what_follows_from_the_world_cannot_be_set_otherwise(part, field, value, message):
+    def changed(config, path, value):
+        name, _, below = path.partition(".")
+        return replace(config, **{name: changed(getattr(config, name), below, value) if below else value})
+
+    with pytest.raises(BadArgument, match=f"{message}.*: leave it out"):
+        changed(TINY, f"{part}.{field}", value).for_game(WORLD.about)
+    settled = TINY.for_game(WORLD.about)
+    assert settled.for_game(WORLD.about) == settled, "what it says anyway is no contradiction"
 
 
 def test_frames_need_not_be_square():

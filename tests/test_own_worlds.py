@@ -157,6 +157,12 @@ def test_the_whole_loop_begins_with_recordings(home, tmp_path, capsys, monkeypat
         ("train-wm --env CartPole-v1", 2, "--render-obs takes its rendered picture instead"),
         ("train-wm --env CartPole-v1 --render-obs --size 12x", 2, "--size is a number or HEIGHTxWIDTH"),
         ("train-wm --env CartPole-v1 --render-obs --size 0", 2, "--size must be from 1 to 1,024 a side, not 0"),
+        (
+            f"train-wm --env {ID} --preset nano --denoiser.inner-model.num-extra-images 1",
+            2,
+            "must be 0, not 1: leave it",
+        ),
+        (f"train-wm --env {ID} --preset nano --reward-end.img-size 48", 2, "must be 16, not 48: leave it out"),
         (f"train-wm --env {ID} --game Pong", 2, "--game and --env exclude each other"),
         (f"collect Pong --env {ID}", 2, "--game and --env exclude each other"),
         (f"collect --env {ID} --size 99999", 2, "--size must be from 1 to 1,024 a side, not 99999"),

@@ -270,6 +270,8 @@ def fail(*_):
         (["--env", ID, "--preset", "nanoo"], "did you mean nano"),
         (["--env", ID, "--minutes", "0"], "--minutes must be more than 0"),
         (["--env", ID, "--epochs", "0"], "--epochs must be at least 1, not 0"),
+        (["--env", ID, "--fit.denoiser.inner-model.num-extra-images", "1"], "must be 0, not 1: leave it out"),
+        (["--env", ID, "--agent.network.num-actions", "9"], "must be 3, not 9: leave it out"),
         (["--env", ID, "--agent.horizon", "0"], "--horizon must be at least 1, not 0"),
         (["--env", ID, "--epsilon", "2"], "--epsilon must be from 0 to 1"),
         (["--env", ID, "--temperature", "0"], "--temperature must be more than 0"),
@@ -280,6 +282,14 @@ def test_one_line_for_what_is_wrong(words, message, capsys):
     assert cli.main(["train", "--preset", "smoke", "--precision", "float32", *words]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_a_preset_of_a_file_is_refused_what_an_option_is(tmp_path, capsys, home):
+    (tmp_path / "mine.toml").write_text('preset = "smoke"\n[fit.reward-end]\nimg-size = 32\n')
+    assert cli.main(["train", "--env", ID, "--preset", str(tmp_path / "mine.toml"), "--precision", "float32"]) == 2
+    said = capsys.readouterr().err
+    assert "--reward-end.img-size follows from the world and must be 16, not 32" in said and said.count("\n") == 1
+    assert not (home / "runs").exists()
 
 
 def test_wandb_that_is_not_there(tmp_path, capsys, monkeypatch):

@@ -131,6 +131,7 @@ def test_a_model_without_rewards_is_refused(capsys):
         (("--frame-stack", "2"), "--frame-stack is for --algo ppo, a2c, dqn and sac"),
         (("--real",), "--real is for --algo ppo"),
         (("--horizon", "0"), "--horizon must be at least 1, not 0"),
+        (("--network.img-channels", "1"), "--network.img-channels follows from the world and must be 3, not 1"),
         (("--optimizer.batch-size", "0"), "batch_size must be more than 0, not 0"),
         (("--preset", "nanoo"), "did you mean nano"),
         (("--num-denoising-steps", "0"), "--num-denoising-steps must be at least 1"),

@@ -19,7 +19,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.actor_critic import ActorCritic, ActorCriticConfig
 from diamond_gym.networks.denoiser import InnerModel
 from diamond_gym.networks.kernels.training import train_with_kernels
-from diamond_gym.schema import AGENT_LOSS, check_config, check_least
+from diamond_gym.schema import AGENT_LOSS, check_config, check_least, fill_in
 from diamond_gym.starts import Starts
 from diamond_gym.trainers.imagination import Imagination, Window
 from diamond_gym.trainers.loop import ALONE, Objective, Processes, own_rows
@@ -142,10 +142,10 @@ class AgentFitConfig:
         check_least(self, horizon=1)
 
     def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
-        """The same with a world's frames (H, W, C) and number of actions filled in."""
+        """The same with a world's frames (H, W, C) and number of actions filled in; raises as `fill_in`."""
         h, w, c = frame_shape
         frame: dict[str, Any] = {"img_size": h, "img_width": None if w == h else w, "img_channels": c}
-        return replace(self, network=replace(self.network, **frame, num_actions=num_actions))
+        return replace(self, network=fill_in(self.network, "network", **frame, num_actions=num_actions))
 
     def for_model(self, entry: "Entry") -> Self:
         """The same with a registered model's frames and actions filled in.

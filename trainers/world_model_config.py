@@ -11,7 +11,7 @@ from diamond_gym.errors import BadArgument
 from diamond_gym.networks.denoiser import DenoiserConfig, InnerModelConfig
 from diamond_gym.networks.preconditioning import SigmaDistribution
 from diamond_gym.networks.reward_end import RewardEndConfig
-from diamond_gym.schema import check_least, check_shares
+from diamond_gym.schema import check_least, check_shares, fill_in
 from diamond_gym.trainers.optim import OptimizerConfig
 
 Size = tuple[int, int]
@@ -86,8 +86,10 @@ class UpsamplerConfig:
 
     def for_frames(self, img_channels: int) -> Self:
         """The same with a world's channels, and what makes a denoiser an upsampler, filled in."""
-        inner = replace(self.denoiser.inner_model, img_channels=img_channels, num_actions=None, num_extra_images=1)
-        return replace(self, denoiser=replace(self.denoiser, inner_model=inner, upsampling_factor=self.factor))
+        inner, option = self.denoiser.inner_model, "upsampler.denoiser"
+        inner = fill_in(inner, f"{option}.inner_model", img_channels=img_channels, num_actions=None, num_extra_images=1)
+        denoiser = fill_in(replace(self.denoiser, inner_model=inner), option, upsampling_factor=self.factor)
+        return replace(self, denoiser=denoiser)
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,18 @@ class WorldModelConfig:
             raise BadArgument(f"--age-weights must be chances that sum to 1, not {self.age_weights}")
 
     def for_frames(self, frame_shape: tuple[int, int, int], num_actions: int) -> Self:
-        """The same with a world's frames (H, W, C) and actions (`ActionCodec.num_inputs`) filled in."""
+        """The same with a world's frames (H, W, C) and actions (`ActionCodec.num_inputs`) filled in.
+
+        Raises:
+            BadArgument: Something that follows from them was given another value.
+        """
         h, w, c = frame_shape
         image: dict[str, Any] = {"img_channels": c, "num_actions": num_actions}
-        denoiser = replace(self.denoiser, inner_model=replace(self.denoiser.inner_model, **image))
+        inner = fill_in(self.denoiser.inner_model, "denoiser.inner_model", **image, num_extra_images=0)
+        denoiser = fill_in(replace(self.denoiser, inner_model=inner), "denoiser", upsampling_factor=None)
         h, w = self.upsampler.small((h, w))
         image |= {"img_size": h, "img_width": None if w == h else w}
-        reward_end, upsampler = replace(self.reward_end, **image), self.upsampler.for_frames(c)
+        reward_end, upsampler = fill_in(self.reward_end, "reward_end", **image), self.upsampler.for_frames(c)
         return replace(self, denoiser=denoiser, reward_end=reward_end, upsampler=upsampler)
 
 

@@ -29,7 +29,7 @@ from diamond_gym.trainers.presets import LOOP, command_line, preset_flags, settl
 from diamond_gym.trainers.register import register_run
 from diamond_gym.trainers.run import RunFolder, mirror_to_wandb
 from diamond_gym.trainers.world_model_config import settled
-from diamond_gym.trainers.worlds import World, check_learnable
+from diamond_gym.trainers.worlds import World
 
 # options that may differ when a run is resumed
 _FREE = frozenset({"minutes", "finish", "device", "precision", "compile", "videos_every", "wandb", "name"})
@@ -96,7 +96,7 @@ class Train(WorldOptions):
     def run(self) -> int:
         """Trains, scores and registers; returns 0, or 130 where Ctrl-C stopped it."""
         world = self.world()
-        check_learnable(world.about, numbered=True)
+        self.loop.for_game(world.about)  # options that do not fit the world are refused before anything is made
         fabric, device, precision = launched(self.device, self.precision)
         main = fabric.is_global_zero
         if self.dry_run:
