@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,13 @@ def test_back_to_a_mark(tmp_path: Path) -> None:
     assert_same(reader[0], whole)
     with EpisodeStore(tmp_path, "a", ABOUT, until=0) as store:
         assert len(store) == 0
+        store.append(whole)
+    other = replace(ABOUT, game="Other", frame_shape=(9, 9, 1))
+    with pytest.raises(DiamondGymError, match="Other"), EpisodeStore(tmp_path, "a", other, until=store.mark):
+        pass
+    assert len(EpisodeStore(tmp_path)) == 1
+    with EpisodeStore(tmp_path, "a", other, until=0) as store:
+        assert len(store) == 0 and store.about.game == "Other"
 
 
 @pytest.mark.parametrize(

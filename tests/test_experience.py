@@ -42,6 +42,7 @@ def test_a_run_begun_before_there_was_a_policy_goes_on(tmp_path: Path) -> None:
     settings = command._settings(command.fit)
     with RunFolder(tmp_path) as run:
         run.settle({key: value for key, value in settings.items() if key != "policy"}, _FREE)
+        run.save({"step": 1})
         run.settle(settings, _FREE)
         run.settle({**settings, "policy": "scripted"}, _FREE)
         with pytest.raises(BadArgument, match="begun with seed"):

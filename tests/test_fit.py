@@ -168,9 +168,25 @@ def test_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
 def test_settings_may_not_change(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as run:
         run.settle({"lr": 1e-3, "minutes": None})
+        run.save({"step": 1})
         run.settle({"lr": 1e-3, "minutes": 5}, frozenset({"minutes"}))
         with pytest.raises(BadArgument, match="begun with lr = 0.001, not 0.1"):
             run.settle({"lr": 0.1, "minutes": 5})
+
+
+def test_settings_hold_from_the_first_checkpoint_on(tmp_path: Path) -> None:
+    """What was refused or killed before it has learnt nothing that other settings could spoil."""
+    with RunFolder(tmp_path) as run:
+        run.settle({"seed": 5, "init": "wrong"})
+        run.log(0, {"loss": 1.0})
+    with RunFolder(tmp_path) as run:
+        run.settle({"seed": 6})
+        assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 6}
+        assert run.load() is None and (tmp_path / "metrics.jsonl").read_text() == ""
+        run.save({"step": 0})
+        with pytest.raises(BadArgument, match="begun with seed = 6, not 7"):
+            run.settle({"seed": 7})
+        assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 6}
 
 
 def test_averaged_model_is_the_average(store) -> None:
@@ -294,6 +310,7 @@ def test_a_model_fitted_with_noise_on_past_frames(store, home: Path, given: bool
 def test_settings_that_differ_are_named_at_any_depth(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tensorboard=False) as run:
         run.settle({"steps": 3, "fit": {"focus": 0.5}})
+        run.save({"step": 1})
         with pytest.raises(BadArgument, match="begun with fit.focus = 0.5, not 0.25"):
             run.settle({"steps": 3, "fit": {"focus": 0.25}})
         with pytest.raises(BadArgument, match="which had no option fit.new"):

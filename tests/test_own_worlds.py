@@ -271,6 +271,7 @@ def test_a_run_of_another_version_is_one_line(home, capsys):
     )
     with RunFolder(home / "old") as old:
         old.settle({"fit": {"surprise": 0.5, "focus": 1}})
+        old.save({"step": 1})
         with pytest.raises(BadArgument, match=r"of another version .* which had an option fit\.surprise"):
             old.settle({"fit": {"focus": 1}})
         with pytest.raises(BadArgument, match=r"of another version .* which had no option fit\.delight; name another"):

@@ -177,6 +177,18 @@ def test_a_run_keeps_its_options(tmp_path, capsys):
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_not_begun(tmp_path, capsys, monkeypatch):
+    save_tiny_model(size=SIDE)
+    words = ("--algo", "a2c", "--steps", "16", "--run", str(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(SB3Trainer, "train_step", lambda _: 1 / 0)
+        command(*words)
+    assert (tmp_path / "settings.json").exists() and not (tmp_path / CHECKPOINT).exists()
+    assert command(*words, "--seed", "1") == 0
+    assert command(*words) == 2
+    assert "was begun with seed = 1, not 0" in capsys.readouterr().err
+
+
 def test_another_process_in_the_folder(tmp_path, capsys):
     save_tiny_model(size=SIDE)
     with RunFolder(tmp_path):

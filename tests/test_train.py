@@ -182,6 +182,41 @@ def test_a_folder_is_one_process_and_one_trainings(tmp_path, capsys):
     assert "not a readable checkpoint" in capsys.readouterr().err
 
 
+def test_a_run_without_a_checkpoint_has_not_begun(tmp_path, capsys, monkeypatch):
+    """A command that was refused, or killed in its first play, keeps neither its folder nor what it played."""
+    run, words = tmp_path / "run", ("--epochs", "1", "--test-every", "0", "--final-episodes", "0")
+    assert train("--run", str(run), *words, "--seed", "5", "--finish") == 2
+    assert "no finished epoch" in capsys.readouterr().err
+    monkeypatch.setattr(WorldModelTrainer, "train_step", fail)
+    with pytest.raises(RuntimeError):
+        train("--run", str(run), *words, "--seed", "6")
+    assert EpisodeStore(run / "experience").about.game == "Catch"
+    monkeypatch.undo()
+    monkeypatch.setenv("DIAMOND_GYM_HOME", str(tmp_path / "home"))
+    grey = ("--render-obs", "--size", "16")
+    assert train("--run", str(run), *words, *grey, "--test-every", "1", env="CartPole-v1") == 0
+    fresh = tmp_path / "fresh"
+    assert train("--run", str(fresh), *words, *grey, "--test-every", "1", env="CartPole-v1") == 0
+    for store in ("experience", "test-experience"):
+        one, other = EpisodeStore(run / store), EpisodeStore(fresh / store)
+        assert one.about.game == other.about.game == "CartPole"
+        assert [episode.act.tolist() for episode in one] == [episode.act.tolist() for episode in other]
+    assert same(checkpoint(run), checkpoint(fresh))
+    capsys.readouterr()
+    assert train("--run", str(run), *words) == 2
+    assert "was begun with env = CartPole-v1" in capsys.readouterr().err
+
+
+def test_a_run_does_not_learn_from_a_folder_that_it_clears(tmp_path, capsys):
+    run, episodes = tmp_path / "run", tmp_path / "run" / "experience"
+    assert train("--run", str(run), "--minutes", "1e-9") == 0
+    (run / "checkpoint.pt").unlink()  # as one begins a run anew
+    before = EpisodeStore(episodes).num_steps
+    assert train("--run", str(run), "--data", str(episodes)) == 2
+    assert f"is what the run in {run} has played: name another --run" in capsys.readouterr().err
+    assert EpisodeStore(episodes).num_steps == before > 0
+
+
 MODULE = """
 import gymnasium as gym, numpy as np
 class Grey(gym.Env):

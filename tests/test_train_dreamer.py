@@ -117,6 +117,17 @@ def test_divergence_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_command_that_was_refused_does_not_keep_its_folder(tmp_path, capsys):
+    save_tiny_model("blank")
+    words = ("--run", str(tmp_path / "run"), "--steps", "6", "--model", "tiny")
+    assert train(*words, "--init", "blank") == 2
+    assert "begun" not in (said := capsys.readouterr().err) and "blank" in said
+    assert train(*words, "--seed", "3") == 0
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["init"] is None
+    assert train(*words, "--seed", "4") == 2
+    assert "was begun with seed = 3, not 4" in capsys.readouterr().err
+
+
 def test_a_model_without_rewards_is_refused(capsys):
     entry, weights, starts = read_model(resolve("tiny"))
     kept = {key: value for key, value in weights.items() if key.startswith("denoiser.")}

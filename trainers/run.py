@@ -66,6 +66,9 @@ class RunFolder:
     def settle(self, settings: dict[str, Any], may_change: frozenset[str] = frozenset()) -> None:
         """Writes the run's settings, or holds them against those it was begun with.
 
+        A run begins with its first checkpoint: until then nothing was learnt, and other settings take the place of
+        those of a command that was refused or killed.
+
         Args:
             settings: Plain data, by the names of the options.
             may_change: Names that a resumed run may give another value.
@@ -77,7 +80,7 @@ class RunFolder:
             return
         path = self.path / SETTINGS
         settings = json.loads(json.dumps(settings))  # as they will be read: tuples become lists
-        if path.exists():
+        if path.exists() and (self.path / CHECKPOINT).exists():
             begun = json.loads(path.read_text(encoding="utf-8"))
             for name, before, now in _differences(begun, settings):
                 if name.partition(".")[0] in may_change:

@@ -105,6 +105,8 @@ class Train(WorldOptions):
         if self._registers:
             local_folder(self.name or label)  # a name that cannot be had is better refused now than after hours
         folder = self.run_folder or home_folder() / "runs" / label
+        if self.data is not None and folder.resolve() in store_folder(self.data).resolve().parents:
+            raise BadArgument(f"--data {self.data} is what the run in {folder} has played: name another --run")
         keep_memory()
         with RunFolder(folder, main=main) as run:
             run.settle(self._settings(), _FREE)

@@ -42,7 +42,8 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         folder: Where the store is.
         mode: "r" to read, "a" to append too; any number of processes may do either at the same time.
         about: For "a": what is going to be written. A new store is made of it, an old one must agree with it.
-        until: What was written after this `mark` is left out, for "a" deleted, by whoever has the folder to itself.
+        until: What was written after this `mark` is left out, for "a" deleted, by whoever has the folder to itself;
+            with 0 and `about` all of it, of whatever world it was.
 
     Attributes:
         version: Grows whenever episodes are added or extended.
@@ -65,6 +66,9 @@ class EpisodeStore(AbstractContextManager["EpisodeStore"]):
         if mode not in ("r", "a"):
             raise ValueError(f"mode must be 'r' or 'a', not {mode!r}")
         self.folder, self._writable = Path(folder), mode == "a"
+        if self._writable and about is not None and until == 0:
+            self._clear(until)
+            (self.folder / ABOUT).unlink(missing_ok=True)
         if self._writable and about is not None and not (self.folder / ABOUT).exists():
             files.check_described(self.folder)
             with disk_space_for(self.folder):
