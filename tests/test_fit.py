@@ -125,6 +125,15 @@ def test_a_run_stops_in_time_and_on_ctrl_c(store, tmp_path: Path) -> None:
     assert state is not None and state["step"] == fit.step
 
 
+def test_ctrl_c_in_the_last_save_is_obeyed_too(store, tmp_path: Path, monkeypatch) -> None:
+    saved = RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda *words: [saved(*words), os.kill(os.getpid(), signal.SIGINT)])
+    with RunFolder(tmp_path / "run", tensorboard=False) as run:
+        fit = WorldModelTrainer(worlds.CONFIG, store, total_steps=2)
+        assert train(fit, run) == "interrupted"
+        assert run.load()["step"] == fit.step == 2
+
+
 def test_second_ctrl_c_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), Loop(lambda: None) as loop:
         os.kill(os.getpid(), signal.SIGINT)

@@ -101,19 +101,24 @@ def test_stopped_and_gone_on_ends_with_the_same_bits(tmp_path, capsys, monkeypat
         assert "stopped with epoch 0 of 3 done and the next one begun; repeat" in capsys.readouterr().err
     assert checkpoint(parts)["world_model"]["step"] == 1
     for what, name in ((WorldModelTrainer, "train_step"), (ActorCriticTrainer, "train_step"), (Collector, "_step")):
-        known, asked = getattr(what, name), iter([True])
-
-        def interrupting(*args, known=known, asked=asked):
-            if next(asked, False):  # a second time would stop it at once
-                os.kill(os.getpid(), signal.SIGINT)
-            return known(*args)
-
         with monkeypatch.context() as patch:
-            patch.setattr(what, name, interrupting)
+            patch.setattr(what, name, asking(getattr(what, name)))
             assert train(*words) == 130
         assert "and the next one begun; repeat" in capsys.readouterr().err
     assert train(*words) == 0
     assert same(checkpoint(whole), checkpoint(parts))
+
+
+def asking(known):
+    """A function before which Ctrl-C is pressed once."""
+    asked = iter([True])
+
+    def interrupting(*args, **options):
+        if next(asked, False):
+            os.kill(os.getpid(), signal.SIGINT)
+        return known(*args, **options)
+
+    return interrupting
 
 
 class Killed(BaseException):

@@ -22,7 +22,7 @@ from diamond_gym.trainers.agent_dreams import AgentDreams
 from diamond_gym.trainers.collect import CollectConfig, Collector
 from diamond_gym.trainers.diamond_config import DiamondConfig
 from diamond_gym.trainers.held_out import HeldOut
-from diamond_gym.trainers.loop import ALONE, Loop, Processes, mean_of_processes
+from diamond_gym.trainers.loop import ALONE, Loop, Processes, any_process, mean_of_processes
 from diamond_gym.trainers.policies import AgentPolicy
 from diamond_gym.trainers.run import Means, RunFolder
 from diamond_gym.trainers.world_model import WorldModelTrainer
@@ -152,23 +152,35 @@ class DiamondTrainer:
         windows, dreamed = (before[1], after[1]), partial(progress, dreaming)
         if not self._dreams.train(self.epoch, self.world_model.averaged, windows, loop, self._means, dreamed):
             return None
-        testing = self.held_out is not None and config.test_every and (self.epoch + 1) % config.test_every == 0
-        if testing:  # it may take minutes: whoever kills it loses nothing of the epoch
-            self.save()
-            progress(Phase("testing", 0, config.test_episodes), 0)
+        tested: dict[str, float] | None = {}
+        if config.test_every and (self.epoch + 1) % config.test_every == 0:
+            tested = self._test(loop, progress)
+            if any_process(self._fabric, tested is None):
+                loop.agree()
+                return None
+        assert tested is not None
         figures = {"real/steps": float(self.store.num_steps), "real/episodes": float(len(self.store))}
         figures |= mean_of_processes(self._fabric, self._means.take(self.agent.step))
         if scores := self._play.get("scores"):
             figures["real/score"] = float(np.mean(scores))
+        figures |= tested
         self.epoch += 1
         self._play = {}
-        if self.held_out is not None and testing:
-            episodes, steps = config.test_episodes, config.test_steps_at_most
-            figures |= self.held_out.measure(self.epoch, self.world_model, self.agent.agent, episodes, steps)
-            self._keep_best(figures["test/score"])
+        if tested:
+            self._keep_best(tested["test/score"])
         self.run.log(self.epoch, figures)  # before the checkpoint: what it does not hold yet is logged anew
         self.save()
         return figures
+
+    def _test(self, loop: Loop, progress: Callable[[Phase, int], None]) -> dict[str, float] | None:
+        """The figures of a test collection, of the first process alone; None where it was asked to stop meanwhile."""
+        if self.held_out is None:
+            return {}
+        self.save()  # it may take minutes: whoever leaves or kills it loses nothing of the epoch
+        config, agent = self.config, self.agent.agent
+        progress(Phase("testing", 0, config.test_episodes), 0)
+        amounts = config.test_episodes, config.test_steps_at_most
+        return self.held_out.measure(self.epoch + 1, self.world_model, agent, *amounts, lambda: loop.asked)
 
     def learnt(self) -> Learnt:
         """What there is to register: of the best test if that is wanted and there was one, else of now.

@@ -48,8 +48,14 @@ class HeldOut:
         self.store.close()
 
     def measure(
-        self, epoch: int, fit: WorldModelTrainer, agent: ActorCritic, episodes: int, steps_at_most: int
-    ) -> dict[str, float]:
+        self,
+        epoch: int,
+        fit: WorldModelTrainer,
+        agent: ActorCritic,
+        episodes: int,
+        steps_at_most: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float] | None:
         """Plays whole games with the policy sampled and nothing random besides, and measures the model on them.
 
         Args:
@@ -58,25 +64,30 @@ class HeldOut:
             agent: Plays.
             episodes: How many games, side by side.
             steps_at_most: After so many steps a game is left as it stands.
+            stop: Asked now and then whether to leave it; then there are no figures.
         """
         policy = AgentPolicy(agent, episodes, np.random.default_rng([self._seed, epoch, 11]))
         config = CollectConfig(seed=self._seed + 1, life_loss_ends=False)
         with Collector(self.store, self._envs(episodes), config, policy) as collector:
             for played in range(0, steps_at_most, _STEPS):
                 collector.collect(episodes * min(_STEPS, steps_at_most - played))
+                if stop():
+                    return None
                 if not np.isnan(collector.first_scores).any():
                     break
         # The first game of each row counts, so that short ones count no more than long ones.
         over = ~np.isnan(collector.first_scores)
         scores = np.where(over, collector.first_scores, collector.scores)
         figures = {"test/score": float(scores.mean()), "test/games_over": float(over.mean())}
-        return figures | self._losses(epoch, fit)
+        losses = self._losses(epoch, fit, stop)
+        return None if losses is None else figures | losses
 
     @torch.no_grad()
-    def _losses(self, epoch: int, fit: WorldModelTrainer) -> dict[str, float]:
+    def _losses(self, epoch: int, fit: WorldModelTrainer, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Losses of the model that is dreamed with, and how well it finds rewards and ends, newest games first.
 
         Figures that are undefined are left out: a precision where nothing was found, a recall where nothing happened.
+        None where `stop` says so.
         """
         config, device = fit.config, fit.device
         model = fit.averaged()
@@ -97,6 +108,8 @@ class HeldOut:
         ):
             torch.manual_seed(epoch)
             for _ in range(_BATCHES):
+                if stop():
+                    return None
                 batch = to_tensors(frames.sample(), device)
                 loss = model.denoiser.loss(batch.obs, batch.act, batch.mask_padding, fit.noise)
                 batch = to_tensors(steps.sample(), device, next_obs=True)

@@ -217,6 +217,20 @@ class Loop:
             self.look_up(step, means)
         return not self.stopped
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked this process to stop: for work besides the steps, which can be left and redone."""
+        return self._asked
+
+    def agree(self) -> bool:
+        """Whether to stop, of which it keeps the reason; for the end of such work, where all processes have to ask."""
+        late = self._minutes is not None and time.monotonic() - self._began > 60 * self._minutes
+        if any_process(self._fabric, self._asked):
+            self.stopped = "interrupted"
+        elif any_process(self._fabric, late):
+            self.stopped = "minutes"
+        return bool(self.stopped)
+
     def look_up(self, step: int, means: Means) -> None:
         """Draws and saves if it is time to, and stops if it is asked to; called after each step."""
         now = time.monotonic()
@@ -226,13 +240,8 @@ class Loop:
         self._looks += 1
         if self._fabric.world_size > 1 and self._looks % _AGREE_STEPS:
             return
-        late = self._minutes is not None and now - self._began > 60 * self._minutes
-        if any_process(self._fabric, self._asked):
-            self.stopped = "interrupted"
-        elif any_process(self._fabric, late):
-            self.stopped = "minutes"
         old = now - self._saved > self.rhythm.checkpoint_seconds
-        if any_process(self._fabric, bool(self.stopped) or old):
+        if any_process(self._fabric, self.agree() or old):
             means.check(step)
             self._save()
             self._saved = time.monotonic()
@@ -281,4 +290,5 @@ def train(
     with Loop(save, minutes, rhythm, fabric, on_picture) as loop:
         if loop.run(trainer, trainer.total_steps, means, on_log=log) and trainer.step > first_step:
             save()  # where it was stopped the loop has
+            loop.agree()  # a replay buffer of 2 GB takes a while
     return loop.stopped or "steps"

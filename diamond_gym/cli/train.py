@@ -127,10 +127,7 @@ class Train(WorldOptions):
                 console.print(f"{folder}: {where} ({sizes(networks)})", soft_wrap=True)
                 if self.finish and training.epoch == 0:
                     raise BadArgument(f"there is no finished epoch in {folder} to register: leave out --finish")
-                reason = "done" if self.finish else self._epochs(training, world, fabric)
-                if reason != "done":
-                    where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
-                    console.print(f"stopped with {where} and the next one begun; repeat the command to go on")
+                if not self.finish and (reason := self._epochs(training, world, fabric)):
                     return 130 if reason == "interrupted" else 0
                 if main:
                     learnt = training.learnt()
@@ -159,8 +156,9 @@ class Train(WorldOptions):
         return 0
 
     def _epochs(self, training: DiamondTrainer, world: World, fabric: Processes) -> str:
-        """Trains to the end or until it is stopped; returns "done", or what stopped it."""
+        """Trains to the end or until it is stopped, and says so; returns what stopped it, or ""."""
         done = training.store.num_steps, training.world_model.step, training.agent.step
+        figures: dict[str, float] | None = {}
         rates, table = Rates(training.config, training.epoch, done), EpochTable()
         looping = Loop(training.save, self.minutes, fabric=fabric)
         with looping as loop, showing("epochs", training.config.epochs, training.epoch) as bar:
@@ -179,7 +177,13 @@ class Train(WorldOptions):
                 console.print(table.line(training.epoch, figures, rates.left()), soft_wrap=True, highlight=False)
                 if fabric.is_global_zero and self.videos_every and training.epoch % self.videos_every == 0:
                     _film(training, world)
-        return loop.stopped if training.epoch < training.config.epochs else "done"
+                loop.agree()  # the test and the films took a while, and so will scoring
+        if loop.stopped:
+            where = f"epoch {training.epoch:,} of {training.config.epochs:,} done"
+            where += " and the next one begun" if figures is None else ""
+            further = "go on" if training.epoch < training.config.epochs else "register and score what it has learnt"
+            console.print(f"stopped with {where}; repeat the command to {further}", soft_wrap=True)
+        return loop.stopped
 
     def _register(self, training: DiamondTrainer, learnt: Learnt, world: World, label: str) -> Entry:
         """Registers world model and agent; of a smoke run it only writes them into the run's folder."""
