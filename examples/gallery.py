@@ -15,7 +15,7 @@ import diamond_gym  # noqa: F401  (registers the environments)
 from diamond_gym.frames import tile, write_video
 
 GAMES = "Breakout", "Boxing", "Freeway", "KungFuMaster", "MsPacman", "Pong"
-STEPS, HELD, FPS, SCALE, SEED = 60, 6, 12, 2, 3
+STEPS, HELD, FPS, SCALE, SEED = 60, 6, 12, 2, 5
 
 Frames = list[npt.NDArray[np.uint8]]
 
