@@ -82,7 +82,7 @@ def test_test_collections_leave_it_out(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(held_out, "detection", lambda *_: next(found))
     store = worlds.store(tmp_path / "walks")
     tests = held_out.HeldOut(store.folder, worlds.ABOUT, lambda rows: None, 0, store.mark)
-    table = tests._losses(1, WorldModelTrainer(worlds.CONFIG, store, 1))
+    table = tests._losses(1, WorldModelTrainer(worlds.CONFIG, store, 1), lambda: False)
     tests.close()
     assert table["test/reward_recall"] == 0 and table["test/end_precision"] == 0.5
     assert not {"test/reward_precision", "test/end_recall"} & table.keys()
