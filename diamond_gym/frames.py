@@ -70,15 +70,17 @@ def write_video(path: Path, frames: Iterable[npt.NDArray[np.uint8]], fps: int) -
         fps: Frames per second.
 
     Raises:
-        DiamondGymError: The video library could not write it, or there are no frames.
+        DiamondGymError: The video library could not write it, there are no frames, or the file's name ends otherwise.
     """
+    write = {".gif": _gif, ".mp4": _mp4}.get(path.suffix)
+    if write is None:
+        raise DiamondGymError(f"a video must end in .mp4 or .gif, not {path}")
     with disk_space_for(path):
         try:
             coloured = (frame.repeat(3, axis=2) if frame.shape[2] == 1 else frame for frame in frames)
             first = next(coloured, None)
             if first is None:
                 raise ValueError("there are no frames")
-            write = _gif if path.suffix == ".gif" else _mp4
             content = write(chain([first], coloured), fps)
         except Exception as error:  # a broken pipe to ffmpeg too, which is none of ours
             if is_disk_full(error, path.parent) or _SPACE in str(error):

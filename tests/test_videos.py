@@ -86,3 +86,9 @@ def test_a_long_recording_is_no_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(BadArgument, match="a GIF holds 5 steps at most, not 6: take the MP4"):
         export(recorded(6, (8, 8, 1)), LOG, "gif", tmp_path / "long.gif", 15)
     assert not (tmp_path / "long.gif").exists()
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DiamondGymError, match="must end in .mp4 or .gif, not"):
+        write_video(tmp_path / "film.txt", [np.zeros((8, 8, 3), np.uint8)], 10)
+    assert not list(tmp_path.iterdir())
