@@ -156,7 +156,10 @@ def test_attributes_and_methods():
 
 def test_attributes_as_single_environments_have_them():
     """Held to SB3's DummyVecEnv where that has them; what the batch refuses is refused."""
-    ours, theirs = make(2, max_episode_steps=2), DummyVecEnv([lambda: DreamEnv(model=StubWorldModel())] * 2)
+    ours, theirs = (
+        make(2, end_bias=-20.0, max_episode_steps=2),
+        DummyVecEnv([lambda: DreamEnv(model=StubWorldModel())] * 2),
+    )
     for name in ("render_mode", "observation_space", "action_space", "get_action_meanings"):
         for rows in (None, 1, -1, [1, 0], (0,)):
             mine, other = ours.get_attr(name, rows), theirs.get_attr(name, rows)
