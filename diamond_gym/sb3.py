@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 import diamond_gym
-from diamond_gym.envs.arguments import check_options
+from diamond_gym.envs.arguments import check_count, check_options
 from diamond_gym.envs.vector_env import DreamVectorEnv
 from diamond_gym.errors import BadArgument
 
@@ -37,8 +37,7 @@ def make_dream_vec_env(id: str, n_envs: int = 1, **kwargs: Any) -> "DreamVecEnv"
     Raises:
         DiamondGymError: The model or an argument cannot be used, or the id is not a dream's.
     """
-    if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
-        raise BadArgument(f"n_envs must be a whole number of at least 1, got {n_envs!r}.")
+    check_count("n_envs", n_envs)
     for name in ("num_envs", "autoreset_mode", "vectorization_mode"):
         if name in kwargs:
             raise BadArgument(f"make_dream_vec_env sets {name} itself: leave it out (n_envs is the number of rows).")

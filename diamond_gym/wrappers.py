@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from diamond_gym.envs.arguments import Array, check_options, is_whole
+from diamond_gym.envs.arguments import Array, check_count, check_options
 from diamond_gym.errors import BadArgument, DiamondGymError
 
 
@@ -44,10 +44,8 @@ class AtariStack(VectorWrapper[Array, Array, Array, Array, Array]):
         single = env.single_observation_space
         if single.dtype != np.uint8 or len(single.shape or ()) != 3 or (single.shape or ())[2] != 3:
             raise BadArgument(f"AtariStack needs observations uint8 (H, W, 3), not {single}.")
-        for name, value in (("size", size), ("num_frames", num_frames)):
-            if not is_whole(value) or value < 1:
-                raise BadArgument(f"{name} must be a whole number of at least 1, got {value!r}.")
-        self._size = size = int(size)
+        self._size = size = check_count("size", size)
+        num_frames = check_count("num_frames", num_frames)
         self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.single_observation_space = gym.spaces.Box(0, 255, (num_frames, size, size), np.uint8)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)

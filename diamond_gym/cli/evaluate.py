@@ -1,7 +1,7 @@
 """`diamond-gym evaluate`: what a saved agent scores in the real game, and what many runs come to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diamond_gym.cli.collect import recorded_game, store_folder
-from diamond_gym.cli.options import OWN, check_files, check_least, check_positive, image_size, missing
+from diamond_gym.cli.options import OWN, check_files, check_least, check_positive, given, image_size, missing
 from diamond_gym.cli.terminal import counting, print_json, print_table
 from diamond_gym.data.about import read_about
 from diamond_gym.errors import BadArgument
@@ -114,10 +114,8 @@ class Evaluate:
 
     def _refuse(self, why: str, *names: str) -> None:
         """Refuses options that were given, but would make no difference."""
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in names:
-            if getattr(self, name) != defaults[name]:
-                raise BadArgument(f"--{name.replace('_', '-')} {why}")
+        for name in given(self, *names):
+            raise BadArgument(f"--{name.replace('_', '-')} {why}")
 
     @property
     def _sums_up(self) -> bool:

@@ -3,7 +3,7 @@
 import operator
 import os
 import re
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
@@ -103,6 +103,12 @@ def check_most(command: Any, **most: float) -> None:
     """Refuses options that are larger than these."""
     for name, bound in most.items():
         check_option(command, name, partial(operator.ge, bound), f"at most {bound:,}")
+
+
+def given(command: Any, *names: str) -> list[str]:
+    """Those of a command's options that differ from their defaults."""
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(command)}
+    return [name for name in names if getattr(command, name) != defaults[name]]
 
 
 def check_files(command: Any, **suffixes: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from diamond_gym.cli.options import (
     check_least,
     check_positive,
     check_quality,
+    given,
     image_size,
     missing,
 )
@@ -140,12 +141,10 @@ class TrainAgent:
             raise BadArgument("--register is for an agent that learned in dreams, so it does not go with --real")
         check_files(self, out=(".zip",))
         own, others = (_DIAMOND_ONLY, "diamond") if self.algo != "diamond" else (_SB3_ONLY, "ppo, a2c, dqn and sac")
-        defaults = {f.name: f.default for f in fields(self)} | {"fit": AgentFitConfig()}
-        for name in own:
-            if getattr(self, name) != defaults[name]:
-                network = "a flag of the agent's network, loss or optimizer"
-                flag = network if name == "fit" else f"--{name.replace('_', '-')}"
-                raise BadArgument(f"{flag} is for --algo {others}, not for {self.algo}")
+        for name in given(self, *own):
+            network = "a flag of the agent's network, loss or optimizer"
+            flag = network if name == "fit" else f"--{name.replace('_', '-')}"
+            raise BadArgument(f"{flag} is for --algo {others}, not for {self.algo}")
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> tuple[str, list[str]]:

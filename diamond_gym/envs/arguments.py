@@ -99,11 +99,11 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_rows(num_envs: Any) -> int:
-    """The number of rows as Python's integer; BadArgument for anything else."""
-    if not is_whole(num_envs) or num_envs < 1:
-        raise BadArgument(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
-    return int(num_envs)
+def check_count(name: str, value: Any) -> int:
+    """A number of at least 1, such as that of rows, as Python's integer; BadArgument for anything else."""
+    if not is_whole(value) or value < 1:
+        raise BadArgument(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
 
 
 def check_flags(**flags: Any) -> None:

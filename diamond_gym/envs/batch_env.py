@@ -46,7 +46,7 @@ class BatchEnv:
     ) -> None:  # fmt: skip
         """Checks and takes what all batches are given alike."""
         metadata: Info = copy.deepcopy(type(self).metadata)
-        self.num_envs, self.render_mode = arguments.check_rows(num_envs), render_mode
+        self.num_envs, self.render_mode = arguments.check_count("num_envs", num_envs), render_mode
         arguments.check_render_mode(render_mode, metadata["render_modes"])
         self._horizon = arguments.horizon_of(max_episode_steps)
         self.autoreset_mode = arguments.autoreset(autoreset_mode)
